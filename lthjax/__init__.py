@@ -1,0 +1,71 @@
+"""Lottery tickets and sparse training in JAX."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lthjax import (
+    densities,
+    masks,
+    patterns,
+    scores,
+    tickets,
+    topologies,
+    training,
+)
+from lthjax.prune import prune
+from lthjax.selection import keep_largest
+from lthjax.sparsify import (
+    SparsifyState,
+    Topology,
+    get_masks,
+    set_masks,
+    sparsify,
+)
+from lthjax.topologies import static
+from lthjax.training import Trainer, TrainState, trainer
+
+if TYPE_CHECKING:
+  from lthjax import checkpoints as checkpoints
+  from lthjax import data as data
+  from lthjax import models as models
+
+__version__ = '0.1.0'
+
+__all__ = [
+    'SparsifyState',
+    'Topology',
+    'TrainState',
+    'Trainer',
+    'checkpoints',
+    'data',
+    'densities',
+    'get_masks',
+    'keep_largest',
+    'masks',
+    'models',
+    'patterns',
+    'prune',
+    'scores',
+    'set_masks',
+    'sparsify',
+    'static',
+    'tickets',
+    'topologies',
+    'trainer',
+    'training',
+]
+
+# Loaded on first use: they need Flax, TensorFlow Datasets or orbax.
+_ON_TOP = ('checkpoints', 'data', 'models')
+
+
+def __getattr__(name: str) -> Any:
+  """Loads the parts that stand on top of the core when they are used."""
+  if name in _ON_TOP:
+    return importlib.import_module(f'lthjax.{name}')
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+  """Lists the parts not loaded yet as well."""
+  return sorted({*globals(), *_ON_TOP})

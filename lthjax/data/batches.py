@@ -1,0 +1,209 @@
+"""Batches as a function of (key, step), and what happens to their pixels."""
+
+import math
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Four rounds suffice on a large domain (Luby and Rackoff). On a few dozen
+# examples it takes eight, six being too few, until pairs of positions pass a
+# chi-square test over 400,000 keys.
+_ROUNDS = 8
+
+
+class Split(NamedTuple):
+  """Images with their labels.
+
+  Attributes:
+    images: ``uint8[N, H, W, C]``.
+    labels: ``int32[N]``, from 0.
+  """
+
+  images: jax.Array
+  labels: jax.Array
+
+
+def normalize(
+  images: jax.Array, mean: chex.Array, std: chex.Array
+) -> jax.Array:
+  """Turns uint8 pixels into float32 of about zero mean and unit variance.
+
+  Data stays uint8 until it meets the network: a quarter of the memory, and a
+  quarter of the bytes to gather a step.
+
+  Args:
+    images: ``uint8[..., C]``.
+    mean: ``float32[C]``, of pixels between 0 and 1.
+    std: ``float32[C]``, of pixels between 0 and 1.
+
+  Returns:
+    ``float32[..., C]``: ``(images / 255 - mean) / std``.
+
+  Example:
+    >>> images = jnp.array([[0], [51], [255]], jnp.uint8)
+    >>> normalize(images, mean=jnp.array([0.2]), std=jnp.array([0.1]))
+    Array([[-2.],
+           [ 0.],
+           [ 8.]], dtype=float32)
+  """
+  return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def epoch_indices(
+  key: chex.PRNGKey, step: jax.Array | int, *, batch_size: int, size: int
+) -> jax.Array:
+  """Draws the examples of one step, without replacement inside an epoch.
+
+  Every epoch has another order, and nothing is carried from step to step: a
+  keyed permutation of ``range(size)`` is computed only where it is asked for,
+  in about a hundred integer operations an index, without any table. An
+  epoch has ``size // batch_size`` steps; what remains is left out, each time
+  another remainder.
+
+  The permutation is a Feistel network with addition in place of xor, on pairs
+  of digits in base ``ceil(sqrt(size))``. It permutes a domain a little larger
+  than asked for, so an index that falls outside is enciphered again until it
+  comes back ("cycle walking"), which leaves a permutation.
+
+  Args:
+    key: of the whole run; the epoch is folded into it.
+    step: from 0; may be traced.
+    batch_size: examples a step.
+    size: examples in the data set.
+
+  Returns:
+    ``int32[batch_size]``, each in ``range(size)``.
+
+  Raises:
+    ValueError: if ``batch_size`` is below 1 or above ``size``.
+
+  Example:
+    >>> key = jax.random.key(0)
+    >>> epoch = [
+    ...   epoch_indices(key, step, batch_size=2, size=6) for step in range(3)
+    ... ]
+    >>> sorted(jnp.concatenate(epoch).tolist())
+    [0, 1, 2, 3, 4, 5]
+
+  References:
+    Luby and Rackoff, "How to construct pseudorandom permutations from
+    pseudorandom functions", SIAM J. Comput. 17(2), 1988.
+
+    Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002:
+    methods 2 (cycle walking) and 3 (the generalized Feistel network).
+  """
+  if not 1 <= batch_size <= size:
+    raise ValueError(
+      f'A batch of {batch_size} cannot be drawn without replacement from'
+      f' {size} examples: `batch_size` must be from 1 to {size}.'
+    )
+  steps_per_epoch = size // batch_size
+  epoch_key = jax.random.fold_in(key, step // steps_per_epoch)
+  round_keys = jax.random.bits(epoch_key, (_ROUNDS,), dtype=jnp.uint32)
+  positions = step % steps_per_epoch * batch_size + jnp.arange(batch_size)
+  indices = _permute(round_keys, positions.astype(jnp.uint32), size)
+  return indices.astype(jnp.int32)
+
+
+def _permute(
+  round_keys: jax.Array, positions: jax.Array, size: int
+) -> jax.Array:
+  """Evaluates a keyed permutation of range(size) at uint32 positions."""
+  base = math.isqrt(size - 1) + 1  # The smallest whose square holds `size`.
+
+  def encipher(x):
+    left, right = x // base, x % base
+    for key in round_keys:
+      # Reduced before the sum, which would otherwise wrap at 2**32.
+      left, right = right, (left + _scramble(right ^ key) % base) % base
+    return left * base + right
+
+  return lax.while_loop(
+    lambda x: (x >= size).any(),
+    lambda x: jnp.where(x < size, x, encipher(x)),
+    encipher(positions),
+  )
+
+
+def _scramble(x: jax.Array) -> jax.Array:
+  """Mixes all bits of a uint32 (the finalizer of MurmurHash3)."""
+  x = (x ^ x >> 16) * jnp.uint32(0x85EBCA6B)
+  x = (x ^ x >> 13) * jnp.uint32(0xC2B2AE35)
+  return x ^ x >> 16
+
+
+def batch(
+  split: Split, key: chex.PRNGKey, step: jax.Array | int, *, batch_size: int
+) -> Split:
+  """Takes the batch of one step: a pure function of key and step.
+
+  Args:
+    split: what to draw from, usually ``dataset.train``.
+    key: of the whole run.
+    step: from 0; may be traced.
+    batch_size: examples a step.
+
+  Returns:
+    ``batch_size`` examples, chosen by `epoch_indices`.
+
+  Raises:
+    ValueError: if ``batch_size`` is below 1 or above the size of the split.
+
+  Example:
+    >>> split = Split(jnp.zeros([10, 8, 8, 1], jnp.uint8), jnp.arange(10))
+    >>> images, labels = batch(split, jax.random.key(0), 7, batch_size=4)
+    >>> images.shape, labels.shape
+    ((4, 8, 8, 1), (4,))
+  """
+  indices = epoch_indices(
+    key, step, batch_size=batch_size, size=len(split.labels)
+  )
+  # In bounds by construction; saying so spares the gather its checks.
+  return jax.tree.map(
+    lambda x: x.at[indices].get(mode='promise_in_bounds'), split
+  )
+
+
+def random_crop_flip(
+  key: chex.PRNGKey, images: jax.Array, *, pad: int = 4
+) -> jax.Array:
+  """Shifts each image by up to ``pad`` pixels and mirrors every second one.
+
+  The usual CIFAR augmentation: pad with zeros on all sides, cut out a random
+  window of the original size, mirror it left to right with probability 1/2.
+
+  Args:
+    key: for this batch; fold the step into the run's key.
+    images: ``[N, H, W, C]``, usually uint8.
+    pad: pixels added on each side.
+
+  Returns:
+    Images of the same shape and dtype.
+
+  Raises:
+    ValueError: if ``pad`` is negative.
+
+  Example:
+    >>> images = jnp.ones([2, 32, 32, 3], jnp.uint8)
+    >>> random_crop_flip(jax.random.key(0), images).shape
+    (2, 32, 32, 3)
+
+  References:
+    He et al., "Deep residual learning for image recognition",
+    arXiv:1512.03385, section 4.2.
+  """
+  if pad < 0:
+    raise ValueError(f'`pad` must be 0 or more pixels, but is {pad}.')
+  n, height, width, _ = images.shape
+  shift_key, flip_key = jax.random.split(key)
+  top, left = jax.random.randint(shift_key, (2, n, 1), 0, 2 * pad + 1)
+  flip = jax.random.bernoulli(flip_key, shape=(n, 1))
+  column = jnp.arange(width)
+  rows = top + jnp.arange(height)
+  columns = left + jnp.where(flip, width - 1 - column, column)
+  margins = ((0, 0), (pad, pad), (pad, pad), (0, 0))
+  image = jnp.arange(n)[:, None, None]
+  return jnp.pad(images, margins)[image, rows[:, :, None], columns[:, None, :]]

@@ -1,0 +1,53 @@
+"""Checks of what the networks are built from."""
+
+import operator
+
+
+def check(
+  name: str, input_shape: tuple[int, int, int], classes: int, pixels: int = 1
+) -> tuple[tuple[int, int, int], int]:
+  """Returns valid arguments as Python ints; raises for all others at once.
+
+  Args:
+    name: the function to name in the error.
+    input_shape: height, width and channels of one image.
+    classes: number of outputs.
+    pixels: the smallest height and width that the network can take.
+
+  Returns:
+    ``input_shape`` and ``classes``.
+
+  Raises:
+    ValueError: lists every offending argument and what is required of it.
+  """
+  problems = []
+  shape = _ints(input_shape)
+  if shape is None or len(shape) != 3 or min(shape) < 1:
+    problems.append(
+      f'input_shape={input_shape!r}, but it needs three positive integers:'
+      ' (height, width, channels) of one image, without the batch axis'
+    )
+  elif min(shape[:2]) < pixels:
+    problems.append(
+      f'input_shape={input_shape!r}, but its poolings halve the image until'
+      f' nothing is left: it needs at least {pixels} x {pixels} pixels, so'
+      ' resize the images or take a network with fewer poolings'
+    )
+  count = _ints([classes])
+  if count is None or count[0] < 2:
+    problems.append(
+      f'classes={classes!r}, but it needs an integer of at least 2: the'
+      ' number of labels'
+    )
+  if problems or shape is None or count is None:
+    raise ValueError(f'`{name}` was given {"; and ".join(problems)}.')
+  height, width, channels = shape
+  return (height, width, channels), count[0]
+
+
+def _ints(values) -> list[int] | None:
+  """``values`` as a list of Python ints, None if they are anything else."""
+  try:
+    return [operator.index(value) for value in values]
+  except TypeError:
+    return None

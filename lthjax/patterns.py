@@ -1,0 +1,176 @@
+"""Which shapes of weights may survive."""
+
+import fnmatch
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+import jax
+
+from lthjax.selection import keep_largest
+
+Axis = int | Mapping[str, int] | Callable[[str, tuple[int, ...]], int]
+
+
+class Pattern(Protocol):
+  """What `lthjax.prune` asks of a pattern."""
+
+  @property
+  def density(self) -> float | None:
+    """The density that the pattern itself fixes, or `None` if it is free."""
+
+  def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises a `ValueError` naming every leaf that the pattern cannot fit."""
+
+  def select(
+      self,
+      name: str,
+      scores: jax.Array,
+      eligible: jax.Array,
+      count: int | jax.Array | None,
+  ) -> jax.Array:
+    """Selects among the eligible entries of one leaf."""
+
+
+class Unstructured(NamedTuple):
+  """Any weight may survive on its own.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> scores, alive = jnp.array([[3.0, 1.0, 2.0]]), jnp.ones((1, 3), bool)
+    >>> lth.patterns.Unstructured().select('w', scores, alive, 2)
+    Array([[ True, False,  True]], dtype=bool)
+  """
+
+  @property
+  def density(self) -> None:
+    """Free: the budget decides."""
+    return None
+
+  def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Accepts every shape."""
+
+  def select(self, name, scores, eligible, count):
+    """Keeps the ``count`` largest scores of the leaf."""
+    del name
+    return keep_largest(scores, count, eligible)
+
+
+class NM(NamedTuple):
+  """At most n of every m consecutive weights survive (N:M sparsity).
+
+  Groups run along the contraction axis, which is what sparse tensor cores need:
+  ``in`` of dense kernels ``[in, out]`` and convolutions ``[..., in, out]``,
+  ``head_dim`` of attention outputs ``[heads, head_dim, out]``, and ``in`` of
+  query, key and value kernels ``[in, heads, head_dim]``.
+
+  Attributes:
+    n: how many survive in a group.
+    m: how many weights a group has.
+    axis: the axis of the groups, if it is another: a number, ``{glob: axis}``
+      over names, or a function of name and shape.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> scores = jnp.array([[1.0], [4.0], [3.0], [2.0]])
+    >>> masks = lth.masks.dense(scores)
+    >>> lth.prune(scores, masks, pattern=lth.patterns.NM(2, 4)).ravel()
+    Array([False,  True,  True, False], dtype=bool)
+
+  References:
+    Mishra et al., Accelerating Sparse Deep Neural Networks, arXiv:2104.08378,
+    section 3.
+  """
+
+  n: int
+  m: int
+  axis: Axis | None = None
+
+  @property
+  def density(self) -> float:
+    """The share n / m that survives."""
+    return self.n / self.m
+
+  def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises if n and m, an axis or the size of an axis is off.
+
+    Args:
+      shapes: ``{name: shape}`` of the leaves to be pruned.
+
+    Raises:
+      ValueError: naming every leaf that does not fit.
+    """
+    if not 1 <= self.n <= self.m:
+      raise ValueError(
+          f'N:M sparsity needs 1 <= n <= m, but n is {self.n} and m is'
+          f' {self.m}. 2:4 is `NM(2, 4)`.'
+      )
+    axes = {name: self._axis(name, shape) for name, shape in shapes.items()}
+    faults = [
+        f'{name} {shape} has no axis {axes[name]}'
+        for name, shape in shapes.items()
+        if not -len(shape) <= axes[name] < len(shape)
+    ] or [
+        f'{name} {shape} has {shape[axes[name]]} on axis {axes[name]}'
+        for name, shape in shapes.items()
+        if shape[axes[name]] % self.m
+    ]
+    if faults:
+      raise ValueError(
+          f'{self.n}:{self.m} sparsity needs the contraction axis to be a'
+          f' multiple of {self.m}, but {"; ".join(faults)}. Leave them dense'
+          ' with `lthjax.masks.dense(params, where=...)`, or choose another'
+          ' axis with `NM(n, m, axis=...)`.'
+      )
+
+  def select(self, name, scores, eligible, count):
+    """Keeps the n largest scores of each group; the budget has no say."""
+    del count
+    axis = self._axis(name, scores.shape) % scores.ndim
+    groups = (
+        *scores.shape[:axis],
+        scores.shape[axis] // self.m,
+        self.m,
+        *scores.shape[axis + 1 :],
+    )
+    keep = keep_largest(
+        scores.reshape(groups), self.n, eligible.reshape(groups), axis=axis + 1
+    )
+    return keep.reshape(scores.shape)
+
+  def _axis(self, name: str, shape: tuple[int, ...]) -> int:
+    if isinstance(self.axis, Mapping):
+      for glob, axis in self.axis.items():
+        if fnmatch.fnmatchcase(name, glob):
+          return axis
+      return contraction_axis(name, shape)
+    if callable(self.axis):
+      return self.axis(name, shape)
+    if self.axis is None:
+      return contraction_axis(name, shape)
+    return self.axis
+
+
+def contraction_axis(name: str, shape: tuple[int, ...]) -> int:
+  """Returns the axis that a layer sums over, in Flax's layouts.
+
+  Args:
+    name: name of the kernel.
+    shape: its shape: ``[in, out]``, ``[..., in, out]`` of convolutions and
+      scanned layers, ``[heads, head_dim, out]`` of attention outputs, or
+      ``[in, heads, head_dim]`` where the layer is called query, key or value.
+
+  Returns:
+    A negative axis.
+
+  Example:
+    >>> from lthjax import patterns
+    >>> patterns.contraction_axis('conv/kernel', (3, 3, 16, 32))
+    -2
+    >>> patterns.contraction_axis('attention/query/kernel', (64, 4, 16))
+    -3
+  """
+  layer = name.split('/')[-2:-1]
+  projects = layer and layer[0] in ('query', 'key', 'value')
+  return -3 if projects and len(shape) >= 3 else max(-2, -len(shape))

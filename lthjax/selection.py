@@ -1,0 +1,225 @@
+"""Selection of the k largest scores: the only place that compares scores.
+
+The k-th largest value is found by bisection on the order-preserving integer
+image of floating-point numbers: about as many passes as a score has bits, each
+an elementwise comparison and a sum. Nothing is sorted or gathered, so a sharded
+array stays where it is and gives the same bits on any number of devices.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lthjax import trees
+
+_FEW = 16  # Slices up to this long are ranked by comparing all pairs.
+
+
+def keep_largest(
+    scores: chex.ArrayTree,
+    count: int | chex.Array,
+    eligible: chex.ArrayTree | None = None,
+    *,
+    axis: int | None = None,
+) -> chex.ArrayTree:
+  """Marks exactly the ``count`` largest scores.
+
+  Ties go to the lowest flat index (in a tree: to the earlier leaf). NaN is
+  never selected. If fewer than ``count`` entries are eligible and not NaN, all
+  of these are selected.
+
+  Args:
+    scores: floating-point array, or a tree of such arrays that share one
+      budget; `None` leaves stay `None`.
+    count: how many to keep; a number, a traced scalar or, with ``axis``, any
+      array that broadcasts against the scores with that axis of size one.
+    eligible: bool arrays like the scores; entries that are false are never
+      selected. `None` makes every entry eligible.
+    axis: select ``count`` in every slice along this axis of a single array;
+      by default over everything.
+
+  Returns:
+    Bool arrays like the scores, true where selected.
+
+  Raises:
+    TypeError: if scores are not floating point.
+    ValueError: if there are 2^31 scores or more, or ``eligible`` does not fit.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> lth.keep_largest(jnp.array([3.0, 1.0, 2.0, 2.0]), 2)
+    Array([ True, False,  True, False], dtype=bool)
+  """
+  _check(scores, eligible)
+  leaves, treedef = jax.tree.flatten(scores)
+  alive = None if eligible is None else treedef.flatten_up_to(eligible)
+  return jax.tree.unflatten(
+      treedef, _keep_largest(leaves, jnp.asarray(count, jnp.int32), alive, axis)
+  )
+
+
+@functools.partial(jax.jit, static_argnames='axis')
+def _keep_largest(
+    scores: list[jax.Array],
+    count: jax.Array,
+    eligible: list[jax.Array] | None,
+    axis: int | None,
+) -> list[jax.Array]:
+  """Compiled once a shape; the count is an argument."""
+  valid = [~jnp.isnan(x) for x in scores]
+  if eligible is not None:
+    valid = [v & e for v, e in zip(valid, eligible, strict=True)]
+  dtype = jnp.result_type(*scores)
+  images = [
+      _order_image(x.astype(dtype), v)
+      for x, v in zip(scores, valid, strict=True)
+  ]
+  if axis is not None and images[0].shape[axis] <= _FEW:
+    return [_largest_of_few(images[0], count, axis % images[0].ndim)]
+  return _largest_images(images, count, axis)
+
+
+def _check(scores: chex.ArrayTree, eligible: chex.ArrayTree | None) -> None:
+  """Raises on scores that are not floats, or too many, or without a mask."""
+  named = {n: x for n, x in trees.by_name(scores).items() if x is not None}
+  if not named:
+    raise ValueError('`keep_largest` needs at least one array of scores.')
+  wrong = [
+      f'{name or "the array"} is {jnp.result_type(x)}'
+      for name, x in named.items()
+      if not jnp.issubdtype(jnp.result_type(x), jnp.floating)
+  ]
+  if wrong:
+    raise TypeError(
+        f'Scores must be floating point, but {"; ".join(wrong)}. Cast them with'
+        ' `.astype(jnp.float32)`.'
+    )
+  if (size := sum(x.size for x in named.values())) >= 2**31:
+    raise ValueError(
+        f'{size} scores cannot share one budget: at most 2^31 - 1 can, because'
+        ' they are counted in int32. Select layer by layer.'
+    )
+  if eligible is not None:
+    trees.check_like(eligible, scores, 'scores')
+    masks = trees.by_name(eligible)
+    if missing := [name for name in named if masks[name] is None]:
+      raise ValueError(
+          f'`eligible` is None where there are scores: {", ".join(missing)}.'
+          ' Give a bool array there, or set the scores to None as well.'
+      )
+
+
+def _order_image(x: jax.Array, valid: jax.Array) -> jax.Array:
+  """Signed integers in the order of the floats; invalid entries come last."""
+  dtype = jnp.dtype(f'int{jnp.finfo(x.dtype).bits}')
+  low, high = jnp.iinfo(dtype).min, jnp.iinfo(dtype).max
+  bits = jax.lax.bitcast_convert_type(x, dtype)
+  bits = jnp.where(bits & high == 0, 0, bits)  # -0.0 ties with 0.0
+  image = jnp.where(bits < 0, bits ^ high, bits)
+  return jnp.where(valid, image, low)  # -inf maps above the lowest integer
+
+
+def _largest_images(
+    images: list[jax.Array], count: jax.Array, axis: int | None
+) -> list[jax.Array]:
+  """Bisects for the threshold, then for the index at which ties end."""
+  info = jnp.iinfo(images[0].dtype)
+
+  def number(tests):
+    return sum(_count_true(test, axis) for test in tests)
+
+  shape = number(images).shape
+  threshold = _bisect(
+      lambda t: number(x >= t for x in images),
+      jnp.full(shape, info.min + 1, info.dtype),
+      jnp.full(shape, info.max, info.dtype),
+      count,
+  )
+  surplus = jnp.maximum(number(x >= threshold for x in images) - count, 0)
+  size = sum(x.size if axis is None else x.shape[axis] for x in images)
+  tied = [
+      (x == threshold, i)
+      for x, i in zip(images, _flat_indices(images, axis), strict=True)
+  ]
+  end = _bisect(
+      lambda t: number(tie & (i >= t) for tie, i in tied),
+      jnp.where(surplus > 0, 0, size),
+      jnp.full(shape, size, jnp.int32),
+      surplus,
+  )
+  return [
+      (x > threshold) | (tie & (i < end))
+      for x, (tie, i) in zip(images, tied, strict=True)
+  ]
+
+
+def _largest_of_few(x: jax.Array, count: jax.Array, axis: int) -> jax.Array:
+  """The same for short slices, by counting how many entries come before."""
+  index = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
+  rank = jnp.zeros(x.shape, jnp.int32)
+  for j in range(x.shape[axis]):
+    other = jax.lax.slice_in_dim(x, j, j + 1, axis=axis)
+    rank += (other > x) | ((other == x) & (j < index))
+  return (rank < count) & (x > jnp.iinfo(x.dtype).min)
+
+
+def _count_true(test: jax.Array, axis: int | None) -> jax.Array:
+  """Sums bools, over leading axes in int16: three times as fast on a CPU."""
+  if axis is not None:
+    return jnp.sum(test, axis=axis, keepdims=True, dtype=jnp.int32)
+  if test.ndim == 1:
+    test = test.reshape(math.gcd(test.size, 1024), -1)
+  lead = 0
+  while lead < test.ndim and math.prod(test.shape[: lead + 1]) < 2**15:
+    lead += 1
+  part = jnp.sum(test, axis=tuple(range(lead)), dtype=jnp.int16)
+  return jnp.sum(part, dtype=jnp.int32)
+
+
+def _bisect(
+    number: Callable[[jax.Array], jax.Array],
+    low: jax.Array,
+    high: jax.Array,
+    enough: jax.Array,
+) -> jax.Array:
+  """Finds the largest t in [low, high] with ``number(t) >= enough``.
+
+  ``number`` falls with t; the search ends early where it equals ``enough``.
+  """
+
+  def halve(bounds):
+    low, high = bounds
+    # The average rounded up, in a form that cannot overflow.
+    middle = (low & high) + ((low ^ high) >> 1) + ((low ^ high) & 1)
+    found = number(middle)
+    low = jnp.where(found >= enough, middle, low)
+    return low, jnp.where(found > enough, high, jnp.where(
+        found == enough, middle, middle - 1))
+
+  def unsettled(bounds):
+    return jnp.any(bounds[0] < bounds[1])
+
+  return jax.lax.while_loop(unsettled, halve, (low, high))[0]
+
+
+def _flat_indices(
+    images: list[jax.Array], axis: int | None
+) -> list[jax.Array]:
+  """Row-major positions, counted on from leaf to leaf."""
+  if axis is not None:
+    (x,) = images
+    return [jax.lax.broadcasted_iota(jnp.int32, x.shape, axis % x.ndim)]
+  indices, offset = [], 0
+  for x in images:
+    index, stride = jnp.full(x.shape, offset, jnp.int32), 1
+    for dim in reversed(range(x.ndim)):
+      index += jax.lax.broadcasted_iota(jnp.int32, x.shape, dim) * stride
+      stride *= x.shape[dim]
+    indices.append(index)
+    offset += x.size
+  return indices

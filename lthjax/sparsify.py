@@ -1,0 +1,235 @@
+"""Training with some weights held at exactly zero, as an optax transformation.
+
+`sparsify` wraps any optimizer. What it wraps sees a smaller model: the
+gradients, weights and optimizer slots of dead weights are zero, so that norms,
+clipping, moments and decay concern alive weights only. What comes out makes
+`optax.apply_updates` land dead weights on exactly +0.0.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from lthjax import trees
+
+
+class Topology(NamedTuple):
+  """How the alive set starts and moves: a pair of pure functions.
+
+  Attributes:
+    init: ``init(params) -> state``; the state is a NamedTuple that has a field
+      ``masks``.
+    update: ``update(state, params, grads, step) -> state``, called once an
+      optimizer step, counted from 1, with the gradients of all weights, dead
+      ones included.
+  """
+
+  init: Callable[[optax.Params], Any]
+  update: Callable[[Any, optax.Params, optax.Updates, jax.Array], Any]
+
+
+class SparsifyState(NamedTuple):
+  """State of `sparsify`.
+
+  Attributes:
+    step: number of updates so far, int32.
+    topology_state: state of the topology, with the masks.
+    inner_state: state of the wrapped transformation.
+  """
+
+  step: chex.Array
+  topology_state: Any
+  inner_state: optax.OptState
+
+
+def sparsify(
+    inner: optax.GradientTransformation, topology: Topology
+) -> optax.GradientTransformationExtraArgs:
+  """Trains the alive weights with ``inner``; holds all others at zero.
+
+  Nothing may change the updates afterwards, so wrap the whole chain:
+  ``sparsify(optax.chain(...), topology)``. With every weight alive the updates
+  are those of ``inner``, to the bit.
+
+  Args:
+    inner: any optax transformation; extra arguments are passed on to it.
+    topology: which weights are alive, and how that changes.
+
+  Returns:
+    A transformation whose ``update`` requires ``params``.
+
+  Raises:
+    ValueError: from ``init`` if the topology does not fit the params; from
+      ``update`` without ``params``, or with gradients that do not fit.
+
+  Example:
+    >>> import jax.numpy as jnp, optax
+    >>> import lthjax as lth
+    >>> params = {'w': jnp.array([[1.0, 2.0]])}
+    >>> masks = {'w': jnp.array([[True, False]])}
+    >>> tx = lth.sparsify(optax.sgd(0.1), lth.topologies.fixed(masks))
+    >>> state = tx.init(params)
+    >>> updates, state = tx.update({'w': jnp.ones((1, 2))}, state, params)
+    >>> optax.apply_updates(params, updates)
+    {'w': Array([[0.9, 0. ]], dtype=float32)}
+
+  References:
+    Frankle & Carbin, The Lottery Ticket Hypothesis, arXiv:1803.03635, section 2
+    (training of f(x; m * theta)).
+  """
+  inner = optax.with_extra_args_support(inner)
+
+  def init_fn(params):
+    if not jax.tree.leaves(params):
+      # `optax.tree.map_params` probes `init` with a tree that has no leaves. A
+      # leaf in place of the masks makes it pass over them whole.
+      topology_state = jnp.zeros([], bool)
+      return SparsifyState(jnp.zeros([], jnp.int32), topology_state,
+                           inner.init(params))
+    topology_state = topology.init(params)
+    alive = _where(topology_state.masks, params)
+    return SparsifyState(
+        step=jnp.zeros([], jnp.int32),
+        topology_state=topology_state,
+        inner_state=inner.init(alive),
+    )
+
+  def update_fn(updates, state, params=None, **extra_args):
+    if params is None:
+      raise ValueError(
+          '`sparsify` needs the current params to hold dead weights at zero:'
+          ' call `tx.update(grads, state, params)`.'
+      )
+    trees.check_like(state.topology_state.masks, updates, 'gradients')
+    step = state.step + 1
+    topology_state = topology.update(
+        state.topology_state, params, updates, step
+    )
+    masks = topology_state.masks
+    # Whatever comes alive starts with empty slots; whatever is dead keeps none.
+    inner_state = _zero_slots(
+        inner, state.inner_state, _both(masks, state.topology_state.masks)
+    )
+    updates, inner_state = inner.update(
+        _where(masks, updates), inner_state, _where(masks, params), **extra_args
+    )
+    updates = jax.tree.map(
+        _land_on_zero, masks, updates, params, is_leaf=trees.is_none
+    )
+    return updates, SparsifyState(step, topology_state, inner_state)
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def get_masks(opt_state: optax.OptState) -> chex.ArrayTree:
+  """Finds the masks in an optimizer state, wherever `sparsify` stands in it.
+
+  Args:
+    opt_state: state of a transformation that contains one `sparsify`.
+
+  Returns:
+    Tree of masks.
+
+  Raises:
+    ValueError: if the state holds no masks.
+
+  Example:
+    >>> import jax.numpy as jnp, optax
+    >>> import lthjax as lth
+    >>> masks = {'w': jnp.array([[True, False]])}
+    >>> tx = lth.static(optax.adam(1e-3), masks)
+    >>> lth.get_masks(tx.init({'w': jnp.ones((1, 2))}))
+    {'w': Array([[ True, False]], dtype=bool)}
+  """
+  masks = optax.tree.get(opt_state, 'masks', _ABSENT)
+  if masks is _ABSENT:
+    raise ValueError(
+        'This optimizer state holds no masks. Wrap the optimizer, for instance'
+        ' `tx = lthjax.static(tx, masks)`, and call `tx.init(params)` again.'
+    )
+  return masks
+
+
+def set_masks(
+    opt_state: optax.OptState, masks: chex.ArrayTree
+) -> optax.OptState:
+  """Puts other masks into an optimizer state.
+
+  The params are not touched: apply the masks to them as well, with
+  `lthjax.masks.apply`. Slots of weights that die are emptied by the next
+  update, so that a weight that comes alive later starts from zero.
+
+  Args:
+    opt_state: state of a transformation that contains one `sparsify`.
+    masks: tree of masks like the ones in the state; it is copied, so that
+      donating the state later does not take it away.
+
+  Returns:
+    The optimizer state with these masks.
+
+  Raises:
+    ValueError: if the state holds no masks, or these do not fit.
+
+  Example:
+    >>> import jax.numpy as jnp, optax
+    >>> import lthjax as lth
+    >>> tx = lth.static(optax.adam(1e-3), {'w': jnp.array([[True, True]])})
+    >>> state = tx.init({'w': jnp.ones((1, 2))})
+    >>> state = lth.set_masks(state, {'w': jnp.array([[True, False]])})
+    >>> lth.get_masks(state)
+    {'w': Array([[ True, False]], dtype=bool)}
+  """
+  old = get_masks(opt_state)
+  trees.check_like(masks, old, 'masks in the optimizer state')
+  trees.check_like(old, masks, 'new masks')
+  return optax.tree.set(opt_state, masks=trees.copy_into(old, masks))
+
+
+_ABSENT = object()
+
+
+def _where(masks: chex.ArrayTree, tree: chex.ArrayTree) -> chex.ArrayTree:
+  """Zeroes dead entries; not by multiplication, which keeps NaN and -0.0."""
+
+  def zero(m, x):
+    return x if m is None or x is None else jnp.where(m, x, jnp.zeros_like(x))
+
+  return jax.tree.map(zero, masks, tree, is_leaf=trees.is_none)
+
+
+def _both(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
+  """Masks of the weights that were and stay alive."""
+  return jax.tree.map(lambda x, y: x if x is y else x & y, a, b)
+
+
+def _land_on_zero(m: Any, update: Any, param: Any) -> Any:
+  """An update of -w, in a dtype that holds it, gives +0.0 for every w."""
+  if m is None or update is None:
+    return update
+  return jnp.where(m, update, -param)
+
+
+def _zero_slots(
+    inner: optax.GradientTransformation,
+    inner_state: optax.OptState,
+    masks: chex.ArrayTree,
+) -> optax.OptState:
+  """Zeroes every params-shaped slot of ``inner`` where the mask is false."""
+
+  def zero(slot, mask):
+    # Factored or otherwise smaller slots do not belong to single weights.
+    if mask is None or getattr(slot, 'shape', None) != mask.shape:
+      return slot
+    return jnp.where(mask, slot, jnp.zeros_like(slot))
+
+  return optax.tree.map_params(
+      inner,
+      zero,
+      inner_state,
+      masks,
+      is_leaf=lambda x: x is None or isinstance(x, optax.MaskedNode),
+  )

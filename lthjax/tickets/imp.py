@@ -1,0 +1,288 @@
+"""Iterative magnitude pruning: train, prune, rewind, repeat."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lthjax import masks as masks_lib
+from lthjax import trees
+from lthjax.patterns import Pattern, Unstructured
+from lthjax.prune import Rounding, Scope, check_nan, prune
+from lthjax.scores import magnitude
+from lthjax.tickets.rewind import Rewind, rewind_weights
+
+State = Any
+Train = Callable[[State, chex.ArrayTree], State]
+Score = Callable[[chex.ArrayTree, chex.ArrayTree], chex.ArrayTree]
+Fraction = float | Mapping[str, float]
+
+
+class Ticket(NamedTuple):
+  """One level: masks, where their training started and where it led.
+
+  Attributes:
+    level: number of prunings so far; 0 is the dense network.
+    density: alive share of the prunable weights.
+    masks: tree of masks.
+    start: the state that training started from, before the masks are applied.
+    trained: the state that training returned.
+    metrics: what ``evaluate`` said of the trained state.
+  """
+
+  level: int
+  density: float
+  masks: chex.ArrayTree
+  start: State
+  trained: State
+  metrics: Any
+
+
+def imp(
+    train: Train,
+    state: State,
+    masks: chex.ArrayTree,
+    *,
+    levels: int,
+    fraction: Fraction = 0.2,
+    score: Score = magnitude,
+    scope: Scope = 'layer',
+    pattern: Pattern = Unstructured(),
+    rounding: Rounding = 'nearest',
+    rewind: Rewind = rewind_weights,
+    evaluate: Callable[[State], Any] | None = None,
+    params: Callable[[State], chex.ArrayTree] = lambda state: state.params,
+    replicated: bool = False,
+    resume: Ticket | None = None,
+) -> Iterator[Ticket]:
+  """Finds tickets by iterative magnitude pruning with rewinding.
+
+  Level 0 trains the network as the masks given leave it. Every further level
+  prunes a share of the alive weights by the score of the trained ones, rewinds,
+  and trains again, so that masks nest.
+
+  Args:
+    train: ``train(state, masks) -> state``: any function that puts the masks
+      into the params and the optimizer (see `lthjax.training.with_masks`) and
+      trains to the end.
+    state: what to rewind to: the state at initialization, or after k steps of
+      dense training for late rewinding.
+    masks: tree of masks to start from, such as `lthjax.masks.dense(params)`.
+    levels: number of trainings, that of level 0 included.
+    fraction: share of the alive weights that each level removes, or ``{glob:
+      share}``; as in `lthjax.prune`.
+    score: ``score(trained_params, initial_params)``; the highest survive.
+      Initial means those of ``state``.
+    scope: ``'layer'`` or ``'global'``, as in `lthjax.prune`.
+    pattern: which shapes may survive, as in `lthjax.prune`. A pattern with a
+      density of its own takes the place of ``fraction``.
+    rounding: of the number removed, as in `lthjax.prune`.
+    rewind: where a level starts, from the pair of ``state`` and the state
+      trained last: `rewind_weights`, `rewind_learning_rate`, `fine_tune`, or a
+      function of your own.
+    evaluate: ``evaluate(trained_state)``, kept as ``ticket.metrics``.
+    params: finds the params in a state.
+    replicated: the leaves of params and masks have a leading axis of
+      independent runs, each of which prunes on its own.
+    resume: the last ticket of an interrupted run; goes on with the next level,
+      and gives the same tickets as the unbroken run.
+
+  Yields:
+    A `Ticket` a level.
+
+  Raises:
+    ValueError: if ``levels`` is not positive, if the budget or the masks are
+      wrong (see `lthjax.prune`), or if ``train`` returned weights that the masks
+      had removed.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> params = {'w': jnp.array([[4.0, 3.0, 2.0, 1.0]])}
+    >>> def train(params, masks):  # the state can be anything; here: params
+    ...   return lth.masks.apply(masks, {'w': params['w'] * 2})
+    >>> tickets = lth.tickets.imp(
+    ...     train, params, lth.masks.dense(params),
+    ...     levels=3, fraction=0.5, params=lambda state: state,
+    ... )
+    >>> [(ticket.level, ticket.density) for ticket in tickets]
+    [(0, 1.0), (1, 0.5), (2, 0.25)]
+
+  References:
+    Frankle & Carbin, The Lottery Ticket Hypothesis: Finding Sparse, Trainable
+    Neural Networks, arXiv:1803.03635, section 2. Frankle et al., Linear Mode
+    Connectivity and the Lottery Ticket Hypothesis, arXiv:1912.05671, algorithm 2
+    (late rewinding).
+  """
+  if levels < 1:
+    raise ValueError(
+        f'`levels` was {levels}, but must be at least 1: level 0 is the dense'
+        ' network, and each further one prunes once more.'
+    )
+  remove = functools.partial(
+      _remove,
+      fraction=None if pattern.density is not None else fraction,
+      scope=scope,
+      pattern=pattern,
+      rounding=rounding,
+      replicated=replicated,
+  )
+  remove(_any_scores(masks), masks)  # Raises on a bad budget now.
+  level = functools.partial(_level, train, evaluate, params)
+
+  def run():
+    ticket = resume
+    if ticket is None:
+      ticket = level(0, state, masks)
+      yield ticket
+    while ticket.level + 1 < levels:
+      scores = score(params(ticket.trained), params(state))
+      ticket = level(
+          ticket.level + 1,
+          rewind(state, ticket.trained),
+          remove(scores, ticket.masks),
+      )
+      yield ticket
+
+  return run()
+
+
+def one_shot(
+    train: Train,
+    state: State,
+    masks: chex.ArrayTree,
+    *,
+    fractions: Sequence[Fraction],
+    score: Score = magnitude,
+    scope: Scope = 'layer',
+    pattern: Pattern = Unstructured(),
+    rounding: Rounding = 'nearest',
+    rewind: Rewind = rewind_weights,
+    evaluate: Callable[[State], Any] | None = None,
+    params: Callable[[State], chex.ArrayTree] = lambda state: state.params,
+    replicated: bool = False,
+) -> Iterator[Ticket]:
+  """Finds tickets by pruning the trained dense network once to each size.
+
+  The counterpart of `imp`: the same arguments, but every ticket is cut from the
+  network of level 0, which is trained once.
+
+  Args:
+    train: as in `imp`.
+    state: as in `imp`.
+    masks: as in `imp`.
+    fractions: for each ticket, the share of weights to remove, or ``{glob:
+      share}``.
+    score: as in `imp`.
+    scope: as in `imp`.
+    pattern: as in `imp`; must leave the density free.
+    rounding: as in `imp`.
+    rewind: as in `imp`.
+    evaluate: as in `imp`.
+    params: as in `imp`.
+    replicated: as in `imp`.
+
+  Yields:
+    The dense network as level 0, then a `Ticket` a fraction.
+
+  Raises:
+    ValueError: as `imp`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> params = {'w': jnp.array([[4.0, 3.0, 2.0, 1.0]])}
+    >>> tickets = lth.tickets.one_shot(
+    ...     lambda params, masks: lth.masks.apply(masks, params),
+    ...     params, lth.masks.dense(params), fractions=[0.25, 0.75],
+    ...     params=lambda state: state,
+    ... )
+    >>> [ticket.density for ticket in tickets]
+    [1.0, 0.75, 0.25]
+
+  References:
+    Frankle & Carbin, The Lottery Ticket Hypothesis, arXiv:1803.03635, section 2
+    ("one-shot pruning").
+  """
+  removals = [
+      functools.partial(
+          _remove,
+          fraction=fraction,
+          scope=scope,
+          pattern=pattern,
+          rounding=rounding,
+          replicated=replicated,
+      )
+      for fraction in fractions
+  ]
+  for remove in removals:
+    remove(_any_scores(masks), masks)  # Raises on a bad budget now.
+  level = functools.partial(_level, train, evaluate, params)
+
+  def run():
+    dense = level(0, state, masks)
+    yield dense
+    scores = score(params(dense.trained), params(state))
+    for i, remove in enumerate(removals):
+      start = rewind(state, dense.trained)
+      yield level(i + 1, start, remove(scores, masks))
+
+  return run()
+
+
+def _remove(
+    scores: chex.ArrayTree,
+    masks: chex.ArrayTree,
+    *,
+    replicated: bool,
+    **budget: Any,
+) -> chex.ArrayTree:
+  """`prune`, for every replicate on its own."""
+  if not replicated:
+    return prune(scores, masks, **budget)
+  trees.check_like(masks, scores, 'scores')
+  check_nan(scores, masks)
+  return jax.vmap(functools.partial(prune, **budget))(scores, masks)
+
+
+def _any_scores(masks: chex.ArrayTree) -> chex.ArrayTree:
+  """Scores of no meaning, to try a budget out before anything is trained."""
+  return jax.tree.map(lambda m: jnp.zeros(m.shape), masks)
+
+
+def _level(
+    train: Train,
+    evaluate: Callable[[State], Any] | None,
+    params: Callable[[State], chex.ArrayTree],
+    level: int,
+    start: State,
+    masks: chex.ArrayTree,
+) -> Ticket:
+  """Trains one ticket."""
+  trained = train(start, masks)
+  _check_dead(masks, params(trained))
+  metrics = None if evaluate is None else evaluate(trained)
+  return Ticket(
+      level, masks_lib.density(masks), masks, start, trained, metrics
+  )
+
+
+def _check_dead(masks: chex.ArrayTree, params: chex.ArrayTree) -> None:
+  """Raises if a training function did not hold dead weights at zero."""
+  trees.check_like(masks, params, 'params that `train` returned')
+  values = trees.by_name(params)
+  wrong = {
+      name: jnp.any((values[name] != 0) & ~mask)
+      for name, mask in trees.by_name(masks).items()
+      if mask is not None
+  }
+  if names := [n for n, x in jax.device_get(wrong).items() if x]:
+    raise ValueError(
+        '`train` returned weights that are not zero where the masks are false,'
+        f' in {", ".join(names)}. Start it with'
+        ' `state = lthjax.training.with_masks(state, masks)`, and train with'
+        ' `lthjax.static(tx, masks)`.'
+    )

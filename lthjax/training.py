@@ -1,0 +1,263 @@
+"""A resumable training loop over one value that holds everything.
+
+The state holds the step, so that the batch at a step, the learning rate and the
+random numbers are functions of the state alone. Training to step k and from
+there to the end goes through the same compiled loop as training to the end, and
+gives the same bits. A rewound ticket is therefore an old value of the state with
+other masks in it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from lthjax import masks as masks_lib
+from lthjax.sparsify import set_masks
+
+Loss = Callable[
+    [chex.ArrayTree, chex.ArrayTree, Any, chex.PRNGKey],
+    tuple[jax.Array, chex.ArrayTree],
+]
+Metrics = dict[str, jax.Array]
+
+
+class Best(NamedTuple):
+  """The evaluation with the lowest loss so far.
+
+  Attributes:
+    step: when it was, int32.
+    loss: how low, float32; infinity before the first evaluation.
+    params: params at that step.
+    model_state: model state at that step.
+  """
+
+  step: chex.Array
+  loss: chex.Array
+  params: chex.ArrayTree
+  model_state: chex.ArrayTree
+
+
+class TrainState(NamedTuple):
+  """Everything that training depends on.
+
+  With replicates all leaves but ``step`` have a leading axis, one entry a run.
+
+  Attributes:
+    step: number of steps done, int32.
+    params: trained params.
+    opt_state: state of the optimizer, masks included.
+    model_state: what the model carries beside params, such as the running
+      statistics of BatchNorm; an empty dict if nothing.
+    key: random key of the data order and of the loss's noise.
+    best: the best evaluation so far: what early stopping would return.
+  """
+
+  step: chex.Array
+  params: chex.ArrayTree
+  opt_state: optax.OptState
+  model_state: chex.ArrayTree
+  key: chex.PRNGKey
+  best: Best
+
+
+class Trainer(NamedTuple):
+  """What `trainer` returns.
+
+  Attributes:
+    init: ``init(key) -> state``; with replicates, ``init(keys)``.
+    fit: ``fit(state, data, *, until, report=None) -> state`` trains up to the
+      step ``until``. After each evaluation ``report(step, metrics)`` is called
+      with arrays that may still be being computed.
+  """
+
+  init: Callable[[chex.PRNGKey], TrainState]
+  fit: Callable[..., TrainState]
+
+
+def trainer(
+    init: Callable[[chex.PRNGKey], tuple[chex.ArrayTree, chex.ArrayTree]],
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    batch: Callable[[Any, chex.PRNGKey, jax.Array], Any],
+    *,
+    evaluate: Callable[..., Metrics] | None = None,
+    every: int = 100,
+    replicated: bool = False,
+) -> Trainer:
+  """Builds a training loop that is compiled once.
+
+  Steps run on the device in chunks of ``every``, without a host round trip a
+  step. Masks, seeds, data and the last step are arguments of the compiled loop.
+
+  Args:
+    init: ``init(key) -> (params, model_state)``, such as a model of
+      `lthjax.models` has it.
+    loss: ``loss(params, model_state, batch, key) -> (scalar, model_state)``.
+    tx: any optax optimizer; `lthjax.static` of it to train tickets.
+    batch: ``batch(data, key, step)``, the batch of a step as a pure function.
+    evaluate: ``evaluate(params, model_state, data) -> metrics`` with a scalar
+      ``'loss'``, usually on validation data; the state keeps the params of the
+      step where it is lowest.
+    every: number of steps between evaluations, which happen at its multiples.
+    replicated: train several runs side by side with `jax.vmap`; ``init`` of the
+      trainer then takes an array of keys.
+
+  Returns:
+    The pair ``(init, fit)``.
+
+  Raises:
+    ValueError: if ``every`` is not positive; from ``fit`` if ``until`` is
+      before the step of the state.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import lthjax as lth
+    >>> init = lambda key: ({'w': jax.random.normal(key, (2, 1))}, {})
+    >>> def loss(params, model_state, x, key):
+    ...   return jnp.mean((x @ params['w'] - 1) ** 2), model_state
+    >>> batch = lambda data, key, step: data[step % 2]
+    >>> train = lth.trainer(init, loss, optax.sgd(0.1), batch)
+    >>> state = train.fit(train.init(jax.random.key(0)), jnp.eye(2), until=200)
+    >>> state.params['w'].ravel().round(3)
+    Array([1., 1.], dtype=float32)
+  """
+  if every < 1:
+    raise ValueError(f'`every` was {every}, but must be at least 1 step.')
+  tx = optax.with_extra_args_support(tx)
+
+  def init_run(key):
+    init_key, run_key = jax.random.split(key)
+    params, model_state = init(init_key)
+    return params, tx.init(params), model_state, run_key
+
+  def train_step(params, opt_state, model_state, key, step, data):
+    noise = jax.random.fold_in(jax.random.fold_in(key, 1), step)
+    grads, model_state = jax.grad(loss, has_aux=True)(
+        params, model_state, batch(data, key, step), noise
+    )
+    updates, opt_state = tx.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, model_state
+
+  def measure(params, model_state, best, step, data):
+    metrics = evaluate(params, model_state, data)
+    now = Best(step, metrics['loss'].astype(jnp.float32), params, model_state)
+    better = now.loss < best.loss
+    best = jax.tree.map(lambda a, b: jnp.where(better, a, b), now, best)
+    return best, metrics
+
+  if replicated:
+    init_run = jax.vmap(init_run)
+    train_step = jax.vmap(train_step, in_axes=(0, 0, 0, 0, None, None))
+    measure = jax.vmap(measure, in_axes=(0, 0, 0, None, None))
+
+  @jax.jit
+  def advance(state, data, until):
+    def body(step, run):
+      return train_step(*run, state.key, step, data)
+
+    run = (state.params, state.opt_state, state.model_state)
+    run = jax.lax.fori_loop(state.step, until, body, run)
+    params, opt_state, model_state = run
+    return state._replace(
+        step=until, params=params, opt_state=opt_state, model_state=model_state
+    )
+
+  @jax.jit
+  def evaluate_state(state, data):
+    best, metrics = measure(
+        state.params, state.model_state, state.best, state.step, data
+    )
+    return state._replace(best=best), metrics
+
+  @jax.jit
+  def init_state(key):
+    params, opt_state, model_state, run_key = init_run(key)
+    state = TrainState(
+        jnp.int32(0), params, opt_state, model_state, run_key, best=None
+    )
+    return forget_best(state)
+
+  def fit(state, data, *, until, report=None):
+    step = int(state.step)
+    if until < step:
+      raise ValueError(
+          f'The state is at step {step} already, but `until` was {until}. Give'
+          ' a later step, or start from an earlier state.'
+      )
+    while step < until:
+      step = min(until, (step // every + 1) * every)
+      state = advance(state, data, jnp.int32(step))
+      if evaluate is not None and step % every == 0:
+        state, metrics = evaluate_state(state, data)
+        if report is not None:
+          report(step, metrics)
+    return state
+
+  return Trainer(init_state, fit)
+
+
+def with_masks(state: TrainState, masks: chex.ArrayTree) -> TrainState:
+  """Puts masks into the params and the optimizer state of a training state.
+
+  The best evaluation so far is forgotten, as it was that of other masks.
+
+  Args:
+    state: state whose optimizer is `lthjax.static` or another `sparsify`.
+    masks: tree of masks that fits the params.
+
+  Returns:
+    The state of a ticket, ready to train.
+
+  Raises:
+    ValueError: if the masks do not fit.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import lthjax as lth
+    >>> masks = {'w': jnp.array([[True], [False]])}
+    >>> train = lth.trainer(
+    ...     init=lambda key: ({'w': jnp.ones((2, 1))}, {}),
+    ...     loss=lambda params, state, x, key: (jnp.sum(params['w']), state),
+    ...     tx=lth.static(optax.sgd(0.5), lth.masks.dense(masks)),
+    ...     batch=lambda data, key, step: data,
+    ... )
+    >>> state = lth.training.with_masks(train.init(jax.random.key(0)), masks)
+    >>> train.fit(state, None, until=1).params['w'].ravel()
+    Array([0.5, 0. ], dtype=float32)
+  """
+  return forget_best(
+      state._replace(
+          params=masks_lib.apply(masks, state.params),
+          opt_state=set_masks(state.opt_state, masks),
+      )
+  )
+
+
+def forget_best(state: TrainState) -> TrainState:
+  """Starts to look for the best evaluation anew.
+
+  Args:
+    state: training state, of one run or of replicates.
+
+  Returns:
+    The state with the present params as the best, at a loss of infinity.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from lthjax.training import TrainState, forget_best
+    >>> state = TrainState(3, {'w': 1.0}, (), {}, jax.random.key(0), None)
+    >>> forget_best(state).best.loss
+    Array(inf, dtype=float32)
+  """
+  runs = jnp.shape(state.key)  # (): one run; (n,): replicates.
+  best = Best(
+      step=jnp.full(runs, state.step, jnp.int32),
+      loss=jnp.full(runs, jnp.inf, jnp.float32),
+      params=state.params,
+      model_state=state.model_state,
+  )
+  return state._replace(best=best)

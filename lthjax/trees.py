@@ -1,0 +1,169 @@
+"""Names for the leaves of a pytree, and globs over those names."""
+
+import fnmatch
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def is_none(x: Any) -> bool:
+  """Tells `None` leaves, which trees of masks use for "never pruned"."""
+  return x is None
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+  """Returns the name of a leaf: its keys, joined by slashes.
+
+  Flax NNX wraps every array in a variable, which adds ``/value`` to the path.
+  It is removed, so that one glob fits NNX, Linen, Equinox and plain dicts.
+
+  Args:
+    path: a key path as `jax.tree_util.tree_flatten_with_path` gives it.
+
+  Returns:
+    The name, such as ``'encoder/attention/query/kernel'``.
+
+  Example:
+    >>> from lthjax import trees
+    >>> list(trees.by_name({'fc': {'kernel': 1, 'bias': 2}}))
+    ['fc/bias', 'fc/kernel']
+  """
+  name = jax.tree_util.keystr(path, simple=True, separator='/')
+  return name.removesuffix('/value')
+
+
+def by_name(tree: chex.ArrayTree) -> dict[str, Any]:
+  """Returns the leaves of a tree, `None` included, under their names."""
+  leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)[0]
+  return {path_name(path): leaf for path, leaf in leaves}
+
+
+def map_alive(
+    f: Callable[..., Any], masks: chex.ArrayTree, *trees: chex.ArrayTree
+) -> chex.ArrayTree:
+  """Maps ``f(name, mask, *leaves)`` over the prunable leaves; rest: `None`."""
+
+  def visit(path, mask, *leaves):
+    return None if mask is None else f(path_name(path), mask, *leaves)
+
+  return jax.tree_util.tree_map_with_path(
+      visit, masks, *trees, is_leaf=is_none
+  )
+
+
+def first_match(
+    globs: Iterable[str], names: Iterable[str], what: str
+) -> dict[str, str]:
+  """Returns for each name the first glob that matches it.
+
+  Args:
+    globs: patterns in the syntax of `fnmatch`; ``*`` also matches slashes.
+    names: names of leaves.
+    what: what the globs were given as, for the error.
+
+  Returns:
+    ``{name: glob}`` for the names that some glob matches.
+
+  Raises:
+    ValueError: if a glob matches no name at all.
+
+  Example:
+    >>> from lthjax import trees
+    >>> trees.first_match(['out*', '*'], ['fc1', 'output'], 'fraction')
+    {'fc1': '*', 'output': 'out*'}
+  """
+  globs, names = list(globs), list(names)
+  idle = [
+      glob
+      for glob in globs
+      if not any(fnmatch.fnmatchcase(name, glob) for name in names)
+  ]
+  if idle:
+    raise ValueError(
+        f'`{what}` has patterns that match no prunable leaf:'
+        f' {", ".join(map(repr, idle))}. The prunable leaves are'
+        f' {", ".join(names) or "none"}; write a glob over these names.'
+    )
+  matches = {
+      name: next((g for g in globs if fnmatch.fnmatchcase(name, g)), None)
+      for name in names
+  }
+  return {name: glob for name, glob in matches.items() if glob is not None}
+
+
+def per_leaf(
+    value: float | Mapping[str, float], names: Iterable[str], what: str
+) -> dict[str, tuple[str, float]]:
+  """Spreads one number, or numbers by glob, over leaves.
+
+  Args:
+    value: one number for every leaf, or ``{glob: number}``: first match wins,
+      and what no glob matches is left out.
+    names: names of leaves.
+    what: what the value was given as, for the error.
+
+  Returns:
+    ``{name: (glob, number)}``.
+  """
+  if not isinstance(value, Mapping):
+    return {name: ('*', value) for name in names}
+  matches = first_match(value, names, what)
+  return {name: (glob, value[glob]) for name, glob in matches.items()}
+
+
+def copy_into(like: chex.ArrayTree, tree: chex.ArrayTree) -> chex.ArrayTree:
+  """Copies the leaves of a tree, by name, into the structure of another."""
+  leaves = by_name(tree)
+
+  def copy(path, _):
+    leaf = leaves[path_name(path)]
+    return None if leaf is None else jnp.array(leaf, copy=True)
+
+  return jax.tree_util.tree_map_with_path(copy, like, is_leaf=is_none)
+
+
+def fold_in_name(key: chex.PRNGKey, name: str) -> chex.PRNGKey:
+  """Derives the key of a leaf from its name, alike in every process."""
+  return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def check_like(
+    masks: chex.ArrayTree, tree: chex.ArrayTree, what: str
+) -> None:
+  """Checks that masks fit a tree, and names every leaf that does not.
+
+  Args:
+    masks: tree of bool arrays and `None`.
+    tree: tree of arrays, or of `jax.ShapeDtypeStruct`.
+    what: what the other tree is called, for the error.
+
+  Raises:
+    ValueError: if structure, shapes or dtypes differ.
+  """
+  masks_by_name, leaves = by_name(masks), by_name(tree)
+  faults = [f'{n} has a mask only' for n in masks_by_name if n not in leaves]
+  faults += [f'{n} has no mask' for n in leaves if n not in masks_by_name]
+  for name, mask in masks_by_name.items():
+    if mask is None or name not in leaves:
+      continue
+    leaf = leaves[name]
+    if not hasattr(mask, 'dtype') or mask.dtype != bool:
+      kind = getattr(mask, 'dtype', type(mask).__name__)
+      faults.append(f'{name}: mask of dtype {kind}, not bool')
+    elif leaf is None:
+      faults.append(f'{name} is None in the {what} but has a mask')
+    elif mask.shape != leaf.shape:
+      faults.append(
+          f'{name}: mask of shape {mask.shape}, {what} of shape {leaf.shape}'
+      )
+  if faults:
+    raise ValueError(
+        f'The masks do not fit the {what}: {"; ".join(faults)}. A tree of masks'
+        f' has the structure of the {what}, with a bool array of the same shape'
+        ' or None at each leaf; `lthjax.masks.dense(params)` makes one.'
+    )
+
