@@ -52,9 +52,7 @@ def er(shapes: Shapes, sparsity: float) -> dict[str, float]:
     Mocanu et al., Scalable training of artificial neural networks with adaptive
     sparse connectivity inspired by network science, arXiv:1707.04780, eq. 1.
   """
-  return _spread(
-      shapes, sparsity, lambda s: sum(s[-2:]) / math.prod(s[-2:])
-  )
+  return _spread(shapes, sparsity, lambda s: sum(s[-2:]) / math.prod(s[-2:]))
 
 
 def erk(shapes: Shapes, sparsity: float) -> dict[str, float]:
@@ -82,7 +80,7 @@ def erk(shapes: Shapes, sparsity: float) -> dict[str, float]:
 
 
 def custom(
-    fixed: Mapping[str, float], others: Densities = uniform
+  fixed: Mapping[str, float], others: Densities = uniform
 ) -> Densities:
   """Fixes the density of some layers, and spreads the budget of the others.
 
@@ -109,22 +107,20 @@ def custom(
   wrong = [f'{glob}: {d}' for glob, d in fixed.items() if not 0 <= d <= 1]
   if wrong:
     raise ValueError(
-        f'Densities must be in [0, 1], but were given as {", ".join(wrong)}.'
+      f'Densities must be in [0, 1], but were given as {", ".join(wrong)}.'
     )
 
   def spread(shapes: Shapes, sparsity: float) -> dict[str, float]:
     chosen = trees.per_leaf(fixed, shapes, 'fixed')
     rest = {n: shape for n, shape in shapes.items() if n not in chosen}
     spread_rest = others(rest, sparsity) if rest else {}
-    return {
-        n: chosen[n][1] if n in chosen else spread_rest[n] for n in shapes
-    }
+    return {n: chosen[n][1] if n in chosen else spread_rest[n] for n in shapes}
 
   return spread
 
 
 def _spread(
-    shapes: Shapes, sparsity: float, raw: Callable[[tuple[int, ...]], float]
+  shapes: Shapes, sparsity: float, raw: Callable[[tuple[int, ...]], float]
 ) -> dict[str, float]:
   """Scales raw densities to the budget; whatever passes 1 becomes dense."""
   size = {name: math.prod(shape) for name, shape in shapes.items()}
@@ -139,5 +135,5 @@ def _spread(
       break
     free -= {name for name in free if weight[name] == top}
   return {
-      name: scale * weight[name] if name in free else 1.0 for name in shapes
+    name: scale * weight[name] if name in free else 1.0 for name in shapes
   }

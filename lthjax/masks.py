@@ -21,8 +21,8 @@ from lthjax.selection import keep_largest
 Where = Callable[[str, Any], bool]
 
 _NOT_KERNELS = re.compile(
-    r'(^|/)[^/]*(embed|norm)[^/]*(/|$)|(^|/)(bias|scale|offset|b|wte|wpe)$',
-    re.IGNORECASE,
+  r'(^|/)[^/]*(embed|norm)[^/]*(/|$)|(^|/)(bias|scale|offset|b|wte|wpe)$',
+  re.IGNORECASE,
 )
 
 
@@ -52,7 +52,7 @@ def kernels(name: str, leaf: Any) -> bool:
 
 
 def dense(
-    params: chex.ArrayTree, where: Where | str | list[str] = kernels
+  params: chex.ArrayTree, where: Where | str | list[str] = kernels
 ) -> chex.ArrayTree:
   """Makes masks that keep every weight, and choose what may be pruned.
 
@@ -83,9 +83,9 @@ def dense(
     chosen = set(trees.first_match(globs, arrays, 'where'))
   if not chosen:
     raise ValueError(
-        'No leaf of the params was selected for pruning. They are'
-        f' {", ".join(leaves) or "empty"}; choose some with'
-        ' `where=lambda name, leaf: ...` or a glob such as `where="*/kernel"`.'
+      'No leaf of the params was selected for pruning. They are'
+      f' {", ".join(leaves) or "empty"}; choose some with'
+      ' `where=lambda name, leaf: ...` or a glob such as `where="*/kernel"`.'
     )
 
   def make(path, leaf):
@@ -140,7 +140,10 @@ def intersect(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
   Example:
     >>> import jax.numpy as jnp
     >>> import lthjax as lth
-    >>> a, b = jnp.array([[True, True, False]]), jnp.array([[True, False, True]])
+    >>> a, b = (
+    ...   jnp.array([[True, True, False]]),
+    ...   jnp.array([[True, False, True]]),
+    ... )
     >>> lth.masks.intersect(a, b)
     Array([[ True, False, False]], dtype=bool)
   """
@@ -163,7 +166,10 @@ def union(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
   Example:
     >>> import jax.numpy as jnp
     >>> import lthjax as lth
-    >>> a, b = jnp.array([[True, True, False]]), jnp.array([[True, False, False]])
+    >>> a, b = (
+    ...   jnp.array([[True, True, False]]),
+    ...   jnp.array([[True, False, False]]),
+    ... )
     >>> lth.masks.union(a, b)
     Array([[ True,  True, False]], dtype=bool)
   """
@@ -186,7 +192,10 @@ def difference(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
   Example:
     >>> import jax.numpy as jnp
     >>> import lthjax as lth
-    >>> a, b = jnp.array([[True, True, False]]), jnp.array([[True, False, True]])
+    >>> a, b = (
+    ...   jnp.array([[True, True, False]]),
+    ...   jnp.array([[True, False, True]]),
+    ... )
     >>> lth.masks.difference(a, b)
     Array([[False,  True, False]], dtype=bool)
   """
@@ -293,9 +302,9 @@ def alive_by_name(masks: chex.ArrayTree) -> dict[str, Any]:
     {'w': 1}
   """
   sums = {
-      name: jnp.sum(mask, dtype=jnp.int32)
-      for name, mask in trees.by_name(masks).items()
-      if mask is not None
+    name: jnp.sum(mask, dtype=jnp.int32)
+    for name, mask in trees.by_name(masks).items()
+    if mask is not None
   }
   if any(isinstance(x, jax.core.Tracer) for x in sums.values()):
     return sums
@@ -303,9 +312,9 @@ def alive_by_name(masks: chex.ArrayTree) -> dict[str, Any]:
 
 
 def shuffle(
-    key: chex.PRNGKey,
-    masks: chex.ArrayTree,
-    within: Literal['layer', 'global'] = 'layer',
+  key: chex.PRNGKey,
+  masks: chex.ArrayTree,
+  within: Literal['layer', 'global'] = 'layer',
 ) -> chex.ArrayTree:
   """Moves the alive weights to random places.
 
@@ -336,18 +345,18 @@ def shuffle(
   """
   if within not in ('layer', 'global'):
     raise ValueError(
-        f'`within` was {within!r}, but must be "layer" (keeps the number alive'
-        ' in each leaf) or "global" (keeps their total only).'
+      f'`within` was {within!r}, but must be "layer" (keeps the number alive'
+      ' in each leaf) or "global" (keeps their total only).'
     )
   noise = trees.map_alive(
-      lambda name, m: jax.random.uniform(trees.fold_in_name(key, name), m.shape),
-      masks,
+    lambda name, m: jax.random.uniform(trees.fold_in_name(key, name), m.shape),
+    masks,
   )
   if within == 'global':
     total = sum(jnp.sum(m, dtype=jnp.int32) for m in jax.tree.leaves(masks))
     return keep_largest(noise, total)
   return trees.map_alive(
-      lambda _, m, x: keep_largest(x, jnp.sum(m, dtype=jnp.int32)), masks, noise
+    lambda _, m, x: keep_largest(x, jnp.sum(m, dtype=jnp.int32)), masks, noise
   )
 
 
@@ -394,9 +403,9 @@ def unpack(packed: chex.ArrayTree, like: chex.ArrayTree) -> chex.ArrayTree:
     size = math.prod(shapes.get(name, (-1,)))
     if bits.shape != (-(-size // 8),):
       raise ValueError(
-          f'{name or "The mask"} is packed in {bits.shape} bytes, which does'
-          f' not fit the shape {shapes.get(name)} in `like`. Unpack with the'
-          ' params, or the masks, that were packed.'
+        f'{name or "The mask"} is packed in {bits.shape} bytes, which does'
+        f' not fit the shape {shapes.get(name)} in `like`. Unpack with the'
+        ' params, or the masks, that were packed.'
       )
     return jnp.unpackbits(bits, count=size).astype(bool).reshape(shapes[name])
 
@@ -434,7 +443,7 @@ def summary(masks: chex.ArrayTree) -> str:
   rows.append(('total', f'{size:,}', f'{sum(alive.values()):,}', share))
   a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
   lines = [
-      f'{w:<{a}}  {x:<{b}}  {y:>{c}}  {z:>{d}}'.rstrip() for w, x, y, z in rows
+    f'{w:<{a}}  {x:<{b}}  {y:>{c}}  {z:>{d}}'.rstrip() for w, x, y, z in rows
   ]
   return '\n'.join(lines)
 
@@ -443,4 +452,3 @@ def _combine(f, a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
   trees.check_like(a, b, 'other masks')
   trees.check_like(b, a, 'other masks')
   return jax.tree.map(f, a, b)
-

@@ -22,11 +22,11 @@ class Pattern(Protocol):
     """Raises a `ValueError` naming every leaf that the pattern cannot fit."""
 
   def select(
-      self,
-      name: str,
-      scores: jax.Array,
-      eligible: jax.Array,
-      count: int | jax.Array | None,
+    self,
+    name: str,
+    scores: jax.Array,
+    eligible: jax.Array,
+    count: int | jax.Array | None,
   ) -> jax.Array:
     """Selects among the eligible entries of one leaf."""
 
@@ -103,25 +103,25 @@ class NM(NamedTuple):
     """
     if not 1 <= self.n <= self.m:
       raise ValueError(
-          f'N:M sparsity needs 1 <= n <= m, but n is {self.n} and m is'
-          f' {self.m}. 2:4 is `NM(2, 4)`.'
+        f'N:M sparsity needs 1 <= n <= m, but n is {self.n} and m is'
+        f' {self.m}. 2:4 is `NM(2, 4)`.'
       )
     axes = {name: self._axis(name, shape) for name, shape in shapes.items()}
     faults = [
-        f'{name} {shape} has no axis {axes[name]}'
-        for name, shape in shapes.items()
-        if not -len(shape) <= axes[name] < len(shape)
+      f'{name} {shape} has no axis {axes[name]}'
+      for name, shape in shapes.items()
+      if not -len(shape) <= axes[name] < len(shape)
     ] or [
-        f'{name} {shape} has {shape[axes[name]]} on axis {axes[name]}'
-        for name, shape in shapes.items()
-        if shape[axes[name]] % self.m
+      f'{name} {shape} has {shape[axes[name]]} on axis {axes[name]}'
+      for name, shape in shapes.items()
+      if shape[axes[name]] % self.m
     ]
     if faults:
       raise ValueError(
-          f'{self.n}:{self.m} sparsity needs the contraction axis to be a'
-          f' multiple of {self.m}, but {"; ".join(faults)}. Leave them dense'
-          ' with `lthjax.masks.dense(params, where=...)`, or choose another'
-          ' axis with `NM(n, m, axis=...)`.'
+        f'{self.n}:{self.m} sparsity needs the contraction axis to be a'
+        f' multiple of {self.m}, but {"; ".join(faults)}. Leave them dense'
+        ' with `lthjax.masks.dense(params, where=...)`, or choose another'
+        ' axis with `NM(n, m, axis=...)`.'
       )
 
   def select(self, name, scores, eligible, count):
@@ -129,13 +129,13 @@ class NM(NamedTuple):
     del count
     axis = self._axis(name, scores.shape) % scores.ndim
     groups = (
-        *scores.shape[:axis],
-        scores.shape[axis] // self.m,
-        self.m,
-        *scores.shape[axis + 1 :],
+      *scores.shape[:axis],
+      scores.shape[axis] // self.m,
+      self.m,
+      *scores.shape[axis + 1 :],
     )
     keep = keep_largest(
-        scores.reshape(groups), self.n, eligible.reshape(groups), axis=axis + 1
+      scores.reshape(groups), self.n, eligible.reshape(groups), axis=axis + 1
     )
     return keep.reshape(scores.shape)
 

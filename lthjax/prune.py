@@ -19,22 +19,22 @@ Scope = Literal['layer', 'global']
 
 # What to add before dividing by q so that the quotient is rounded that way.
 _OFFSETS = {
-    'nearest': lambda q: q // 2,
-    'floor': lambda q: 0,
-    'ceil': lambda q: q - 1,
+  'nearest': lambda q: q // 2,
+  'floor': lambda q: 0,
+  'ceil': lambda q: q - 1,
 }
 
 
 def prune(
-    scores: chex.ArrayTree,
-    masks: chex.ArrayTree,
-    *,
-    sparsity: float | None = None,
-    fraction: float | Mapping[str, float] | None = None,
-    scope: Scope = 'layer',
-    pattern: Pattern = Unstructured(),
-    densities: Densities | None = None,
-    rounding: Rounding = 'nearest',
+  scores: chex.ArrayTree,
+  masks: chex.ArrayTree,
+  *,
+  sparsity: float | None = None,
+  fraction: float | Mapping[str, float] | None = None,
+  scope: Scope = 'layer',
+  pattern: Pattern = Unstructured(),
+  densities: Densities | None = None,
+  rounding: Rounding = 'nearest',
 ) -> chex.ArrayTree:
   """Removes the alive weights with the lowest scores.
 
@@ -83,13 +83,13 @@ def prune(
   eligible = {n: m for n, m in trees.by_name(masks).items() if m is not None}
   if not eligible:
     raise ValueError(
-        'There is nothing to prune: every mask is None. Choose prunable leaves'
-        ' with `lthjax.masks.dense(params, where=...)`.'
+      'There is nothing to prune: every mask is None. Choose prunable leaves'
+      ' with `lthjax.masks.dense(params, where=...)`.'
     )
   _check_budget(sparsity, fraction, scope, pattern, densities)
   if rounding not in _OFFSETS:
     raise ValueError(
-        f'`rounding` was {rounding!r}, but must be one of {", ".join(_OFFSETS)}.'
+      f'`rounding` was {rounding!r}, but must be one of {", ".join(_OFFSETS)}.'
     )
   pattern.check({name: m.shape for name, m in eligible.items()})
   check_nan(scores, masks)
@@ -111,7 +111,7 @@ def prune(
       pruned[name] = pattern.select(name, values[name], eligible[name], count)
     else:
       keep = keep_largest(
-          [values[n] for n in names], count, [eligible[n] for n in names]
+        [values[n] for n in names], count, [eligible[n] for n in names]
       )
       pruned.update(zip(names, keep, strict=True))
   return trees.map_alive(lambda name, _: pruned[name], masks)
@@ -129,71 +129,71 @@ def check_nan(scores: chex.ArrayTree, masks: chex.ArrayTree) -> None:
   """
   values = trees.by_name(scores)
   bad = {
-      name: jnp.sum(jnp.isnan(values[name]) & mask, dtype=jnp.int32)
-      for name, mask in trees.by_name(masks).items()
-      if mask is not None
+    name: jnp.sum(jnp.isnan(values[name]) & mask, dtype=jnp.int32)
+    for name, mask in trees.by_name(masks).items()
+    if mask is not None
   }
   if any(isinstance(x, jax.core.Tracer) for x in bad.values()):
     return
   if found := [f'{n} ({x})' for n, x in jax.device_get(bad).items() if x]:
     raise ValueError(
-        f'Scores of alive weights are NaN in {", ".join(found)}. Pruning by'
-        ' them would be arbitrary: did training diverge? Lower the learning'
-        ' rate, or clean the scores with `jnp.nan_to_num`.'
+      f'Scores of alive weights are NaN in {", ".join(found)}. Pruning by'
+      ' them would be arbitrary: did training diverge? Lower the learning'
+      ' rate, or clean the scores with `jnp.nan_to_num`.'
     )
 
 
 def _check_budget(
-    sparsity: float | None,
-    fraction: float | Mapping[str, float] | None,
-    scope: str,
-    pattern: Pattern,
-    densities: Densities | None,
+  sparsity: float | None,
+  fraction: float | Mapping[str, float] | None,
+  scope: str,
+  pattern: Pattern,
+  densities: Densities | None,
 ) -> None:
   """Raises on budgets that are out of range or contradict each other."""
   given = [
-      name
-      for name, x in [('sparsity', sparsity), ('fraction', fraction)]
-      if x is not None
+    name
+    for name, x in [('sparsity', sparsity), ('fraction', fraction)]
+    if x is not None
   ]
   if pattern.density is not None:
     if given or densities is not None or scope != 'layer':
       raise ValueError(
-          f'{pattern} fixes the density to {pattern.density:g} in every layer,'
-          ' so `prune` takes no sparsity, fraction, densities or scope beside'
-          ' it. Leave them out.'
+        f'{pattern} fixes the density to {pattern.density:g} in every layer,'
+        ' so `prune` takes no sparsity, fraction, densities or scope beside'
+        ' it. Leave them out.'
       )
     return
   if len(given) != 1:
     raise ValueError(
-        'Give `prune` either `sparsity` (dead share of all weights) or'
-        ' `fraction` (share of the alive weights to remove);'
-        f' {" and ".join(given) or "neither"} was given.'
+      'Give `prune` either `sparsity` (dead share of all weights) or'
+      ' `fraction` (share of the alive weights to remove);'
+      f' {" and ".join(given) or "neither"} was given.'
     )
   shares = fraction.values() if isinstance(fraction, Mapping) else [fraction]
   for share in [sparsity] if sparsity is not None else shares:
     if share is None or not 0 <= share < 1:
       raise ValueError(
-          f'`{given[0]}` was {share}, but must be in [0, 1): at 1 no weight'
-          ' would be left.'
+        f'`{given[0]}` was {share}, but must be in [0, 1): at 1 no weight'
+        ' would be left.'
       )
   if scope not in ('layer', 'global'):
     raise ValueError(
-        f'`scope` was {scope!r}, but must be "layer" (a budget a leaf) or'
-        ' "global" (one for all).'
+      f'`scope` was {scope!r}, but must be "layer" (a budget a leaf) or'
+      ' "global" (one for all).'
     )
   if densities is not None and (scope == 'global' or sparsity is None):
     raise ValueError(
-        '`densities` spreads a `sparsity` over layers, so it needs `sparsity`'
-        ' and `scope="layer"`.'
+      '`densities` spreads a `sparsity` over layers, so it needs `sparsity`'
+      ' and `scope="layer"`.'
     )
 
 
 def _budgets_of_alive(
-    eligible: dict[str, Any],
-    shares: dict[str, tuple[str, float]],
-    scope: str,
-    rounding: Rounding,
+  eligible: dict[str, Any],
+  shares: dict[str, tuple[str, float]],
+  scope: str,
+  rounding: Rounding,
 ) -> list[tuple[list[str], Any]]:
   """Which leaves share a budget, and how many of their alive weights stay."""
   alive = masks_lib.alive_by_name({name: eligible[name] for name in shares})
@@ -210,11 +210,11 @@ def _budgets_of_alive(
 
 
 def _budgets_of_all(
-    eligible: dict[str, Any],
-    sparsity: float,
-    scope: str,
-    densities: Densities | None,
-    rounding: Rounding,
+  eligible: dict[str, Any],
+  sparsity: float,
+  scope: str,
+  densities: Densities | None,
+  rounding: Rounding,
 ) -> list[tuple[list[str], Any]]:
   """Which leaves share a budget, and how many of all their weights stay."""
   if scope == 'global':
@@ -226,8 +226,8 @@ def _budgets_of_all(
     spread = densities({n: m.shape for n, m in eligible.items()}, sparsity)
     ratios = {name: 1 - _exact(spread[name]) for name in eligible}
   return [
-      ([name], m.size - _share(m.size, ratios[name], rounding))
-      for name, m in eligible.items()
+    ([name], m.size - _share(m.size, ratios[name], rounding))
+    for name, m in eligible.items()
   ]
 
 

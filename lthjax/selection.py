@@ -20,11 +20,11 @@ _FEW = 16  # Slices up to this long are ranked by comparing all pairs.
 
 
 def keep_largest(
-    scores: chex.ArrayTree,
-    count: int | chex.Array,
-    eligible: chex.ArrayTree | None = None,
-    *,
-    axis: int | None = None,
+  scores: chex.ArrayTree,
+  count: int | chex.Array,
+  eligible: chex.ArrayTree | None = None,
+  *,
+  axis: int | None = None,
 ) -> chex.ArrayTree:
   """Marks exactly the ``count`` largest scores.
 
@@ -59,16 +59,16 @@ def keep_largest(
   leaves, treedef = jax.tree.flatten(scores)
   alive = None if eligible is None else treedef.flatten_up_to(eligible)
   return jax.tree.unflatten(
-      treedef, _keep_largest(leaves, jnp.asarray(count, jnp.int32), alive, axis)
+    treedef, _keep_largest(leaves, jnp.asarray(count, jnp.int32), alive, axis)
   )
 
 
 @functools.partial(jax.jit, static_argnames='axis')
 def _keep_largest(
-    scores: list[jax.Array],
-    count: jax.Array,
-    eligible: list[jax.Array] | None,
-    axis: int | None,
+  scores: list[jax.Array],
+  count: jax.Array,
+  eligible: list[jax.Array] | None,
+  axis: int | None,
 ) -> list[jax.Array]:
   """Compiled once a shape; the count is an argument."""
   valid = [~jnp.isnan(x) for x in scores]
@@ -76,8 +76,7 @@ def _keep_largest(
     valid = [v & e for v, e in zip(valid, eligible, strict=True)]
   dtype = jnp.result_type(*scores)
   images = [
-      _order_image(x.astype(dtype), v)
-      for x, v in zip(scores, valid, strict=True)
+    _order_image(x.astype(dtype), v) for x, v in zip(scores, valid, strict=True)
   ]
   if axis is not None and images[0].shape[axis] <= _FEW:
     return [_largest_of_few(images[0], count, axis % images[0].ndim)]
@@ -90,27 +89,27 @@ def _check(scores: chex.ArrayTree, eligible: chex.ArrayTree | None) -> None:
   if not named:
     raise ValueError('`keep_largest` needs at least one array of scores.')
   wrong = [
-      f'{name or "the array"} is {jnp.result_type(x)}'
-      for name, x in named.items()
-      if not jnp.issubdtype(jnp.result_type(x), jnp.floating)
+    f'{name or "the array"} is {jnp.result_type(x)}'
+    for name, x in named.items()
+    if not jnp.issubdtype(jnp.result_type(x), jnp.floating)
   ]
   if wrong:
     raise TypeError(
-        f'Scores must be floating point, but {"; ".join(wrong)}. Cast them with'
-        ' `.astype(jnp.float32)`.'
+      f'Scores must be floating point, but {"; ".join(wrong)}. Cast them with'
+      ' `.astype(jnp.float32)`.'
     )
   if (size := sum(x.size for x in named.values())) >= 2**31:
     raise ValueError(
-        f'{size} scores cannot share one budget: at most 2^31 - 1 can, because'
-        ' they are counted in int32. Select layer by layer.'
+      f'{size} scores cannot share one budget: at most 2^31 - 1 can, because'
+      ' they are counted in int32. Select layer by layer.'
     )
   if eligible is not None:
     trees.check_like(eligible, scores, 'scores')
     masks = trees.by_name(eligible)
     if missing := [name for name in named if masks[name] is None]:
       raise ValueError(
-          f'`eligible` is None where there are scores: {", ".join(missing)}.'
-          ' Give a bool array there, or set the scores to None as well.'
+        f'`eligible` is None where there are scores: {", ".join(missing)}.'
+        ' Give a bool array there, or set the scores to None as well.'
       )
 
 
@@ -125,7 +124,7 @@ def _order_image(x: jax.Array, valid: jax.Array) -> jax.Array:
 
 
 def _largest_images(
-    images: list[jax.Array], count: jax.Array, axis: int | None
+  images: list[jax.Array], count: jax.Array, axis: int | None
 ) -> list[jax.Array]:
   """Bisects for the threshold, then for the index at which ties end."""
   info = jnp.iinfo(images[0].dtype)
@@ -135,26 +134,26 @@ def _largest_images(
 
   shape = number(images).shape
   threshold = _bisect(
-      lambda t: number(x >= t for x in images),
-      jnp.full(shape, info.min + 1, info.dtype),
-      jnp.full(shape, info.max, info.dtype),
-      count,
+    lambda t: number(x >= t for x in images),
+    jnp.full(shape, info.min + 1, info.dtype),
+    jnp.full(shape, info.max, info.dtype),
+    count,
   )
   surplus = jnp.maximum(number(x >= threshold for x in images) - count, 0)
   size = sum(x.size if axis is None else x.shape[axis] for x in images)
   tied = [
-      (x == threshold, i)
-      for x, i in zip(images, _flat_indices(images, axis), strict=True)
+    (x == threshold, i)
+    for x, i in zip(images, _flat_indices(images, axis), strict=True)
   ]
   end = _bisect(
-      lambda t: number(tie & (i >= t) for tie, i in tied),
-      jnp.where(surplus > 0, 0, size),
-      jnp.full(shape, size, jnp.int32),
-      surplus,
+    lambda t: number(tie & (i >= t) for tie, i in tied),
+    jnp.where(surplus > 0, 0, size),
+    jnp.full(shape, size, jnp.int32),
+    surplus,
   )
   return [
-      (x > threshold) | (tie & (i < end))
-      for x, (tie, i) in zip(images, tied, strict=True)
+    (x > threshold) | (tie & (i < end))
+    for x, (tie, i) in zip(images, tied, strict=True)
   ]
 
 
@@ -182,10 +181,10 @@ def _count_true(test: jax.Array, axis: int | None) -> jax.Array:
 
 
 def _bisect(
-    number: Callable[[jax.Array], jax.Array],
-    low: jax.Array,
-    high: jax.Array,
-    enough: jax.Array,
+  number: Callable[[jax.Array], jax.Array],
+  low: jax.Array,
+  high: jax.Array,
+  enough: jax.Array,
 ) -> jax.Array:
   """Finds the largest t in [low, high] with ``number(t) >= enough``.
 
@@ -198,8 +197,9 @@ def _bisect(
     middle = (low & high) + ((low ^ high) >> 1) + ((low ^ high) & 1)
     found = number(middle)
     low = jnp.where(found >= enough, middle, low)
-    return low, jnp.where(found > enough, high, jnp.where(
-        found == enough, middle, middle - 1))
+    return low, jnp.where(
+      found > enough, high, jnp.where(found == enough, middle, middle - 1)
+    )
 
   def unsettled(bounds):
     return jnp.any(bounds[0] < bounds[1])
@@ -207,9 +207,7 @@ def _bisect(
   return jax.lax.while_loop(unsettled, halve, (low, high))[0]
 
 
-def _flat_indices(
-    images: list[jax.Array], axis: int | None
-) -> list[jax.Array]:
+def _flat_indices(images: list[jax.Array], axis: int | None) -> list[jax.Array]:
   """Row-major positions, counted on from leaf to leaf."""
   if axis is not None:
     (x,) = images

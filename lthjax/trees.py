@@ -43,20 +43,18 @@ def by_name(tree: chex.ArrayTree) -> dict[str, Any]:
 
 
 def map_alive(
-    f: Callable[..., Any], masks: chex.ArrayTree, *trees: chex.ArrayTree
+  f: Callable[..., Any], masks: chex.ArrayTree, *trees: chex.ArrayTree
 ) -> chex.ArrayTree:
   """Maps ``f(name, mask, *leaves)`` over the prunable leaves; rest: `None`."""
 
   def visit(path, mask, *leaves):
     return None if mask is None else f(path_name(path), mask, *leaves)
 
-  return jax.tree_util.tree_map_with_path(
-      visit, masks, *trees, is_leaf=is_none
-  )
+  return jax.tree_util.tree_map_with_path(visit, masks, *trees, is_leaf=is_none)
 
 
 def first_match(
-    globs: Iterable[str], names: Iterable[str], what: str
+  globs: Iterable[str], names: Iterable[str], what: str
 ) -> dict[str, str]:
   """Returns for each name the first glob that matches it.
 
@@ -78,25 +76,25 @@ def first_match(
   """
   globs, names = list(globs), list(names)
   idle = [
-      glob
-      for glob in globs
-      if not any(fnmatch.fnmatchcase(name, glob) for name in names)
+    glob
+    for glob in globs
+    if not any(fnmatch.fnmatchcase(name, glob) for name in names)
   ]
   if idle:
     raise ValueError(
-        f'`{what}` has patterns that match no prunable leaf:'
-        f' {", ".join(map(repr, idle))}. The prunable leaves are'
-        f' {", ".join(names) or "none"}; write a glob over these names.'
+      f'`{what}` has patterns that match no prunable leaf:'
+      f' {", ".join(map(repr, idle))}. The prunable leaves are'
+      f' {", ".join(names) or "none"}; write a glob over these names.'
     )
   matches = {
-      name: next((g for g in globs if fnmatch.fnmatchcase(name, g)), None)
-      for name in names
+    name: next((g for g in globs if fnmatch.fnmatchcase(name, g)), None)
+    for name in names
   }
   return {name: glob for name, glob in matches.items() if glob is not None}
 
 
 def per_leaf(
-    value: float | Mapping[str, float], names: Iterable[str], what: str
+  value: float | Mapping[str, float], names: Iterable[str], what: str
 ) -> dict[str, tuple[str, float]]:
   """Spreads one number, or numbers by glob, over leaves.
 
@@ -131,9 +129,7 @@ def fold_in_name(key: chex.PRNGKey, name: str) -> chex.PRNGKey:
   return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def check_like(
-    masks: chex.ArrayTree, tree: chex.ArrayTree, what: str
-) -> None:
+def check_like(masks: chex.ArrayTree, tree: chex.ArrayTree, what: str) -> None:
   """Checks that masks fit a tree, and names every leaf that does not.
 
   Args:
@@ -158,12 +154,11 @@ def check_like(
       faults.append(f'{name} is None in the {what} but has a mask')
     elif mask.shape != leaf.shape:
       faults.append(
-          f'{name}: mask of shape {mask.shape}, {what} of shape {leaf.shape}'
+        f'{name}: mask of shape {mask.shape}, {what} of shape {leaf.shape}'
       )
   if faults:
     raise ValueError(
-        f'The masks do not fit the {what}: {"; ".join(faults)}. A tree of masks'
-        f' has the structure of the {what}, with a bool array of the same shape'
-        ' or None at each leaf; `lthjax.masks.dense(params)` makes one.'
+      f'The masks do not fit the {what}: {"; ".join(faults)}. A tree of masks'
+      f' has the structure of the {what}, with a bool array of the same shape'
+      ' or None at each leaf; `lthjax.masks.dense(params)` makes one.'
     )
-

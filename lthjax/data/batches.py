@@ -1,17 +1,14 @@
 """Batches as a function of (key, step), and what happens to their pixels."""
 
-import math
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-# Four rounds suffice on a large domain (Luby and Rackoff). On a few dozen
-# examples it takes eight, six being too few, until pairs of positions pass a
-# chi-square test over 400,000 keys.
-_ROUNDS = 8
+# In each round a position moves with probability 1/2, so 24 leave a bias of
+# about 2**-24. Sixteen fail a chi-square test over 400,000 keys.
+_ROUNDS = 24
 
 
 class Split(NamedTuple):
@@ -43,11 +40,10 @@ def normalize(
     ``float32[..., C]``: ``(images / 255 - mean) / std``.
 
   Example:
-    >>> images = jnp.array([[0], [51], [255]], jnp.uint8)
-    >>> normalize(images, mean=jnp.array([0.2]), std=jnp.array([0.1]))
+    >>> images = jnp.array([[0], [255]], jnp.uint8)
+    >>> normalize(images, mean=jnp.array([0.5]), std=jnp.array([0.25]))
     Array([[-2.],
-           [ 0.],
-           [ 8.]], dtype=float32)
+           [ 2.]], dtype=float32)
   """
   return (images.astype(jnp.float32) / 255 - mean) / std
 
@@ -58,15 +54,14 @@ def epoch_indices(
   """Draws the examples of one step, without replacement inside an epoch.
 
   Every epoch has another order, and nothing is carried from step to step: a
-  keyed permutation of ``range(size)`` is computed only where it is asked for,
-  in about a hundred integer operations an index, without any table. An
-  epoch has ``size // batch_size`` steps; what remains is left out, each time
+  keyed permutation of ``range(size)`` is evaluated only where it is asked for.
+  An epoch has ``size // batch_size`` steps; what remains is left out, each time
   another remainder.
 
-  The permutation is a Feistel network with addition in place of xor, on pairs
-  of digits in base ``ceil(sqrt(size))``. It permutes a domain a little larger
-  than asked for, so an index that falls outside is enciphered again until it
-  comes back ("cycle walking"), which leaves a permutation.
+  The permutation is the swap-or-not shuffle: each round pairs every position
+  ``x`` with ``(k - x) % size``, and a hash of the pair says whether they swap.
+  It fits any size as it is, needs neither a table nor a loop of unknown
+  length, and costs a few microseconds a batch.
 
   Args:
     key: of the whole run; the epoch is folded into it.
@@ -89,11 +84,8 @@ def epoch_indices(
     [0, 1, 2, 3, 4, 5]
 
   References:
-    Luby and Rackoff, "How to construct pseudorandom permutations from
-    pseudorandom functions", SIAM J. Comput. 17(2), 1988.
-
-    Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002:
-    methods 2 (cycle walking) and 3 (the generalized Feistel network).
+    Hoang, Morris and Rogaway, "An enciphering scheme based on a card shuffle",
+    arXiv:1208.1176, figure 1.
   """
   if not 1 <= batch_size <= size:
     raise ValueError(
@@ -108,24 +100,16 @@ def epoch_indices(
   return indices.astype(jnp.int32)
 
 
-def _permute(
-  round_keys: jax.Array, positions: jax.Array, size: int
-) -> jax.Array:
+def _permute(round_keys: jax.Array, x: jax.Array, size: int) -> jax.Array:
   """Evaluates a keyed permutation of range(size) at uint32 positions."""
-  base = math.isqrt(size - 1) + 1  # The smallest whose square holds `size`.
-
-  def encipher(x):
-    left, right = x // base, x % base
-    for key in round_keys:
-      # Reduced before the sum, which would otherwise wrap at 2**32.
-      left, right = right, (left + _scramble(right ^ key) % base) % base
-    return left * base + right
-
-  return lax.while_loop(
-    lambda x: (x >= size).any(),
-    lambda x: jnp.where(x < size, x, encipher(x)),
-    encipher(positions),
-  )
+  offsets = round_keys % size
+  for key, offset in zip(round_keys, offsets, strict=True):
+    # (offset - x) % size, without going below zero.
+    partner = jnp.where(x <= offset, offset - x, offset + (size - x))
+    # Both of a pair hash its larger member, so they agree.
+    swap = _scramble(jnp.maximum(x, partner) ^ key) >> 31
+    x = jnp.where(swap == 1, partner, x)
+  return x
 
 
 def _scramble(x: jax.Array) -> jax.Array:

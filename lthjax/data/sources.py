@@ -103,18 +103,16 @@ def _open(name: str) -> Any:
   folder = os.path.expanduser(folder)
   try:
     builder = tfds.builder(name, data_dir=folder)
-  except tfds.core.DatasetNotFoundError:
+  except (AssertionError, ImportError, ValueError) as error:
+    unknown = isinstance(error, tfds.core.DatasetNotFoundError)
+    reason = 'no such data set' if unknown else str(error).partition('\n')[0]
     names = ['digits', *tfds.list_builders(with_community_datasets=False)]
-    close = difflib.get_close_matches(name, names, n=3)
+    close = [] if name in names else difflib.get_close_matches(name, names)
     hint = f' Did you mean {" or ".join(map(repr, close))}?' if close else ''
     raise ValueError(
-      f'Data set {name!r} is neither known to tensorflow-datasets nor prepared'
-      f' in {folder}.{hint} `digits` needs no download.'
-    ) from None
-  except (AssertionError, ImportError, ValueError) as error:
-    raise ValueError(
-      f'tensorflow-datasets cannot open {name!r} in {folder}: {error}'
-    ) from error
+      f'tensorflow-datasets cannot open {name!r} in {folder}:'
+      f' {reason.rstrip(".")}.{hint} The data set `digits` needs no download.'
+    ) from (None if unknown else error)  # Its text lists every known name.
   if not builder.is_prepared():
     raise FileNotFoundError(
       f'Data set {name!r} is not prepared: {builder.data_path} does not hold'

@@ -16,18 +16,18 @@ import jax.numpy as jnp
 from lthjax.scores.magnitude import magnitude as large_final
 
 __all__ = [
-    'large_final',
-    'large_final_same_sign',
-    'large_init',
-    'large_init_large_final',
-    'small_final',
-    'small_init',
-    'small_init_small_final',
+  'large_final',
+  'large_final_same_sign',
+  'large_init',
+  'large_init_large_final',
+  'small_final',
+  'small_init',
+  'small_init_small_final',
 ]
 
 
 def small_final(
-    params: chex.ArrayTree, initial: chex.ArrayTree | None = None
+  params: chex.ArrayTree, initial: chex.ArrayTree | None = None
 ) -> chex.ArrayTree:
   """Keeps small trained weights: ``-|w|``.
 
@@ -49,7 +49,7 @@ def small_final(
 
 
 def large_init(
-    params: chex.ArrayTree, initial: chex.ArrayTree
+  params: chex.ArrayTree, initial: chex.ArrayTree
 ) -> chex.ArrayTree:
   """Keeps what was large at initialization: ``|w0|``.
 
@@ -71,7 +71,7 @@ def large_init(
 
 
 def small_init(
-    params: chex.ArrayTree, initial: chex.ArrayTree
+  params: chex.ArrayTree, initial: chex.ArrayTree
 ) -> chex.ArrayTree:
   """Keeps what was small at initialization: ``-|w0|``.
 
@@ -93,7 +93,7 @@ def small_init(
 
 
 def large_init_large_final(
-    params: chex.ArrayTree, initial: chex.ArrayTree
+  params: chex.ArrayTree, initial: chex.ArrayTree
 ) -> chex.ArrayTree:
   """Keeps what is large before and after: ``min(|w0|, |w|)``.
 
@@ -112,12 +112,12 @@ def large_init_large_final(
     Array([1. , 0.5], dtype=float32)
   """
   return jax.tree.map(
-      lambda w, w0: jnp.minimum(jnp.abs(w0), jnp.abs(w)), params, initial
+    lambda w, w0: jnp.minimum(jnp.abs(w0), jnp.abs(w)), params, initial
   )
 
 
 def small_init_small_final(
-    params: chex.ArrayTree, initial: chex.ArrayTree
+  params: chex.ArrayTree, initial: chex.ArrayTree
 ) -> chex.ArrayTree:
   """Keeps what is small before and after: ``-max(|w0|, |w|)``.
 
@@ -136,12 +136,12 @@ def small_init_small_final(
     Array([-3., -2.], dtype=float32)
   """
   return jax.tree.map(
-      lambda w, w0: -jnp.maximum(jnp.abs(w0), jnp.abs(w)), params, initial
+    lambda w, w0: -jnp.maximum(jnp.abs(w0), jnp.abs(w)), params, initial
   )
 
 
 def large_final_same_sign(
-    params: chex.ArrayTree, initial: chex.ArrayTree
+  params: chex.ArrayTree, initial: chex.ArrayTree
 ) -> chex.ArrayTree:
   """Keeps large trained weights that kept their sign; others score zero.
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 
 def magnitude(
-    params: chex.ArrayTree, initial: chex.ArrayTree | None = None
+  params: chex.ArrayTree, initial: chex.ArrayTree | None = None
 ) -> chex.ArrayTree:
   """Scores a weight by its absolute value.
 

@@ -5,9 +5,7 @@ import jax
 import jax.numpy as jnp
 
 
-def movement(
-    params: chex.ArrayTree, initial: chex.ArrayTree
-) -> chex.ArrayTree:
+def movement(params: chex.ArrayTree, initial: chex.ArrayTree) -> chex.ArrayTree:
   """Scores a weight by how far training moved it: ``|w - w0|``.
 
   Args:
@@ -31,7 +29,7 @@ def movement(
 
 
 def magnitude_increase(
-    params: chex.ArrayTree, initial: chex.ArrayTree
+  params: chex.ArrayTree, initial: chex.ArrayTree
 ) -> chex.ArrayTree:
   """Scores a weight by how much training enlarged it: ``|w| - |w0|``.
 

@@ -7,9 +7,9 @@ from lthjax import trees
 
 
 def random(
-    key: chex.PRNGKey,
-    params: chex.ArrayTree,
-    initial: chex.ArrayTree | None = None,
+  key: chex.PRNGKey,
+  params: chex.ArrayTree,
+  initial: chex.ArrayTree | None = None,
 ) -> chex.ArrayTree:
   """Scores every weight by chance, uniformly in [0, 1).
 
@@ -32,7 +32,7 @@ def random(
 
   def draw(path, p):
     return jax.random.uniform(
-        trees.fold_in_name(key, trees.path_name(path)), p.shape
+      trees.fold_in_name(key, trees.path_name(path)), p.shape
     )
 
   return jax.tree_util.tree_map_with_path(draw, params)

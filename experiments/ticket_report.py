@@ -1,0 +1,233 @@
+"""What the lottery-ticket experiment shows and writes."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use('agg')
+
+import matplotlib.pyplot as plt
+import numpy as np
+import rich.console
+import rich.progress
+import rich.table
+
+from lthjax import checkpoints
+
+Level = dict[str, Any]
+
+COLUMNS = (
+    'level',
+    'density',
+    'control',
+    'seed',
+    'test_accuracy',
+    'best_step',
+    'test_accuracy_at_best',
+)
+LABELS = {
+    'ticket': 'winning ticket',
+    'sign_preserved': 'new magnitudes, same signs',
+    'signed_constant': 'constant magnitude, same signs',
+    'reinit': 'random reinitialization',
+    'shuffled': 'shuffled mask',
+}
+COLORS = {
+    'ticket': '#1b6ca8',
+    'sign_preserved': '#2a9d8f',
+    'signed_constant': '#8ab17d',
+    'reinit': '#e9a03b',
+    'shuffled': '#c8553d',
+}
+
+
+def rows(levels: list[Level]) -> list[dict[str, Any]]:
+  """One row a level, control and seed."""
+  return [
+      {
+          'level': level['level'],
+          'density': level['density'],
+          'control': result['control'],
+          'seed': seed,
+          **{name: result[name][seed] for name in COLUMNS[4:]},
+      }
+      for level in levels
+      for result in level['results']
+      for seed in range(len(result['best_step']))
+  ]
+
+
+def accuracy(level: Level, control: str) -> np.ndarray | None:
+  """Test accuracy at the best validation step, in percent, one a seed."""
+  for result in level['results']:
+    if result['control'] == control:
+      return 100 * np.array(result['test_accuracy_at_best'])
+  return None
+
+
+class Progress:
+  """A progress bar for people, and files for what comes after."""
+
+  def __init__(self, title: str, trainings: dict[int, int], steps: int):
+    """Counts the trainings of each level, of so many steps each."""
+    self.console = rich.console.Console()
+    self.title = title
+    self._trainings, self._steps = trainings, steps
+    self._level, self._trained = 0, 0
+    self._bar = rich.progress.Progress(
+        rich.progress.TextColumn('{task.description}'),
+        rich.progress.BarColumn(bar_width=None),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn('/'),
+        rich.progress.TimeRemainingColumn(),
+        console=self.console,
+    )
+    self._task = self._bar.add_task(
+        'compiling', total=steps * sum(trainings.values())
+    )
+
+  def __enter__(self):
+    """Shows the bar."""
+    self._bar.start()
+    return self
+
+  def __exit__(self, *error):
+    """Leaves the bar as it is."""
+    self._bar.stop()
+
+  def begin(self, folder: Path, levels: list[Level]) -> None:
+    """Takes over what an earlier run has done."""
+    self._folder, self.levels = folder, levels
+    self._level = len(levels)
+    self._trained = sum(self._trainings[x['level']] for x in levels)
+    if levels:
+      self._bar.console.print(f'{len(levels)} levels were there already.')
+      self._write(levels)
+
+  def advance(
+      self, control: str, density: float, evaluation: dict[str, Any]
+  ) -> None:
+    """Shows where the run is: level, density, accuracy so far."""
+    done = self._trained * self._steps + evaluation['step']
+    self._bar.update(
+        self._task,
+        completed=done,
+        description=f'level {self._level}/{len(self._trainings) - 1}'
+        f'  {100 * density:.1f} % of weights'
+        f'  {control} {100 * np.mean(evaluation["accuracy"]):.1f} %',
+    )
+
+  def training_done(self) -> None:
+    """Counts a training."""
+    self._trained += 1
+    self._bar.update(self._task, completed=self._trained * self._steps)
+
+  def level_done(self, levels: list[Level]) -> None:
+    """Writes the files anew, with one level more."""
+    level = levels[-1]
+    found = {name: accuracy(level, name) for name in LABELS}
+    self._bar.console.print(
+        f'level {level["level"]:2d}  {100 * level["density"]:6.2f} %  '
+        + '  '.join(
+            f'{name} {values.mean():.1f}'
+            for name, values in found.items()
+            if values is not None
+        ),
+        style='dim',
+        highlight=False,
+        soft_wrap=True,
+    )
+    self._level = level['level'] + 1
+    self._write(levels)
+
+  def _write(self, levels: list[Level]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows(levels))
+    checkpoints.write_text(self._folder / 'summary.csv', text.getvalue())
+    lines = [
+        {'level': level['level'], 'density': level['density'], **result}
+        for level in levels
+        for result in level['results']
+    ]
+    checkpoints.write_text(
+        self._folder / 'metrics.jsonl',
+        ''.join(json.dumps(line) + '\n' for line in lines),
+    )
+
+
+def table(levels: list[Level]) -> rich.table.Table:
+  """Accuracy of every arm at every level, with its spread over seeds."""
+  controls = [c for c in LABELS if any(accuracy(x, c) is not None for x in levels)]
+  out = rich.table.Table(
+      title='Test accuracy in % at the best validation step: mean ± std of seeds'
+  )
+  out.add_column('weights', justify='right')
+  for control in controls:
+    out.add_column(control.replace('_', '\n'), justify='right')
+  for level in levels:
+    cells = [accuracy(level, control) for control in controls]
+    out.add_row(
+        f'{100 * level["density"]:.2f} %',
+        *('' if x is None else f'{x.mean():.1f} ± {x.std():.1f}' for x in cells),
+    )
+  return out
+
+
+def verdict(levels: list[Level]) -> str:
+  """The last level in one sentence."""
+  last = levels[-1]
+  ticket = accuracy(last, 'ticket')
+  text = f'With {100 * last["density"]:.2f} % of the weights the ticket reaches'
+  text += f' {ticket.mean():.1f} % (dense:'
+  text += f' {accuracy(levels[0], "ticket").mean():.1f} %)'
+  others = [
+      f'{LABELS[name]} {values.mean():.1f} %'
+      for name in LABELS
+      if name != 'ticket' and (values := accuracy(last, name)) is not None
+  ]
+  return text + (f'; {", ".join(others)}.' if others else '.')
+
+
+def figure(levels: list[Level], title: str, folder: Path) -> None:
+  """Draws accuracy against weights remaining, as PNG and SVG."""
+  fig, ax = plt.subplots(figsize=(7.2, 4.4), layout='constrained')
+  dense = accuracy(levels[0], 'ticket')
+  ax.axhline(dense.mean(), color='0.45', lw=1, ls='--', label='dense network')
+  for control, label in LABELS.items():
+    found = [
+        (100 * level['density'], values)
+        for level in levels
+        if (values := accuracy(level, control)) is not None
+    ]
+    if not found:
+      continue
+    x = np.array([density for density, _ in found])
+    y = np.array([values for _, values in found])
+    color = COLORS[control]
+    ax.plot(x, y.mean(1), 'o-', ms=3.5, lw=1.6, color=color, label=label)
+    ax.fill_between(x, y.min(1), y.max(1), color=color, alpha=0.15, lw=0)
+  ax.set_xscale('log')
+  ax.invert_xaxis()
+  ticks = [100, 50, 20, 10, 5, 2, 1, 0.5]
+  lowest = 100 * levels[-1]['density']
+  ax.set_xticks([t for t in ticks if t >= 0.9 * lowest])
+  ax.xaxis.set_major_formatter('{x:g}')
+  ax.minorticks_off()
+  ax.set_xlabel('weights remaining (%)')
+  ax.set_ylabel('test accuracy (%)')
+  ax.set_title(title, fontsize=11, loc='left')
+  ax.spines[['top', 'right']].set_visible(False)
+  ax.grid(axis='y', color='0.9', lw=0.8)
+  ax.legend(frameon=False, fontsize=8.5, loc='lower left')
+  for suffix in ('png', 'svg'):
+    file = folder / f'accuracy.{suffix}'
+    temporary = folder / f'.accuracy.{suffix}'
+    fig.savefig(temporary, format=suffix, dpi=160)
+    temporary.replace(file)
+  plt.close(fig)

@@ -1,0 +1,379 @@
+"""Checkpoints of states and tickets, and the folders of runs.
+
+Every file and folder appears whole or not at all: it is written under another
+name and renamed. Killing the process, or a disk that runs full, leaves the last
+good checkpoint as it was.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from orbax.checkpoint import v1 as ocp
+
+from lthjax import masks as masks_lib
+from lthjax.tickets import Ticket
+
+_TEMPORARY = '.tmp-'
+
+
+def save(
+    path: str | os.PathLike[str],
+    tree: chex.ArrayTree,
+    metadata: dict[str, Any] | None = None,
+) -> None:
+  """Writes a tree of arrays as an orbax checkpoint, atomically.
+
+  Args:
+    path: folder to create; its parents are made as well.
+    tree: tree of arrays, random keys and `None`.
+    metadata: anything that JSON can hold, to be kept beside the arrays.
+
+  Raises:
+    FileExistsError: if the path exists; nothing is overwritten.
+    OSError: if it cannot be written. The disk is left as it was.
+
+  Example:
+    >>> import tempfile, jax.numpy as jnp
+    >>> from lthjax import checkpoints
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   checkpoints.save(f'{folder}/state', {'w': jnp.ones(2)}, {'step': 3})
+    ...   checkpoints.metadata(f'{folder}/state')
+    {'step': 3}
+  """
+  path = Path(path).absolute()
+  if path.exists():
+    raise FileExistsError(
+        f'{path} exists already, and checkpoints are never overwritten. Choose'
+        ' another path, or remove it first.'
+    )
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_hidden(path)))
+  try:
+    ocp.save(temporary / 'checkpoint', tree, custom_metadata=metadata)
+    os.rename(temporary / 'checkpoint', path)
+  except Exception as error:
+    raise OSError(
+        f'Could not write the checkpoint {path}: {_first_line(error)}. Nothing was changed:'
+        ' earlier checkpoints are as they were. Is the disk full?'
+    ) from error
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load(
+    path: str | os.PathLike[str], like: chex.ArrayTree
+) -> chex.ArrayTree:
+  """Reads a checkpoint into the structure of another tree.
+
+  Args:
+    path: what `save` wrote.
+    like: tree of arrays or of `jax.ShapeDtypeStruct`, such as
+      ``jax.eval_shape(make_state)``. Its structure, shapes and dtypes are
+      required; arrays are placed on its devices.
+
+  Returns:
+    The tree, to the bit as it was saved.
+
+  Raises:
+    FileNotFoundError: if there is nothing at the path.
+    ValueError: if it is no checkpoint, is damaged, or holds another tree.
+
+  Example:
+    >>> import tempfile, jax.numpy as jnp
+    >>> from lthjax import checkpoints
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   checkpoints.save(f'{folder}/state', {'w': jnp.ones(2)})
+    ...   checkpoints.load(f'{folder}/state', like={'w': jnp.zeros(2)})
+    {'w': Array([1., 1.], dtype=float32)}
+  """
+  path = _existing(path)
+  with _explained(path):
+    return ocp.load(path, jax.tree.map(_abstract, like))
+
+
+def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """Reads what was saved beside the arrays.
+
+  Args:
+    path: what `save` wrote.
+
+  Returns:
+    The dict given to `save`, or an empty one.
+
+  Raises:
+    FileNotFoundError: if there is nothing at the path.
+    ValueError: if it is no checkpoint or is damaged.
+
+  Example:
+    >>> import tempfile, jax.numpy as jnp
+    >>> from lthjax import checkpoints
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   checkpoints.save(f'{folder}/state', jnp.ones(2), {'level': 1})
+    ...   checkpoints.metadata(f'{folder}/state')
+    {'level': 1}
+  """
+  path = _existing(path)
+  with _explained(path):
+    return dict(ocp.metadata(path).custom_metadata or {})
+
+
+def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> None:
+  """Writes a ticket: masks at one bit a weight, both states, and metrics.
+
+  Args:
+    path: folder to create.
+    ticket: what `lthjax.tickets.imp` yields. Its metrics must be something that
+      JSON can hold. States may be left out by ``ticket._replace(start=None)``.
+
+  Raises:
+    FileExistsError: if the path exists; nothing is overwritten.
+    OSError: if it cannot be written. The disk is left as it was.
+
+  Example:
+    >>> import tempfile, jax.numpy as jnp
+    >>> from lthjax import checkpoints
+    >>> from lthjax.tickets import Ticket
+    >>> masks = {'w': jnp.array([[True, False]])}
+    >>> ticket = Ticket(1, 0.5, masks, None, {'w': jnp.ones((1, 2))}, {'acc': 1})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   checkpoints.save_ticket(f'{folder}/1', ticket)
+    ...   checkpoints.load_ticket(f'{folder}/1', like=ticket).metrics
+    {'acc': 1}
+  """
+  arrays = {
+      'masks': masks_lib.pack(ticket.masks),
+      'start': ticket.start,
+      'trained': ticket.trained,
+  }
+  scalars = ('level', 'density', 'metrics')
+  save(path, arrays, {name: getattr(ticket, name) for name in scalars})
+
+
+def load_ticket(path: str | os.PathLike[str], like: Ticket) -> Ticket:
+  """Reads a ticket.
+
+  Args:
+    path: what `save_ticket` wrote.
+    like: a ticket whose masks and states have the right structure and shapes,
+      as arrays or `jax.ShapeDtypeStruct`.
+
+  Returns:
+    The ticket, to the bit as it was saved.
+
+  Raises:
+    FileNotFoundError: if there is nothing at the path.
+    ValueError: if it is no ticket, is damaged, or has another structure.
+
+  Example:
+    >>> import tempfile, jax.numpy as jnp
+    >>> from lthjax import checkpoints
+    >>> from lthjax.tickets import Ticket
+    >>> masks = {'w': jnp.array([[True, False]])}
+    >>> ticket = Ticket(1, 0.5, masks, None, None, None)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   checkpoints.save_ticket(f'{folder}/1', ticket)
+    ...   checkpoints.load_ticket(f'{folder}/1', like=ticket).masks
+    {'w': Array([[ True, False]], dtype=bool)}
+  """
+  packed = jax.eval_shape(
+      lambda: masks_lib.pack(
+          jax.tree.map(lambda m: jnp.zeros(m.shape, bool), like.masks)
+      )
+  )
+  target = {'masks': packed, 'start': like.start, 'trained': like.trained}
+  arrays = load(path, target)
+  scalars = metadata(path)
+  if missing := {'level', 'density', 'metrics'} - set(scalars):
+    raise ValueError(
+        f'{path} is a checkpoint but not a ticket: it has no'
+        f' {", ".join(sorted(missing))}. Read it with `load`.'
+    )
+  return Ticket(
+      scalars['level'],
+      scalars['density'],
+      masks_lib.unpack(arrays['masks'], like.masks),
+      arrays['start'],
+      arrays['trained'],
+      scalars['metrics'],
+  )
+
+
+def config_hash(config: Any) -> str:
+  """Names a configuration by what it changes.
+
+  Only fields that differ from their defaults count, so the name stays when a
+  field with a default is added later. Fields declared with ``compare=False``,
+  such as where to write, do not count.
+
+  Args:
+    config: a dataclass instance whose fields have defaults.
+
+  Returns:
+    Eight hexadecimal digits.
+
+  Example:
+    >>> import dataclasses
+    >>> from lthjax import checkpoints
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Config:
+    ...   steps: int = 100
+    >>> checkpoints.config_hash(Config(7)) == checkpoints.config_hash(Config(8))
+    False
+  """
+  defaults = _fields(type(config)())
+  changed = {k: v for k, v in _fields(config).items() if v != defaults[k]}
+  text = json.dumps(changed, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def open_run(
+    parent: str | os.PathLike[str], name: str, config: Any
+) -> Path:
+  """Creates the folder of a run, or finds it again.
+
+  Args:
+    parent: folder of all runs.
+    name: what the run is called; the hash of the configuration is added.
+    config: a dataclass instance, written as ``config.json``.
+
+  Returns:
+    The folder ``parent/name-hash``.
+
+  Raises:
+    ValueError: if the folder is not that of a run, is damaged, or belongs to
+      another configuration. It is left untouched.
+
+  Example:
+    >>> import dataclasses, tempfile
+    >>> from lthjax import checkpoints
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Config:
+    ...   steps: int = 100
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...   folder = checkpoints.open_run(parent, 'mnist', Config())
+    ...   print((folder / 'config.json').read_text())
+    {
+      "steps": 100
+    }
+    <BLANKLINE>
+  """
+  folder = Path(parent).absolute() / f'{name}-{config_hash(config)}'
+  if not folder.exists():
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(
+        tempfile.mkdtemp(dir=folder.parent, prefix=_hidden(folder))
+    )
+    try:
+      text = json.dumps(_fields(config), indent=2)
+      (temporary / 'config.json').write_text(text + '\n')
+      temporary.chmod(0o755)
+      os.rename(temporary, folder)
+    finally:
+      shutil.rmtree(temporary, ignore_errors=True)
+  try:
+    found = json.loads((folder / 'config.json').read_text())
+  except (OSError, ValueError) as error:
+    raise ValueError(
+        f'{folder} exists, but is not the folder of a run: its config.json'
+        f' cannot be read ({error}). It is left untouched; move it away or'
+        ' choose another folder.'
+    ) from error
+  written = {**_fields(type(config)()), **found}
+  wanted = _fields(config)
+  if written != wanted:
+    differ = [
+        f'{k}: {written.get(k)!r} there, {wanted.get(k)!r} here'
+        for k in sorted(written.keys() | wanted.keys())
+        if written.get(k) != wanted.get(k)
+    ]
+    raise ValueError(
+        f'{folder} was written by another configuration ({"; ".join(differ)}).'
+        ' It is left untouched; move it away or choose another folder.'
+    )
+  return folder
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+  """Writes a text file atomically.
+
+  Args:
+    path: the file, which is replaced if it exists.
+    text: what it shall hold.
+
+  Raises:
+    OSError: if it cannot be written; an earlier file stays as it was.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> from lthjax import checkpoints
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   checkpoints.write_text(f'{folder}/a.txt', 'hello')
+    ...   pathlib.Path(folder, 'a.txt').read_text()
+    'hello'
+  """
+  path = Path(path)
+  temporary = path.with_name(f'{_hidden(path)}{os.getpid()}')
+  try:
+    with temporary.open('w', newline='') as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _hidden(path: Path) -> str:
+  return f'.{path.name}{_TEMPORARY}'
+
+
+def _fields(config: Any) -> dict[str, Any]:
+  """The fields that count, as JSON would give them back."""
+  values = {
+      field.name: getattr(config, field.name)
+      for field in dataclasses.fields(config)
+      if field.compare
+  }
+  return json.loads(json.dumps(values))
+
+
+def _abstract(x: Any) -> Any:
+  """Shape, dtype and place of an array."""
+  place = getattr(x, 'sharding', None)
+  if place is None:
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return jax.ShapeDtypeStruct(jnp.shape(x), jax.dtypes.result_type(x), sharding=place)
+
+
+def _first_line(error: Exception) -> str:
+  return str(error).partition('\n')[0].rstrip('.:')
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+  path = Path(path).absolute()
+  if not path.exists():
+    raise FileNotFoundError(f'There is no checkpoint at {path}.')
+  return path
+
+
+@contextlib.contextmanager
+def _explained(path: Path):
+  """Says of any failure to read which checkpoint it was."""
+  try:
+    yield
+  except Exception as error:
+    raise ValueError(
+        f'{path} cannot be read as this checkpoint: it is damaged, holds'
+        f' another tree, or is something else ({_first_line(error)}). It is'
+        ' left untouched; move it away to start anew.'
+    ) from error
