@@ -200,9 +200,8 @@ class Experiment:
     """Reads the data and builds the training loop."""
     self.config = config
     self.dataset = data.load(config.dataset, validation=config.validation)
-    images = self.dataset.train.images
     self.model = MODELS[config.model](
-        images.shape[1:], classes=data.num_classes(self.dataset)
+        image_shape(self.dataset), classes=data.num_classes(self.dataset)
     )
     params, _ = jax.eval_shape(self.model.init, jax.random.key(0))
     self.dense = lth.masks.dense(params)
@@ -262,7 +261,7 @@ class Experiment:
         opt_state=lth.tickets.fresh_slots(self.tx, start.opt_state),
     ), ticket.masks
 
-  def test(self, state: TrainState) -> dict[str, list[float]]:
+  def test(self, state: TrainState) -> dict[str, Any]:
     """Accuracy on the test set at the end and at the best validation step."""
     best = state.best
     return {
@@ -310,6 +309,12 @@ class Experiment:
 
   def _accuracy(self, params, model_state, dataset):
     return self._measure(params, model_state, dataset, dataset.test)[1]
+
+
+def image_shape(dataset: data.Dataset) -> tuple[int, int, int]:
+  """Height, width and channels of an image."""
+  _, height, width, channels = dataset.train.images.shape
+  return height, width, channels
 
 
 def run(config: Config, report: ticket_report.Progress) -> Path:

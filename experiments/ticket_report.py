@@ -20,7 +20,7 @@ from lthjax import checkpoints
 
 Level = dict[str, Any]
 
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     'level',
     'density',
     'control',
@@ -61,12 +61,13 @@ def rows(levels: list[Level]) -> list[dict[str, Any]]:
   ]
 
 
-def accuracy(level: Level, control: str) -> np.ndarray | None:
-  """Test accuracy at the best validation step, in percent, one a seed."""
-  for result in level['results']:
-    if result['control'] == control:
-      return 100 * np.array(result['test_accuracy_at_best'])
-  return None
+def accuracy(level: Level) -> dict[str, np.ndarray]:
+  """Test accuracy at the best validation step, in percent: seeds by control."""
+  found = {
+      result['control']: 100 * np.array(result['test_accuracy_at_best'])
+      for result in level['results']
+  }
+  return {name: found[name] for name in LABELS if name in found}
 
 
 class Progress:
@@ -129,14 +130,11 @@ class Progress:
   def level_done(self, levels: list[Level]) -> None:
     """Writes the files anew, with one level more."""
     level = levels[-1]
-    found = {name: accuracy(level, name) for name in LABELS}
+    means = [f'{c} {x.mean():.1f}' for c, x in accuracy(level).items()]
     self._bar.console.print(
-        f'level {level["level"]:2d}  {100 * level["density"]:6.2f} %  '
-        + '  '.join(
-            f'{name} {values.mean():.1f}'
-            for name, values in found.items()
-            if values is not None
-        ),
+        f'level {level["level"]:2d}  {100 * level["density"]:6.2f} %',
+        *means,
+        sep='  ',
         style='dim',
         highlight=False,
         soft_wrap=True,
@@ -146,7 +144,7 @@ class Progress:
 
   def _write(self, levels: list[Level]) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
+    writer = csv.DictWriter(text, list(COLUMNS), lineterminator='\n')
     writer.writeheader()
     writer.writerows(rows(levels))
     checkpoints.write_text(self._folder / 'summary.csv', text.getvalue())
@@ -163,53 +161,48 @@ class Progress:
 
 def table(levels: list[Level]) -> rich.table.Table:
   """Accuracy of every arm at every level, with its spread over seeds."""
-  controls = [c for c in LABELS if any(accuracy(x, c) is not None for x in levels)]
   out = rich.table.Table(
       title='Test accuracy in % at the best validation step: mean ± std of seeds'
   )
   out.add_column('weights', justify='right')
-  for control in controls:
+  for control in (controls := list(accuracy(levels[-1]))):
     out.add_column(control.replace('_', '\n'), justify='right')
   for level in levels:
-    cells = [accuracy(level, control) for control in controls]
-    out.add_row(
-        f'{100 * level["density"]:.2f} %',
-        *('' if x is None else f'{x.mean():.1f} ± {x.std():.1f}' for x in cells),
-    )
+    found = accuracy(level)
+    cells = [
+        f'{found[c].mean():.1f} ± {found[c].std():.1f}' if c in found else ''
+        for c in controls
+    ]
+    out.add_row(f'{100 * level["density"]:.2f} %', *cells)
   return out
 
 
 def verdict(levels: list[Level]) -> str:
   """The last level in one sentence."""
-  last = levels[-1]
-  ticket = accuracy(last, 'ticket')
-  text = f'With {100 * last["density"]:.2f} % of the weights the ticket reaches'
-  text += f' {ticket.mean():.1f} % (dense:'
-  text += f' {accuracy(levels[0], "ticket").mean():.1f} %)'
-  others = [
-      f'{LABELS[name]} {values.mean():.1f} %'
-      for name in LABELS
-      if name != 'ticket' and (values := accuracy(last, name)) is not None
-  ]
-  return text + (f'; {", ".join(others)}.' if others else '.')
+  dense, last = accuracy(levels[0])['ticket'], accuracy(levels[-1])
+  ticket = last.pop('ticket')
+  others = [f'{LABELS[name]} {x.mean():.1f} %' for name, x in last.items()]
+  return (
+      f'With {100 * levels[-1]["density"]:.2f} % of the weights the ticket'
+      f' reaches {ticket.mean():.1f} % (dense network: {dense.mean():.1f} %).'
+      f' {"Controls: " if others else ""}{", ".join(others)}'
+  )
 
 
 def figure(levels: list[Level], title: str, folder: Path) -> None:
   """Draws accuracy against weights remaining, as PNG and SVG."""
   fig, ax = plt.subplots(figsize=(7.2, 4.4), layout='constrained')
-  dense = accuracy(levels[0], 'ticket')
+  dense = accuracy(levels[0])['ticket']
   ax.axhline(dense.mean(), color='0.45', lw=1, ls='--', label='dense network')
-  for control, label in LABELS.items():
+  for control in accuracy(levels[-1]):
     found = [
-        (100 * level['density'], values)
+        (100 * level['density'], accuracy(level)[control])
         for level in levels
-        if (values := accuracy(level, control)) is not None
+        if control in accuracy(level)
     ]
-    if not found:
-      continue
     x = np.array([density for density, _ in found])
     y = np.array([values for _, values in found])
-    color = COLORS[control]
+    color, label = COLORS[control], LABELS[control]
     ax.plot(x, y.mean(1), 'o-', ms=3.5, lw=1.6, color=color, label=label)
     ax.fill_between(x, y.min(1), y.max(1), color=color, alpha=0.15, lw=0)
   ax.set_xscale('log')

@@ -59,7 +59,7 @@ def save(
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_hidden(path)))
   try:
-    ocp.save(temporary / 'checkpoint', tree, custom_metadata=metadata)
+    ocp.save(os.fspath(temporary / 'checkpoint'), tree, custom_metadata=metadata)
     os.rename(temporary / 'checkpoint', path)
   except Exception as error:
     raise OSError(
@@ -72,7 +72,7 @@ def save(
 
 def load(
     path: str | os.PathLike[str], like: chex.ArrayTree
-) -> chex.ArrayTree:
+) -> Any:
   """Reads a checkpoint into the structure of another tree.
 
   Args:
@@ -98,7 +98,7 @@ def load(
   """
   path = _existing(path)
   with _explained(path):
-    return ocp.load(path, jax.tree.map(_abstract, like))
+    return ocp.load(os.fspath(path), jax.tree.map(_abstract, like))
 
 
 def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -124,7 +124,8 @@ def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
   """
   path = _existing(path)
   with _explained(path):
-    return dict(ocp.metadata(path).custom_metadata or {})
+    found: Any = ocp.metadata(os.fspath(path)).custom_metadata
+    return dict(found or {})
 
 
 def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> None:

@@ -125,7 +125,7 @@ def _spread(
   """Scales raw densities to the budget; whatever passes 1 becomes dense."""
   size = {name: math.prod(shape) for name, shape in shapes.items()}
   weight = {name: raw(shape) for name, shape in shapes.items()}
-  free = set(shapes)
+  free, scale = set(shapes), 0.0
   while free:
     dense_total = sum(size[name] for name in shapes if name not in free)
     budget = (1 - sparsity) * sum(size.values()) - dense_total

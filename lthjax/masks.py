@@ -91,7 +91,7 @@ def dense(
   def make(path, leaf):
     if trees.path_name(path) not in chosen:
       return None
-    return jnp.ones(leaf.shape, bool)
+    return jnp.ones_like(leaf, dtype=bool)  # sharded like the parameter
 
   return jax.tree_util.tree_map_with_path(make, params)
 
@@ -306,7 +306,7 @@ def alive_by_name(masks: chex.ArrayTree) -> dict[str, Any]:
     for name, mask in trees.by_name(masks).items()
     if mask is not None
   }
-  if any(isinstance(x, jax.core.Tracer) for x in sums.values()):
+  if trees.is_traced(*sums.values()):
     return sums
   return {name: int(x) for name, x in jax.device_get(sums).items()}
 

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 import jax
 
+from lthjax import trees
 from lthjax.selection import keep_largest
 
 Axis = int | Mapping[str, int] | Callable[[str, tuple[int, ...]], int]
@@ -29,6 +30,7 @@ class Pattern(Protocol):
     count: int | jax.Array | None,
   ) -> jax.Array:
     """Selects among the eligible entries of one leaf."""
+    ...
 
 
 class Unstructured(NamedTuple):
@@ -99,13 +101,15 @@ class NM(NamedTuple):
       shapes: ``{name: shape}`` of the leaves to be pruned.
 
     Raises:
-      ValueError: naming every leaf that does not fit.
+      ValueError: naming every leaf that does not fit, or globs without a leaf.
     """
     if not 1 <= self.n <= self.m:
       raise ValueError(
         f'N:M sparsity needs 1 <= n <= m, but n is {self.n} and m is'
         f' {self.m}. 2:4 is `NM(2, 4)`.'
       )
+    if isinstance(self.axis, Mapping):
+      trees.first_match(self.axis, shapes, 'axis')
     axes = {name: self._axis(name, shape) for name, shape in shapes.items()}
     faults = [
       f'{name} {shape} has no axis {axes[name]}'

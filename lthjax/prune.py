@@ -95,6 +95,7 @@ def prune(
   check_nan(scores, masks)
   values = trees.by_name(scores)
 
+  budgets: list[tuple[list[str], Any]]
   if pattern.density is not None:
     budgets = [([name], None) for name in eligible]
   elif fraction is not None:
@@ -133,7 +134,7 @@ def check_nan(scores: chex.ArrayTree, masks: chex.ArrayTree) -> None:
     for name, mask in trees.by_name(masks).items()
     if mask is not None
   }
-  if any(isinstance(x, jax.core.Tracer) for x in bad.values()):
+  if trees.is_traced(*bad.values()):
     return
   if found := [f'{n} ({x})' for n, x in jax.device_get(bad).items() if x]:
     raise ValueError(

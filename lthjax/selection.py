@@ -8,7 +8,8 @@ array stays where it is and gives the same bits on any number of devices.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import chex
 import jax
@@ -25,7 +26,7 @@ def keep_largest(
   eligible: chex.ArrayTree | None = None,
   *,
   axis: int | None = None,
-) -> chex.ArrayTree:
+) -> Any:
   """Marks exactly the ``count`` largest scores.
 
   Ties go to the lowest flat index (in a tree: to the earlier leaf). NaN is
@@ -35,7 +36,7 @@ def keep_largest(
   Args:
     scores: floating-point array, or a tree of such arrays that share one
       budget; `None` leaves stay `None`.
-    count: how many to keep; a number, a traced scalar or, with ``axis``, any
+    count: how many to keep: an integer, also a traced one; with ``axis``, any
       array that broadcasts against the scores with that axis of size one.
     eligible: bool arrays like the scores; entries that are false are never
       selected. `None` makes every entry eligible.
@@ -46,8 +47,9 @@ def keep_largest(
     Bool arrays like the scores, true where selected.
 
   Raises:
-    TypeError: if scores are not floating point.
-    ValueError: if there are 2^31 scores or more, or ``eligible`` does not fit.
+    TypeError: if scores are not floating point, or the count no integer.
+    ValueError: if there are 2^31 scores or more, or if ``eligible``, ``axis`` or
+      the shape of ``count`` does not fit.
 
   Example:
     >>> import jax.numpy as jnp
@@ -55,12 +57,45 @@ def keep_largest(
     >>> lth.keep_largest(jnp.array([3.0, 1.0, 2.0, 2.0]), 2)
     Array([ True, False,  True, False], dtype=bool)
   """
-  _check(scores, eligible)
+  named = {n: x for n, x in trees.by_name(scores).items() if x is not None}
+  check_floating(named)
+  _check_size(named)
+  _check_count(count, axis, [jnp.shape(x) for x in named.values()])
+  alive = None
+  if eligible is not None:
+    trees.check_like(eligible, scores, 'scores')
+    masks = trees.by_name(eligible)
+    if missing := [name for name in named if masks[name] is None]:
+      raise ValueError(
+        f'`eligible` is None where there are scores: {", ".join(missing)}.'
+        ' Give a bool array there, or set the scores to None as well.'
+      )
+    alive = [masks[name] for name in named]
   leaves, treedef = jax.tree.flatten(scores)
-  alive = None if eligible is None else treedef.flatten_up_to(eligible)
   return jax.tree.unflatten(
     treedef, _keep_largest(leaves, jnp.asarray(count, jnp.int32), alive, axis)
   )
+
+
+def check_floating(scores: Mapping[str, Any]) -> None:
+  """Checks that all scores are floating point.
+
+  Args:
+    scores: ``{name: array}``.
+
+  Raises:
+    TypeError: naming every array that is not.
+  """
+  wrong = [
+    f'{name or "the array"} is {jnp.result_type(x)}'
+    for name, x in scores.items()
+    if not jnp.issubdtype(jnp.result_type(x), jnp.floating)
+  ]
+  if wrong:
+    raise TypeError(
+      f'Scores must be floating point, but {"; ".join(wrong)}. Cast them with'
+      ' `.astype(jnp.float32)`.'
+    )
 
 
 @functools.partial(jax.jit, static_argnames='axis')
@@ -83,34 +118,44 @@ def _keep_largest(
   return _largest_images(images, count, axis)
 
 
-def _check(scores: chex.ArrayTree, eligible: chex.ArrayTree | None) -> None:
-  """Raises on scores that are not floats, or too many, or without a mask."""
-  named = {n: x for n, x in trees.by_name(scores).items() if x is not None}
-  if not named:
+def _check_size(scores: Mapping[str, Any]) -> None:
+  """Raises if there is nothing to select from, or too much to count."""
+  if not scores:
     raise ValueError('`keep_largest` needs at least one array of scores.')
-  wrong = [
-    f'{name or "the array"} is {jnp.result_type(x)}'
-    for name, x in named.items()
-    if not jnp.issubdtype(jnp.result_type(x), jnp.floating)
-  ]
-  if wrong:
-    raise TypeError(
-      f'Scores must be floating point, but {"; ".join(wrong)}. Cast them with'
-      ' `.astype(jnp.float32)`.'
-    )
-  if (size := sum(x.size for x in named.values())) >= 2**31:
+  if (size := sum(jnp.size(x) for x in scores.values())) >= 2**31:
     raise ValueError(
       f'{size} scores cannot share one budget: at most 2^31 - 1 can, because'
       ' they are counted in int32. Select layer by layer.'
     )
-  if eligible is not None:
-    trees.check_like(eligible, scores, 'scores')
-    masks = trees.by_name(eligible)
-    if missing := [name for name in named if masks[name] is None]:
+
+
+def _check_count(
+  count: Any, axis: int | None, shapes: list[tuple[int, ...]]
+) -> None:
+  """Raises if scores of these shapes cannot share the count along the axis."""
+  if not jnp.issubdtype(jnp.result_type(count), jnp.integer):
+    raise TypeError(
+      f'`count` was {count}, but must be an integer. Round it first: the'
+      ' product 100 * 0.29 is 28.999999999999996.'
+    )
+  wanted: tuple[int, ...] = ()
+  if axis is not None:
+    shape = shapes[0]
+    if len(shapes) > 1 or not -len(shape) <= axis < len(shape):
       raise ValueError(
-        f'`eligible` is None where there are scores: {", ".join(missing)}.'
-        ' Give a bool array there, or set the scores to None as well.'
+        f'`axis={axis}` needs a single array with such an axis, but the scores'
+        f' have the shapes {", ".join(map(str, shapes))}. Select array by array.'
       )
+    axis %= len(shape)
+    wanted = (*shape[:axis], 1, *shape[axis + 1 :])
+  given = jnp.shape(count)
+  if len(given) > len(wanted) or any(
+    g not in (1, w) for g, w in zip(given[::-1], wanted[::-1], strict=False)
+  ):
+    raise ValueError(
+      f'`count` has the shape {given}, but must broadcast to {wanted}: the'
+      ' shape of the scores, with `axis` of size one; a scalar without `axis`.'
+    )
 
 
 def _order_image(x: jax.Array, valid: jax.Array) -> jax.Array:
@@ -118,8 +163,9 @@ def _order_image(x: jax.Array, valid: jax.Array) -> jax.Array:
   dtype = jnp.dtype(f'int{jnp.finfo(x.dtype).bits}')
   low, high = jnp.iinfo(dtype).min, jnp.iinfo(dtype).max
   bits = jax.lax.bitcast_convert_type(x, dtype)
-  bits = jnp.where(bits & high == 0, 0, bits)  # -0.0 ties with 0.0
-  image = jnp.where(bits < 0, bits ^ high, bits)
+  # -0.0 maps to 0 and ties with 0.0. Do not test for zero here: LLVM makes that
+  # a test on floats, for which denormals are zero too.
+  image = jnp.where(bits < 0, -(bits & high), bits)
   return jnp.where(valid, image, low)  # -inf maps above the lowest integer
 
 
@@ -130,13 +176,13 @@ def _largest_images(
   info = jnp.iinfo(images[0].dtype)
 
   def number(tests):
-    return sum(_count_true(test, axis) for test in tests)
+    return sum((_count_true(t, axis) for t in tests), start=jnp.int32(0))
 
-  shape = number(images).shape
+  zero = jnp.zeros_like(number(images))  # of the slices' shape and sharding
   threshold = _bisect(
     lambda t: number(x >= t for x in images),
-    jnp.full(shape, info.min + 1, info.dtype),
-    jnp.full(shape, info.max, info.dtype),
+    jnp.full_like(zero, info.min + 1, info.dtype),
+    jnp.full_like(zero, info.max, info.dtype),
     count,
   )
   surplus = jnp.maximum(number(x >= threshold for x in images) - count, 0)
@@ -147,8 +193,8 @@ def _largest_images(
   ]
   end = _bisect(
     lambda t: number(tie & (i >= t) for tie, i in tied),
-    jnp.where(surplus > 0, 0, size),
-    jnp.full(shape, size, jnp.int32),
+    jnp.where(surplus > 0, zero, size),
+    zero + size,
     surplus,
   )
   return [

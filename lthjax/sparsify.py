@@ -135,7 +135,7 @@ def get_masks(opt_state: optax.OptState) -> chex.ArrayTree:
     Tree of masks.
 
   Raises:
-    ValueError: if the state holds no masks.
+    ValueError: if the state holds no masks, or those of several `sparsify`.
 
   Example:
     >>> import jax.numpy as jnp, optax
@@ -145,13 +145,15 @@ def get_masks(opt_state: optax.OptState) -> chex.ArrayTree:
     >>> lth.get_masks(tx.init({'w': jnp.ones((1, 2))}))
     {'w': Array([[ True, False]], dtype=bool)}
   """
-  masks = optax.tree.get(opt_state, 'masks', _ABSENT)
-  if masks is _ABSENT:
+  nodes = jax.tree.leaves(opt_state, is_leaf=_is_sparsify_state)
+  found = [node for node in nodes if _is_sparsify_state(node)]
+  if len(found) != 1:
     raise ValueError(
-        'This optimizer state holds no masks. Wrap the optimizer, for instance'
-        ' `tx = lthjax.static(tx, masks)`, and call `tx.init(params)` again.'
+      f'This optimizer state holds {len(found)} trees of masks, but must hold'
+      ' one. Wrap the whole optimizer once, for instance `tx ='
+      ' lthjax.static(tx, masks)`, and call `tx.init(params)` again.'
     )
-  return masks
+  return found[0].topology_state.masks
 
 
 def set_masks(
@@ -186,10 +188,20 @@ def set_masks(
   old = get_masks(opt_state)
   trees.check_like(masks, old, 'masks in the optimizer state')
   trees.check_like(old, masks, 'new masks')
-  return optax.tree.set(opt_state, masks=trees.copy_into(old, masks))
+  masks = trees.copy_into(old, masks)
+
+  def replace(node):
+    if not _is_sparsify_state(node):
+      return node
+    topology_state = node.topology_state._replace(masks=masks)
+    return node._replace(topology_state=topology_state)
+
+  return jax.tree.map(replace, opt_state, is_leaf=_is_sparsify_state)
 
 
-_ABSENT = object()
+def _is_sparsify_state(node: Any) -> bool:
+  """Finds masks by type: params may have an entry called ``masks`` as well."""
+  return isinstance(node, SparsifyState)
 
 
 def _where(masks: chex.ArrayTree, tree: chex.ArrayTree) -> chex.ArrayTree:

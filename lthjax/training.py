@@ -135,16 +135,21 @@ def trainer(
     return params, tx.init(params), model_state, run_key
 
   def train_step(params, opt_state, model_state, key, step, data):
-    noise = jax.random.fold_in(jax.random.fold_in(key, 1), step)
+    batch_key, noise_key = jax.random.split(key)
     grads, model_state = jax.grad(loss, has_aux=True)(
-        params, model_state, batch(data, key, step), noise
+        params,
+        model_state,
+        batch(data, batch_key, step),
+        jax.random.fold_in(noise_key, step),
     )
     updates, opt_state = tx.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, model_state
 
   def measure(params, model_state, best, step, data):
+    assert evaluate is not None
     metrics = evaluate(params, model_state, data)
-    now = Best(step, metrics['loss'].astype(jnp.float32), params, model_state)
+    loss_now = jnp.asarray(metrics['loss'], jnp.float32)
+    now = Best(step, loss_now, params, model_state)
     better = now.loss < best.loss
     best = jax.tree.map(lambda a, b: jnp.where(better, a, b), now, best)
     return best, metrics
@@ -157,7 +162,8 @@ def trainer(
   @jax.jit
   def advance(state, data, until):
     def body(step, run):
-      return train_step(*run, state.key, step, data)
+      params, opt_state, model_state = run
+      return train_step(params, opt_state, model_state, state.key, step, data)
 
     run = (state.params, state.opt_state, state.model_state)
     run = jax.lax.fori_loop(state.step, until, body, run)
@@ -176,10 +182,9 @@ def trainer(
   @jax.jit
   def init_state(key):
     params, opt_state, model_state, run_key = init_run(key)
-    state = TrainState(
-        jnp.int32(0), params, opt_state, model_state, run_key, best=None
-    )
-    return forget_best(state)
+    start = jnp.int32(0)
+    best = no_best(start, params, model_state, run_key)
+    return TrainState(start, params, opt_state, model_state, run_key, best)
 
   def fit(state, data, *, until, report=None):
     step = int(state.step)
@@ -229,35 +234,43 @@ def with_masks(state: TrainState, masks: chex.ArrayTree) -> TrainState:
     >>> train.fit(state, None, until=1).params['w'].ravel()
     Array([0.5, 0. ], dtype=float32)
   """
-  return forget_best(
-      state._replace(
-          params=masks_lib.apply(masks, state.params),
-          opt_state=set_masks(state.opt_state, masks),
-      )
+  params = masks_lib.apply(masks, state.params)
+  return state._replace(
+      params=params,
+      opt_state=set_masks(state.opt_state, masks),
+      best=no_best(state.step, params, state.model_state, state.key),
   )
 
 
-def forget_best(state: TrainState) -> TrainState:
-  """Starts to look for the best evaluation anew.
+def no_best(
+    step: chex.Array,
+    params: chex.ArrayTree,
+    model_state: chex.ArrayTree,
+    key: chex.PRNGKey,
+) -> Best:
+  """Starts to look for the best evaluation.
 
   Args:
-    state: training state, of one run or of replicates.
+    step: the present step.
+    params: the present params, of one run or of replicates.
+    model_state: the present model state.
+    key: key of the run, or keys of the replicates.
 
   Returns:
-    The state with the present params as the best, at a loss of infinity.
+    These params as the best, at a loss of infinity.
 
   Example:
     >>> import jax, jax.numpy as jnp
-    >>> from lthjax.training import TrainState, forget_best
-    >>> state = TrainState(3, {'w': 1.0}, (), {}, jax.random.key(0), None)
-    >>> forget_best(state).best.loss
-    Array(inf, dtype=float32)
+    >>> from lthjax import training
+    >>> keys = jax.random.split(jax.random.key(0), 2)
+    >>> training.no_best(jnp.int32(3), {'w': jnp.ones((2, 5))}, {}, keys).loss
+    Array([inf, inf], dtype=float32)
   """
-  runs = jnp.shape(state.key)  # (): one run; (n,): replicates.
-  best = Best(
-      step=jnp.full(runs, state.step, jnp.int32),
+  # (): one run; (n,): replicates. Keys of the old style end in an axis of two.
+  runs = jax.random.key_data(key).shape[:-1]
+  return Best(
+      step=jnp.full(runs, step, jnp.int32),
       loss=jnp.full(runs, jnp.inf, jnp.float32),
-      params=state.params,
-      model_state=state.model_state,
+      params=params,
+      model_state=model_state,
   )
-  return state._replace(best=best)

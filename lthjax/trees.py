@@ -1,5 +1,6 @@
 """Names for the leaves of a pytree, and globs over those names."""
 
+import collections
 import fnmatch
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -7,7 +8,13 @@ from typing import Any
 
 import chex
 import jax
+import jax.core
 import jax.numpy as jnp
+
+
+def is_traced(*arrays: Any) -> bool:
+  """Tells whether values are unknown, inside `jax.jit` or `jax.vmap`."""
+  return any(isinstance(x, jax.core.Tracer) for x in arrays)
 
 
 def is_none(x: Any) -> bool:
@@ -18,8 +25,8 @@ def is_none(x: Any) -> bool:
 def path_name(path: tuple[Any, ...]) -> str:
   """Returns the name of a leaf: its keys, joined by slashes.
 
-  Flax NNX wraps every array in a variable, which adds ``/value`` to the path.
-  It is removed, so that one glob fits NNX, Linen, Equinox and plain dicts.
+  Flax NNX wraps every array in a variable, whose attribute ``value`` ends the
+  path. It is left out, so that one glob fits NNX, Linen, Equinox and plain dicts.
 
   Args:
     path: a key path as `jax.tree_util.tree_flatten_with_path` gives it.
@@ -32,14 +39,22 @@ def path_name(path: tuple[Any, ...]) -> str:
     >>> list(trees.by_name({'fc': {'kernel': 1, 'bias': 2}}))
     ['fc/bias', 'fc/kernel']
   """
-  name = jax.tree_util.keystr(path, simple=True, separator='/')
-  return name.removesuffix('/value')
+  if path and path[-1] == jax.tree_util.GetAttrKey('value'):
+    path = path[:-1]
+  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def by_name(tree: chex.ArrayTree) -> dict[str, Any]:
   """Returns the leaves of a tree, `None` included, under their names."""
   leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)[0]
-  return {path_name(path): leaf for path, leaf in leaves}
+  named = {path_name(path): leaf for path, leaf in leaves}
+  if len(named) < len(leaves):
+    names = collections.Counter(path_name(path) for path, _ in leaves)
+    raise ValueError(
+      f'Several leaves have the same name: {names.most_common(1)[0][0]}. Leaves'
+      ' are told apart by their keys joined with slashes; rename one of them.'
+    )
+  return named
 
 
 def map_alive(
@@ -146,10 +161,11 @@ def check_like(masks: chex.ArrayTree, tree: chex.ArrayTree, what: str) -> None:
   for name, mask in masks_by_name.items():
     if mask is None or name not in leaves:
       continue
-    leaf = leaves[name]
-    if not hasattr(mask, 'dtype') or mask.dtype != bool:
-      kind = getattr(mask, 'dtype', type(mask).__name__)
-      faults.append(f'{name}: mask of dtype {kind}, not bool')
+    leaf, name = leaves[name], name or 'the array'
+    if not hasattr(mask, 'dtype'):
+      faults.append(f'{name}: mask is a {type(mask).__name__}, not an array')
+    elif mask.dtype != bool:
+      faults.append(f'{name}: mask of dtype {mask.dtype}, not bool')
     elif leaf is None:
       faults.append(f'{name} is None in the {what} but has a mask')
     elif mask.shape != leaf.shape:

@@ -102,10 +102,12 @@ def epoch_indices(
 
 def _permute(round_keys: jax.Array, x: jax.Array, size: int) -> jax.Array:
   """Evaluates a keyed permutation of range(size) at uint32 positions."""
+  if size == 1:  # XLA fails to compile for the CPU what this would fold to.
+    return x
   offsets = round_keys % size
   for key, offset in zip(round_keys, offsets, strict=True):
-    # (offset - x) % size, without going below zero.
-    partner = jnp.where(x <= offset, offset - x, offset + (size - x))
+    # (offset - x) % size: a difference below zero wraps to the upper half.
+    partner = jnp.minimum(offset - x, offset - x + size)
     # Both of a pair hash its larger member, so they agree.
     swap = _scramble(jnp.maximum(x, partner) ^ key) >> 31
     x = jnp.where(swap == 1, partner, x)

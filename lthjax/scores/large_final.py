@@ -164,6 +164,7 @@ def large_final_same_sign(
   """
 
   def score(w, w0):
-    return jnp.where(jnp.sign(w) == jnp.sign(w0), jnp.abs(w), 0)
+    same = jnp.sign(w) == jnp.sign(w0)
+    return jnp.where(same | jnp.isnan(w), jnp.abs(w), 0)  # NaN stays in sight
 
   return jax.tree.map(score, params, initial)

@@ -122,6 +122,7 @@ def imp(
         f'`levels` was {levels}, but must be at least 1: level 0 is the dense'
         ' network, and each further one prunes once more.'
     )
+  trees.check_like(masks, params(state), 'params')
   remove = functools.partial(
       _remove,
       fraction=None if pattern.density is not None else fraction,
@@ -207,6 +208,7 @@ def one_shot(
     Frankle & Carbin, The Lottery Ticket Hypothesis, arXiv:1803.03635, section 2
     ("one-shot pruning").
   """
+  trees.check_like(masks, params(state), 'params')
   removals = [
       functools.partial(
           _remove,

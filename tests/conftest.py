@@ -1,0 +1,59 @@
+"""What all tests share: a quiet backend, real data, and many devices."""
+
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+# Figures go to files; subprocesses (experiments, notebooks) inherit this.
+os.environ.setdefault('MPLBACKEND', 'Agg')
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='session')
+def tfds_data_dir() -> pathlib.Path:
+  """The folder of prepared data sets; skips the test where there is none."""
+  value = os.environ.get('TFDS_DATA_DIR')
+  if not value:
+    pytest.skip(
+      'needs real data: set TFDS_DATA_DIR to a folder of data sets that'
+      ' tensorflow-datasets has prepared'
+    )
+  path = pathlib.Path(value).expanduser()
+  if not path.is_dir():
+    pytest.skip(f'needs real data, but TFDS_DATA_DIR={value} is no folder')
+  return path
+
+
+@pytest.fixture(scope='session')
+def run_python() -> Callable[..., str]:
+  """Runs Python source in a fresh process and returns what it prints.
+
+  ``run_python(source, devices=8)`` sees eight CPU devices. Not all tests get
+  them: on two cores, eight devices make every training step a third slower.
+  """
+
+  def run(source: str, *options: str, devices: int | None = None) -> str:
+    environment = dict(os.environ)
+    if devices:
+      environment['JAX_PLATFORMS'] = 'cpu'
+      environment['XLA_FLAGS'] = (
+        os.environ.get('XLA_FLAGS', '')
+        + f' --xla_force_host_platform_device_count={devices}'
+      )
+    done = subprocess.run(
+      [sys.executable, *options, '-c', source],
+      cwd=ROOT,
+      env=environment,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+  return run

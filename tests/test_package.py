@@ -1,0 +1,111 @@
+"""The package as a whole: light to import, documented, no private JAX."""
+
+import importlib
+import inspect
+import pathlib
+import pkgutil
+import re
+import tomllib
+
+import pytest
+
+import lthjax as lth
+
+ROOT = pathlib.Path(__file__).parents[1]
+SOURCES = sorted((ROOT / 'lthjax').rglob('*.py'))
+MODULES = sorted(
+  module.name
+  for module in pkgutil.walk_packages(lth.__path__, 'lthjax.')
+  if not module.name.rpartition('.')[2].startswith('_')
+)
+HEAVY = (
+  'flax',
+  'matplotlib',
+  'orbax',
+  'rich',
+  'sklearn',
+  'tensorflow',
+  'tensorflow_datasets',
+  'tyro',
+)
+
+
+def is_documented(thing: object) -> bool:
+  """Whether somebody wrote the docstring; Python writes some by itself."""
+  text = inspect.getdoc(thing) or ''
+  name = getattr(thing, '__name__', '')
+  return bool(text) and not text.startswith((f'{name}(', 'Create new instance'))
+
+
+def public_things(module) -> dict[str, object]:
+  """Functions and classes that a module defines under a public name."""
+  return {
+    f'{module.__name__}.{name}': thing
+    for name, thing in vars(module).items()
+    if not name.startswith('_')
+    and (inspect.isfunction(thing) or inspect.isclass(thing))
+    and thing.__module__ == module.__name__
+  }
+
+
+def test_import_is_quiet_and_light(run_python):
+  printed = run_python(
+    f'import sys, lthjax\nprint(*sorted(set({HEAVY}) & set(sys.modules)))',
+    '-Werror',
+  )
+  assert printed.split() == []
+
+
+def test_all_is_sorted_and_complete():
+  assert list(lth.__all__) == sorted(set(lth.__all__))
+  missing = [name for name in lth.__all__ if not hasattr(lth, name)]
+  assert missing == []
+  assert set(lth.__all__) <= set(dir(lth))
+
+
+def test_unknown_name_is_an_attribute_error():
+  with pytest.raises(AttributeError, match='no_such_name'):
+    _ = lth.no_such_name
+
+
+def test_every_public_name_is_documented():
+  things = {name: getattr(lth, name) for name in lth.__all__}
+  undocumented = [
+    name
+    for name, thing in things.items()
+    if name != '__version__' and not is_documented(thing)
+  ]
+  assert undocumented == []
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_every_module_is_documented(name):
+  module = importlib.import_module(name)
+  assert is_documented(module)
+  undocumented = [
+    path
+    for path, thing in public_things(module).items()
+    if not is_documented(thing)
+  ]
+  assert undocumented == []
+
+
+def test_version_is_the_same_everywhere():
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+  assert lth.__version__ == project['version']
+  citation = (ROOT / 'CITATION.cff').read_text()
+  assert f'\nversion: {lth.__version__}\n' in citation
+
+
+def test_types_are_shipped():
+  assert (ROOT / 'lthjax' / 'py.typed').is_file()
+
+
+def test_no_private_jax():
+  private = re.compile(r'jax\._src|from jax import core|import jax\.core')
+  offenders = [
+    str(path.relative_to(ROOT))
+    for path in SOURCES
+    if private.search(path.read_text())
+  ]
+  assert offenders == []
