@@ -105,8 +105,11 @@ class Progress:
     self._folder, self.levels = folder, levels
     self._level = len(levels)
     self._trained = sum(self._trainings[x['level']] for x in levels)
+    self._bar.update(self._task, completed=self._trained * self._steps)
     if levels:
-      self._bar.console.print(f'{len(levels)} levels were there already.')
+      self._bar.console.print(
+          f'{len(levels)} of {len(self._trainings)} levels were there already.'
+      )
       self._write(levels)
 
   def advance(

@@ -85,7 +85,7 @@ def epoch_indices(
 
   References:
     Hoang, Morris and Rogaway, "An enciphering scheme based on a card shuffle",
-    arXiv:1208.1176, figure 1.
+    arXiv:1208.1176.
   """
   if not 1 <= batch_size <= size:
     raise ValueError(
