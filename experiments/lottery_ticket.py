@@ -2,14 +2,14 @@
 
 Finds tickets by iterative magnitude pruning and trains beside each of them the
 controls that it has to beat: the same mask on new weights (reinit), the same
-weights under a mask shuffled within its layers (shuffled), and the same mask and
-signs on new magnitudes (sign_preserved) or on one magnitude a layer, alike for
-all its weights (signed_constant).
+weights under a mask shuffled within its layers (shuffled), and the same mask
+and signs on new magnitudes (sign_preserved) or on one magnitude a layer, alike
+for all its weights (signed_constant).
 
-Paper: Frankle & Carbin, The Lottery Ticket Hypothesis, arXiv:1803.03635, figure
-numbers 3 to 5; with `--rewind-step` Frankle et al., Linear Mode Connectivity and the
-Lottery Ticket Hypothesis, arXiv:1912.05671. Signs: Zhou et al., Deconstructing
-Lottery Tickets, arXiv:1905.01067, figure 5.
+Paper: Frankle & Carbin, The Lottery Ticket Hypothesis, arXiv:1803.03635,
+figures 3 to 5; with `--rewind-step` Frankle et al., Linear Mode Connectivity
+and the Lottery Ticket Hypothesis, arXiv:1912.05671. Signs: Zhou et al.,
+Deconstructing Lottery Tickets, arXiv:1905.01067, figure 5.
 
   python experiments/lottery_ticket.py                    # digits
   python experiments/lottery_ticket.py --preset mnist
@@ -26,8 +26,8 @@ Lottery Tickets, arXiv:1905.01067, figure 5.
             accelerator: hours. Matches the dense network down to about 13 %;
             reinit does not.
 
-All results go into one folder a configuration. Kill the command at any time and
-start it again: it goes on where it was, and ends with the same bits.
+All results go into one folder a configuration. Kill the command at any time
+and start it again: it goes on where it was, and ends with the same bits.
 """
 
 import argparse
@@ -74,12 +74,11 @@ class Config:
   preset: Literal['digits', 'mnist', 'conv2', 'resnet20'] = dataclasses.field(
       default='digits', compare=False
   )
-  """One of those above. It sets the defaults of all options below."""
+  """One of those above; sets the defaults of all options below."""
   dataset: str = 'digits'
-  """Data set: digits comes with scikit-learn; else a TFDS name, such as mnist."""
+  """digits, which comes with scikit-learn, or a TFDS name such as mnist."""
   validation: int | None = None
-  """Training examples held out to choose the best step. None: 180 of digits, of
-  others 5,000 or a tenth."""
+  """Examples held out to choose the best step; None: about a tenth."""
   model: Literal[
       'lenet_300_100',
       'conv_2',
@@ -95,8 +94,7 @@ class Config:
   levels: int = 19
   """Trainings in a row, that of the dense network included."""
   fraction: tuple[tuple[str, float], ...] = (('output/*', 0.1), ('*', 0.2))
-  """Share of the alive weights to prune a level: globs over the names of kernels,
-  each with its share. The first that matches wins."""
+  """Share of alive weights to prune a level, by the first glob that fits."""
   scope: Literal['layer', 'global'] = 'layer'
   """Whether each layer has a budget of its own."""
   controls: tuple[Control, ...] = (
@@ -236,6 +234,7 @@ class Experiment:
         evaluate=self._validate,
         every=config.eval_every,
         replicated=True,
+        scanned=not (jax.default_backend() == 'cpu' and has_convolutions(params)),
     )
     self.keys, self.control_keys = (
         jax.vmap(jax.random.key)(jnp.arange(config.seeds) + offset)
@@ -338,6 +337,11 @@ class Experiment:
     return self._measure(params, model_state, dataset, dataset.test)[1]
 
 
+def has_convolutions(params: chex.ArrayTree) -> bool:
+  """Tells convolutional networks by their kernels."""
+  return any(p.ndim == 4 for p in jax.tree.leaves(params))
+
+
 def image_shape(dataset: data.Dataset) -> tuple[int, int, int]:
   """Height, width and channels of an image."""
   _, height, width, channels = dataset.train.images.shape
@@ -428,23 +432,28 @@ def read_levels(
   state = jax.eval_shape(experiment.trainer.init, experiment.keys)
   like = Ticket(0, 0.0, experiment.masks(), state.params, slim(state), None)
   last, levels = None, []
+  left = sorted(x.name for x in folder.glob('tickets/[0-9]*'))
   while (path := level_folder(folder, len(levels))).exists():
     last = checkpoints.load_ticket(path, like)
     levels.append(summary(last))
+    left.remove(path.name)
+  if left:
+    raise ValueError(
+        f'{path} is missing, but later levels are there: {", ".join(left)}.'
+        ' Move them away as well, and they will be trained again.'
+    )
   return last, levels
 
 
 def parse(arguments: list[str]) -> Config:
   """Reads the command line: a preset, and what to change about it."""
+  if {'-h', '--help'} & set(arguments):
+    print(__doc__)  # Tyro would break its lines elsewhere.
   first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-  first.add_argument('--preset')
+  first.add_argument('--preset', default='digits')
   preset = first.parse_known_args(arguments)[0].preset
-  return tyro.cli(
-      Config,
-      default=PRESETS.get(preset, PRESETS['digits']),
-      description=__doc__,
-      args=arguments,
-  )
+  default = PRESETS.get(preset, Config())  # Tyro complains about others.
+  return tyro.cli(Config, default=default, args=arguments)
 
 
 def main() -> None:

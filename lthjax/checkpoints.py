@@ -2,7 +2,9 @@
 
 Every file and folder appears whole or not at all: it is written under another
 name and renamed. Killing the process, or a disk that runs full, leaves the last
-good checkpoint as it was.
+good checkpoint as it was. Reading one back checks that it is what was written:
+each checkpoint has a list of the digests of its files (``sha256sum -c
+SHA256SUMS`` checks it too), and of the shapes and dtypes of its leaves.
 """
 
 import contextlib
@@ -12,6 +14,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +24,16 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from lthjax import masks as masks_lib
+from lthjax import trees
 from lthjax.tickets import Ticket
 
-_TEMPORARY = '.tmp-'
+_DIGESTS = 'SHA256SUMS'
 
 
 def save(
-    path: str | os.PathLike[str],
-    tree: chex.ArrayTree,
-    metadata: dict[str, Any] | None = None,
+  path: str | os.PathLike[str],
+  tree: chex.ArrayTree,
+  metadata: dict[str, Any] | None = None,
 ) -> None:
   """Writes a tree of arrays as an orbax checkpoint, atomically.
 
@@ -41,6 +45,7 @@ def save(
   Raises:
     FileExistsError: if the path exists; nothing is overwritten.
     OSError: if it cannot be written. The disk is left as it was.
+    TypeError: if a leaf is no array, or the metadata do not fit into JSON.
 
   Example:
     >>> import tempfile, jax.numpy as jnp
@@ -53,26 +58,26 @@ def save(
   path = Path(path).absolute()
   if path.exists():
     raise FileExistsError(
-        f'{path} exists already, and checkpoints are never overwritten. Choose'
-        ' another path, or remove it first.'
+      f'{path} exists already, and checkpoints are never overwritten. Choose'
+      ' another path, or remove it first.'
     )
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_hidden(path)))
-  try:
-    ocp.save(os.fspath(temporary / 'checkpoint'), tree, custom_metadata=metadata)
-    os.rename(temporary / 'checkpoint', path)
-  except Exception as error:
-    raise OSError(
-        f'Could not write the checkpoint {path}: {_first_line(error)}. Nothing was changed:'
-        ' earlier checkpoints are as they were. Is the disk full?'
-    ) from error
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
+  tree = jax.tree.map(jnp.asarray, tree)
+  header = {'leaves': _describe(tree), 'metadata': metadata or {}}
+  json.dumps(header)  # Raises now on what JSON cannot hold.
+  with _temporary(path) as folder:
+    written = folder / path.name
+    try:
+      ocp.save(os.fspath(written), tree, custom_metadata=header)
+      (written / _DIGESTS).write_text(_digests(written))
+      os.rename(written, path)
+    except Exception as error:  # Orbax has a ValueError for a full disk.
+      raise OSError(
+        f'Could not write the checkpoint {path}: {_first_line(error)}.'
+        ' Nothing was changed: earlier checkpoints are as they were.'
+      ) from error
 
 
-def load(
-    path: str | os.PathLike[str], like: chex.ArrayTree
-) -> Any:
+def load(path: str | os.PathLike[str], like: chex.ArrayTree) -> Any:
   """Reads a checkpoint into the structure of another tree.
 
   Args:
@@ -96,9 +101,21 @@ def load(
     ...   checkpoints.load(f'{folder}/state', like={'w': jnp.zeros(2)})
     {'w': Array([1., 1.], dtype=float32)}
   """
-  path = _existing(path)
-  with _explained(path):
-    return ocp.load(os.fspath(path), jax.tree.map(_abstract, like))
+  path = Path(path).absolute()
+  target = jax.tree.map(_abstract, like)
+  found, wanted = _read_header(path)['leaves'], _describe(target)
+  if found != wanted:
+    differ = [
+      f'{name or "the array"}: {found.get(name, "nothing")} there,'
+      f' {wanted.get(name, "nothing")} in `like`'
+      for name in sorted(found.keys() | wanted.keys())
+      if found.get(name) != wanted.get(name)
+    ]
+    raise ValueError(
+      f'The checkpoint {path} holds another tree: {"; ".join(differ)}. Load it'
+      ' into the structure it was saved from.'
+    )
+  return ocp.load(os.fspath(path), target)
 
 
 def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -122,10 +139,7 @@ def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     ...   checkpoints.metadata(f'{folder}/state')
     {'level': 1}
   """
-  path = _existing(path)
-  with _explained(path):
-    found: Any = ocp.metadata(os.fspath(path)).custom_metadata
-    return dict(found or {})
+  return _read_header(Path(path).absolute())['metadata']
 
 
 def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> None:
@@ -145,16 +159,18 @@ def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> None:
     >>> from lthjax import checkpoints
     >>> from lthjax.tickets import Ticket
     >>> masks = {'w': jnp.array([[True, False]])}
-    >>> ticket = Ticket(1, 0.5, masks, None, {'w': jnp.ones((1, 2))}, {'acc': 1})
+    >>> ticket = Ticket(
+    ...   1, 0.5, masks, None, {'w': jnp.ones((1, 2))}, {'acc': 1}
+    ... )
     >>> with tempfile.TemporaryDirectory() as folder:
     ...   checkpoints.save_ticket(f'{folder}/1', ticket)
     ...   checkpoints.load_ticket(f'{folder}/1', like=ticket).metrics
     {'acc': 1}
   """
   arrays = {
-      'masks': masks_lib.pack(ticket.masks),
-      'start': ticket.start,
-      'trained': ticket.trained,
+    'masks': masks_lib.pack(ticket.masks),
+    'start': ticket.start,
+    'trained': ticket.trained,
   }
   scalars = ('level', 'density', 'metrics')
   save(path, arrays, {name: getattr(ticket, name) for name in scalars})
@@ -187,25 +203,25 @@ def load_ticket(path: str | os.PathLike[str], like: Ticket) -> Ticket:
     {'w': Array([[ True, False]], dtype=bool)}
   """
   packed = jax.eval_shape(
-      lambda: masks_lib.pack(
-          jax.tree.map(lambda m: jnp.zeros(m.shape, bool), like.masks)
-      )
+    lambda: masks_lib.pack(
+      jax.tree.map(lambda m: jnp.zeros(m.shape, bool), like.masks)
+    )
   )
   target = {'masks': packed, 'start': like.start, 'trained': like.trained}
   arrays = load(path, target)
   scalars = metadata(path)
   if missing := {'level', 'density', 'metrics'} - set(scalars):
     raise ValueError(
-        f'{path} is a checkpoint but not a ticket: it has no'
-        f' {", ".join(sorted(missing))}. Read it with `load`.'
+      f'{path} is a checkpoint but not a ticket: it has no'
+      f' {", ".join(sorted(missing))}. Read it with `load`.'
     )
   return Ticket(
-      scalars['level'],
-      scalars['density'],
-      masks_lib.unpack(arrays['masks'], like.masks),
-      arrays['start'],
-      arrays['trained'],
-      scalars['metrics'],
+    scalars['level'],
+    scalars['density'],
+    masks_lib.unpack(arrays['masks'], like.masks),
+    arrays['start'],
+    arrays['trained'],
+    scalars['metrics'],
   )
 
 
@@ -232,14 +248,16 @@ def config_hash(config: Any) -> str:
     False
   """
   defaults = _fields(type(config)())
-  changed = {k: v for k, v in _fields(config).items() if v != defaults[k]}
-  text = json.dumps(changed, sort_keys=True)
+  changed = {
+    name: value
+    for name, value in sorted(_fields(config).items())
+    if json.dumps(value) != json.dumps(defaults[name])
+  }
+  text = json.dumps(changed)  # The order inside a nested dict counts.
   return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def open_run(
-    parent: str | os.PathLike[str], name: str, config: Any
-) -> Path:
+def open_run(parent: str | os.PathLike[str], name: str, config: Any) -> Path:
   """Creates the folder of a run, or finds it again.
 
   Args:
@@ -270,36 +288,33 @@ def open_run(
   """
   folder = Path(parent).absolute() / f'{name}-{config_hash(config)}'
   if not folder.exists():
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(
-        tempfile.mkdtemp(dir=folder.parent, prefix=_hidden(folder))
-    )
-    try:
+    with _temporary(folder) as temporary:
+      written = temporary / folder.name
+      written.mkdir()
       text = json.dumps(_fields(config), indent=2)
-      (temporary / 'config.json').write_text(text + '\n')
-      temporary.chmod(0o755)
-      os.rename(temporary, folder)
-    finally:
-      shutil.rmtree(temporary, ignore_errors=True)
+      (written / 'config.json').write_text(text + '\n')
+      os.rename(written, folder)
   try:
     found = json.loads((folder / 'config.json').read_text())
+    if not isinstance(found, dict):
+      raise ValueError(f'it holds a {type(found).__name__}')
   except (OSError, ValueError) as error:
     raise ValueError(
-        f'{folder} exists, but is not the folder of a run: its config.json'
-        f' cannot be read ({error}). It is left untouched; move it away or'
-        ' choose another folder.'
+      f'{folder} exists, but is not the folder of a run: its config.json'
+      f' cannot be read ({error}). It is left untouched; move it away or'
+      ' choose another folder.'
     ) from error
   written = {**_fields(type(config)()), **found}
   wanted = _fields(config)
   if written != wanted:
     differ = [
-        f'{k}: {written.get(k)!r} there, {wanted.get(k)!r} here'
-        for k in sorted(written.keys() | wanted.keys())
-        if written.get(k) != wanted.get(k)
+      f'{k}: {written.get(k)!r} there, {wanted.get(k)!r} here'
+      for k in sorted(written.keys() | wanted.keys())
+      if written.get(k) != wanted.get(k)
     ]
     raise ValueError(
-        f'{folder} was written by another configuration ({"; ".join(differ)}).'
-        ' It is left untouched; move it away or choose another folder.'
+      f'{folder} was written by another configuration ({"; ".join(differ)}).'
+      ' It is left untouched; move it away or choose another folder.'
     )
   return folder
 
@@ -322,28 +337,34 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     ...   pathlib.Path(folder, 'a.txt').read_text()
     'hello'
   """
-  path = Path(path)
-  temporary = path.with_name(f'{_hidden(path)}{os.getpid()}')
+  path = Path(path).absolute()
+  with _temporary(path) as folder:
+    written = folder / path.name
+    written.write_text(text, newline='')
+    os.replace(written, path)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+  """A hidden folder beside the path; removes those of killed processes."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  prefix = f'.{path.name}.tmp-'
+  for stale in path.parent.iterdir():
+    if stale.name.startswith(prefix):
+      shutil.rmtree(stale, ignore_errors=True)
+  folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix))
   try:
-    with temporary.open('w', newline='') as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
+    yield folder
   finally:
-    temporary.unlink(missing_ok=True)
-
-
-def _hidden(path: Path) -> str:
-  return f'.{path.name}{_TEMPORARY}'
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fields(config: Any) -> dict[str, Any]:
   """The fields that count, as JSON would give them back."""
   values = {
-      field.name: getattr(config, field.name)
-      for field in dataclasses.fields(config)
-      if field.compare
+    field.name: getattr(config, field.name)
+    for field in dataclasses.fields(config)
+    if field.compare
   }
   return json.loads(json.dumps(values))
 
@@ -353,28 +374,50 @@ def _abstract(x: Any) -> Any:
   place = getattr(x, 'sharding', None)
   if place is None:
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  return jax.ShapeDtypeStruct(jnp.shape(x), jax.dtypes.result_type(x), sharding=place)
+  return jax.ShapeDtypeStruct(
+    jnp.shape(x), jax.dtypes.result_type(x), sharding=place
+  )
 
 
 def _first_line(error: Exception) -> str:
   return str(error).partition('\n')[0].rstrip('.:')
 
 
-def _existing(path: str | os.PathLike[str]) -> Path:
-  path = Path(path).absolute()
+def _describe(tree: chex.ArrayTree) -> dict[str, str]:
+  """Shape and dtype of every leaf, such as ``float32[3, 2]``."""
+  return {
+    name: 'None' if x is None else f'{x.dtype}{list(x.shape)}'
+    for name, x in trees.by_name(tree).items()
+  }
+
+
+def _digests(folder: Path) -> str:
+  """SHA-256 of all files, as ``sha256sum`` writes it."""
+  files = sorted(x for x in folder.rglob('*') if x.is_file())
+  return ''.join(
+    f'{hashlib.sha256(x.read_bytes()).hexdigest()}  {x.relative_to(folder)}\n'
+    for x in files
+    if x != folder / _DIGESTS
+  )
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+  """What a checkpoint holds, once it is known to be whole."""
   if not path.exists():
     raise FileNotFoundError(f'There is no checkpoint at {path}.')
-  return path
-
-
-@contextlib.contextmanager
-def _explained(path: Path):
-  """Says of any failure to read which checkpoint it was."""
   try:
-    yield
-  except Exception as error:
+    expected = (path / _DIGESTS).read_text()
+  except (OSError, ValueError) as error:
     raise ValueError(
-        f'{path} cannot be read as this checkpoint: it is damaged, holds'
-        f' another tree, or is something else ({_first_line(error)}). It is'
-        ' left untouched; move it away to start anew.'
+      f'{path} is not a checkpoint that `lthjax.checkpoints.save` wrote: its'
+      f' {_DIGESTS} cannot be read ({error}). It is left untouched.'
     ) from error
+  changed = set(expected.splitlines()) ^ set(_digests(path).splitlines())
+  if changed:
+    files = sorted({line.partition('  ')[2] for line in changed})
+    raise ValueError(
+      f'The checkpoint {path} is damaged: {", ".join(files)} changed since it'
+      ' was written. It is left untouched; move it away to start anew.'
+    )
+  header: Any = ocp.metadata(os.fspath(path)).custom_metadata
+  return header

@@ -1,7 +1,7 @@
 """How a budget of weights spreads over the layers.
 
 A distribution is a function ``(shapes, sparsity) -> {name: density}``. It is
-passed as it is, for example ``lthjax.prune(..., densities=lthjax.densities.erk)``.
+passed as it is: ``lthjax.prune(..., densities=lthjax.densities.erk)``.
 """
 
 import math

@@ -340,8 +340,8 @@ def shuffle(
   References:
     Frankle & Carbin, The Lottery Ticket Hypothesis: Finding Sparse, Trainable
     Neural Networks, arXiv:1803.03635, appendix on random sparsity; Frankle et
-    al., Pruning Neural Networks at Initialization: Why Are We Missing the Mark?,
-    arXiv:2009.08576, section 5.
+    al., Pruning Neural Networks at Initialization: Why Are We Missing the
+    Mark?, arXiv:2009.08576, section 5.
   """
   if within not in ('layer', 'global'):
     raise ValueError(

@@ -12,7 +12,7 @@ from lthjax import masks as masks_lib
 from lthjax import trees
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
-from lthjax.selection import keep_largest
+from lthjax.selection import check_floating, keep_largest
 
 Rounding = Literal['nearest', 'floor', 'ceil']
 Scope = Literal['layer', 'global']
@@ -23,6 +23,9 @@ _OFFSETS = {
   'floor': lambda q: 0,
   'ceil': lambda q: q - 1,
 }
+
+# With larger ones, the products of `_share` would not fit a traced int32.
+_MAX_DENOMINATOR = 2**22
 
 
 def prune(
@@ -62,6 +65,7 @@ def prune(
     Tree of masks, a subset of those given.
 
   Raises:
+    TypeError: if scores are not floating point.
     ValueError: for a budget out of range or given twice, masks that do not fit
       the scores, no prunable leaf, a glob that matches nothing, a pattern that
       does not fit a leaf, or NaN among the scores of alive weights.
@@ -92,8 +96,9 @@ def prune(
       f'`rounding` was {rounding!r}, but must be one of {", ".join(_OFFSETS)}.'
     )
   pattern.check({name: m.shape for name, m in eligible.items()})
-  check_nan(scores, masks)
   values = trees.by_name(scores)
+  check_floating({name: values[name] for name in eligible})
+  check_nan(scores, masks)
 
   budgets: list[tuple[list[str], Any]]
   if pattern.density is not None:
@@ -183,6 +188,11 @@ def _check_budget(
       f'`scope` was {scope!r}, but must be "layer" (a budget a leaf) or'
       ' "global" (one for all).'
     )
+  if scope == 'global' and not isinstance(pattern, Unstructured):
+    raise ValueError(
+      f'`scope="global"` ranks single weights across leaves, but {pattern}'
+      ' selects within a leaf. Use `scope="layer"`.'
+    )
   if densities is not None and (scope == 'global' or sparsity is None):
     raise ValueError(
       '`densities` spreads a `sparsity` over layers, so it needs `sparsity`'
@@ -204,8 +214,7 @@ def _budgets_of_alive(
   budgets = []
   for names in groups.values():
     total = sum(alive[name] for name in names)
-    # A small denominator keeps traced products within int32.
-    ratio = _exact(shares[names[0]][1]).limit_denominator(2**15)
+    ratio = _exact(shares[names[0]][1]).limit_denominator(_MAX_DENOMINATOR)
     budgets.append((names, total - _share(total, ratio, rounding)))
   return budgets
 
@@ -233,11 +242,15 @@ def _budgets_of_all(
 
 
 def _exact(share: float) -> Fraction:
-  """The fraction that was meant: 0.29 is 29/100, not the nearest binary."""
-  return Fraction(str(round(float(share), 12)))
+  """The fraction that was meant: 0.29 is 29/100, and 1 / 3 is a third."""
+  return Fraction(float(share)).limit_denominator(10**9)
 
 
 def _share(count: Any, ratio: Fraction, rounding: Rounding) -> Any:
-  """``count * ratio``, rounded, in integer arithmetic; traced counts too."""
+  """``count * ratio``, rounded: long division of the count, byte by byte."""
   p, q = ratio.numerator, ratio.denominator
-  return count // q * p + (count % q * p + _OFFSETS[rounding](q)) // q
+  quotient, rest = 0, 0
+  for shift in (24, 16, 8, 0):
+    rest = rest * 256 + (count >> shift & 255) * p
+    quotient, rest = quotient * 256 + rest // q, rest % q
+  return quotient + (rest + _OFFSETS[rounding](q)) // q

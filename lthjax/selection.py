@@ -48,8 +48,8 @@ def keep_largest(
 
   Raises:
     TypeError: if scores are not floating point, or the count no integer.
-    ValueError: if there are 2^31 scores or more, or if ``eligible``, ``axis`` or
-      the shape of ``count`` does not fit.
+    ValueError: if there are 2^31 scores or more, or if ``eligible``, ``axis``
+      or the shape of ``count`` does not fit.
 
   Example:
     >>> import jax.numpy as jnp
@@ -144,7 +144,8 @@ def _check_count(
     if len(shapes) > 1 or not -len(shape) <= axis < len(shape):
       raise ValueError(
         f'`axis={axis}` needs a single array with such an axis, but the scores'
-        f' have the shapes {", ".join(map(str, shapes))}. Select array by array.'
+        f' have the shapes {", ".join(map(str, shapes))}. Select in each by'
+        ' itself.'
       )
     axis %= len(shape)
     wanted = (*shape[:axis], 1, *shape[axis + 1 :])

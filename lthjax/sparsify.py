@@ -47,7 +47,7 @@ class SparsifyState(NamedTuple):
 
 
 def sparsify(
-    inner: optax.GradientTransformation, topology: Topology
+  inner: optax.GradientTransformation, topology: Topology
 ) -> optax.GradientTransformationExtraArgs:
   """Trains the alive weights with ``inner``; holds all others at zero.
 
@@ -56,7 +56,8 @@ def sparsify(
   are those of ``inner``, to the bit.
 
   Args:
-    inner: any optax transformation; extra arguments are passed on to it.
+    inner: any optax transformation that `optax.tree.map_params` can look into,
+      which is all but the line searches; extra arguments are passed on to it.
     topology: which weights are alive, and how that changes.
 
   Returns:
@@ -88,37 +89,38 @@ def sparsify(
       # `optax.tree.map_params` probes `init` with a tree that has no leaves. A
       # leaf in place of the masks makes it pass over them whole.
       topology_state = jnp.zeros([], bool)
-      return SparsifyState(jnp.zeros([], jnp.int32), topology_state,
-                           inner.init(params))
+      return SparsifyState(
+        jnp.zeros([], jnp.int32), topology_state, inner.init(params)
+      )
     topology_state = topology.init(params)
     alive = _where(topology_state.masks, params)
     return SparsifyState(
-        step=jnp.zeros([], jnp.int32),
-        topology_state=topology_state,
-        inner_state=inner.init(alive),
+      step=jnp.zeros([], jnp.int32),
+      topology_state=topology_state,
+      inner_state=inner.init(alive),
     )
 
   def update_fn(updates, state, params=None, **extra_args):
     if params is None:
       raise ValueError(
-          '`sparsify` needs the current params to hold dead weights at zero:'
-          ' call `tx.update(grads, state, params)`.'
+        '`sparsify` needs the current params to hold dead weights at zero:'
+        ' call `tx.update(grads, state, params)`.'
       )
     trees.check_like(state.topology_state.masks, updates, 'gradients')
     step = state.step + 1
     topology_state = topology.update(
-        state.topology_state, params, updates, step
+      state.topology_state, params, updates, step
     )
     masks = topology_state.masks
     # Whatever comes alive starts with empty slots; whatever is dead keeps none.
     inner_state = _zero_slots(
-        inner, state.inner_state, _both(masks, state.topology_state.masks)
+      inner, state.inner_state, _both(masks, state.topology_state.masks)
     )
     updates, inner_state = inner.update(
-        _where(masks, updates), inner_state, _where(masks, params), **extra_args
+      _where(masks, updates), inner_state, _where(masks, params), **extra_args
     )
     updates = jax.tree.map(
-        _land_on_zero, masks, updates, params, is_leaf=trees.is_none
+      _land_on_zero, masks, updates, params, is_leaf=trees.is_none
     )
     return updates, SparsifyState(step, topology_state, inner_state)
 
@@ -157,13 +159,14 @@ def get_masks(opt_state: optax.OptState) -> chex.ArrayTree:
 
 
 def set_masks(
-    opt_state: optax.OptState, masks: chex.ArrayTree
+  opt_state: optax.OptState, masks: chex.ArrayTree
 ) -> optax.OptState:
   """Puts other masks into an optimizer state.
 
   The params are not touched: apply the masks to them as well, with
   `lthjax.masks.apply`. Slots of weights that die are emptied by the next
-  update, so that a weight that comes alive later starts from zero.
+  update, so that a weight that comes alive later starts from zero, or from what
+  the inner transformation made of zeros, if it adds noise for instance.
 
   Args:
     opt_state: state of a transformation that contains one `sparsify`.
@@ -226,9 +229,9 @@ def _land_on_zero(m: Any, update: Any, param: Any) -> Any:
 
 
 def _zero_slots(
-    inner: optax.GradientTransformation,
-    inner_state: optax.OptState,
-    masks: chex.ArrayTree,
+  inner: optax.GradientTransformation,
+  inner_state: optax.OptState,
+  masks: chex.ArrayTree,
 ) -> optax.OptState:
   """Zeroes every params-shaped slot of ``inner`` where the mask is false."""
 
@@ -239,9 +242,9 @@ def _zero_slots(
     return jnp.where(mask, slot, jnp.zeros_like(slot))
 
   return optax.tree.map_params(
-      inner,
-      zero,
-      inner_state,
-      masks,
-      is_leaf=lambda x: x is None or isinstance(x, optax.MaskedNode),
+    inner,
+    zero,
+    inner_state,
+    masks,
+    is_leaf=lambda x: x is None or isinstance(x, optax.MaskedNode),
   )

@@ -3,8 +3,8 @@
 The state holds the step, so that the batch at a step, the learning rate and the
 random numbers are functions of the state alone. Training to step k and from
 there to the end goes through the same compiled loop as training to the end, and
-gives the same bits. A rewound ticket is therefore an old value of the state with
-other masks in it.
+gives the same bits. A rewound ticket is therefore an old value of the state
+with other masks in it.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,8 @@ from lthjax import masks as masks_lib
 from lthjax.sparsify import set_masks
 
 Loss = Callable[
-    [chex.ArrayTree, chex.ArrayTree, Any, chex.PRNGKey],
-    tuple[jax.Array, chex.ArrayTree],
+  [chex.ArrayTree, chex.ArrayTree, Any, chex.PRNGKey],
+  tuple[jax.Array, chex.ArrayTree],
 ]
 Metrics = dict[str, jax.Array]
 
@@ -79,19 +79,22 @@ class Trainer(NamedTuple):
 
 
 def trainer(
-    init: Callable[[chex.PRNGKey], tuple[chex.ArrayTree, chex.ArrayTree]],
-    loss: Loss,
-    tx: optax.GradientTransformation,
-    batch: Callable[[Any, chex.PRNGKey, jax.Array], Any],
-    *,
-    evaluate: Callable[..., Metrics] | None = None,
-    every: int = 100,
-    replicated: bool = False,
+  init: Callable[[chex.PRNGKey], tuple[chex.ArrayTree, chex.ArrayTree]],
+  loss: Loss,
+  tx: optax.GradientTransformation,
+  batch: Callable[[Any, chex.PRNGKey, jax.Array], Any],
+  *,
+  evaluate: Callable[..., Metrics] | None = None,
+  every: int = 100,
+  replicated: bool = False,
+  scanned: bool = True,
 ) -> Trainer:
   """Builds a training loop that is compiled once.
 
   Steps run on the device in chunks of ``every``, without a host round trip a
   step. Masks, seeds, data and the last step are arguments of the compiled loop.
+  To save a long run now and then, call ``fit`` for a part of the steps at a
+  time: the bits are the same.
 
   Args:
     init: ``init(key) -> (params, model_state)``, such as a model of
@@ -105,6 +108,9 @@ def trainer(
     every: number of steps between evaluations, which happen at its multiples.
     replicated: train several runs side by side with `jax.vmap`; ``init`` of the
       trainer then takes an array of keys.
+    scanned: loop over steps on the device. On a CPU, XLA runs convolutions many
+      times slower inside a loop (https://github.com/jax-ml/jax/issues/12868):
+      turn this off there, and each step is dispatched from Python.
 
   Returns:
     The pair ``(init, fit)``.
@@ -127,7 +133,6 @@ def trainer(
   """
   if every < 1:
     raise ValueError(f'`every` was {every}, but must be at least 1 step.')
-  tx = optax.with_extra_args_support(tx)
 
   def init_run(key):
     init_key, run_key = jax.random.split(key)
@@ -137,10 +142,10 @@ def trainer(
   def train_step(params, opt_state, model_state, key, step, data):
     batch_key, noise_key = jax.random.split(key)
     grads, model_state = jax.grad(loss, has_aux=True)(
-        params,
-        model_state,
-        batch(data, batch_key, step),
-        jax.random.fold_in(noise_key, step),
+      params,
+      model_state,
+      batch(data, batch_key, step),
+      jax.random.fold_in(noise_key, step),
     )
     updates, opt_state = tx.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, model_state
@@ -160,22 +165,33 @@ def trainer(
     measure = jax.vmap(measure, in_axes=(0, 0, 0, None, None))
 
   @jax.jit
-  def advance(state, data, until):
-    def body(step, run):
-      params, opt_state, model_state = run
-      return train_step(params, opt_state, model_state, state.key, step, data)
-
-    run = (state.params, state.opt_state, state.model_state)
-    run = jax.lax.fori_loop(state.step, until, body, run)
-    params, opt_state, model_state = run
-    return state._replace(
-        step=until, params=params, opt_state=opt_state, model_state=model_state
+  def one_step(state, data):
+    params, opt_state, model_state = train_step(
+      state.params,
+      state.opt_state,
+      state.model_state,
+      state.key,
+      state.step,
+      data,
     )
+    return state._replace(
+      step=state.step + 1,
+      params=params,
+      opt_state=opt_state,
+      model_state=model_state,
+    )
+
+  @jax.jit
+  def scan_steps(state, data, until):
+    def body(_, state):
+      return one_step(state, data)
+
+    return jax.lax.fori_loop(state.step, until, body, state)
 
   @jax.jit
   def evaluate_state(state, data):
     best, metrics = measure(
-        state.params, state.model_state, state.best, state.step, data
+      state.params, state.model_state, state.best, state.step, data
     )
     return state._replace(best=best), metrics
 
@@ -190,12 +206,16 @@ def trainer(
     step = int(state.step)
     if until < step:
       raise ValueError(
-          f'The state is at step {step} already, but `until` was {until}. Give'
-          ' a later step, or start from an earlier state.'
+        f'The state is at step {step} already, but `until` was {until}. Give'
+        ' a later step, or start from an earlier state.'
       )
     while step < until:
-      step = min(until, (step // every + 1) * every)
-      state = advance(state, data, jnp.int32(step))
+      start, step = step, min(until, (step // every + 1) * every)
+      if scanned:
+        state = scan_steps(state, data, jnp.int32(step))
+      else:
+        for _ in range(start, step):
+          state = one_step(state, data)
       if evaluate is not None and step % every == 0:
         state, metrics = evaluate_state(state, data)
         if report is not None:
@@ -225,10 +245,10 @@ def with_masks(state: TrainState, masks: chex.ArrayTree) -> TrainState:
     >>> import lthjax as lth
     >>> masks = {'w': jnp.array([[True], [False]])}
     >>> train = lth.trainer(
-    ...     init=lambda key: ({'w': jnp.ones((2, 1))}, {}),
-    ...     loss=lambda params, state, x, key: (jnp.sum(params['w']), state),
-    ...     tx=lth.static(optax.sgd(0.5), lth.masks.dense(masks)),
-    ...     batch=lambda data, key, step: data,
+    ...   init=lambda key: ({'w': jnp.ones((2, 1))}, {}),
+    ...   loss=lambda params, state, x, key: (jnp.sum(params['w']), state),
+    ...   tx=lth.static(optax.sgd(0.5), lth.masks.dense(masks)),
+    ...   batch=lambda data, key, step: data,
     ... )
     >>> state = lth.training.with_masks(train.init(jax.random.key(0)), masks)
     >>> train.fit(state, None, until=1).params['w'].ravel()
@@ -236,17 +256,17 @@ def with_masks(state: TrainState, masks: chex.ArrayTree) -> TrainState:
   """
   params = masks_lib.apply(masks, state.params)
   return state._replace(
-      params=params,
-      opt_state=set_masks(state.opt_state, masks),
-      best=no_best(state.step, params, state.model_state, state.key),
+    params=params,
+    opt_state=set_masks(state.opt_state, masks),
+    best=no_best(state.step, params, state.model_state, state.key),
   )
 
 
 def no_best(
-    step: chex.Array,
-    params: chex.ArrayTree,
-    model_state: chex.ArrayTree,
-    key: chex.PRNGKey,
+  step: chex.Array,
+  params: chex.ArrayTree,
+  model_state: chex.ArrayTree,
+  key: chex.PRNGKey,
 ) -> Best:
   """Starts to look for the best evaluation.
 
@@ -269,8 +289,8 @@ def no_best(
   # (): one run; (n,): replicates. Keys of the old style end in an axis of two.
   runs = jax.random.key_data(key).shape[:-1]
   return Best(
-      step=jnp.full(runs, step, jnp.int32),
-      loss=jnp.full(runs, jnp.inf, jnp.float32),
-      params=params,
-      model_state=model_state,
+    step=jnp.full(runs, step, jnp.int32),
+    loss=jnp.full(runs, jnp.inf, jnp.float32),
+    params=params,
+    model_state=model_state,
   )

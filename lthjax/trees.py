@@ -8,13 +8,13 @@ from typing import Any
 
 import chex
 import jax
-import jax.core
 import jax.numpy as jnp
+from jax.core import Tracer
 
 
 def is_traced(*arrays: Any) -> bool:
   """Tells whether values are unknown, inside `jax.jit` or `jax.vmap`."""
-  return any(isinstance(x, jax.core.Tracer) for x in arrays)
+  return any(isinstance(x, Tracer) for x in arrays)
 
 
 def is_none(x: Any) -> bool:
@@ -26,7 +26,7 @@ def path_name(path: tuple[Any, ...]) -> str:
   """Returns the name of a leaf: its keys, joined by slashes.
 
   Flax NNX wraps every array in a variable, whose attribute ``value`` ends the
-  path. It is left out, so that one glob fits NNX, Linen, Equinox and plain dicts.
+  path. It is left out, so that one glob fits NNX, Linen, Equinox and dicts.
 
   Args:
     path: a key path as `jax.tree_util.tree_flatten_with_path` gives it.
@@ -123,7 +123,7 @@ def per_leaf(
     ``{name: (glob, number)}``.
   """
   if not isinstance(value, Mapping):
-    return {name: ('*', value) for name in names}
+    return dict.fromkeys(names, ('*', value))
   matches = first_match(value, names, what)
   return {name: (glob, value[glob]) for name, glob in matches.items()}
 

@@ -1,8 +1,8 @@
 """Zhou's family of criteria over initial and final weights.
 
 Each one is ``score(params, initial)`` with the trained params first. Together
-with `magnitude`, `movement` and `magnitude_increase` these are the mask criteria
-of figure 2 in the paper.
+with `magnitude`, `movement` and `magnitude_increase` these are the mask
+criteria of figure 2 in the paper.
 
 References:
   Zhou et al., Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask,

@@ -3,21 +3,21 @@
 from lthjax.tickets.controls import reshuffle, sign_preserved, signed_constant
 from lthjax.tickets.imp import Ticket, imp, one_shot
 from lthjax.tickets.rewind import (
-    fine_tune,
-    fresh_slots,
-    rewind_learning_rate,
-    rewind_weights,
+  fine_tune,
+  fresh_slots,
+  rewind_learning_rate,
+  rewind_weights,
 )
 
 __all__ = [
-    'Ticket',
-    'fine_tune',
-    'fresh_slots',
-    'imp',
-    'one_shot',
-    'reshuffle',
-    'rewind_learning_rate',
-    'rewind_weights',
-    'sign_preserved',
-    'signed_constant',
+  'Ticket',
+  'fine_tune',
+  'fresh_slots',
+  'imp',
+  'one_shot',
+  'reshuffle',
+  'rewind_learning_rate',
+  'rewind_weights',
+  'sign_preserved',
+  'signed_constant',
 ]

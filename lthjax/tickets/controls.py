@@ -20,7 +20,7 @@ from lthjax import trees
 
 
 def sign_preserved(
-    params: chex.ArrayTree, fresh: chex.ArrayTree, masks: chex.ArrayTree
+  params: chex.ArrayTree, fresh: chex.ArrayTree, masks: chex.ArrayTree
 ) -> chex.ArrayTree:
   """Draws new magnitudes and keeps the signs.
 
@@ -53,7 +53,7 @@ def sign_preserved(
 
 
 def signed_constant(
-    params: chex.ArrayTree, masks: chex.ArrayTree
+  params: chex.ArrayTree, masks: chex.ArrayTree
 ) -> chex.ArrayTree:
   """Keeps the signs and nothing else: ``sign(w) * std(w)`` in each layer.
 
@@ -83,7 +83,7 @@ def signed_constant(
 
 
 def reshuffle(
-    key: chex.PRNGKey, params: chex.ArrayTree, masks: chex.ArrayTree
+  key: chex.PRNGKey, params: chex.ArrayTree, masks: chex.ArrayTree
 ) -> chex.ArrayTree:
   """Permutes the values of the alive weights within each layer.
 
@@ -114,7 +114,7 @@ def reshuffle(
       return p
     # Alive entries come first in both orders: place by place, and by chance.
     noise = jax.random.uniform(
-        trees.fold_in_name(key, trees.path_name(path)), m.shape
+      trees.fold_in_name(key, trees.path_name(path)), m.shape
     )
     places = jnp.argsort(~m, axis=None, stable=True)
     chance = jnp.argsort(jnp.where(m, noise, 2), axis=None, stable=True)
@@ -122,5 +122,5 @@ def reshuffle(
     return flat.at[places].set(flat[chance]).reshape(p.shape)
 
   return jax.tree_util.tree_map_with_path(
-      permute, masks, params, is_leaf=trees.is_none
+    permute, masks, params, is_leaf=trees.is_none
   )

@@ -42,21 +42,21 @@ class Ticket(NamedTuple):
 
 
 def imp(
-    train: Train,
-    state: State,
-    masks: chex.ArrayTree,
-    *,
-    levels: int,
-    fraction: Fraction = 0.2,
-    score: Score = magnitude,
-    scope: Scope = 'layer',
-    pattern: Pattern = Unstructured(),
-    rounding: Rounding = 'nearest',
-    rewind: Rewind = rewind_weights,
-    evaluate: Callable[[State], Any] | None = None,
-    params: Callable[[State], chex.ArrayTree] = lambda state: state.params,
-    replicated: bool = False,
-    resume: Ticket | None = None,
+  train: Train,
+  state: State,
+  masks: chex.ArrayTree,
+  *,
+  levels: int,
+  fraction: Fraction = 0.2,
+  score: Score = magnitude,
+  scope: Scope = 'layer',
+  pattern: Pattern = Unstructured(),
+  rounding: Rounding = 'nearest',
+  rewind: Rewind = rewind_weights,
+  evaluate: Callable[[State], Any] | None = None,
+  params: Callable[[State], chex.ArrayTree] = lambda state: state.params,
+  replicated: bool = False,
+  resume: Ticket | None = None,
 ) -> Iterator[Ticket]:
   """Finds tickets by iterative magnitude pruning with rewinding.
 
@@ -67,7 +67,7 @@ def imp(
   Args:
     train: ``train(state, masks) -> state``: any function that puts the masks
       into the params and the optimizer (see `lthjax.training.with_masks`) and
-      trains to the end.
+      trains to the end. It must not donate the state: rewinding needs it.
     state: what to rewind to: the state at initialization, or after k steps of
       dense training for late rewinding.
     masks: tree of masks to start from, such as `lthjax.masks.dense(params)`.
@@ -95,8 +95,8 @@ def imp(
 
   Raises:
     ValueError: if ``levels`` is not positive, if the budget or the masks are
-      wrong (see `lthjax.prune`), or if ``train`` returned weights that the masks
-      had removed.
+      wrong (see `lthjax.prune`), or if ``train`` returned weights that the
+      masks had removed.
 
   Example:
     >>> import jax.numpy as jnp
@@ -105,8 +105,12 @@ def imp(
     >>> def train(params, masks):  # the state can be anything; here: params
     ...   return lth.masks.apply(masks, {'w': params['w'] * 2})
     >>> tickets = lth.tickets.imp(
-    ...     train, params, lth.masks.dense(params),
-    ...     levels=3, fraction=0.5, params=lambda state: state,
+    ...   train,
+    ...   params,
+    ...   lth.masks.dense(params),
+    ...   levels=3,
+    ...   fraction=0.5,
+    ...   params=lambda state: state,
     ... )
     >>> [(ticket.level, ticket.density) for ticket in tickets]
     [(0, 1.0), (1, 0.5), (2, 0.25)]
@@ -114,22 +118,22 @@ def imp(
   References:
     Frankle & Carbin, The Lottery Ticket Hypothesis: Finding Sparse, Trainable
     Neural Networks, arXiv:1803.03635, section 2. Frankle et al., Linear Mode
-    Connectivity and the Lottery Ticket Hypothesis, arXiv:1912.05671, algorithm 2
-    (late rewinding).
+    Connectivity and the Lottery Ticket Hypothesis, arXiv:1912.05671, algorithm
+    2 (late rewinding).
   """
   if levels < 1:
     raise ValueError(
-        f'`levels` was {levels}, but must be at least 1: level 0 is the dense'
-        ' network, and each further one prunes once more.'
+      f'`levels` was {levels}, but must be at least 1: level 0 is the dense'
+      ' network, and each further one prunes once more.'
     )
   trees.check_like(masks, params(state), 'params')
   remove = functools.partial(
-      _remove,
-      fraction=None if pattern.density is not None else fraction,
-      scope=scope,
-      pattern=pattern,
-      rounding=rounding,
-      replicated=replicated,
+    _remove,
+    fraction=None if pattern.density is not None else fraction,
+    scope=scope,
+    pattern=pattern,
+    rounding=rounding,
+    replicated=replicated,
   )
   remove(_any_scores(masks), masks)  # Raises on a bad budget now.
   level = functools.partial(_level, train, evaluate, params)
@@ -142,9 +146,9 @@ def imp(
     while ticket.level + 1 < levels:
       scores = score(params(ticket.trained), params(state))
       ticket = level(
-          ticket.level + 1,
-          rewind(state, ticket.trained),
-          remove(scores, ticket.masks),
+        ticket.level + 1,
+        rewind(state, ticket.trained),
+        remove(scores, ticket.masks),
       )
       yield ticket
 
@@ -152,19 +156,19 @@ def imp(
 
 
 def one_shot(
-    train: Train,
-    state: State,
-    masks: chex.ArrayTree,
-    *,
-    fractions: Sequence[Fraction],
-    score: Score = magnitude,
-    scope: Scope = 'layer',
-    pattern: Pattern = Unstructured(),
-    rounding: Rounding = 'nearest',
-    rewind: Rewind = rewind_weights,
-    evaluate: Callable[[State], Any] | None = None,
-    params: Callable[[State], chex.ArrayTree] = lambda state: state.params,
-    replicated: bool = False,
+  train: Train,
+  state: State,
+  masks: chex.ArrayTree,
+  *,
+  fractions: Sequence[Fraction],
+  score: Score = magnitude,
+  scope: Scope = 'layer',
+  pattern: Pattern = Unstructured(),
+  rounding: Rounding = 'nearest',
+  rewind: Rewind = rewind_weights,
+  evaluate: Callable[[State], Any] | None = None,
+  params: Callable[[State], chex.ArrayTree] = lambda state: state.params,
+  replicated: bool = False,
 ) -> Iterator[Ticket]:
   """Finds tickets by pruning the trained dense network once to each size.
 
@@ -197,9 +201,11 @@ def one_shot(
     >>> import lthjax as lth
     >>> params = {'w': jnp.array([[4.0, 3.0, 2.0, 1.0]])}
     >>> tickets = lth.tickets.one_shot(
-    ...     lambda params, masks: lth.masks.apply(masks, params),
-    ...     params, lth.masks.dense(params), fractions=[0.25, 0.75],
-    ...     params=lambda state: state,
+    ...   lambda params, masks: lth.masks.apply(masks, params),
+    ...   params,
+    ...   lth.masks.dense(params),
+    ...   fractions=[0.25, 0.75],
+    ...   params=lambda state: state,
     ... )
     >>> [ticket.density for ticket in tickets]
     [1.0, 0.75, 0.25]
@@ -210,15 +216,15 @@ def one_shot(
   """
   trees.check_like(masks, params(state), 'params')
   removals = [
-      functools.partial(
-          _remove,
-          fraction=fraction,
-          scope=scope,
-          pattern=pattern,
-          rounding=rounding,
-          replicated=replicated,
-      )
-      for fraction in fractions
+    functools.partial(
+      _remove,
+      fraction=fraction,
+      scope=scope,
+      pattern=pattern,
+      rounding=rounding,
+      replicated=replicated,
+    )
+    for fraction in fractions
   ]
   for remove in removals:
     remove(_any_scores(masks), masks)  # Raises on a bad budget now.
@@ -236,11 +242,11 @@ def one_shot(
 
 
 def _remove(
-    scores: chex.ArrayTree,
-    masks: chex.ArrayTree,
-    *,
-    replicated: bool,
-    **budget: Any,
+  scores: chex.ArrayTree,
+  masks: chex.ArrayTree,
+  *,
+  replicated: bool,
+  **budget: Any,
 ) -> chex.ArrayTree:
   """`prune`, for every replicate on its own."""
   if not replicated:
@@ -256,20 +262,18 @@ def _any_scores(masks: chex.ArrayTree) -> chex.ArrayTree:
 
 
 def _level(
-    train: Train,
-    evaluate: Callable[[State], Any] | None,
-    params: Callable[[State], chex.ArrayTree],
-    level: int,
-    start: State,
-    masks: chex.ArrayTree,
+  train: Train,
+  evaluate: Callable[[State], Any] | None,
+  params: Callable[[State], chex.ArrayTree],
+  level: int,
+  start: State,
+  masks: chex.ArrayTree,
 ) -> Ticket:
   """Trains one ticket."""
   trained = train(start, masks)
   _check_dead(masks, params(trained))
   metrics = None if evaluate is None else evaluate(trained)
-  return Ticket(
-      level, masks_lib.density(masks), masks, start, trained, metrics
-  )
+  return Ticket(level, masks_lib.density(masks), masks, start, trained, metrics)
 
 
 def _check_dead(masks: chex.ArrayTree, params: chex.ArrayTree) -> None:
@@ -277,14 +281,14 @@ def _check_dead(masks: chex.ArrayTree, params: chex.ArrayTree) -> None:
   trees.check_like(masks, params, 'params that `train` returned')
   values = trees.by_name(params)
   wrong = {
-      name: jnp.any((values[name] != 0) & ~mask)
-      for name, mask in trees.by_name(masks).items()
-      if mask is not None
+    name: jnp.any((values[name] != 0) & ~mask)
+    for name, mask in trees.by_name(masks).items()
+    if mask is not None
   }
   if names := [n for n, x in jax.device_get(wrong).items() if x]:
     raise ValueError(
-        '`train` returned weights that are not zero where the masks are false,'
-        f' in {", ".join(names)}. Start it with'
-        ' `state = lthjax.training.with_masks(state, masks)`, and train with'
-        ' `lthjax.static(tx, masks)`.'
+      '`train` returned weights that are not zero where the masks are false,'
+      f' in {", ".join(names)}. Start it with'
+      ' `state = lthjax.training.with_masks(state, masks)`, and train with'
+      ' `lthjax.static(tx, masks)`.'
     )

@@ -1,14 +1,14 @@
 """Where the training of a pruned network starts.
 
-| rewind                 | weights | optimizer, step and schedule | steps to train |
-|------------------------|---------|------------------------------|----------------|
-| `rewind_weights`       | start's | start's                      | those left     |
-| `rewind_learning_rate` | trained | start's                      | those left     |
-| `fine_tune`            | trained | trained                      | as you choose  |
+| rewind                 | weights | optimizer, step, schedule | steps left  |
+|------------------------|---------|---------------------------|-------------|
+| `rewind_weights`       | start's | start's                   | T - k       |
+| `rewind_learning_rate` | trained | start's                   | T - k       |
+| `fine_tune`            | trained | trained                   | your choice |
 
-With the state at initialization as the start, the first is the original
-lottery-ticket experiment and the second is learning-rate rewinding; with the
-state after k steps, the first is late rewinding.
+The start is the state after k of T steps. At k = 0 the first is the original
+lottery-ticket experiment and the second is learning-rate rewinding; after that,
+the first is late rewinding.
 """
 
 from collections.abc import Callable
@@ -103,7 +103,7 @@ def fine_tune(start: Any, trained: Any) -> Any:
 
 
 def fresh_slots(
-    tx: optax.GradientTransformation, opt_state: optax.OptState
+  tx: optax.GradientTransformation, opt_state: optax.OptState
 ) -> optax.OptState:
   """Empties momentum and moments; keeps steps, schedules and masks.
 
@@ -126,8 +126,8 @@ def fresh_slots(
     Array([0., 0.], dtype=float32)
   """
   return optax.tree.map_params(
-      tx,
-      lambda slot: slot if slot is None else jnp.zeros_like(slot),
-      opt_state,
-      is_leaf=lambda x: x is None,
+    tx,
+    lambda slot: slot if slot is None else jnp.zeros_like(slot),
+    opt_state,
+    is_leaf=lambda x: x is None,
   )

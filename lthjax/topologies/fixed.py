@@ -55,7 +55,7 @@ def fixed(masks: chex.ArrayTree) -> Topology:
 
 
 def static(
-    inner: optax.GradientTransformation, masks: chex.ArrayTree
+  inner: optax.GradientTransformation, masks: chex.ArrayTree
 ) -> optax.GradientTransformationExtraArgs:
   """Trains the weights that the masks keep; holds all others at zero.
 

@@ -1,0 +1,123 @@
+"""Every criterion by hand, and on the trees that people have."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import lthjax as lth
+from lthjax import scores, trees
+
+KEY = jax.random.key(0)
+FINAL = [1.0, -2.0, 0.0, -0.5, 3.0, -4.0]
+INITIAL = [-3.0, -0.5, 1.0, 0.0, 2.0, -5.0]
+EXPECTED = {
+  'magnitude': [1.0, 2.0, 0.0, 0.5, 3.0, 4.0],
+  'large_final': [1.0, 2.0, 0.0, 0.5, 3.0, 4.0],
+  'small_final': [-1.0, -2.0, 0.0, -0.5, -3.0, -4.0],
+  'large_init': [3.0, 0.5, 1.0, 0.0, 2.0, 5.0],
+  'small_init': [-3.0, -0.5, -1.0, 0.0, -2.0, -5.0],
+  'large_init_large_final': [1.0, 0.5, 0.0, 0.0, 2.0, 4.0],
+  'small_init_small_final': [-3.0, -2.0, -1.0, -0.5, -3.0, -5.0],
+  'magnitude_increase': [-2.0, 1.5, -1.0, 0.5, 1.0, -1.0],
+  'movement': [4.0, 1.5, 1.0, 0.5, 1.0, 1.0],
+  'large_final_same_sign': [0.0, 2.0, 0.0, 0.0, 3.0, 4.0],
+}
+
+
+def score(name, params, initial):
+  function = getattr(scores, name)
+  if name == 'random':
+    return function(KEY, params, initial)
+  return function(params, initial)
+
+
+def test_every_score_is_tested():
+  assert sorted([*EXPECTED, 'random']) == sorted(scores.__all__)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('name', EXPECTED)
+def test_by_hand(name, dtype):
+  params = {'w': jnp.array(FINAL, dtype), 'b': None}
+  initial = {'w': jnp.array(INITIAL, dtype), 'b': None}
+  found = score(name, params, initial)
+  assert found['b'] is None
+  assert found['w'].dtype == dtype
+  assert found['w'].tolist() == EXPECTED[name]
+
+
+@pytest.mark.parametrize('name', scores.__all__)
+def test_trees_of_nnx_and_dicts(name):
+  def model(seed):
+    rng = np.random.default_rng(seed)
+    shape = {'kernel': (3, 4), 'bias': (4,)}
+    draw = {n: rng.normal(size=s).astype(np.float32) for n, s in shape.items()}
+    layer = nnx.eval_shape(lambda: nnx.Linear(3, 4, rngs=nnx.Rngs(0)))
+    state = nnx.state({'fc': layer}, nnx.Param)
+    nnx.replace_by_pure_dict(state, {'fc': draw})
+    return state, {'fc': draw}
+
+  (final, final_dict), (initial, initial_dict) = model(0), model(1)
+  found = score(name, final, initial)
+  expected = score(name, final_dict, initial_dict)
+  assert jax.tree.structure(found) == jax.tree.structure(final)
+  assert jax.tree.structure(expected) == jax.tree.structure(final_dict)
+  for leaf, wanted in trees.by_name(expected).items():
+    np.testing.assert_array_equal(trees.by_name(found)[leaf], wanted)
+  for params, values in [(final, found), (final_dict, expected)]:
+    masks = lth.prune(values, lth.masks.dense(params), sparsity=0.75)
+    assert lth.masks.count(masks) == 3
+
+
+@pytest.mark.parametrize(
+  'name', [n for n in EXPECTED if not n.endswith('_init')]
+)
+def test_nan_is_not_hidden(name):
+  # So that `prune` can say that training diverged, and where.
+  params = {'w': jnp.array([[1.0, jnp.nan, jnp.nan]])}
+  initial = {'w': jnp.array([[1.0, 2.0, -2.0]])}
+  values = score(name, params, initial)
+  with pytest.raises(ValueError, match=r'alive weights are NaN in w \(2\)'):
+    lth.prune(values, lth.masks.dense(params), sparsity=0.5)
+
+
+def test_some_need_no_initial_params():
+  w = jnp.array(FINAL)
+  for name in ('magnitude', 'large_final', 'small_final'):
+    assert getattr(scores, name)(w).tolist() == EXPECTED[name]
+  assert scores.random(KEY, w).shape == w.shape
+
+
+def test_random_differs_by_key_and_leaf():
+  params = {'a': np.zeros((20, 30)), 'b': np.zeros((20, 30)), 'c': None}
+  found = scores.random(KEY, params)
+  other = scores.random(jax.random.key(1), params)
+  assert found['c'] is None
+  draws = [found['a'], found['b'], other['a'], other['b']]
+  for x in draws:
+    assert x.dtype == np.float32
+    assert 0 <= x.min() < x.max() < 1
+    assert abs(x.mean() - 0.5) < 0.05
+  correlation = np.corrcoef([np.ravel(x) for x in draws])
+  assert np.abs(correlation - np.eye(4)).max() < 0.2
+
+
+def test_random_does_not_depend_on_other_leaves():
+  params = {'a': np.zeros((4, 5)), 'b': np.zeros((4, 5))}
+  both = scores.random(KEY, params)
+  alone = scores.random(KEY, {'b': jax.ShapeDtypeStruct((4, 5), jnp.bfloat16)})
+  np.testing.assert_array_equal(both['b'], alone['b'])
+  again = jax.jit(scores.random)(KEY, params)
+  np.testing.assert_array_equal(both['a'], again['a'])
+
+
+def test_all_are_called_alike():
+  for name in EXPECTED:
+    assert list(inspect.signature(getattr(scores, name)).parameters) == [
+      'params',
+      'initial',
+    ]

@@ -1,0 +1,620 @@
+"""Checkpoints: to the bit, whole or not at all, never over one another."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+import lthjax as lth
+from lthjax import checkpoints
+from lthjax.tickets import Ticket
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+class State(NamedTuple):
+  params: Any
+  slots: Any
+  key: Any
+
+
+def make_tree():
+  return {
+    'state': State(
+      params={
+        'w': jnp.array([[1.5, -0.0, jnp.inf], [jnp.nan, 1e-45, -2.0]]),
+        'half': jnp.array([1.0, -0.0, jnp.nan, 3.14], jnp.bfloat16),
+      },
+      slots=(None, [jnp.arange(5), jnp.uint8(255)]),
+      key=jax.random.key(7),
+    ),
+    'mask': jnp.array([True, False, True]),
+    'keys': jax.random.split(jax.random.key(0, impl='rbg'), 3),
+    'none': None,
+    'empty': {},
+  }
+
+
+def bits(x):
+  """Type, shape and bytes of an array; -0.0 is not 0.0, NaN is NaN."""
+  if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+    return str(x.dtype), bits(jax.random.key_data(x))
+  return str(x.dtype), x.shape, np.asarray(x).tobytes()
+
+
+def assert_same(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  assert jax.tree.map(bits, a) == jax.tree.map(bits, b)
+
+
+def contents(folder):
+  """Everything below a path, by name: digests of files, and the folders."""
+  paths = [folder, *folder.rglob('*')]
+  return {
+    str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+    if path.is_file()
+    else 'folder'
+    for path in paths
+  }
+
+
+def names(folder):
+  return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def saved(tmp_path):
+  checkpoints.save(tmp_path / 'state', make_tree(), {'step': 3})
+  return tmp_path / 'state'
+
+
+# What comes back.
+
+
+def test_round_trip_to_the_bit(saved):
+  assert_same(checkpoints.load(saved, like=make_tree()), make_tree())
+
+
+def test_abstract_target(saved):
+  back = checkpoints.load(saved, like=jax.eval_shape(make_tree))
+  assert_same(back, make_tree())
+  assert isinstance(back['state'], State)
+
+
+@pytest.mark.parametrize(
+  'tree', [jnp.arange(3.0), (jnp.ones(2), [jnp.zeros(1)]), [None, jnp.ones(1)]]
+)
+def test_any_structure(tree, tmp_path):
+  checkpoints.save(tmp_path / 'x', tree)
+  assert_same(checkpoints.load(tmp_path / 'x', tree), tree)
+
+
+def test_numpy_arrays_and_numbers_become_what_jax_makes_of_them(tmp_path):
+  tree = {'array': np.arange(3.0), 'number': 2}
+  checkpoints.save(tmp_path / 'x', tree)
+  back = checkpoints.load(tmp_path / 'x', tree)
+  assert_same(back, {'array': jnp.arange(3.0), 'number': jnp.asarray(2)})
+
+
+def test_load_places_arrays_as_asked(run_python):
+  printed = run_python(
+    """
+import tempfile, jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from lthjax import checkpoints
+x = jnp.arange(8.0)
+place = NamedSharding(Mesh(jax.devices(), 'd'), PartitionSpec('d'))
+with tempfile.TemporaryDirectory() as folder:
+  checkpoints.save(f'{folder}/one', x)
+  checkpoints.save(f'{folder}/many', jax.device_put(x, place))
+  many = checkpoints.load(f'{folder}/one', jax.device_put(x, place))
+  one = checkpoints.load(f'{folder}/many', x)
+assert many.sharding == place and len(one.devices()) == 1
+assert (np.asarray(many) == x).all() and (np.asarray(one) == x).all()
+print('ok')
+""",
+    devices=4,
+  )
+  assert printed == 'ok\n'
+
+
+@pytest.mark.parametrize(
+  'metadata',
+  [{}, {'a': [1, 2.5, None, 'ü'], 'b': {'c': True}}, {'inf': float('-inf')}],
+)
+def test_metadata(metadata, tmp_path):
+  checkpoints.save(tmp_path / 'x', jnp.ones(2), metadata)
+  assert checkpoints.metadata(tmp_path / 'x') == metadata
+
+
+def test_metadata_may_be_left_out(tmp_path):
+  checkpoints.save(tmp_path / 'x', jnp.ones(2))
+  assert checkpoints.metadata(tmp_path / 'x') == {}
+
+
+# What is refused, and leaves everything as it was.
+
+LIKE = {
+  'a': jnp.ones((2, 3)),
+  'b': None,
+  'c': {'d': jnp.arange(4), 'key': jax.random.key(0)},
+}
+
+
+@pytest.mark.parametrize(
+  ('like', 'faults'),
+  [
+    (
+      {**LIKE, 'a': jnp.ones((3, 3))},
+      ['a: float32[2, 3] there, float32[3, 3]'],
+    ),
+    (
+      {**LIKE, 'a': jnp.ones((2, 2))},
+      ['a: float32[2, 3] there, float32[2, 2]'],
+    ),
+    (
+      {**LIKE, 'a': jnp.ones((2, 3), jnp.bfloat16)},
+      ['a: float32[2, 3] there, bfloat16[2, 3]'],
+    ),
+    ({**LIKE, 'a': None}, ['a: float32[2, 3] there, None']),
+    ({**LIKE, 'b': jnp.ones(2)}, ['b: None there, float32[2]']),
+    ({**LIKE, 'new': jnp.ones(2)}, ['new: nothing there, float32[2]']),
+    (
+      {'c': {'d': jnp.arange(4), 'key': jax.random.key_data(LIKE['c']['key'])}},
+      [
+        'a: float32[2, 3] there, nothing',
+        'b: None there, nothing',
+        'c/key: key<fry>[] there, uint32[2]',
+      ],
+    ),
+  ],
+)
+def test_another_tree(like, faults, tmp_path):
+  path = tmp_path / 'x'
+  checkpoints.save(path, LIKE)
+  before = contents(tmp_path)
+  with pytest.raises(ValueError, match='holds another tree') as caught:
+    checkpoints.load(path, like)
+  assert all(text in str(caught.value) for text in [str(path), *faults])
+  assert str(caught.value).count(' there, ') == len(faults)
+  assert contents(tmp_path) == before
+
+
+def test_nothing_there(tmp_path):
+  like = Ticket(0, 1.0, jnp.ones((1, 1), bool), None, None, None)
+  for read in [
+    checkpoints.metadata,
+    lambda path: checkpoints.load(path, jnp.ones(2)),
+    lambda path: checkpoints.load_ticket(path, like),
+  ]:
+    with pytest.raises(FileNotFoundError, match=r'no checkpoint at .*nowhere'):
+      read(tmp_path / 'nowhere')
+  assert names(tmp_path) == []
+
+
+def make_foreign(path, kind):
+  if kind == 'file':
+    path.write_text('hello')
+  elif kind == 'folder':
+    path.mkdir()
+    (path / 'thesis.txt').write_text('hello')
+  else:
+    ocp.save(str(path), {'w': jnp.ones(2)})
+
+
+@pytest.mark.parametrize('kind', ['file', 'folder', 'other checkpoint'])
+def test_foreign(kind, tmp_path):
+  path = tmp_path / 'x'
+  make_foreign(path, kind)
+  before = contents(tmp_path)
+  with pytest.raises(ValueError, match='x is not a checkpoint that'):
+    checkpoints.load(path, {'w': jnp.ones(2)})
+  with pytest.raises(ValueError, match='x is not a checkpoint that'):
+    checkpoints.metadata(path)
+  with pytest.raises(FileExistsError, match='never overwritten'):
+    checkpoints.save(path, {'w': jnp.ones(2)})
+  assert contents(tmp_path) == before
+
+
+def truncate(path, content):
+  path.write_bytes(content[: len(content) // 2])
+
+
+def flip_a_bit(path, content):
+  middle = len(content) // 2
+  flipped = bytes([content[middle] ^ 1])
+  path.write_bytes(content[:middle] + flipped + content[middle + 1 :])
+
+
+def remove(path, content):
+  del content
+  path.unlink()
+
+
+@pytest.mark.parametrize('damage', [truncate, flip_a_bit, remove])
+def test_damage_to_any_file(damage, tmp_path):
+  path = tmp_path / 'x'
+  tree = {'noise': jax.random.normal(jax.random.key(0), (3000,))}
+  checkpoints.save(path, tree, {'step': 3})
+  files = [x for x in path.rglob('*') if x.is_file() and x.stat().st_size]
+  assert sum(x.stat().st_size for x in files) > 9000  # The noise is in them.
+  for file in files:
+    content = file.read_bytes()
+    damage(file, content)
+    before = contents(tmp_path)
+    for read in [checkpoints.metadata, lambda p: checkpoints.load(p, tree)]:
+      with pytest.raises(ValueError, match=f'{path} is (damaged|not a)'):
+        read(path)
+    assert contents(tmp_path) == before
+    file.write_bytes(content)
+  assert_same(checkpoints.load(path, tree), tree)
+
+
+def test_a_file_too_many(saved):
+  (saved / 'state' / 'notes.txt').write_text('hello')
+  with pytest.raises(ValueError, match=r'is damaged: state/notes\.txt changed'):
+    checkpoints.load(saved, make_tree())
+
+
+def test_never_overwrites(saved):
+  before = contents(saved.parent)
+  with pytest.raises(FileExistsError, match='Choose another path'):
+    checkpoints.save(saved, jnp.ones(2))
+  assert contents(saved.parent) == before
+
+
+def test_what_cannot_be_saved_leaves_nothing(tmp_path):
+  with pytest.raises(TypeError, match='hello'):
+    checkpoints.save(tmp_path / 'x', {'w': 'hello'})
+  with pytest.raises(TypeError, match='JSON'):
+    checkpoints.save(tmp_path / 'x', jnp.ones(2), {'accuracy': jnp.ones(2)})
+  assert names(tmp_path) == []
+
+
+def test_sha256sum_checks_it_too(saved):
+  done = subprocess.run(
+    ['sha256sum', '--check', '--strict', '--quiet', 'SHA256SUMS'],
+    cwd=saved,
+    check=False,
+  )
+  assert done.returncode == 0
+
+
+# Full disks and killed processes.
+
+
+def test_full_disk(run_python):
+  printed = run_python("""
+import os, pathlib, resource, signal, tempfile
+import jax, jax.numpy as jnp
+from lthjax import checkpoints
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing too much: an error
+
+def raises(function, *arguments):
+  try:
+    function(*arguments)
+  except OSError as error:
+    return str(error)
+  raise AssertionError(f'{function} did not raise')
+
+with tempfile.TemporaryDirectory() as folder:
+  good = {'w': jnp.arange(100.0)}
+  noise = {'w': jax.random.normal(jax.random.key(0), (1000, 1000))}
+  checkpoints.save(f'{folder}/good', good, {'level': 1})
+  checkpoints.write_text(f'{folder}/a.txt', 'good')
+  for limit in 50, 1000, 1_000_000:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    error = raises(checkpoints.save, f'{folder}/new', noise)
+    assert f'{folder}/new: ' in error and 'earlier checkpoints' in error, error
+    raises(checkpoints.write_text, f'{folder}/a.txt', 'x' * 2_000_000)
+    assert sorted(os.listdir(folder)) == ['a.txt', 'good'], os.listdir(folder)
+    assert (checkpoints.load(f'{folder}/good', good)['w'] == good['w']).all()
+    assert checkpoints.metadata(f'{folder}/good') == {'level': 1}
+    assert pathlib.Path(folder, 'a.txt').read_text() == 'good'
+  hard = resource.RLIM_INFINITY
+  resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+  checkpoints.save(f'{folder}/new', noise)  # there is room again
+print('ok')
+""")
+  assert printed == 'ok\n'
+
+
+SAVE_FOR_EVER = """
+import itertools, os, sys
+import jax.numpy as jnp
+from lthjax import checkpoints
+folder = sys.argv[1]
+done = len([name for name in os.listdir(folder) if name[0] != '.'])
+for i in itertools.count(done):
+  checkpoints.save(f'{folder}/{i:04d}', {'w': jnp.full(300_000, i)}, {'i': i})
+  print(i, flush=True)
+"""
+
+
+def test_kill_in_mid_save(tmp_path):
+  for seconds in [0.31, 0.17]:
+    with subprocess.Popen(
+      [sys.executable, '-c', SAVE_FOR_EVER, str(tmp_path)],
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+    ) as process:
+      assert process.stdout is not None
+      process.stdout.readline()
+      time.sleep(seconds)
+      process.kill()
+    assert process.returncode == -signal.SIGKILL
+    visible = [name for name in names(tmp_path) if not name.startswith('.')]
+    assert visible == [f'{i:04d}' for i in range(len(visible))]
+    for i, name in enumerate(visible):
+      back = checkpoints.load(tmp_path / name, {'w': jnp.zeros(300_000, int)})
+      assert (back['w'] == i).all()
+      assert checkpoints.metadata(tmp_path / name) == {'i': i}
+    # What the first one left is gone once the second has saved.
+    assert len(names(tmp_path)) <= len(visible) + 1
+
+
+@pytest.mark.parametrize('kind', ['checkpoint', 'run', 'text'])
+def test_what_killed_processes_left_is_removed(kind, tmp_path):
+  name = f'x-{checkpoints.config_hash(Config())}' if kind == 'run' else 'x'
+  for leftover in [f'.{name}.tmp-1', f'.{name}.tmp-2', '.other.tmp-1']:
+    (tmp_path / leftover / name).mkdir(parents=True)
+    (tmp_path / leftover / name / 'half').write_text('of it')
+  {
+    'checkpoint': lambda: checkpoints.save(tmp_path / 'x', jnp.ones(2)),
+    'run': lambda: checkpoints.open_run(tmp_path, 'x', Config()),
+    'text': lambda: checkpoints.write_text(tmp_path / 'x', 'hello'),
+  }[kind]()
+  assert names(tmp_path) == ['.other.tmp-1', name]
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, OSError])
+def test_interrupted_save_leaves_nothing(error, tmp_path, monkeypatch):
+  rename = os.rename
+
+  def stop(source, target):  # Orbax renames as well, in its own thread.
+    if target == tmp_path / 'x':
+      raise error('stop')
+    rename(source, target)
+
+  monkeypatch.setattr(os, 'rename', stop)
+  with pytest.raises(error, match='stop'):
+    checkpoints.save(tmp_path / 'x', jnp.ones(2))
+  assert names(tmp_path) == []
+
+
+# Tickets.
+
+
+def make_ticket():
+  keys = jax.random.split(jax.random.key(0), 3)
+  params = {
+    'w': jax.random.normal(keys[0], (3, 3)),
+    'v': jax.random.normal(keys[1], (5, 7, 2)),
+    'b': jnp.zeros(3),
+  }
+  masks = {
+    'w': jax.random.bernoulli(keys[0], 0.3, (3, 3)),
+    'v': jax.random.bernoulli(keys[1], 0.5, (5, 7, 2)),
+    'b': None,
+  }
+  trained = State(lth.masks.apply(masks, params), None, keys[2])
+  metrics = [{'accuracy': [0.5, 0.25], 'loss': float('inf')}]
+  return Ticket(4, lth.masks.density(masks), masks, params, trained, metrics)
+
+
+@pytest.mark.parametrize('abstract', [False, True])
+def test_ticket_round_trip(abstract, tmp_path):
+  ticket = make_ticket()
+  checkpoints.save_ticket(tmp_path / '04', ticket)
+  like = ticket._replace(level=0, density=0.0, metrics=None)
+  if abstract:
+    like = jax.eval_shape(lambda: like)
+  back = checkpoints.load_ticket(tmp_path / '04', like)
+  assert (back.level, back.density) == (ticket.level, ticket.density)
+  assert back.metrics == ticket.metrics
+  for name in ['masks', 'start', 'trained']:
+    assert_same(getattr(back, name), getattr(ticket, name))
+
+
+def test_ticket_without_states(tmp_path):
+  ticket = make_ticket()._replace(start=None, trained=None)
+  checkpoints.save_ticket(tmp_path / '04', ticket)
+  back = checkpoints.load_ticket(tmp_path / '04', ticket)
+  assert back.start is back.trained is None
+  assert_same(back.masks, ticket.masks)
+
+
+def test_ticket_takes_one_bit_a_weight(tmp_path):
+  masks = jax.random.bernoulli(jax.random.key(0), 0.5, (1000, 801))
+  ticket = Ticket(1, 0.5, masks, None, None, None)
+  checkpoints.save_ticket(tmp_path / '01', ticket)
+  files = [x for x in (tmp_path / '01').rglob('*') if x.is_file()]
+  assert sum(x.stat().st_size for x in files) < masks.size / 8 + 10_000
+  assert_same(checkpoints.load_ticket(tmp_path / '01', ticket).masks, masks)
+
+
+def test_ticket_of_other_masks(tmp_path):
+  ticket = make_ticket()
+  checkpoints.save_ticket(tmp_path / '04', ticket)
+  masks = {**ticket.masks, 'v': jnp.ones((5, 7, 3), bool)}
+  with pytest.raises(
+    ValueError, match=r'masks/v: uint8\[9\] there, uint8\[14\]'
+  ):
+    checkpoints.load_ticket(tmp_path / '04', ticket._replace(masks=masks))
+
+
+def test_checkpoint_that_is_no_ticket(tmp_path):
+  ticket = Ticket(0, 1.0, jnp.ones((2, 4), bool), None, None, None)
+  arrays = {
+    'masks': lth.masks.pack(ticket.masks),
+    'start': None,
+    'trained': None,
+  }
+  checkpoints.save(tmp_path / 'x', arrays, {'level': 3})
+  with pytest.raises(
+    ValueError, match='not a ticket: it has no density, metri'
+  ):
+    checkpoints.load_ticket(tmp_path / 'x', ticket)
+
+
+# Runs.
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  steps: int = 100
+  rate: float = 0.1
+  shares: tuple[tuple[str, float], ...] = (('out/*', 0.1), ('*', 0.2))
+  nested: dict[str, Any] = dataclasses.field(default_factory=dict)
+  name: str | None = None
+  output: pathlib.Path = dataclasses.field(
+    default=pathlib.Path('runs'), compare=False
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Longer(Config):
+  """As a later version of the same program would have it."""
+
+  momentum: float = 0.9
+  output: pathlib.Path = dataclasses.field(
+    default=pathlib.Path('elsewhere'), compare=False
+  )
+
+
+CONFIGS = [
+  Config(),
+  Config(steps=7),
+  Config(steps=8),
+  Config(rate=7.0),
+  Config(shares=(('*', 0.2), ('out/*', 0.1))),
+  Config(shares=(('out/*', 0.1), ('*', 0.3))),
+  Config(nested={'a': 1, 'b': 2}),
+  Config(nested={'b': 2, 'a': 1}),
+  Config(nested={'a': {'b': 2}}),
+  Config(name=''),
+  Config(name='None'),
+]
+
+
+def test_hash_tells_configurations_apart():
+  hashes = {checkpoints.config_hash(config) for config in CONFIGS}
+  assert len(hashes) == len(CONFIGS)
+  assert all(len(x) == 8 and int(x, 16) >= 0 for x in hashes)
+
+
+def test_hash_never_changes():
+  """Folders of runs that people have are found by it: do not edit these."""
+  assert checkpoints.config_hash(Config()) == '44136fa3'
+  changed = Config(steps=7, rate=0.5, shares=(('*', 0.3),), nested={'a': None})
+  assert checkpoints.config_hash(changed) == 'c59f5630'
+
+
+@pytest.mark.parametrize(
+  'change', [{}, {'steps': 7}, {'shares': (('*', 0.3),)}]
+)
+def test_hash_stays_when_a_field_is_added(change):
+  before = checkpoints.config_hash(Config(**change))
+  assert checkpoints.config_hash(Longer(**change)) == before
+  more = Longer(momentum=0.5, **change)
+  assert checkpoints.config_hash(more) != before
+
+
+def test_hash_ignores_what_does_not_count():
+  moved = Config(output=pathlib.Path('/elsewhere'))
+  assert checkpoints.config_hash(moved) == checkpoints.config_hash(Config())
+
+
+def test_open_run_creates_and_finds(tmp_path):
+  parent = tmp_path / 'new' / 'runs'
+  config = Config(steps=7, nested={'a': (1, 2)}, output=parent)
+  folder = checkpoints.open_run(parent, 'mnist', config)
+  assert folder == parent / f'mnist-{checkpoints.config_hash(config)}'
+  assert json.loads((folder / 'config.json').read_text()) == {
+    'steps': 7,
+    'rate': 0.1,
+    'shares': [['out/*', 0.1], ['*', 0.2]],
+    'nested': {'a': [1, 2]},
+    'name': None,
+  }
+  (folder / 'result').write_text('hello')
+  before = contents(parent)
+  assert checkpoints.open_run(parent, 'mnist', config) == folder
+  elsewhere = dataclasses.replace(config, output=pathlib.Path('elsewhere'))
+  assert checkpoints.open_run(parent, 'mnist', elsewhere) == folder
+  longer = Longer(steps=7, nested={'a': (1, 2)})
+  assert checkpoints.open_run(parent, 'mnist', longer) == folder
+  assert contents(parent) == before
+  other = checkpoints.open_run(parent, 'mnist', Config())
+  assert names(parent) == sorted([folder.name, other.name])
+
+
+def test_folder_of_a_run_can_be_read_by_others(tmp_path):
+  folder = checkpoints.open_run(tmp_path, 'mnist', Config())
+  (tmp_path / 'plain').mkdir()
+  assert folder.stat().st_mode == (tmp_path / 'plain').stat().st_mode
+
+
+def test_folder_of_another_configuration(tmp_path):
+  folder = checkpoints.open_run(tmp_path, 'mnist', Config())
+  written = json.loads((folder / 'config.json').read_text())
+  written.update(steps=7, old=True)
+  (folder / 'config.json').write_text(json.dumps(written))
+  before = contents(tmp_path)
+  with pytest.raises(ValueError, match='another configuration') as caught:
+    checkpoints.open_run(tmp_path, 'mnist', Config())
+  text = '(old: True there, None here; steps: 7 there, 100 here)'
+  assert text in str(caught.value)
+  assert str(folder) in str(caught.value)
+  assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize('text', [None, '', '{"steps": 1', '[]', '\0\xff'])
+def test_folder_that_is_no_run(text, tmp_path):
+  folder = tmp_path / f'mnist-{checkpoints.config_hash(Config())}'
+  folder.mkdir()
+  (folder / 'thesis.txt').write_text('hello')
+  if text is not None:
+    (folder / 'config.json').write_bytes(text.encode('latin-1'))
+  before = contents(tmp_path)
+  with pytest.raises(ValueError, match='is not the folder of a run') as caught:
+    checkpoints.open_run(tmp_path, 'mnist', Config())
+  assert str(folder) in str(caught.value)
+  assert contents(tmp_path) == before
+
+
+# Text files.
+
+
+def test_write_text_keeps_every_character(tmp_path):
+  path = tmp_path / 'new' / 'a.txt'
+  for text in ['first', '', 'ü\r\nsecond\n\n']:
+    checkpoints.write_text(path, text)
+    assert path.read_bytes().decode() == text
+    assert names(path.parent) == ['a.txt']
+
+
+def test_write_text_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
+  checkpoints.write_text(tmp_path / 'a.txt', 'old')
+
+  def fail(source, target):
+    raise OSError('no room')
+
+  monkeypatch.setattr(os, 'replace', fail)
+  with pytest.raises(OSError, match='no room'):
+    checkpoints.write_text(tmp_path / 'a.txt', 'new')
+  assert (tmp_path / 'a.txt').read_text() == 'old'
+  assert names(tmp_path) == ['a.txt']

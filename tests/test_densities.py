@@ -1,0 +1,177 @@
+"""Budgets: published tables, and that nothing is lost in the spreading."""
+
+import math
+
+import numpy as np
+import pytest
+
+import lthjax as lth
+from lthjax import densities
+
+LENET = {
+  'fc1/kernel': (784, 300),
+  'fc2/kernel': (300, 100),
+  'output/kernel': (100, 10),
+}
+SPARSITIES = [0.0, 0.3, 0.5, 0.8, 0.9, 0.95, 0.965, 0.99, 0.999]
+
+
+def resnet_50():
+  """Kernel and number of output positions of every layer (v1.5, 224 × 224)."""
+  layers = {'conv1/kernel': ((7, 7, 3, 64), 112**2)}
+  width, size = 64, 56
+  for stage, blocks in enumerate((3, 4, 6, 3)):
+    narrow = 64 * 2**stage
+    for block in range(blocks):
+      name = f'stage{stage + 1}/block{block + 1}'
+      layers[f'{name}/conv1/kernel'] = (1, 1, width, narrow), size**2
+      if block == 0 and stage > 0:  # the stride is in the 3 × 3 convolution
+        size //= 2
+      layers[f'{name}/conv2/kernel'] = (3, 3, narrow, narrow), size**2
+      layers[f'{name}/conv3/kernel'] = (1, 1, narrow, 4 * narrow), size**2
+      if block == 0:
+        layers[f'{name}/shortcut/kernel'] = (1, 1, width, 4 * narrow), size**2
+      width = 4 * narrow
+  layers['output/kernel'] = (width, 1000), 1
+  return layers
+
+
+RESNET = {name: shape for name, (shape, _) in resnet_50().items()}
+MACS = {name: math.prod(s) * n for name, (s, n) in resnet_50().items()}
+
+
+def weights(shapes, spread=None):
+  """Number of weights, or of those that stay alive."""
+  return sum(
+    math.prod(shape) * (1 if spread is None else spread[name])
+    for name, shape in shapes.items()
+  )
+
+
+def cost(spread):
+  """Multiplications of the sparse ResNet-50 per one of the dense."""
+  return sum(MACS[n] * spread[n] for n in MACS) / sum(MACS.values())
+
+
+def test_the_resnet_is_the_one_of_the_tables():
+  assert len(RESNET) == 54
+  assert weights(RESNET) == 25_502_912
+  assert sum(MACS.values()) == 4_089_184_256
+
+
+@pytest.mark.parametrize(
+  ('sparsity', 'expected'),
+  [
+    (0.8, [0.8378, 0.5306, 0.0]),
+    (0.9, [0.9204, 0.7698, 0.0]),
+    (0.95, [0.9615, 0.8887, 0.0815]),
+    (0.98, [0.9846, 0.9555, 0.6326]),
+    (0.99, [0.9923, 0.9777, 0.8163]),
+  ],
+)
+def test_erk_on_lenet(sparsity, expected):
+  spread = densities.erk(LENET, sparsity)
+  assert [round(1 - d, 4) for d in spread.values()] == expected
+  assert list(spread) == list(LENET)
+
+
+@pytest.mark.parametrize(
+  ('sparsity', 'erk', 'erk_conv1', 'uniform_conv1', 'dense_layers'),
+  [
+    (0.8, 0.4138, 0.4178, 0.2231, 8),
+    (0.9, 0.2418, 0.2581, 0.1260, 1),
+    (0.95, 0.1217, 0.1438, 0.0774, 0),
+    (0.965, 0.0852, 0.1091, 0.0628, 0),
+    (0.99, 0.0243, 0.0512, 0.0386, 0),
+  ],
+)
+def test_cost_of_resnet_50(
+  sparsity, erk, erk_conv1, uniform_conv1, dense_layers
+):
+  spread = densities.erk(RESNET, sparsity)
+  assert round(cost(spread), 4) == erk
+  assert sum(d == 1 for d in spread.values()) == dense_layers
+  # Uniform: conv1 is dense on top of the budget, as in the reference code.
+  conv1_dense = densities.custom({'conv1/*': 1.0})
+  assert round(cost(conv1_dense(RESNET, sparsity)), 4) == uniform_conv1
+  # ERK: conv1 is dense within the budget of 1 - sparsity of all weights.
+  total, conv1 = weights(RESNET), math.prod(RESNET['conv1/kernel'])
+  rest = 1 - ((1 - sparsity) * total - conv1) / (total - conv1)
+  spread = densities.custom({'conv1/*': 1.0}, densities.erk)(RESNET, rest)
+  assert round(cost(spread), 4) == erk_conv1
+  np.testing.assert_allclose(weights(RESNET, spread), (1 - sparsity) * total)
+
+
+@pytest.mark.parametrize('sparsity', SPARSITIES)
+@pytest.mark.parametrize('shapes', [LENET, RESNET], ids=['lenet', 'resnet'])
+@pytest.mark.parametrize('name', ['uniform', 'er', 'erk'])
+def test_the_budget_is_spent(name, shapes, sparsity):
+  spread = getattr(densities, name)(shapes, sparsity)
+  assert list(spread) == list(shapes)
+  assert all(0 < d <= 1 for d in spread.values())
+  np.testing.assert_allclose(
+    weights(shapes, spread), (1 - sparsity) * weights(shapes), rtol=1e-12
+  )
+
+
+@pytest.mark.parametrize('sparsity', SPARSITIES[1:])
+def test_free_layers_are_in_proportion(sparsity):
+  for function, raw in [
+    (densities.er, lambda s: sum(s[-2:]) / math.prod(s[-2:])),
+    (densities.erk, lambda s: sum(s) / math.prod(s)),
+  ]:
+    spread = function(RESNET, sparsity)
+    scales = {d / raw(RESNET[n]) for n, d in spread.items() if d < 1}
+    np.testing.assert_allclose(list(scales), max(scales), rtol=1e-12)
+    # Those that are dense would have come out above 1.
+    dense = [raw(RESNET[n]) for n, d in spread.items() if d == 1]
+    assert all(max(scales) * r > 1 for r in dense)
+
+
+def test_er_ignores_the_kernel_axes_and_erk_does_not():
+  shapes = {'conv/kernel': (3, 3, 16, 32), 'fc/kernel': (16, 32)}
+  er, erk = densities.er(shapes, 0.8), densities.erk(shapes, 0.8)
+  assert er['conv/kernel'] == pytest.approx(er['fc/kernel'])
+  # (3 + 3 + 16 + 32) / (9 * 512) against 48 / 512.
+  ratio = erk['conv/kernel'] / erk['fc/kernel']
+  assert ratio == pytest.approx(54 / 9 / 48)
+
+
+def test_all_layers_alike():
+  shapes = {'a': (64, 64), 'b': (64, 64)}
+  for spread in (densities.er, densities.erk):
+    assert spread(shapes, 0.25) == pytest.approx({'a': 0.75, 'b': 0.75})
+    assert spread(shapes, 0.0) == {'a': 1.0, 'b': 1.0}
+
+
+def test_custom():
+  spread = densities.custom({'output/*': 0.5, 'o*': 0.1, 'fc2/*': 0.0})
+  assert spread(LENET, 0.9) == pytest.approx(
+    {'fc1/kernel': 0.1, 'fc2/kernel': 0.0, 'output/kernel': 0.5}
+  )
+  everything = densities.custom({'*': 0.3}, densities.erk)(LENET, 0.9)
+  assert everything == dict.fromkeys(LENET, 0.3)
+  rest = {n: s for n, s in LENET.items() if n != 'output/kernel'}
+  spread = densities.custom({'output/*': 1.0}, densities.erk)(LENET, 0.9)
+  assert spread == {**densities.erk(rest, 0.9), 'output/kernel': 1.0}
+
+
+def test_custom_on_bad_input():
+  with pytest.raises(ValueError, match=r'given as a: 1\.5, c: -0\.1'):
+    densities.custom({'a': 1.5, 'b': 1.0, 'c': -0.1})
+  with pytest.raises(ValueError, match='given as a: nan'):
+    densities.custom({'a': math.nan})
+  with pytest.raises(ValueError, match=r"match no prunable leaf: 'conv\*'"):
+    densities.custom({'conv*': 1.0})(LENET, 0.9)
+
+
+def test_prune_by_densities():
+  masks = {n: np.ones(s, bool) for n, s in LENET.items()}
+  scores = {n: np.ones(s, np.float32) for n, s in LENET.items()}
+  spread = densities.erk(LENET, 0.9)
+  pruned = lth.prune(scores, masks, sparsity=0.9, densities=densities.erk)
+  assert lth.masks.alive_by_name(pruned) == {
+    name: round(math.prod(shape) * spread[name])
+    for name, shape in LENET.items()
+  }
+  assert lth.masks.count(pruned) == 26_620

@@ -1,0 +1,436 @@
+"""Masks: which leaves, their algebra, and exactly +0.0 where they are false."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from scipy import stats
+
+import lthjax as lth
+from lthjax import trees
+
+KEY = jax.random.key(0)
+SHAPES = {'a': (5, 7), 'c/d': (3, 4, 2)}
+
+
+def random_masks(seed, density=0.5):
+  """A tree with a dense leaf, and as NumPy arrays by name."""
+  rng = np.random.default_rng(seed)
+  flat = {n: rng.random(s) < density for n, s in SHAPES.items()}
+  flat = {n: jnp.asarray(m) for n, m in flat.items()}
+  masks = {'a': flat['a'], 'b': None, 'c': {'d': flat['c/d']}}
+  return masks, {n: np.asarray(m) for n, m in flat.items()}
+
+
+def numpy_by_name(masks):
+  named = trees.by_name(masks)
+  assert named.pop('b') is None
+  return {name: np.asarray(mask) for name, mask in named.items()}
+
+
+def same(a, b):
+  """Equal to the bit, types and missing leaves included."""
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    assert (x.dtype, x.shape) == (y.dtype, y.shape)
+    assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+  return True
+
+
+# ---- Which leaves may be pruned.
+
+
+class Block(nnx.Module):
+  """One of everything."""
+
+  def __init__(self, rngs):
+    self.attention = nnx.MultiHeadAttention(2, 4, rngs=rngs, use_bias=True)
+    self.conv = nnx.Conv(4, 4, (3, 3), rngs=rngs)
+    self.embed = nnx.Embed(5, 4, rngs=rngs)
+    self.fc = nnx.Linear(4, 4, rngs=rngs)
+    self.ln1 = nnx.LayerNorm(4, rngs=rngs)
+    self.bn1 = nnx.BatchNorm(4, rngs=rngs)
+    self.dropout = nnx.Dropout(0.1, rngs=rngs)
+
+
+class LinenBlock(nn.Module):
+  @nn.compact
+  def __call__(self, x, _=None):
+    x = nn.LayerNorm()(nn.Dense(4)(x))
+    return x, None
+
+
+class LinenNet(nn.Module):
+  @nn.compact
+  def __call__(self, tokens):
+    x = nn.Embed(5, 4)(tokens)
+    x = nn.MultiHeadDotProductAttention(2)(x)
+    x = nn.LayerNorm()(nn.Conv(4, (3,))(x))
+    scan = nn.scan(
+      LinenBlock, {'params': 0}, length=3, split_rngs={'params': True}
+    )
+    return scan(name='blocks')(x)[0]
+
+
+def prunable(tree):
+  """Names of the leaves that `dense` picks by default."""
+  masks = trees.by_name(lth.masks.dense(tree))
+  return {name for name, mask in masks.items() if mask is not None}
+
+
+ATTENTION = {'key/kernel', 'out/kernel', 'query/kernel', 'value/kernel'}
+
+
+def test_kernels_of_nnx():
+  block = nnx.eval_shape(lambda: Block(nnx.Rngs(0)))
+  state = nnx.state(block, nnx.Param)
+  expected = {f'attention/{name}' for name in ATTENTION}
+  expected |= {'conv/kernel', 'fc/kernel'}
+  assert prunable(state) == expected
+  assert prunable(nnx.to_pure_dict(state)) == expected
+  # With batch statistics and random keys in the same tree.
+  assert prunable(nnx.state(block)) == expected
+
+
+def test_kernels_of_scanned_nnx():
+  # Every bias and scale has a leading axis of layers, so two dimensions.
+  @nnx.split_rngs(splits=3)
+  @nnx.vmap
+  def stack(rngs):
+    return Block(rngs)
+
+  block = nnx.eval_shape(lambda: Block(nnx.Rngs(0)))
+  state = nnx.state(nnx.eval_shape(lambda: stack(nnx.Rngs(0))), nnx.Param)
+  named = trees.by_name(state)
+  assert named['fc/bias'].shape == named['ln1/scale'].shape == (3, 4)
+  assert prunable(state) == prunable(nnx.state(block))
+
+
+def test_kernels_of_linen():
+  tokens = jnp.zeros((1, 3), int)
+  variables = jax.eval_shape(LinenNet().init, KEY, tokens)
+  named = trees.by_name(variables['params'])
+  assert named['blocks/LayerNorm_0/scale'].shape == (3, 4)
+  expected = {f'MultiHeadDotProductAttention_0/{name}' for name in ATTENTION}
+  expected |= {'Conv_0/kernel', 'blocks/Dense_0/kernel'}
+  assert prunable(variables['params']) == expected
+  assert prunable(variables) == {f'params/{name}' for name in expected}
+
+
+@pytest.mark.parametrize(
+  ('name', 'shape', 'expected'),
+  [
+    ('layers/0/weight', (3, 2), True),  # Equinox
+    ('layers/0/bias', (2,), False),
+    ('layers/0/bias', (4, 2), False),
+    ('conv1/bias', (8, 1, 1), False),
+    ('norm/weight', (4, 2), False),
+    ('embedding/weight', (5, 2), False),
+    ('mlp/linear_0/w', (3, 2), True),  # Haiku
+    ('mlp/linear_0/b', (4, 2), False),
+    ('layer_norm/offset', (4, 2), False),
+    ('w', (3, 2), True),  # plain dicts, lists and arrays
+    ('0', (3, 2), True),
+    ('', (3, 2), True),
+    ('w', (3,), False),
+    ('log_temperature', (), False),
+    ('wte', (5, 2), False),  # GPT-2
+    ('h/0/ln_1/scale', (2,), False),
+    ('patch_embed/kernel', (4, 4, 3, 8), False),
+    ('GroupNorm_0/scale', (4, 2), False),
+    ('pos_embedding', (1, 5, 2), False),
+    ('PatchEmbedding_0/Conv_0/kernel', (4, 4, 3, 8), False),
+    ('biased/kernel', (3, 2), True),  # only whole words count as a bias
+    ('scaled/kernel', (3, 2), True),
+  ],
+)
+def test_kernels_by_name(name, shape, expected):
+  leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
+  assert lth.masks.kernels(name, leaf) is expected
+
+
+# ---- dense
+
+
+PARAMS = {
+  'fc1': {'kernel': np.ones((3, 2)), 'bias': np.ones(2)},
+  'output': {'kernel': np.ones((2, 4)), 'bias': np.ones(4)},
+}
+
+
+@pytest.mark.parametrize(
+  ('where', 'expected'),
+  [
+    ('*/kernel', {'fc1/kernel', 'output/kernel'}),
+    ('fc1/*', {'fc1/kernel', 'fc1/bias'}),
+    (['fc1/b*', 'output/k*'], {'fc1/bias', 'output/kernel'}),
+    (lambda name, leaf: leaf.shape == (4,), {'output/bias'}),
+  ],
+)
+def test_where(where, expected):
+  linear = {
+    name: nnx.Linear(*np.shape(x['kernel']), rngs=nnx.Rngs(0))
+    for name, x in PARAMS.items()
+  }
+  for params in (PARAMS, nnx.state(linear), jax.eval_shape(lambda: PARAMS)):
+    masks = trees.by_name(lth.masks.dense(params, where))
+    assert {n for n, m in masks.items() if m is not None} == expected
+    for name in expected:
+      leaf = trees.by_name(params)[name]
+      assert (masks[name].shape, masks[name].dtype) == (leaf.shape, bool)
+      assert masks[name].all()
+
+
+def test_where_finds_nothing():
+  names = 'fc1/bias, fc1/kernel, output/bias, output/kernel'
+  with pytest.raises(ValueError, match=f'No leaf of the .*They are {names}'):
+    lth.masks.dense(PARAMS, lambda name, leaf: False)
+  with pytest.raises(ValueError, match='No leaf of the params was selected'):
+    lth.masks.dense({'b': np.ones(3)})
+  with pytest.raises(ValueError, match='They are empty'):
+    lth.masks.dense({})
+  with pytest.raises(ValueError, match=r"match no prunable leaf: 'fc2/\*'"):
+    lth.masks.dense(PARAMS, ['fc2/*', 'fc1/*'])
+
+
+def test_dense_keeps_missing_leaves():
+  masks = lth.masks.dense({'a': np.ones((2, 2)), 'b': None})
+  assert masks['b'] is None
+
+
+def test_dense_is_placed_like_the_params():
+  mesh = jax.make_mesh((1,), ('d',), (AxisType.Explicit,))
+  place = NamedSharding(mesh, P('d', None))
+  mask = lth.masks.dense(jax.device_put(np.ones((2, 3), np.float32), place))
+  assert mask.sharding == place
+
+
+# ---- apply
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
+@pytest.mark.parametrize('jit', [False, True])
+def test_apply_is_exact(dtype, jit):
+  info = jnp.finfo(dtype)
+  values = [0.0, -0.0, np.nan, np.inf, -np.inf, 1.5, -2.5, float(info.max)]
+  values += [float(info.smallest_subnormal), -float(info.tiny)]
+  weights = np.array([values, values]).astype(jnp.dtype(dtype))
+  mask = np.repeat([[True], [False]], len(values), axis=1)
+  masks, params = {'w': mask, 'b': None}, {'w': weights, 'b': weights}
+  apply = jax.jit(lth.masks.apply) if jit else lth.masks.apply
+  out = apply(masks, params)
+  bits = f'uint{info.bits}'
+  assert out['w'].dtype == weights.dtype
+  alive, dead = np.asarray(out['w']).view(bits)
+  np.testing.assert_array_equal(alive, weights.view(bits)[0])
+  assert not dead.any()  # +0.0, and not -0.0
+  assert same(out['b'], weights)
+
+
+def test_apply_to_nnx():
+  state = nnx.state(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
+  masks = lth.prune(
+    lth.scores.magnitude(state), lth.masks.dense(state), sparsity=0.5
+  )
+  out = lth.masks.apply(masks, state)
+  assert isinstance(out, nnx.State)
+  kernel = np.asarray(trees.by_name(out)['kernel'])
+  assert (kernel != 0).sum() == 3
+
+
+def test_apply_names_every_misfit():
+  masks = {'a': np.ones((2, 3), bool), 'b': np.ones(2), 'c': None}
+  params = {'a': np.ones((3, 2)), 'b': np.ones(2), 'd': np.ones(1)}
+  with pytest.raises(ValueError, match='masks do not fit the params') as info:
+    lth.masks.apply(masks, params)
+  for fault in ('a: mask of shape', 'b: mask of dtype', 'c has', 'd has no'):
+    assert fault in str(info.value)
+
+
+# ---- The algebra.
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_algebra_against_numpy(seed):
+  a, x = random_masks(seed, 0.3)
+  b, y = random_masks(seed + 100, 0.6)
+  ours = lth.masks
+  for function, expected in [
+    (ours.intersect, np.logical_and),
+    (ours.union, np.logical_or),
+    (ours.difference, np.greater),
+  ]:
+    found = numpy_by_name(function(a, b))
+    assert list(found) == list(x)
+    for name in x:
+      np.testing.assert_array_equal(found[name], expected(x[name], y[name]))
+  flat_x, flat_y = (
+    np.concatenate([v.ravel() for v in tree.values()]) for tree in (x, y)
+  )
+  assert ours.count(a) == flat_x.sum()
+  assert ours.density(a) == flat_x.mean()
+  assert ours.alive_by_name(a) == {n: m.sum() for n, m in x.items()}
+  assert ours.hamming(a, b) == (flat_x != flat_y).mean()
+  both, either = (flat_x & flat_y).sum(), (flat_x | flat_y).sum()
+  assert ours.overlap(a, b) == both / either
+  assert ours.count(a) + ours.count(b) == both + either
+
+
+def test_identities():
+  a, b = random_masks(0)[0], random_masks(1)[0]
+  full = lth.masks.dense(a, where='*')
+  none = lth.masks.difference(a, a)
+  ours = lth.masks
+
+  def negate(masks):
+    return ours.difference(full, masks)
+
+  # De Morgan, both ways; and what else difference must be.
+  assert same(negate(ours.union(a, b)), ours.intersect(negate(a), negate(b)))
+  assert same(negate(ours.intersect(a, b)), ours.union(negate(a), negate(b)))
+  assert same(ours.difference(a, b), ours.intersect(a, negate(b)))
+  assert same(ours.union(ours.difference(a, b), ours.intersect(a, b)), a)
+  assert same(negate(negate(a)), a)
+  assert (ours.count(none), ours.density(full)) == (0, 1.0)
+  assert ours.hamming(a, a) == ours.hamming(none, none) == 0.0
+  assert ours.hamming(full, none) == ours.hamming(a, negate(a)) == 1.0
+  assert ours.overlap(a, a) == ours.overlap(none, none) == 1.0
+  assert ours.overlap(a, negate(a)) == 0.0
+  assert ours.overlap(a, full) == ours.density(a)
+
+
+def test_counts_are_python_numbers_or_traced():
+  masks = random_masks(0)[0]
+  assert type(lth.masks.count(masks)) is int
+  assert type(lth.masks.density(masks)) is float
+  assert all(type(n) is int for n in lth.masks.alive_by_name(masks).values())
+  traced = jax.jit(lth.masks.alive_by_name)(masks)
+  assert traced == lth.masks.alive_by_name(masks)
+
+
+@pytest.mark.parametrize(
+  'function', ['intersect', 'union', 'difference', 'hamming', 'overlap']
+)
+def test_algebra_needs_masks_alike(function):
+  function = getattr(lth.masks, function)
+  a = {'x': np.ones(2, bool), 'y': None}
+  for b, message in [
+    ({'x': np.ones(3, bool), 'y': None}, r'x: mask of shape \(2,\)'),
+    ({'x': np.ones(2, bool), 'y': np.ones(2, bool)}, 'y is None in the other'),
+    ({'x': None, 'y': None}, 'x is None in the other masks but has a mask'),
+    ({'x': np.ones(2), 'y': None}, 'x: mask of dtype float64, not bool'),
+    ({'x': np.ones(2, bool)}, 'y has a mask only'),
+  ]:
+    with pytest.raises(ValueError, match=message):
+      function(a, b)
+
+
+# ---- shuffle
+
+
+@pytest.mark.parametrize('density', [0.0, 0.2, 1.0])
+def test_shuffle_keeps_counts(density):
+  masks = random_masks(0, density)[0]
+  alive = lth.masks.alive_by_name(masks)
+  shuffle = jax.jit(lth.masks.shuffle, static_argnames='within')
+  for seed in range(5):
+    key = jax.random.key(seed)
+    layer = shuffle(key, masks)
+    assert lth.masks.alive_by_name(layer) == alive
+    total = shuffle(key, masks, within='global')
+    assert lth.masks.count(total) == sum(alive.values())
+    assert trees.by_name(total)['b'] is None
+    assert same(layer, lth.masks.shuffle(key, masks))
+  if density == 0.2:
+    assert lth.masks.alive_by_name(total) != alive
+
+
+def test_shuffle_depends_on_key_and_name():
+  half = np.arange(400).reshape(20, 20) < 200
+  masks = {'a': jnp.asarray(half), 'b': jnp.asarray(half)}
+  one, two = (lth.masks.shuffle(jax.random.key(i), masks) for i in (0, 1))
+  pairs = [(one['a'], two['a']), (one['a'], one['b']), (one['a'], half)]
+  for x, y in pairs:
+    # Independent halves differ at 200 of 400 places, give or take 10.
+    assert 140 < np.sum(np.asarray(x) != np.asarray(y)) < 260
+  # What else is in the tree, and which masks it held before, does not matter.
+  alone = lth.masks.shuffle(jax.random.key(0), {'b': masks['b'][::-1]})
+  assert same(alone['b'], one['b'])
+
+
+@pytest.mark.parametrize('within', ['layer', 'global'])
+def test_shuffle_is_uniform(within):
+  mask = jnp.arange(20).reshape(4, 5) < 5
+  masks = {'a': mask, 'b': mask}
+  keys = jax.random.split(KEY, 4000)
+  shuffled = jax.vmap(lambda key: lth.masks.shuffle(key, masks, within))(keys)
+  hits = np.stack(jax.tree.map(lambda m: m.sum(0), list(shuffled.values())))
+  # Without replacement the variance is 1 - density of the binomial's.
+  share = 1000 / 4000
+  chi2 = ((hits - 1000) ** 2 / 1000).sum() / (1 - share)
+  assert hits.sum() == 40_000
+  assert 0.001 < stats.chi2.sf(chi2, df=hits.size - 1) < 0.999
+
+
+def test_shuffle_needs_a_known_scope():
+  with pytest.raises(ValueError, match="`within` was 'layers', but must be"):
+    lth.masks.shuffle(KEY, random_masks(0)[0], within='layers')
+
+
+# ---- pack and unpack
+
+
+def test_pack_by_hand():
+  mask = jnp.array([[1, 0, 1, 0, 0], [0, 0, 1, 1, 1]], bool)
+  packed = lth.masks.pack({'w': mask, 'b': None})
+  assert packed['b'] is None
+  assert packed['w'].dtype == np.uint8
+  assert packed['w'].tolist() == [0b10100001, 0b11000000]
+
+
+@pytest.mark.parametrize('size', [0, 1, 7, 8, 9, 63, 64, 65])
+def test_pack_and_unpack(size):
+  mask = np.random.default_rng(size).random((size, 1)) < 0.5
+  masks = {'w': jnp.asarray(mask), 'b': None}
+  packed = lth.masks.pack(masks)
+  assert packed['w'].shape == (-(-size // 8),)
+  like = {'w': jax.ShapeDtypeStruct((size, 1), jnp.float32), 'b': np.ones(3)}
+  assert same(lth.masks.unpack(packed, like), masks)
+  assert same(lth.masks.unpack(packed, masks), masks)
+
+
+def test_unpack_a_tree():
+  masks = random_masks(0)[0]
+  assert same(lth.masks.unpack(lth.masks.pack(masks), masks), masks)
+  state = nnx.state(nnx.Linear(3, 5, rngs=nnx.Rngs(0)))
+  masks = lth.masks.dense(state)
+  assert same(lth.masks.unpack(lth.masks.pack(masks), state), masks)
+
+
+def test_unpack_the_wrong_shape():
+  packed = lth.masks.pack({'w': jnp.ones((3, 3), bool)})
+  message = r'w is packed in \(2,\) bytes, which does not fit the shape '
+  with pytest.raises(ValueError, match=message + re.escape('(5, 5)')):
+    lth.masks.unpack(packed, {'w': np.ones((5, 5))})
+  with pytest.raises(ValueError, match=message + 'None'):
+    lth.masks.unpack(packed, {'v': np.ones((3, 3))})
+
+
+def test_summary():
+  masks = {
+    'conv': {'kernel': np.arange(36).reshape(3, 3, 4) < 9, 'bias': None},
+    'fc': {'kernel': np.ones((40, 50), bool)},
+  }
+  assert lth.masks.summary(masks).split('\n') == [
+    'leaf         shape      alive   density',
+    'conv/bias    dense',
+    'conv/kernel  (3, 3, 4)      9   25.00 %',
+    'fc/kernel    (40, 50)   2,000  100.00 %',
+    'total        2,036      2,009   98.67 %',
+  ]

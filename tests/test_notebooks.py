@@ -1,0 +1,177 @@
+"""Notebooks run anywhere, and show what their text says."""
+
+import itertools
+import json
+import os
+import pathlib
+import re
+
+import nbclient
+import nbformat
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
+
+each_notebook = pytest.mark.parametrize(
+  'path', NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS]
+)
+
+# An absolute path at the start of a word; in URLs a colon stands before it.
+MACHINE_PATH = re.compile(r"""(?:^|[\s'"`(=,])(?:/\w|~/|[A-Za-z]:\\)""", re.M)
+
+
+def outputs(notebook, cell_id=None):
+  """Outputs of all code cells, or of one."""
+  return [
+    output
+    for cell in notebook.cells
+    if cell.cell_type == 'code' and cell_id in (None, cell.id)
+    for output in cell.outputs
+  ]
+
+
+def texts(notebook, cell_id=None):
+  """What was printed."""
+  found = outputs(notebook, cell_id)
+  return [output.text for output in found if 'text' in output]
+
+
+def kinds(notebook):
+  """What kind of thing each cell put out: its streams and pictures."""
+  return [
+    (cell.id, [out.get('name') or sorted(out.data) for out in cell.outputs])
+    for cell in notebook.cells
+    if cell.cell_type == 'code'
+  ]
+
+
+def evaluate(expressions):
+  """A cell that prints the values of expressions as JSON."""
+  pairs = ', '.join(f'{name!r}: {x}' for name, x in expressions.items())
+  source = f'import json\nprint(json.dumps({{{pairs}}}))'
+  return nbformat.v4.new_code_cell(source, id='evaluate')
+
+
+FIRST_TICKET = {
+  'whole': 'tickets[0].metrics',
+  'ticket': 'tickets[-1].metrics',
+  'controls': 'found[0]',
+  'alive': '[lth.masks.alive_by_name(ticket.masks) for ticket in tickets]',
+  'spread': '{k: v.tolist() for k, v in pictures.items()}',
+}
+
+
+def check_first_ticket(notebook, values):
+  """Asserts what the notebook claims, on digits."""
+  assert 'Going on with digits' in texts(notebook, 'data')[0]
+
+  alive = {'fc1/kernel': 64 * 300, 'fc2/kernel': 30_000, 'output/kernel': 1_000}
+  whole = sum(alive.values())
+  densities = []
+  for found in values['alive']:
+    assert found == alive
+    densities.append(f'{100 * sum(alive.values()) / whole:.1f}')
+    for name, n in alive.items():
+      percent = 15 if name == 'output/kernel' else 30
+      alive[name] = n - (n * percent + 50) // 100
+  assert len(densities) == 11
+  (printed,) = texts(notebook, 'imp')
+  assert re.findall(r'([\d.]+)% of', printed) == densities
+  last = sum(values['alive'][-1].values())
+  assert re.search(rf'\ntotal +50,200 +{last:,} ', texts(notebook, 'layers')[0])
+
+  # With five other seeds: at most 0.020, at least 0.028 and 0.086.
+  assert values['whole'] > 0.95
+  assert values['ticket'] > values['whole'] - 0.04
+  assert values['ticket'] > values['controls']['new weights'] + 0.01
+  assert values['ticket'] > values['controls']['shuffled mask'] + 0.04
+
+  def margin(picture):
+    return sum(row[0] + row[-1] for row in picture) / (2 * len(picture))
+
+  spread = values['spread']
+  assert margin(spread['whole network']) == 1
+  assert margin(spread['ticket']) < 0.5
+  assert 0.6 < margin(spread['shuffled mask']) < 1.4
+
+
+# By notebook: a small setting, what to look at afterwards, and what must hold.
+RUNS = {
+  'first_ticket': (
+    {
+      'LTHJAX_NOTEBOOK_DATASET': 'mnist',  # Not there, so that it is digits.
+      'LTHJAX_NOTEBOOK_STEPS': '300',
+      'LTHJAX_NOTEBOOK_LEVELS': '11',
+    },
+    FIRST_TICKET,
+    check_first_ticket,
+  )
+}
+
+
+@each_notebook
+def test_notebook_shows_what_it_says(path, tmp_path, monkeypatch):
+  settings, expressions, check = RUNS[path.stem]
+  for name, value in settings.items():
+    monkeypatch.setenv(name, value)
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'no_data'))
+  monkeypatch.setenv('IPYTHONDIR', str(tmp_path / 'no_profile'))
+  monkeypatch.setenv('PYTHONPATH', str(ROOT), prepend=os.pathsep)
+  monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
+  monkeypatch.delenv('MPLBACKEND', raising=False)  # The notebook's own.
+
+  notebook = nbformat.read(path, as_version=4)
+  stored = kinds(notebook)
+  notebook.cells.append(evaluate(expressions))
+  nbclient.NotebookClient(
+    notebook,
+    timeout=300,
+    coalesce_streams=True,
+    resources={'metadata': {'path': str(tmp_path)}},
+  ).execute()
+  values = json.loads(texts(notebook, 'evaluate')[0])
+  notebook.cells.pop()
+
+  assert kinds(notebook) == stored  # In particular, no warnings.
+  check(notebook, values)
+
+
+@each_notebook
+def test_stored_notebook_is_small_and_in_order(path):
+  notebook = nbformat.read(path, as_version=4)
+  nbformat.validate(notebook)
+  assert path.stat().st_size < 300_000
+  assert notebook.metadata.kernelspec.name == 'python3'
+  assert set(notebook.metadata) == {'kernelspec', 'language_info'}
+  counts = [
+    cell.execution_count for cell in notebook.cells if cell.cell_type == 'code'
+  ]
+  assert counts == list(range(1, len(counts) + 1))
+
+
+@each_notebook
+def test_stored_notebook_names_no_path_of_a_machine(path):
+  notebook = nbformat.read(path, as_version=4)
+  sources = [cell.source for cell in notebook.cells]
+  found = [
+    text
+    for text in itertools.chain(sources, texts(notebook))
+    if MACHINE_PATH.search(text)
+  ]
+  assert found == []
+
+
+@pytest.mark.parametrize(
+  ('text', 'is_path'),
+  [
+    ("open('/data/mnist')", True),
+    ('see ~/mnist', True),
+    (r'C:\mnist', True),
+    ('https://arxiv.org/abs/1803.03635', False),
+    ('alive / alive.mean()', False),
+    ("'fc1/kernel': 1", False),
+  ],
+)
+def test_what_counts_as_a_path_of_a_machine(text, is_path):
+  assert bool(MACHINE_PATH.search(text)) == is_path

@@ -1,0 +1,519 @@
+"""One-shot pruning: exact ladders, nesting, scopes, and every bad input."""
+
+import functools
+import re
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import lthjax as lth
+from lthjax.patterns import NM, Unstructured
+from lthjax.prune import _MAX_DENOMINATOR, _exact, _share
+
+LENET = {'fc1': (784, 300), 'fc2': (300, 100), 'output': (100, 10)}
+LENET_FRACTION = {'output/*': 0.1, '*': 0.2}
+ROUNDINGS = ['nearest', 'floor', 'ceil']
+
+
+def network(shapes, seed=0):
+  """Random scores with many ties, and the masks that keep everything."""
+  rng = np.random.default_rng(seed)
+  scores = {
+    name: {
+      'kernel': np.abs(rng.normal(size=shape)).round(2).astype(np.float32),
+      'bias': np.full(shape[-1:], np.nan, np.float32),  # never looked at
+    }
+    for name, shape in shapes.items()
+  }
+  return scores, lth.masks.dense(scores)
+
+
+def counts(masks):
+  return list(lth.masks.alive_by_name(masks).values())
+
+
+def subset(inner, outer):
+  return lth.masks.count(lth.masks.difference(inner, outer)) == 0
+
+
+def flat(n):
+  """One layer of n weights that are all worth the same."""
+  scores = {'w': np.ones((1, n), np.float32)}
+  return scores, lth.masks.dense(scores)
+
+
+# ---- How many.
+
+
+@pytest.mark.parametrize(
+  ('rounding', 'expected'),
+  [
+    (
+      'nearest',
+      {1: [188160, 24000, 900], 7: [49325, 6291, 478], 15: [8275, 1056, 206]},
+    ),
+    (
+      'floor',
+      {1: [188160, 24000, 900], 7: [49327, 6292, 480], 15: [8277, 1058, 209]},
+    ),
+    (
+      'ceil',
+      {1: [188160, 24000, 900], 7: [49324, 6291, 477], 15: [8273, 1054, 203]},
+    ),
+  ],
+)
+def test_ladder_of_lenet(rounding, expected):
+  scores, masks = network(LENET)
+  found, before = {}, masks
+  for level in range(1, 16):
+    masks = lth.prune(
+      scores, before, fraction=LENET_FRACTION, rounding=rounding
+    )
+    assert subset(masks, before)
+    found[level], before = counts(masks), masks
+  assert {level: found[level] for level in expected} == expected
+
+
+def test_global_ladder_of_lenet():
+  scores, masks = network(LENET)
+  found = []
+  for _ in range(7):
+    masks = lth.prune(
+      scores, masks, fraction=0.2, scope='global', rounding='ceil'
+    )
+    found.append(lth.masks.count(masks))
+  assert found == [212960, 170368, 136294, 109035, 87228, 69782, 55825]
+
+
+@pytest.mark.parametrize(
+  ('weights', 'share', 'rounding', 'removed'),
+  [
+    (100, 0.29, 'nearest', 29),  # int(100 * 0.29) is 28
+    (100, 0.29, 'floor', 29),
+    (100, 0.07, 'ceil', 7),  # ceil(100 * 0.07) is 8
+    (100, 0.07, 'nearest', 7),
+    (10, 0.2, 'nearest', 2),
+    (10, 0.2, 'ceil', 2),
+    (10, 1 - 0.9, 'floor', 1),  # 0.09999999999999998
+    (10, 1 - 0.8, 'ceil', 2),
+    (100, 1 - 0.9, 'floor', 10),
+    (10, 0.7, 'floor', 7),  # 0.1 + 0.6 is 0.7 as well
+    (10, 0.1 + 0.6, 'floor', 7),
+    (9, 1 / 3, 'floor', 3),
+    (9, 2 / 3, 'ceil', 6),
+    (21, 3 / 7, 'ceil', 9),
+    (5, 0.5, 'nearest', 3),  # half a weight counts as one
+    (5, 0.5, 'floor', 2),
+    (5, 0.5, 'ceil', 3),
+    (5, 0.0, 'ceil', 0),
+    (3, 0.99, 'nearest', 3),
+    (3, 0.99, 'floor', 2),
+    (1, 0.3, 'nearest', 0),
+    (100_000, 0.99999, 'nearest', 99_999),
+    (100_000, 0.00001, 'nearest', 1),
+    (10**6, 0.123456, 'ceil', 123_456),
+  ],
+)
+def test_decimals_mean_what_they_say(weights, share, rounding, removed):
+  scores, masks = flat(weights)
+  expected = np.arange(weights) < weights - removed  # ties: the first survive
+  prune = functools.partial(lth.prune, scores, rounding=rounding)
+  for pruned in (
+    prune(masks, sparsity=share),
+    prune(masks, fraction=share),
+    prune(masks, fraction={'*': share}, scope='global'),
+    prune(masks, sparsity=share, scope='global'),
+    prune(masks, sparsity=share, densities=lth.densities.uniform),
+  ):
+    np.testing.assert_array_equal(pruned['w'][0], expected)
+
+
+@pytest.mark.parametrize('rounding', ROUNDINGS)
+def test_share_is_exact_in_int32(rounding):
+  rng = np.random.default_rng(0)
+  numbers = [0, 1, 2, 255, 256, 65_535, 10**7, 2**30, 2**31 - 1]
+  numbers += rng.integers(0, 2**31, 20).tolist()
+  shares = [0.0, 0.2, 0.29, 1 / 3, 0.5, 0.999999, 1e-6, *rng.random(10)]
+  ratios = [_exact(x).limit_denominator(_MAX_DENOMINATOR) for x in shares]
+  ratios += [
+    Fraction(_MAX_DENOMINATOR - 2, _MAX_DENOMINATOR - 1),
+    Fraction(_MAX_DENOMINATOR - 1, _MAX_DENOMINATOR),
+    Fraction(1, _MAX_DENOMINATOR),
+  ]
+  traced = jax.jit(lambda n: [_share(n, r, rounding) for r in ratios])
+  whole = {
+    'nearest': lambda x: (x + Fraction(1, 2)).__floor__(),
+    'floor': lambda x: x.__floor__(),
+    'ceil': lambda x: x.__ceil__(),
+  }[rounding]
+  found = traced(jnp.array(numbers, jnp.int32))
+  for ratio, column in zip(ratios, found, strict=True):
+    assert column.dtype == np.int32
+    expected = [whole(n * ratio) for n in numbers]
+    assert column.tolist() == expected
+    assert [_share(n, ratio, rounding) for n in numbers] == expected
+
+
+def test_shares_are_close_to_what_was_given():
+  for share in np.random.default_rng(1).random(1000):
+    assert abs(_exact(share) - Fraction(share)) < Fraction(1, 10**14)
+    limited = _exact(share).limit_denominator(_MAX_DENOMINATOR)
+    assert abs(limited - Fraction(share)) < Fraction(1, 10**10)
+
+
+def test_sparsity_is_of_all_and_fraction_of_the_alive():
+  scores, masks = flat(100)
+  half = lth.prune(scores, masks, sparsity=0.5)
+  assert counts(lth.prune(scores, half, sparsity=0.75)) == [25]
+  assert counts(lth.prune(scores, half, fraction=0.75)) == [12]
+  # A sparsity that is reached already changes nothing.
+  assert lth.masks.hamming(lth.prune(scores, half, sparsity=0.2), half) == 0
+  assert lth.masks.hamming(lth.prune(scores, half, fraction=0.0), half) == 0
+
+
+# ---- Which.
+
+
+def test_by_hand():
+  scores = {'w': jnp.array([[0.5, 2.0, 0.1], [1.0, 0.1, 0.3]])}
+  masks = {'w': jnp.array([[True, False, True], [True, True, True]])}
+  # Of five, two go: of the equal ones the later first.
+  pruned = lth.prune(scores, masks, fraction=0.4)
+  assert pruned['w'].tolist() == [[True, False, False], [True, False, True]]
+  pruned = lth.prune(scores, masks, fraction=0.2)
+  assert pruned['w'].tolist() == [[True, False, True], [True, False, True]]
+  pruned = lth.prune(scores, masks, sparsity=0.5)
+  assert pruned['w'].tolist() == [[True, False, False], [True, False, True]]
+
+
+OPTIONS = [
+  {'sparsity': 0.9},
+  {'sparsity': 0.9, 'densities': lth.densities.erk},
+  {'sparsity': 0.2, 'scope': 'global'},
+  {'fraction': 0.9, 'rounding': 'floor'},
+  {'fraction': 0.2, 'scope': 'global', 'rounding': 'ceil'},
+  {'fraction': {'b/*': 0.1}},
+  {'fraction': {'b/*': 0.0, '*': 0.5}, 'scope': 'global'},
+  {'pattern': NM(2, 4)},
+]
+SMALL = {'a': (8, 6), 'b': (4, 5), 'c': (4, 7)}
+
+
+@pytest.mark.parametrize('options', OPTIONS, ids='-'.join)
+def test_dead_weights_never_return(options):
+  scores, masks = network(SMALL)
+  rng = np.random.default_rng(1)
+  masks = jax.tree.map(lambda m: jnp.asarray(rng.random(m.shape) < 0.4), masks)
+  # Dead weights have the highest scores, or none.
+  scores = {
+    name: {
+      'kernel': np.where(
+        masks[name]['kernel'], x['kernel'], rng.choice([9, np.nan, np.inf])
+      ).astype(np.float32),
+      'bias': x['bias'],
+    }
+    for name, x in scores.items()
+  }
+  pruned = lth.prune(scores, masks, **options)
+  assert subset(pruned, masks)
+  assert jax.tree.structure(pruned) == jax.tree.structure(masks)
+  # Nor does it matter what they are worth.
+  zeroed = lth.masks.apply(masks, scores)
+  assert lth.masks.hamming(lth.prune(zeroed, masks, **options), pruned) == 0
+  if 'pattern' not in options:
+    for name, before, after in zip(
+      SMALL, counts(masks), counts(pruned), strict=True
+    ):
+      kernel = scores[name]['kernel']
+      keep, was = pruned[name]['kernel'], masks[name]['kernel']
+      removed = kernel[np.asarray(was & ~keep)]
+      kept = kernel[np.asarray(keep)]
+      assert removed.size == before - after
+      assert max(removed, default=-1) <= min(kept, default=10)
+
+
+def test_global_scope_ranks_all_leaves_together():
+  scores, masks = network(SMALL)
+  pruned = lth.prune(scores, masks, sparsity=0.7, scope='global')
+  kernels = [scores[name]['kernel'] for name in SMALL]
+  expected = lth.keep_largest(kernels, 96 - 67)
+  for name, keep in zip(SMALL, expected, strict=True):
+    np.testing.assert_array_equal(pruned[name]['kernel'], keep)
+
+
+def test_global_scope_with_globs_has_a_budget_for_each_glob():
+  scores, masks = network(SMALL)
+  fraction = {'b/*': 0.0, '*': 0.2}
+  pruned = lth.prune(scores, masks, fraction=fraction, scope='global')
+  assert pruned['b']['kernel'].all()
+  # 48 + 28 weights compete; 15 of them go.
+  keep = lth.keep_largest([scores[n]['kernel'] for n in ('a', 'c')], 76 - 15)
+  np.testing.assert_array_equal(pruned['a']['kernel'], keep[0])
+  np.testing.assert_array_equal(pruned['c']['kernel'], keep[1])
+  assert counts(pruned)[0] != 48 - 10  # which is what layers would do
+
+
+def test_the_first_glob_wins_and_the_rest_is_left_alone():
+  scores, masks = network(SMALL)
+  fraction = {'a/*': 0.5, '[ab]/kernel': 0.25}
+  assert counts(lth.prune(scores, masks, fraction=fraction)) == [24, 15, 28]
+  assert counts(lth.prune(scores, masks, fraction={})) == [48, 20, 28]
+
+
+def test_one_glob_fits_nnx_and_dicts():
+  class LeNet(nnx.Module):
+    def __init__(self, rngs):
+      for name, shape in LENET.items():
+        setattr(self, name, nnx.Linear(*shape, rngs=rngs))
+
+  state = nnx.state(nnx.eval_shape(lambda: LeNet(nnx.Rngs(0))), nnx.Param)
+  state = jax.tree.map(lambda x: np.ones(x.shape, np.float32), state)
+  params = nnx.to_pure_dict(state)
+  pruned = [
+    lth.prune(
+      lth.scores.magnitude(tree), lth.masks.dense(tree), fraction=LENET_FRACTION
+    )
+    for tree in (state, params)
+  ]
+  assert isinstance(pruned[0], nnx.State)
+  for masks in pruned:
+    assert counts(masks) == [188160, 24000, 900]
+  for x, y in zip(*map(jax.tree.leaves, pruned), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+# ---- The same under transformations.
+
+
+@pytest.mark.parametrize('options', OPTIONS, ids='-'.join)
+def test_jit_and_vmap_give_the_same_masks(options):
+  prune = functools.partial(lth.prune, **options)
+  rng = np.random.default_rng(2)
+  runs = []
+  for seed in range(3):
+    scores, masks = network(SMALL, seed)
+    # Replicates with different numbers of weights, as they are after a while.
+    masks = jax.tree.map(
+      lambda m, d=0.3 * (seed + 1): jnp.asarray(rng.random(m.shape) < d), masks
+    )
+    runs.append((scores, masks))
+  eager = [prune(*run) for run in runs]
+  stacked = jax.tree.map(lambda *xs: np.stack(xs), *runs)
+  together = jax.jit(jax.vmap(prune))(*stacked)
+  for i, expected in enumerate(eager):
+    one = jax.tree.map(lambda m, i=i: m[i], together)
+    assert lth.masks.hamming(one, expected) == 0
+  assert lth.masks.hamming(jax.jit(prune)(*runs[0]), eager[0]) == 0
+
+
+def test_levels_compile_once():
+  traces = 0
+
+  @jax.jit
+  def level(scores, masks):
+    nonlocal traces
+    traces += 1
+    return lth.prune(scores, masks, fraction=LENET_FRACTION)
+
+  shapes = {'fc1': (20, 15), 'output': (15, 10)}
+  scores, masks = network(shapes)
+  eager = masks
+  for _ in range(5):
+    masks = level(scores, masks)
+    eager = lth.prune(scores, eager, fraction=LENET_FRACTION)
+    assert lth.masks.hamming(masks, eager) == 0
+  assert traces == 1
+
+
+def test_traced_nan_goes_first():
+  scores = {'w': jnp.array([[3.0, jnp.nan, 2.0, 1.0]])}
+  masks = lth.masks.dense(scores)
+  prune = jax.jit(functools.partial(lth.prune, sparsity=0.25))
+  assert prune(scores, masks)['w'].tolist() == [[True, False, True, True]]
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_scores_of_half_precision(dtype):
+  scores, masks = network(SMALL)
+  scores = jax.tree.map(lambda x: x.astype(dtype), scores)
+  wide = jax.tree.map(lambda x: x.astype(np.float32), scores)
+  for options in ({'fraction': 0.2}, {'sparsity': 0.7, 'scope': 'global'}):
+    found = lth.prune(scores, masks, **options)
+    assert lth.masks.hamming(found, lth.prune(wide, masks, **options)) == 0
+
+
+def check_sharded():
+  """Runs in a process with four devices: masks stay with their params."""
+  scores, masks = network({'a': (16, 8), 'b': (8, 24)})
+  specs = {'a': P('d'), 'b': P(None, 'd')}
+  with jax.set_mesh(jax.make_mesh((4,), ('d',), (AxisType.Explicit,))):
+    params = {
+      name: {'kernel': jax.device_put(scores[name]['kernel'], spec)}
+      for name, spec in specs.items()
+    }
+    dense = lth.masks.dense(params)
+    for options in (
+      {'fraction': 0.3},
+      {'sparsity': 0.7, 'scope': 'global'},
+      {'pattern': NM(2, 4)},
+    ):
+      expected = lth.prune(scores, masks, **options)
+      found = jax.jit(functools.partial(lth.prune, **options))(params, dense)
+      for name, layer in params.items():
+        mask, like = found[name]['kernel'], layer['kernel'].sharding
+        np.testing.assert_array_equal(mask, expected[name]['kernel'])
+        assert mask.sharding.is_equivalent_to(like, mask.ndim)
+      lth.masks.apply(found, params)
+  print('done')
+
+
+def test_sharded(run_python):
+  source = 'from tests.test_prune import *; check_sharded()'
+  assert run_python(source, devices=4).split() == ['done']
+
+
+# ---- Bad input.
+
+
+@pytest.mark.parametrize('name', ['sparsity', 'fraction'])
+@pytest.mark.parametrize('share', [1, 1.0, -0.1, 1.5, float('nan')])
+def test_shares_are_in_range(name, share):
+  message = f'`{name}` was {share}, but must be in [0, 1): at 1 no weight'
+  with pytest.raises(ValueError, match=re.escape(message)):
+    lth.prune(*flat(10), **{name: share})
+
+
+@pytest.mark.parametrize('share', [1.0, -0.2, None])
+def test_shares_of_globs_are_in_range(share):
+  message = f'`fraction` was {share}, but must be in [0, 1)'
+  with pytest.raises(ValueError, match=re.escape(message)):
+    lth.prune(*flat(10), fraction={'w': 0.2, '*': share})
+
+
+@pytest.mark.parametrize(
+  ('budget', 'message'),
+  [
+    ({}, 'the alive weights to remove); neither was given'),
+    (
+      {'sparsity': 0.5, 'fraction': 0.5},
+      'Give `prune` either `sparsity` (dead share of all weights) or `fraction`'
+      ' (share of the alive weights to remove); sparsity and fraction',
+    ),
+    ({'sparsity': 0.5, 'scope': 'all'}, "`scope` was 'all', but must be"),
+    (
+      {'sparsity': 0.5, 'rounding': 'up'},
+      "`rounding` was 'up', but must be one of nearest, floor, ceil",
+    ),
+    (
+      {'fraction': {'w': 0.1, 'fc*': 0.1}},
+      "`fraction` has patterns that match no prunable leaf: 'fc*'. The prunable"
+      ' leaves are w;',
+    ),
+    (
+      {'fraction': 0.1, 'densities': lth.densities.erk},
+      '`densities` spreads a `sparsity` over layers',
+    ),
+    (
+      {'sparsity': 0.1, 'densities': lth.densities.erk, 'scope': 'global'},
+      'so it needs `sparsity` and `scope="layer"`',
+    ),
+    (
+      {'sparsity': 0.1, 'pattern': NM(2, 4)},
+      'NM(n=2, m=4, axis=None) fixes the density to 0.5 in every layer',
+    ),
+    ({'fraction': 0.1, 'pattern': NM(2, 4)}, 'takes no sparsity, fraction'),
+    ({'scope': 'global', 'pattern': NM(2, 4)}, 'Leave them out'),
+    (
+      {'densities': lth.densities.erk, 'pattern': NM(2, 4)},
+      'takes no sparsity, fraction, densities or scope',
+    ),
+    ({'pattern': NM(2, 4, axis=0)}, 'w (1, 12) has 1 on axis 0'),
+    ({'pattern': NM(2, 5, axis=1)}, 'w (1, 12) has 12 on axis 1'),
+    ({'pattern': NM(5, 4)}, 'needs 1 <= n <= m, but n is 5 and m is 4'),
+  ],
+)
+def test_bad_budgets(budget, message):
+  with pytest.raises(ValueError, match=re.escape(message)):
+    lth.prune(*flat(12), **budget)
+
+
+def test_global_scope_needs_a_pattern_of_single_weights():
+  class Rows(Unstructured):
+    """Some pattern of a user, with a density that is free."""
+
+  class Columns:
+    density = None
+
+    def check(self, shapes):
+      pass
+
+    def select(self, name, scores, eligible, count):
+      return eligible
+
+  lth.prune(*flat(4), sparsity=0.5, pattern=Columns())
+  lth.prune(*flat(4), sparsity=0.5, scope='global', pattern=Rows())
+  with pytest.raises(ValueError, match='ranks single weights across leaves'):
+    lth.prune(*flat(4), sparsity=0.5, scope='global', pattern=Columns())
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'b': None}, 'b has a mask only'),
+    ({'a': np.ones((2, 3), bool), 'c': None}, r'a: mask of shape \(2, 3\)'),
+    ({'a': np.ones((3, 2)), 'c': None}, 'a: mask of dtype float64, not bool'),
+    ({'c': np.ones(3, bool)}, 'c is None in the scores but has a mask'),
+    ({}, 'c has no mask'),
+  ],
+)
+def test_masks_must_fit(change, message):
+  scores = {'a': np.ones((3, 2), np.float32), 'c': None}
+  masks = {'a': np.ones((3, 2), bool)} | change
+  with pytest.raises(ValueError, match=message):
+    lth.prune(scores, masks, sparsity=0.5)
+
+
+@pytest.mark.parametrize('masks', [{'a': None, 'b': None}, {}])
+def test_nothing_to_prune(masks):
+  scores = {name: np.ones((3, 2), np.float32) for name in masks}
+  with pytest.raises(ValueError, match='nothing to prune: every mask is None'):
+    lth.prune(scores, masks, sparsity=0.5)
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'sparsity': 0.5},
+    {'fraction': 0.5, 'scope': 'global'},
+    {'pattern': NM(2, 4)},
+  ],
+)
+def test_nan_is_named(options):
+  scores, masks = network(SMALL)
+  scores['a']['kernel'][0, :3] = np.nan
+  scores['b']['kernel'][:] = np.nan
+  masks['a']['kernel'] = masks['a']['kernel'].at[0, 0].set(False)
+  with pytest.raises(
+    ValueError,
+    match=re.escape(
+      'Scores of alive weights are NaN in a/kernel (2), b/kernel (20). Pruning'
+    ),
+  ):
+    lth.prune(scores, masks, **options)
+
+
+@pytest.mark.parametrize('options', OPTIONS[-2:], ids='-'.join)
+def test_scores_must_be_floats(options):
+  scores, masks = network(SMALL)
+  scores['a']['kernel'] = np.ones((8, 6), int)
+  scores['c']['kernel'] = np.ones((4, 7), bool)
+  with pytest.raises(
+    TypeError, match='but a/kernel is int32; c/kernel is bool'
+  ):
+    lth.prune(scores, masks, **options)

@@ -1,0 +1,427 @@
+"""Exactly the k largest: by hand, against NumPy's sort, on many devices."""
+
+import functools
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import lthjax as lth
+
+DTYPES = ['float32', 'bfloat16', 'float16']
+
+
+def oracle(leaves, count, eligible=None):
+  """The same by a stable sort of all leaves together, in float64."""
+  values = [np.asarray(x).astype(np.float64).ravel() for x in leaves]
+  flat = np.concatenate(values)
+  valid = ~np.isnan(flat)
+  if eligible is not None:
+    valid &= np.concatenate([np.ravel(e) for e in eligible])
+  candidates = np.flatnonzero(valid)
+  order = candidates[np.argsort(-flat[candidates], kind='stable')]
+  keep = np.zeros(flat.size, bool)
+  keep[order[: max(count, 0)]] = True
+  parts = np.split(keep, np.cumsum([v.size for v in values])[:-1])
+  return [k.reshape(np.shape(x)) for k, x in zip(parts, leaves, strict=True)]
+
+
+def awkward(seed, shape, dtype, denormals=True):
+  """Few distinct values, and every kind that a comparison can get wrong."""
+  rng = np.random.default_rng(seed)
+  info = jnp.finfo(dtype)
+  tiny = float(info.smallest_subnormal)
+  pool = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 0.5, -0.5]
+  if denormals:
+    pool += [tiny, -tiny, 3 * tiny, -3 * tiny]
+  pool += [float(info.max), float(info.min), float(info.tiny)]
+  # By way of float64: the CPU backend flushes denormals when it computes.
+  return rng.choice(np.array(pool), shape).astype(jnp.dtype(dtype))
+
+
+@pytest.mark.parametrize(
+  ('scores', 'count', 'expected'),
+  [
+    ([3.0, 1.0, 2.0, 2.0], 0, [0, 0, 0, 0]),
+    ([3.0, 1.0, 2.0, 2.0], 1, [1, 0, 0, 0]),
+    ([3.0, 1.0, 2.0, 2.0], 2, [1, 0, 1, 0]),
+    ([3.0, 1.0, 2.0, 2.0], 3, [1, 0, 1, 1]),
+    ([3.0, 1.0, 2.0, 2.0], 4, [1, 1, 1, 1]),
+    ([3.0, 1.0, 2.0, 2.0], 9, [1, 1, 1, 1]),
+    ([3.0, 1.0, 2.0, 2.0], -1, [0, 0, 0, 0]),
+    ([7.0, 7.0, 7.0, 7.0], 3, [1, 1, 1, 0]),
+    ([-0.0, 0.0, -0.0, 0.0], 2, [1, 1, 0, 0]),
+    ([0.0, -0.0, 0.0, -1.0], 2, [1, 1, 0, 0]),
+    ([-np.inf, np.inf, 0.0, -np.inf], 3, [1, 1, 1, 0]),
+    ([np.nan, -np.inf, np.nan, np.inf], 4, [0, 1, 0, 1]),
+    ([np.nan, -np.nan, np.nan, -5.0], 1, [0, 0, 0, 1]),
+    ([-3.0, -1.0, -2.0, -2.0], 2, [0, 1, 1, 0]),
+    # Denormals are in order, though arithmetic on a CPU takes them for zero.
+    ([1e-42, 3e-42, 0.0, 2e-42], 1, [0, 1, 0, 0]),
+    ([1e-42, 3e-42, 0.0, 2e-42], 2, [0, 1, 0, 1]),
+    ([-1e-42, -3e-42, -0.0, -2e-42], 2, [1, 0, 1, 0]),
+    ([1e-45, 0.0, -1e-45, -0.0], 1, [1, 0, 0, 0]),
+  ],
+)
+def test_by_hand(scores, count, expected):
+  x = np.array(scores, np.float32)
+  for keep in (
+    lth.keep_largest(x, count),
+    jax.jit(lth.keep_largest)(x, count),
+    lth.keep_largest(x, count, axis=0),
+    lth.keep_largest(np.tile(x[:, None], 2), count, axis=0)[:, 1],
+  ):
+    assert keep.dtype == bool
+    assert keep.astype(int).tolist() == expected
+
+
+def test_eligible_by_hand():
+  scores = jnp.array([3.0, jnp.nan, 2.0, jnp.inf, 1.0])
+  alive = jnp.array([True, True, False, False, True])
+  keep = lth.keep_largest(scores, 1, alive)
+  assert keep.tolist() == [True, False, False, False, False]
+  keep = lth.keep_largest(scores, 5, alive)
+  assert keep.tolist() == [True, False, False, False, True]
+  assert not lth.keep_largest(scores, 5, jnp.zeros(5, bool)).any()
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_every_count_against_sort(dtype):
+  x = awkward(0, (7, 9), dtype)
+  alive = np.random.default_rng(1).random(x.shape) < 0.7
+  for count in range(x.size + 3):
+    np.testing.assert_array_equal(
+      lth.keep_largest(x, count), oracle([x], count)[0]
+    )
+    keep = np.asarray(lth.keep_largest(x, count, alive))
+    np.testing.assert_array_equal(keep, oracle([x], count, [alive])[0])
+    assert keep.sum() == min(count, (alive & (x == x)).sum())
+
+
+def test_float64():
+  x = awkward(0, (7, 9), 'float64')
+  with jax.enable_x64(True):
+    scores = jnp.asarray(x)
+    assert scores.dtype == np.float64
+    for count in (0, 1, 17, 40, 63, 65):
+      np.testing.assert_array_equal(
+        lth.keep_largest(scores, count), oracle([x], count)[0]
+      )
+    # Neighbours that float32 cannot tell apart.
+    close = jnp.array([1.0, np.nextafter(1.0, 2.0), 1.0])
+    assert lth.keep_largest(close, 1).tolist() == [False, True, False]
+    assert lth.keep_largest(close, 1, axis=0).tolist() == [False, True, False]
+    long = jnp.tile(close, 6)  # two results of one value each
+    assert lth.keep_largest(long, 2, axis=0).sum() == 2
+
+
+@pytest.mark.parametrize('shape', [(), (0,), (1,), (0, 3), (997,), (1024, 3)])
+@pytest.mark.parametrize('count', [0, 1, 500, 5000])
+def test_sizes(shape, count):
+  x = awkward(2, shape, 'float32')
+  keep = lth.keep_largest(x, count)
+  np.testing.assert_array_equal(keep, oracle([x], count)[0])
+
+
+def test_more_entries_than_int16_counts():
+  # Partial sums are int16; a leading axis just below and above its range.
+  for shape in [(2**15 - 1, 3), (2**15, 3), (2**17,)]:
+    x = np.ones(shape, np.float32)
+    size = x.size
+    for count in (1, size - 1, size):
+      assert int(lth.keep_largest(x, count).sum()) == count
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_exact_count_of_large_bf16(seed):
+  # One bf16 step is 2 at 256 and 2^120 at the top: `max + eps` would drown.
+  rng = np.random.default_rng(seed)
+  x = (rng.normal(size=(40, 50)) * 10.0 ** rng.integers(0, 38)).astype(
+    jnp.bfloat16
+  )
+  alive = rng.random(x.shape) < 0.5
+  for count in rng.integers(0, 1200, 8):
+    keep = np.asarray(lth.keep_largest(x, count, alive))
+    assert keep.sum() == min(count, alive.sum())
+    np.testing.assert_array_equal(keep, oracle([x], count, [alive])[0])
+
+
+def test_many_counts_trace_once():
+  traces = 0
+
+  @jax.jit
+  def select(scores, count):
+    nonlocal traces
+    traces += 1
+    return lth.keep_largest(scores, count)
+
+  x = awkward(3, (7, 9), 'float32')
+  for count in range(10):
+    np.testing.assert_array_equal(select(x, count), oracle([x], count)[0])
+  assert traces == 1
+
+
+def test_many_counts_compile_once_without_jit():
+  x = jnp.asarray(awkward(3, (7, 9), 'float32'))
+  alive = jnp.ones(x.shape, bool)
+  lth.keep_largest(x, 1, alive)
+  with jax.no_tracing(True):
+    for count in (0, 5, 63, 100):
+      lth.keep_largest(x, count, alive)
+    lth.keep_largest(x, np.int64(7), alive)
+
+
+def test_tree_shares_one_budget():
+  scores = {
+    'a': jnp.array([1.0, 5.0]),
+    'b': None,
+    'c': {'d': jnp.array([[5.0], [3.0]])},
+  }
+  keep = lth.keep_largest(scores, 1)  # the tie goes to the earlier leaf
+  assert keep['a'].tolist() == [False, True]
+  assert keep['b'] is None
+  assert keep['c']['d'].tolist() == [[False], [False]]
+  keep = lth.keep_largest(scores, 3)
+  assert keep['a'].tolist() == [False, True]
+  assert keep['c']['d'].tolist() == [[True], [True]]
+
+
+@pytest.mark.parametrize('dtypes', [*itertools.product(DTYPES[:2], repeat=2)])
+def test_tree_against_sort(dtypes):
+  # Denormals that change their type may become zero on the way.
+  leaves = [
+    awkward(4, (7, 9), dtypes[0], denormals=False),
+    awkward(5, (31,), dtypes[1], denormals=False),
+    awkward(6, (), dtypes[0], denormals=False),
+  ]
+  rng = np.random.default_rng(7)
+  alive = [rng.random(x.shape) < 0.8 for x in leaves]
+  for count in (0, 1, 20, 47, 95, 97):
+    keep = lth.keep_largest(leaves, count, alive)
+    expected = oracle(leaves, count, alive)
+    for k, e in zip(keep, expected, strict=True):
+      np.testing.assert_array_equal(k, e)
+
+
+def test_eligible_may_be_in_another_container():
+  scores = [jnp.array([1.0, 2.0]), jnp.array([3.0])]
+  alive = (np.array([True, True]), np.array([False]))
+  keep = lth.keep_largest(scores, 1, alive)
+  assert isinstance(keep, list)
+  assert [k.tolist() for k in keep] == [[False, True], [False]]
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'axis', 'length'),
+  [
+    *itertools.product(['float32'], [0, 1, -1], [1, 16, 17, 40]),
+    *itertools.product(['bfloat16', 'float16'], [1], [16, 17]),
+  ],
+)
+def test_axis_against_sort(dtype, axis, length):
+  shape = [3, 2, 3]
+  shape[axis] = length
+  x = awkward(length, shape, dtype)
+  alive = np.random.default_rng(8).random(shape) < 0.8
+  one = np.delete(shape, axis)
+  counts = np.random.default_rng(9).integers(0, length + 2, one)
+  keep = lth.keep_largest(x, np.expand_dims(counts, axis), alive, axis=axis)
+  keep, x = np.moveaxis(keep, axis, -1), np.moveaxis(x, axis, -1)
+  alive = np.moveaxis(alive, axis, -1)
+  for i in np.ndindex(*one):
+    np.testing.assert_array_equal(
+      keep[i], oracle([x[i]], counts[i], [alive[i]])[0]
+    )
+
+
+@pytest.mark.parametrize('length', [5, 40])
+def test_axis_with_one_count_for_all(length):
+  x = awkward(10, (length, 6), 'float32')
+  for count in (0, 1, 3, length):
+    keep = np.asarray(lth.keep_largest(x, count, axis=0))
+    for j in range(6):
+      np.testing.assert_array_equal(keep[:, j], oracle([x[:, j]], count)[0])
+
+
+@pytest.mark.parametrize('length', [8, 40])
+def test_vmap_is_a_loop(length):
+  x = awkward(11, (5, length), 'float32')
+  alive = np.random.default_rng(12).random(x.shape) < 0.8
+  counts = np.array([0, 1, length // 2, length, length + 1])
+  whole = jax.vmap(lth.keep_largest)(x, counts, alive)
+  along = jax.vmap(lambda *args: lth.keep_largest(*args, axis=0))(
+    x, counts, alive
+  )
+  for i in range(5):
+    expected = oracle([x[i]], counts[i], [alive[i]])[0]
+    np.testing.assert_array_equal(whole[i], expected)
+    np.testing.assert_array_equal(along[i], expected)
+
+
+@pytest.mark.parametrize('axis', [None, 0, 1])
+def test_neither_sorts_nor_gathers(axis):
+  x = jnp.zeros((40, 8))
+  program = jax.make_jaxpr(lambda x, k: lth.keep_largest(x, k, axis=axis))(x, 3)
+  found = re.findall(r'\b(sort|top_k|gather|scatter|cumsum)\b', str(program))
+  assert found == []
+
+
+def check_sharded():
+  """Runs in a process with eight devices: same bits, and no data moves."""
+  matrix = awkward(13, (64, 48), 'float32')
+  tree = {
+    'a': matrix,
+    'b': awkward(14, (8 * 125,), 'float32'),
+    'c': awkward(15, (3, 16, 8), 'bfloat16'),
+    'd': matrix,
+  }
+  expected = {
+    'flat': lth.keep_largest(matrix, 1000),
+    'axis': [lth.keep_largest(matrix, 10, axis=axis) for axis in (0, 1)],
+    'tree': lth.keep_largest(tree, 2000),
+  }
+  expected = jax.tree.map(np.asarray, expected)
+  np.testing.assert_array_equal(expected['flat'], oracle([matrix], 1000)[0])
+
+  def check(x, wanted, *args, **kwargs):
+    select = functools.partial(lth.keep_largest, **kwargs)
+    compiled = jax.jit(select).lower(x, *args).compile()
+    assert not re.search('all-gather|all-to-all', compiled.as_text())
+    keep = compiled(x, *args)
+    jax.tree.map(np.testing.assert_array_equal, keep, wanted)
+    for k, s in zip(jax.tree.leaves(keep), jax.tree.leaves(x), strict=True):
+      assert k.sharding.is_equivalent_to(s.sharding, k.ndim)
+
+  for devices, kind in itertools.product(
+    (1, 2, 4, 8), (AxisType.Auto, AxisType.Explicit)
+  ):
+    mesh = jax.make_mesh(
+      (devices,), ('d',), (kind,), devices=jax.devices()[:devices]
+    )
+
+    def put(x, *spec, mesh=mesh):
+      return jax.device_put(x, NamedSharding(mesh, P(*spec)))
+
+    with jax.set_mesh(mesh):
+      rows, columns = put(matrix, 'd'), put(matrix, None, 'd')
+      leaves = {
+        'a': columns,
+        'b': put(tree['b'], 'd'),
+        'c': put(tree['c'], None, 'd'),
+        'd': rows,
+      }
+      check(leaves, expected['tree'], 2000)
+      if devices == 8:
+        check(rows, expected['flat'], 1000)
+        check(columns, expected['flat'], 1000)
+        for axis, wanted in enumerate(expected['axis']):
+          check(rows, wanted, 10, axis=axis)
+          check(columns, wanted, 10, axis=axis)
+  # Inside `shard_map` every device selects among its own.
+  with jax.set_mesh(mesh):
+    local = jax.shard_map(
+      lambda x: lth.keep_largest(x, 9), in_specs=P('d'), out_specs=P('d')
+    )
+    parts = [oracle([x], 9)[0] for x in np.split(matrix, devices)]
+    np.testing.assert_array_equal(local(rows), np.concatenate(parts))
+  print('done')
+
+
+def test_same_bits_on_any_number_of_devices(run_python):
+  source = 'from tests.test_selection import *; check_sharded()'
+  assert run_python(source, devices=8).split() == ['done']
+
+
+def test_scores_must_be_floats():
+  scores = {'a': jnp.arange(3), 'b': {'c': jnp.ones(2)}, 'd': jnp.ones(2, bool)}
+  message = (
+    'Scores must be floating point, but a is int32; d is bool. Cast them with'
+    ' `.astype(jnp.float32)`.'
+  )
+  with pytest.raises(TypeError, match=re.escape(message)):
+    lth.keep_largest(scores, 1)
+  with pytest.raises(TypeError, match='but the array is complex64'):
+    lth.keep_largest(jnp.ones(2, jnp.complex64), 1)
+
+
+@pytest.mark.parametrize('count', [2.0, 28.999999999999996, np.float32(3)])
+def test_count_must_be_an_integer(count):
+  with pytest.raises(TypeError, match='must be an integer'):
+    lth.keep_largest(jnp.ones(100), count)
+
+
+def test_too_many_scores():
+  half = jax.ShapeDtypeStruct((2**15, 2**15), jnp.float32)
+  kept = jax.eval_shape(lambda x: lth.keep_largest(x, 1), half)
+  assert kept.shape == half.shape
+  with pytest.raises(ValueError, match='2147483648 scores cannot share one'):
+    jax.eval_shape(lambda x: lth.keep_largest(x, 1), [half, half])
+
+
+@pytest.mark.parametrize('scores', [None, {}, {'a': None}])
+def test_no_scores(scores):
+  with pytest.raises(ValueError, match='needs at least one array'):
+    lth.keep_largest(scores, 1)
+
+
+@pytest.mark.parametrize(
+  ('eligible', 'message'),
+  [
+    ({'a': jnp.ones(2, bool), 'b': None}, 'is None where there are scores: b'),
+    (
+      {'a': jnp.ones(3, bool), 'b': jnp.ones(2, bool)},
+      r'a: mask of shape \(3,\), scores of shape \(2,\)',
+    ),
+    (
+      {'a': jnp.ones(2), 'b': jnp.ones(2, int)},
+      'a: mask of dtype float32, not bool; b: mask of dtype int32, not bool',
+    ),
+    ({'a': jnp.ones(2, bool)}, 'b has no mask'),
+    ({'a': True, 'b': jnp.ones(2, bool)}, 'a: mask is a bool, not an array'),
+  ],
+)
+def test_eligible_must_fit(eligible, message):
+  scores = {'a': jnp.ones(2), 'b': jnp.ones(2)}
+  with pytest.raises(ValueError, match=message):
+    lth.keep_largest(scores, 1, eligible)
+
+
+def test_eligible_of_a_bare_array_must_fit():
+  with pytest.raises(ValueError, match=r'the array: mask of shape \(2,\)'):
+    lth.keep_largest(jnp.ones(3), 1, jnp.ones(2, bool))
+
+
+@pytest.mark.parametrize(
+  ('scores', 'axis'),
+  [
+    ([np.ones(3), np.ones(4)], 0),
+    (np.ones((3, 4)), 2),
+    (np.ones((3, 4)), -3),
+    (np.float32(1), 0),
+  ],
+)
+def test_axis_must_exist(scores, axis):
+  with pytest.raises(
+    ValueError, match='needs a single array with such an axis'
+  ):
+    lth.keep_largest(scores, 1, axis=axis)
+
+
+@pytest.mark.parametrize(
+  ('shape', 'axis', 'wanted'),
+  [
+    ((2,), None, ()),
+    ((3,), 1, (3, 1)),
+    ((3, 4), 1, (3, 1)),
+    ((2, 4), 0, (1, 4)),
+  ],
+)
+def test_count_must_broadcast(shape, axis, wanted):
+  message = f'the shape {shape}, but must broadcast to {wanted}'
+  with pytest.raises(ValueError, match=re.escape(message)):
+    lth.keep_largest(jnp.ones((3, 4)), jnp.ones(shape, int), axis=axis)

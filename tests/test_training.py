@@ -1,0 +1,436 @@
+"""One value holds everything, and one program does every step."""
+
+import functools
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lthjax as lth
+from lthjax import training
+
+STEPS, EVERY = 10, 4
+KEYS = jax.random.split(jax.random.key(0), 3)
+X = jax.random.normal(jax.random.key(1), (32, 4))
+DATA = X, X @ jax.random.normal(jax.random.key(2), (4, 3))
+
+
+def init(key):
+  """A linear model and what a training step leaves behind in it."""
+  params = {
+    'kernel': jax.random.normal(key, (4, 3)),
+    'bias': jnp.zeros(3),
+  }
+  state = {
+    'count': jnp.int32(0),
+    'batches': jnp.zeros((STEPS, 8), jnp.int32),
+    'noise': jnp.zeros((STEPS, 2), jnp.uint32),
+  }
+  return params, state
+
+
+def batch(data, key, step):
+  x, y = data
+  indices = jax.random.randint(jax.random.fold_in(key, step), (8,), 0, len(x))
+  return indices, x[indices], y[indices]
+
+
+TRACES = []
+
+
+def loss(params, model_state, batch, key):
+  TRACES.append(1)
+  indices, x, y = batch
+  count = model_state['count']
+  model_state = {
+    'count': count + 1,
+    'batches': model_state['batches'].at[count].set(indices),
+    'noise': model_state['noise'].at[count].set(jax.random.key_data(key)),
+  }
+  y += 0.1 * jax.random.normal(key, y.shape)
+  error = jnp.mean((x @ params['kernel'] + params['bias'] - y) ** 2)
+  return error, model_state
+
+
+def evaluate(params, model_state, data):
+  del model_state
+  x, y = data
+  error = jnp.mean((x @ params['kernel'] + params['bias'] - y) ** 2)
+  return {'loss': error, 'norm': optax.tree.norm(params)}
+
+
+DENSE = lth.masks.dense(jax.eval_shape(init, KEYS[0])[0])
+
+
+@functools.cache
+def trainer(replicated=False, scanned=True):
+  schedule = optax.cosine_decay_schedule(0.1, STEPS)
+  tx = lth.static(optax.adam(schedule), DENSE)
+  return lth.trainer(
+    init,
+    loss,
+    tx,
+    batch,
+    evaluate=evaluate,
+    every=EVERY,
+    replicated=replicated,
+    scanned=scanned,
+  )
+
+
+def start(replicated=False):
+  return trainer(replicated).init(KEYS if replicated else KEYS[0])
+
+
+@functools.cache
+def unbroken(replicated=False):
+  return fit(start(replicated), STEPS, replicated)
+
+
+def fit(state, until, replicated=False, **kwargs):
+  return trainer(replicated).fit(state, DATA, until=until, **kwargs)
+
+
+def unkeyed(state):
+  """The same leaves, random keys as the numbers they are."""
+  return jax.tree.map(
+    lambda x: (
+      jax.random.key_data(x)
+      if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+      else x
+    ),
+    state,
+  )
+
+
+def assert_same_bits(a, b):
+  a, b = unkeyed(a), unkeyed(b)
+  chex.assert_trees_all_equal_structs(a, b)
+  chex.assert_trees_all_equal_dtypes(a, b)
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def run(state, i):
+  """One of several replicates."""
+  return jax.tree.map(lambda x: x if x.ndim == 0 else x[i], state)
+
+
+@pytest.mark.parametrize('replicated', [False, True])
+@pytest.mark.parametrize('stops', [[1], [4], [8], [3, 4, 5, 9], [0, 10]])
+def test_split_runs_are_unbroken_ones(stops, replicated):
+  state = start(replicated)
+  for until in stops:
+    state = fit(state, until, replicated)
+    assert int(state.step) == until
+  state = fit(state, STEPS, replicated)
+  assert_same_bits(state, unbroken(replicated))
+
+
+@pytest.mark.parametrize('replicated', [False, True])
+@pytest.mark.parametrize('k', [0, 3, 4])
+def test_rewinding_without_pruning_goes_on_as_if_nothing_was(k, replicated):
+  masks = DENSE
+  if replicated:
+    masks = jax.tree.map(lambda m: jnp.stack([m] * 3), DENSE)
+  state = training.with_masks(fit(start(replicated), k, replicated), masks)
+  state = fit(state, STEPS, replicated)
+  assert_same_bits(
+    state._replace(best=None), unbroken(replicated)._replace(best=None)
+  )
+
+
+def test_training_is_that_of_a_plain_loop():
+  params, model_state = init(jax.random.split(KEYS[0])[0])
+  tx = optax.adam(optax.cosine_decay_schedule(0.1, STEPS))
+  opt_state = tx.init(params)
+  seen = unbroken().model_state
+
+  @jax.jit
+  def step(params, model_state, opt_state, i):
+    indices = seen['batches'][i]
+    noise = jax.random.wrap_key_data(seen['noise'][i])
+    grads, model_state = jax.grad(loss, has_aux=True)(
+      params, model_state, (indices, DATA[0][indices], DATA[1][indices]), noise
+    )
+    updates, opt_state = tx.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), model_state, opt_state
+
+  for i in range(STEPS):
+    params, model_state, opt_state = step(params, model_state, opt_state, i)
+  chex.assert_trees_all_close(unbroken().params, params, rtol=1e-4)
+  assert int(unbroken().model_state['count']) == STEPS
+  chex.assert_trees_all_equal(unbroken().model_state, model_state)
+
+
+@pytest.mark.parametrize('replicated', [False, True])
+def test_steps_dispatched_one_by_one_are_those_of_the_loop(replicated):
+  train = trainer(replicated, scanned=False)
+  state = train.init(KEYS if replicated else KEYS[0])
+  reports = []
+  whole = train.fit(
+    state, DATA, until=STEPS, report=lambda step, _: reports.append(step)
+  )
+  assert reports == [4, 8]
+  assert int(whole.step) == STEPS
+  chex.assert_trees_all_close(
+    unkeyed(whole), unkeyed(unbroken(replicated)), rtol=1e-4, atol=1e-6
+  )
+  traces = len(TRACES)
+  for until in (0, 3, 5, STEPS):
+    state = train.fit(state, DATA, until=until)
+  assert_same_bits(state, whole)
+  assert len(TRACES) == traces
+
+
+def test_replicates_are_single_runs():
+  side_by_side = unbroken(True)
+  assert side_by_side.step.shape == ()
+  for i, key in enumerate(KEYS):
+    alone = fit(trainer().init(key), STEPS)
+    ours = run(side_by_side, i)
+    assert_same_bits(ours.key, alone.key)
+    chex.assert_trees_all_equal(ours.model_state, alone.model_state)
+    chex.assert_trees_all_close(
+      ours._replace(key=None), alone._replace(key=None), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_replicates_do_not_meet():
+  state = start(True)
+  spoiled = state._replace(
+    params=jax.tree.map(lambda x: x.at[1].set(jnp.nan), state.params)
+  )
+  spoiled = fit(spoiled, STEPS, True)
+  assert np.isnan(spoiled.params['kernel'][1]).all()
+  assert not np.isfinite(spoiled.best.loss[1])
+  for i in (0, 2):
+    assert_same_bits(run(spoiled, i), run(unbroken(True), i))
+
+
+def test_batches_and_noise_depend_on_key_and_step_only():
+  other = start()._replace(params=jax.tree.map(jnp.ones_like, start().params))
+  other = fit(fit(other, 7), STEPS)
+  seen, seen_too = unbroken().model_state, other.model_state
+  chex.assert_trees_all_equal(seen, seen_too)
+  # All differ: from step to step, and from run to run.
+  everything = unbroken(True).model_state
+  for name in ('batches', 'noise'):
+    rows = np.asarray(everything[name]).reshape(3 * STEPS, -1)
+    assert len(np.unique(rows, axis=0)) == 3 * STEPS
+
+
+def test_no_batch_draws_the_numbers_of_the_noise():
+  # Epochs and steps are folded into the key that batches get.
+  keys = []
+
+  def note(data, key, step):
+    del data
+    folded = [jax.random.fold_in(key, i) for i in range(5)]
+    keys.append(jnp.stack([key, *folded]))
+    return jax.vmap(lambda k: jax.random.fold_in(k, step))(keys[-1])
+
+  def compare(params, model_state, batch, key):
+    used = jax.random.key_data(jnp.concatenate([keys.pop(), batch]))
+    same = (used == jax.random.key_data(key)).all(-1).any()
+    return 0.0 * params.sum(), model_state | same
+
+  train = lth.trainer(
+    lambda key: (jnp.ones(2), jnp.array(False)), compare, optax.sgd(0.1), note
+  )
+  state = train.fit(train.init(KEYS[0]), None, until=STEPS)
+  assert not state.model_state
+
+
+def test_nothing_is_traced_twice():
+  trainer.cache_clear()
+  state = fit(start(), 1)
+  once = len(TRACES)
+  state = fit(state, STEPS)
+  pruned = lth.prune(
+    lth.scores.magnitude(state.params), DENSE, sparsity=0.5, scope='global'
+  )
+  for seed in range(2):
+    begin = trainer().init(jax.random.key(seed))
+    for k in (0, 3):
+      for masks in (DENSE, pruned):
+        state = training.with_masks(fit(begin, k), masks)
+        state = fit(state, STEPS, report=lambda step, metrics: None)
+        alive = jnp.sum(state.params['kernel'] != 0)
+        assert alive == lth.masks.count(masks)
+  assert len(TRACES) == once
+
+
+@pytest.mark.parametrize('replicated', [False, True])
+def test_reports_come_at_multiples(replicated):
+  reports = []
+  state = fit(start(replicated), 3, replicated, report=reports.append)
+  assert not reports
+  fit(state, STEPS, replicated, report=lambda *args: reports.append(args))
+  assert [step for step, _ in reports] == [4, 8]
+  for step, metrics in reports:
+    assert set(metrics) == {'loss', 'norm'}
+    now = fit(start(replicated), step, replicated)
+    call = jax.vmap(evaluate, (0, 0, None)) if replicated else evaluate
+    expected = jax.jit(call)(now.params, now.model_state, DATA)
+    chex.assert_trees_all_close(metrics, expected, rtol=1e-5)
+
+
+@functools.cache
+def counter(replicated):
+  """Params count the steps; the losses of evaluations are in the data."""
+
+  def count_loss(params, model_state, batch, key):
+    del batch, key
+    return -params['w'], {**model_state, 'count': model_state['count'] + 1}
+
+  def look_up(params, model_state, data):
+    del params
+    row, count = model_state['row'], model_state['count']
+    return {'loss': data[row, count // 2 - 1]}
+
+  return lth.trainer(
+    lambda key: ({'w': jnp.float32(0)}, {'row': 0, 'count': 0}),
+    count_loss,
+    optax.sgd(1.0),
+    lambda data, key, step: None,
+    evaluate=look_up,
+    every=2,
+    replicated=replicated,
+  )
+
+
+INF, NAN = float('inf'), float('nan')
+# Losses at steps 2, 4, ..., and where the best is.
+BEST = [
+  ([3, 1, 2, 4], 4, 1),
+  ([4, 3, 2, 1], 8, 1),
+  ([NAN, 3, 2, NAN], 6, 2),
+  ([1, NAN, NAN, NAN], 2, 1),
+  ([NAN, NAN, NAN, NAN], 0, INF),
+  ([INF, -INF, 0, 0], 4, -INF),
+  ([2, 1, 1, 1], 4, 1),  # The first of equals.
+  ([INF, INF, INF, INF], 0, INF),
+]
+
+
+@pytest.mark.parametrize(('losses', 'step', 'low'), BEST)
+def test_best_is_where_the_loss_is_lowest(losses, step, low):
+  train = counter(False)
+  state = train.fit(train.init(KEYS[0]), jnp.array([losses]), until=9)
+  assert state.best.step == step
+  assert state.best.loss == low
+  assert state.best.params['w'] == step
+  assert state.best.model_state['count'] == step
+  assert state.params['w'] == 9
+
+
+def test_each_replicate_has_its_own_best():
+  train, n = counter(True), len(BEST)
+  state = train.init(jax.random.split(KEYS[0], n))
+  state.model_state['row'] = jnp.arange(n)
+  losses = jnp.array([row for row, _, _ in BEST])
+  state = train.fit(state, losses, until=8)
+  steps = [step for _, step, _ in BEST]
+  assert state.best.step.tolist() == steps
+  assert state.best.loss.tolist() == [low for _, _, low in BEST]
+  assert state.best.params['w'].tolist() == steps
+  assert state.best.model_state['count'].tolist() == steps
+
+
+def test_with_masks_forgets_the_best():
+  train = counter(False)
+  state = train.fit(train.init(KEYS[0]), jnp.array([[1.0, 2.0]]), until=4)
+  assert state.best.step == 2
+  best = training.no_best(state.step, state.params, {}, state.key)
+  assert (int(best.step), float(best.loss)) == (4, INF)
+  assert best.params is state.params
+
+  state = fit(start(), 8)
+  masks = {'kernel': jnp.eye(4, 3, dtype=bool), 'bias': None}
+  ticket = training.with_masks(state, masks)
+  assert (int(ticket.best.step), float(ticket.best.loss)) == (8, INF)
+  for params in (ticket.params, ticket.best.params):
+    assert_same_bits(params, lth.masks.apply(masks, state.params))
+  chex.assert_trees_all_equal(lth.get_masks(ticket.opt_state), masks)
+  untouched = ('step', 'model_state', 'key')
+  for field in untouched:
+    assert getattr(ticket, field) is getattr(state, field)
+  trained = fit(ticket, STEPS)
+  assert not np.asarray(trained.params['kernel'])[~masks['kernel']].any()
+
+
+def test_replicates_take_masks_of_their_own():
+  state = start(True)
+  masks = {
+    'kernel': jax.random.bernoulli(KEYS[0], shape=(3, 4, 3)),
+    'bias': None,
+  }
+  trained = fit(training.with_masks(state, masks), STEPS, True)
+  np.testing.assert_array_equal(trained.params['kernel'] != 0, masks['kernel'])
+  assert trained.best.loss.shape == (3,)
+
+
+def test_masks_have_to_fit():
+  bad = {'kernel': jnp.ones((4, 2), bool), 'bias': None}
+  with pytest.raises(ValueError, match='kernel: mask of shape'):
+    training.with_masks(start(), bad)
+  with pytest.raises(ValueError, match='kernel: mask of shape'):
+    training.with_masks(start(True), DENSE)
+  train = counter(False)
+  with pytest.raises(ValueError, match='holds 0 trees of masks'):
+    training.with_masks(train.init(KEYS[0]), {'w': jnp.array(True)})
+
+
+def test_until_must_not_lie_behind():
+  message = (
+    'The state is at step 3 already, but `until` was 2. Give a later step, or'
+    ' start from an earlier state.'
+  )
+  with pytest.raises(ValueError, match=re.escape(message)):
+    fit(fit(start(), 3), 2)
+
+
+@pytest.mark.parametrize('every', [0, -1])
+def test_every_must_be_positive(every):
+  with pytest.raises(ValueError, match=f'`every` was {every}, but must be'):
+    lth.trainer(init, loss, optax.sgd(0.1), batch, every=every)
+
+
+@pytest.mark.parametrize('replicated', [False, True])
+def test_without_evaluation_nothing_is_measured(replicated):
+  train = lth.trainer(
+    init, loss, optax.sgd(0.1), batch, every=3, replicated=replicated
+  )
+  state = train.init(KEYS if replicated else KEYS[0])
+  state = train.fit(state, DATA, until=5, report=pytest.fail)
+  assert np.isinf(state.best.loss).all()
+  assert not state.best.step.any()
+
+
+@pytest.mark.parametrize('replicated', [False, True])
+def test_keys_of_either_style_may_be_anywhere(replicated):
+  train = lth.trainer(
+    lambda key: (jnp.ones(2), {'rngs': key}),
+    lambda params, state, batch, key: (
+      jnp.sum(params**2),
+      {'rngs': jax.random.split(state['rngs'])[0]},
+    ),
+    optax.sgd(0.1),
+    lambda data, key, step: jax.random.normal(key, 2),
+    evaluate=lambda params, state, data: {'loss': 1.0},
+    every=2,
+    replicated=replicated,
+  )
+  results = []
+  for key in (jax.random.key(0), jax.random.PRNGKey(0)):
+    key = jax.random.split(key) if replicated else key
+    results.append(train.fit(train.init(key), None, until=4))
+  old = jax.tree.map(np.asarray, results[1])
+  chex.assert_trees_all_equal(unkeyed(results[0]), old)
+  assert old.best.loss.shape == ((2,) if replicated else ())
+  assert (old.best.step == 2).all()

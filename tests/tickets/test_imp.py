@@ -1,0 +1,531 @@
+"""Train, prune, rewind, repeat; and what it leaves behind."""
+
+import functools
+import itertools
+import re
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lthjax as lth
+from lthjax import tickets, training
+
+
+class State(NamedTuple):
+  """What `imp` needs to know of a state: where the params are."""
+
+  params: Any
+  step: Any = 0
+
+
+def multiply(factors):
+  """Training that multiplies each weight by a factor of its own."""
+
+  def train(state, masks):
+    params = jax.tree.map(jnp.multiply, state.params, factors)
+    return State(lth.masks.apply(masks, params), state.step + 1)
+
+  return train
+
+
+def alive(ticket):
+  """Indices of alive weights."""
+  return np.flatnonzero(ticket.masks['w']).tolist()
+
+
+HAND = State({'w': jnp.array([5.0, 4.0, -3.0, 2.0, -1.0])})
+HAND_MASKS = {'w': jnp.ones(5, bool)}
+# Trained from the start: 0.5, 4.4, -3, 6, -3.
+GROWTH = {'w': jnp.array([0.1, 1.1, 1.0, 3.0, 3.0])}
+
+
+def test_three_levels_by_hand():
+  found = list(
+    tickets.imp(multiply(GROWTH), HAND, HAND_MASKS, levels=4, fraction=0.4)
+  )
+  # Removes 2 of 5 (of the equal -3, the later one), 1 of 3, 1 of 2.
+  assert [alive(t) for t in found] == [[0, 1, 2, 3, 4], [1, 2, 3], [1, 3], [3]]
+  assert [t.level for t in found] == [0, 1, 2, 3]
+  assert [t.density for t in found] == [1.0, 0.6, 0.4, 0.2]
+  assert all(t.start is HAND for t in found)
+  assert all(t.metrics is None for t in found)
+  np.testing.assert_allclose(
+    found[1].trained.params['w'], [0, 4.4, -3, 6, 0], rtol=1e-6
+  )
+
+
+def meet_halfway(start, trained):
+  mean = jax.tree.map(lambda a, b: (a + b) / 2, start.params, trained.params)
+  return start._replace(params=mean)
+
+
+@pytest.mark.parametrize(
+  ('rewind', 'levels'),
+  [
+    # Values that are compared: 8 6 2 5, then 8 6 5.
+    (tickets.rewind_weights, [[0, 1, 2, 3], [0, 1, 3], [0, 1]]),
+    # 8 6 2 5, then 4 6 12.5: the first weight shrinks at every level.
+    (tickets.fine_tune, [[0, 1, 2, 3], [0, 1, 3], [1, 3]]),
+    (tickets.rewind_learning_rate, [[0, 1, 2, 3], [0, 1, 3], [1, 3]]),
+    # 8 6 2 5, then, from the means 12 6 3.5, 6 6 8.75.
+    (meet_halfway, [[0, 1, 2, 3], [0, 1, 3], [0, 3]]),
+  ],
+)  # fmt: skip
+def test_rewinding_decides_what_dies(rewind, levels):
+  state = State({'w': jnp.array([16.0, 6.0, 4.0, 2.0])})
+  train = multiply({'w': jnp.array([0.5, 1.0, 0.5, 2.5])})
+  found = list(
+    tickets.imp(
+      train, state, {'w': jnp.ones(4, bool)}, levels=3, fraction=0.3,
+      rewind=rewind,
+    )
+  )  # fmt: skip
+  assert [alive(t) for t in found] == levels
+  for before, ticket in itertools.pairwise(found):
+    chex.assert_trees_all_equal(ticket.start, rewind(state, before.trained))
+  steps = {tickets.fine_tune: [1, 2, 3]}.get(rewind, [1, 1, 1])
+  assert [t.trained.step for t in found] == steps
+
+
+LENET = {
+  'fc1': {'kernel': (784, 300), 'bias': (300,)},
+  'fc2': {'kernel': (300, 100), 'bias': (100,)},
+  'output': {'kernel': (100, 10), 'bias': (10,)},
+}
+
+
+def test_the_ladder_of_lenet():
+  # The counts of removed weights are rounded to the nearest integer.
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32),
+    LENET,
+    is_leaf=lambda x: isinstance(x, tuple),
+  )
+  found = tickets.imp(
+    lambda params, masks: lth.masks.apply(masks, params),
+    params,
+    lth.masks.dense(params),
+    levels=16,
+    fraction={'output/*': 0.1, '*': 0.2},
+    params=lambda params: params,
+  )
+  counts, previous = [], None
+  for ticket in found:
+    counts.append(list(lth.masks.alive_by_name(ticket.masks).values()))
+    if previous is not None:
+      assert lth.masks.count(lth.masks.difference(ticket.masks, previous)) == 0
+    assert ticket.density == sum(counts[-1]) / 266200
+    previous = ticket.masks
+  assert counts[0] == [235200, 30000, 1000]
+  assert counts[1] == [188160, 24000, 900]
+  assert counts[7] == [49325, 6291, 478]
+  assert counts[15] == [8275, 1056, 206]
+  # A global budget competes for the whole: 20 % of all weights.
+  ticket = list(
+    tickets.imp(
+      lambda params, masks: lth.masks.apply(masks, params),
+      params,
+      lth.masks.dense(params),
+      levels=3,
+      scope='global',
+      rounding='floor',
+      params=lambda params: params,
+    )
+  )[-1]
+  assert lth.masks.count(ticket.masks) == 170368
+
+
+def test_scores_see_the_trained_and_the_initial_params():
+  calls = []
+
+  def score(trained, initial):
+    calls.append((trained, initial))
+    return lth.scores.magnitude_increase(trained, initial)
+
+  found = list(
+    tickets.imp(
+      multiply(GROWTH), HAND, HAND_MASKS, levels=3, fraction=0.4, score=score,
+      rewind=tickets.fine_tune,
+    )
+  )  # fmt: skip
+  # |w| - |w0|: -4.5, 0.4, 0, 4, 2; then 0.84, 16, 8 against the same w0.
+  assert [alive(t) for t in found] == [[0, 1, 2, 3, 4], [1, 3, 4], [3, 4]]
+  assert len(calls) == 2
+  for ticket, (trained, initial) in zip(found, calls, strict=False):
+    assert trained is ticket.trained.params
+    assert initial is HAND.params
+
+
+def test_a_pattern_with_a_density_takes_the_place_of_the_fraction():
+  params = {'w': jnp.array([[4.0, 1.0, 2.0, 3.0, 1.0, 2.0, 3.0, 4.0]]).T}
+  found = list(
+    tickets.imp(
+      multiply({'w': jnp.ones((8, 1))}),
+      State(params),
+      lth.masks.dense(params),
+      levels=3,
+      pattern=lth.patterns.NM(2, 4),
+    )
+  )
+  assert [t.density for t in found] == [1.0, 0.5, 0.5]
+  assert alive(found[1]) == alive(found[2]) == [0, 3, 6, 7]
+
+
+def test_tickets_are_trained_when_they_are_asked_for():
+  calls = []
+
+  def train(state, masks):
+    calls.append(masks)
+    return multiply(GROWTH)(state, masks)
+
+  found = tickets.imp(
+    train, HAND, HAND_MASKS, levels=3, fraction=0.4, evaluate=lambda s: s.step
+  )
+  assert not calls
+  assert next(found).metrics == 1
+  assert len(calls) == 1
+  assert next(found).level == 1
+  assert len(calls) == 2
+  assert len(list(found)) == 1
+  assert len(calls) == 3
+
+
+def test_starting_from_pruned_masks_prunes_on():
+  masks = {'w': jnp.array([True, True, False, True, True])}
+  found = list(
+    tickets.imp(multiply(GROWTH), HAND, masks, levels=2, fraction=0.5)
+  )
+  # Of 0.5, 4.4, 6 and -3.
+  assert [alive(t) for t in found] == [[0, 1, 3, 4], [1, 3]]
+
+
+# --- with the trainer ---
+
+STEPS, K = 7, 3
+KEYS = jax.random.split(jax.random.key(0), 2)
+X = jax.random.normal(jax.random.key(1), (16, 6))
+DATA = X, jnp.tanh(X @ jax.random.normal(jax.random.key(2), (6, 3)))
+TRACES = []
+
+
+def init(key):
+  keys = jax.random.split(key)
+  params = {
+    'fc': {'kernel': jax.random.normal(keys[0], (6, 8)), 'bias': jnp.ones(8)},
+    'out': {'kernel': jax.random.normal(keys[1], (8, 3))},
+  }
+  return params, {'count': jnp.int32(0)}
+
+
+def loss(params, model_state, batch, key):
+  TRACES.append(1)
+  x, y = batch
+  x += 0.01 * jax.random.normal(key, x.shape)
+  hidden = jnp.tanh(x @ params['fc']['kernel'] + params['fc']['bias'])
+  error = jnp.mean((hidden @ params['out']['kernel'] - y) ** 2)
+  return error, {'count': model_state['count'] + 1}
+
+
+def batch(data, key, step):
+  rows = jax.random.randint(jax.random.fold_in(key, step), (4,), 0, len(X))
+  return jax.tree.map(lambda x: x[rows], data)
+
+
+def evaluate(params, model_state, data):
+  error, _ = loss(params, model_state, data, jax.random.key(0))
+  return {'loss': error}
+
+
+DENSE = lth.masks.dense(jax.eval_shape(init, KEYS[0])[0])
+FRACTION = {'out/*': 0.1, '*': 0.2}
+
+
+@functools.cache
+def trainer(replicated):
+  tx = lth.static(optax.adam(optax.linear_schedule(0.1, 0, STEPS)), DENSE)
+  return lth.trainer(
+    init, loss, tx, batch, evaluate=evaluate, every=2, replicated=replicated
+  )
+
+
+def train(state, masks):
+  replicated = state.key.ndim == 1
+  state = training.with_masks(state, masks)
+  return trainer(replicated).fit(state, DATA, until=STEPS)
+
+
+@functools.cache
+def run(k=K, seed=0):
+  """Four levels, rewound to step k."""
+  state = trainer(False).fit(trainer(False).init(KEYS[seed]), DATA, until=k)
+  found = tickets.imp(train, state, DENSE, levels=4, fraction=FRACTION)
+  return state, list(found)
+
+
+def unkeyed(state):
+  return state._replace(key=jax.random.key_data(state.key))
+
+
+def assert_same_ticket(a, b):
+  assert (a.level, a.density) == (b.level, b.density)
+  a = a.masks, unkeyed(a.start), unkeyed(a.trained)
+  b = b.masks, unkeyed(b.start), unkeyed(b.trained)
+  chex.assert_trees_all_equal_structs(a, b)
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    assert x.dtype == y.dtype
+    assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def test_late_rewinding_starts_every_level_at_step_k():
+  state, found = run()
+  assert int(state.step) == K
+  for ticket in found:
+    assert ticket.start is state
+    assert int(ticket.trained.step) == STEPS
+    assert int(ticket.trained.model_state['count']) == STEPS
+    chex.assert_trees_all_equal(
+      lth.get_masks(ticket.trained.opt_state), ticket.masks
+    )
+    nonzero = jax.tree.map(lambda x: x != 0, ticket.trained.params)
+    for layer in ('fc', 'out'):
+      np.testing.assert_array_equal(
+        nonzero[layer]['kernel'], ticket.masks[layer]['kernel']
+      )
+  counts = [lth.masks.alive_by_name(t.masks) for t in found]
+  # 48 and 24 weights, of which a fifth and a tenth are removed.
+  assert [c['fc/kernel'] for c in counts] == [48, 38, 30, 24]
+  assert [c['out/kernel'] for c in counts] == [24, 22, 20, 18]
+
+
+def test_level_zero_is_the_run_that_was_never_interrupted():
+  unbroken = trainer(False).fit(trainer(False).init(KEYS[0]), DATA, until=STEPS)
+  dense = run()[1][0].trained
+  assert_same_bits = functools.partial(chex.assert_trees_all_equal, strict=True)
+  assert_same_bits(
+    unkeyed(dense)._replace(best=None), unkeyed(unbroken)._replace(best=None)
+  )
+
+
+@pytest.mark.parametrize('last', [0, 1, 2, 3])
+def test_resuming_gives_the_tickets_of_the_unbroken_run(last):
+  state, found = run()
+  rest = list(
+    tickets.imp(
+      train, state, DENSE, levels=4, fraction=FRACTION, resume=found[last]
+    )
+  )
+  assert len(rest) == 3 - last
+  for again, ticket in zip(rest, found[last + 1 :], strict=True):
+    assert_same_ticket(again, ticket)
+
+
+@pytest.mark.parametrize(
+  'rewind', [tickets.fine_tune, tickets.rewind_learning_rate]
+)
+def test_resuming_needs_the_last_ticket_only(rewind):
+  # Here the trained state of the last ticket is where the next one starts.
+  grow = functools.partial(
+    tickets.imp, multiply(GROWTH), HAND, HAND_MASKS, levels=4, rewind=rewind
+  )
+  found = list(grow())
+  for last in found:
+    rest = list(grow(resume=last))
+    chex.assert_trees_all_equal(rest, found[last.level + 1 :])
+
+
+def test_a_whole_run_compiles_once():
+  run()
+  before = len(TRACES)
+  for k in (0, K):
+    for seed in (0, 1):
+      run(k, seed)
+  assert len(TRACES) == before
+
+
+def test_replicates_prune_on_their_own():
+  keys = jax.random.split(jax.random.key(5), 3)
+  params, growth = ({'w': jax.random.normal(k, (3, 40))} for k in keys[:2])
+  masks = {'w': jnp.ones((3, 40), bool)}
+  arguments = {'levels': 4, 'fraction': 0.33, 'scope': 'global'}
+  for find in (
+    functools.partial(tickets.imp, **arguments),
+    functools.partial(tickets.one_shot, fractions=[0.33, 0.5]),
+  ):
+    together = list(
+      find(multiply(growth), State(params), masks, replicated=True)
+    )
+    for i in range(3):
+      single = functools.partial(jax.tree.map, lambda x, i=i: x[i])
+      alone = find(
+        multiply(single(growth)), State(single(params)), single(masks)
+      )
+      for ticket, expected in zip(together, alone, strict=True):
+        chex.assert_trees_all_equal(single(ticket.masks), expected.masks)
+        assert ticket.density == expected.density
+
+
+def test_replicates_with_the_trainer():
+  state = trainer(True).init(KEYS)
+  masks = jax.tree.map(lambda m: jnp.stack([m] * 2), DENSE)
+  found = list(
+    tickets.imp(
+      train, state, masks, levels=3, fraction=FRACTION, replicated=True
+    )
+  )
+  for ticket in found:
+    counts = jax.tree.map(lambda m: m.sum((1, 2)).tolist(), ticket.masks)
+    expected = [(48, 24), (38, 22), (30, 20)][ticket.level]
+    assert counts['fc']['kernel'] == [expected[0]] * 2
+    assert counts['out']['kernel'] == [expected[1]] * 2
+  kernel = found[2].masks['fc']['kernel']
+  assert (kernel[0] != kernel[1]).any()
+
+
+# --- one shot ---
+
+
+def test_one_shot_prunes_the_dense_network_once_to_each_size():
+  found = list(
+    tickets.one_shot(
+      multiply(GROWTH), HAND, HAND_MASKS, fractions=[0.2, 0.4, 0.8],
+      evaluate=lambda state: state.step,
+    )
+  )  # fmt: skip
+  # Cut from 0.5, 4.4, -3, 6, -3, every time.
+  assert [alive(t) for t in found] == [
+    [0, 1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3], [3],
+  ]  # fmt: skip
+  assert [t.level for t in found] == [0, 1, 2, 3]
+  assert [t.density for t in found] == [1.0, 0.8, 0.6, 0.2]
+  assert [t.metrics for t in found] == [1, 1, 1, 1]
+  assert all(t.start is HAND for t in found)
+
+
+def test_one_shot_with_the_trainer():
+  state, found = run()
+  shots = list(
+    tickets.one_shot(
+      train, state, DENSE, fractions=[FRACTION, {'fc/*': 0.5}],
+      score=lth.scores.movement,
+    )
+  )  # fmt: skip
+  assert_same_ticket(shots[0], found[0])
+  scores = lth.scores.movement(found[0].trained.params, state.params)
+  for shot, fraction in zip(shots[1:], [FRACTION, {'fc/*': 0.5}], strict=True):
+    expected = lth.prune(scores, DENSE, fraction=fraction)
+    chex.assert_trees_all_equal(shot.masks, expected)
+
+
+# --- bad input ---
+
+
+def test_a_training_function_has_to_hold_zeros():
+  params = {'a': jnp.ones((2, 2)), 'b': jnp.ones((2, 2)), 'c': jnp.ones((2, 2))}
+  masks = {'a': jnp.eye(2, dtype=bool), 'b': None, 'c': jnp.eye(2, dtype=bool)}
+  for bad in (1.0, jnp.nan):
+    found = tickets.imp(
+      lambda state, masks, bad=bad: State(
+        {**params, 'a': bad * params['a'], 'c': jnp.eye(2)}
+      ),
+      State(params),
+      masks,
+      levels=2,
+    )
+    message = (
+      '`train` returned weights that are not zero where the masks are false, in'
+      ' a. Start it with `state = lthjax.training.with_masks(state, masks)`,'
+      ' and train with `lthjax.static(tx, masks)`.'
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+      next(found)
+
+
+def test_a_training_function_has_to_keep_the_params():
+  found = tickets.imp(
+    lambda state, masks: State({'v': state.params['w']}),
+    HAND,
+    HAND_MASKS,
+    levels=2,
+  )
+  with pytest.raises(ValueError, match='w has a mask only; v has no mask'):
+    next(found)
+
+
+@pytest.mark.parametrize('replicated', [False, True])
+@pytest.mark.parametrize('find', ['imp', 'one_shot'])
+def test_training_that_diverged_is_noticed(find, replicated):
+  params = {'a': jnp.ones((2, 4)), 'v': jnp.ones((2, 4))}
+  factors = {
+    'a': jnp.ones((2, 4)),
+    'v': jnp.ones((2, 4)).at[1, 2:].set(jnp.nan),
+  }
+  budget = {'imp': {'levels': 2}, 'one_shot': {'fractions': [0.5]}}[find]
+  found = getattr(tickets, find)(
+    multiply(factors),
+    State(params),
+    lth.masks.dense(params),
+    replicated=replicated,
+    **budget,
+  )
+  assert next(found).level == 0
+  with pytest.raises(ValueError, match=r'NaN in v \(2\).*did training diverge'):
+    next(found)
+
+
+@pytest.mark.parametrize('replicated', [False, True])
+@pytest.mark.parametrize(
+  ('budget', 'message'),
+  [
+    ({'levels': 0}, '`levels` was 0, but must be at least 1'),
+    ({'levels': 2, 'fraction': 1.0}, '`fraction` was 1.0, but must be in'),
+    ({'levels': 2, 'fraction': {'w*': 1}}, '`fraction` was 1, but must be in'),
+    ({'levels': 2, 'fraction': -0.1}, '`fraction` was -0.1, but must be in'),
+    ({'levels': 2, 'fraction': {'x*': 0.1}}, "match no prunable leaf: 'x*'"),
+    ({'levels': 2, 'scope': 'net'}, "`scope` was 'net', but must be"),
+    ({'levels': 2, 'rounding': 'up'}, "`rounding` was 'up', but must be"),
+    ({'levels': 2, 'pattern': lth.patterns.NM(2, 3)}, 'a multiple of 3, but w'),
+    ({'fractions': [0.5, 1.0]}, '`fraction` was 1.0, but must be in'),
+    ({'fractions': [0.5], 'scope': 'net'}, "`scope` was 'net', but must be"),
+    (
+      {'fractions': [0.5], 'pattern': lth.patterns.NM(2, 4)},
+      'NM(n=2, m=4, axis=None) fixes the density to 0.5',
+    ),
+  ],
+)
+def test_bad_budgets_are_refused_before_any_training(
+  budget, message, replicated
+):
+  find = tickets.one_shot if 'fractions' in budget else tickets.imp
+  params = {'w': jnp.ones((2, 4, 4))}
+  with pytest.raises(ValueError, match=re.escape(message)):
+    find(
+      pytest.fail,
+      State(params),
+      lth.masks.dense(params),
+      replicated=replicated,
+      **budget,
+    )
+
+
+@pytest.mark.parametrize(
+  'find',
+  [
+    functools.partial(tickets.imp, levels=2),
+    functools.partial(tickets.one_shot, fractions=[0.5]),
+  ],
+)
+def test_bad_masks_are_refused_before_any_training(find):
+  for masks, message in [
+    ({'w': jnp.ones(4, bool)}, r'w: mask of shape .4,., params of shape .5,.'),
+    ({'w': jnp.ones(5)}, 'w: mask of dtype float32, not bool'),
+    ({'v': jnp.ones(5, bool)}, 'w has no mask'),
+    ({'w': None}, 'every mask is None'),
+  ]:
+    with pytest.raises(ValueError, match=message):
+      find(pytest.fail, HAND, masks)
