@@ -258,7 +258,13 @@ def with_masks(state: TrainState, masks: chex.ArrayTree) -> TrainState:
   return state._replace(
     params=params,
     opt_state=set_masks(state.opt_state, masks),
-    best=no_best(state.step, params, state.model_state, state.key),
+    # A copy, so that the whole state can be donated.
+    best=no_best(
+      state.step,
+      jax.tree.map(jnp.copy, params),
+      jax.tree.map(jnp.copy, state.model_state),
+      state.key,
+    ),
   )
 
 

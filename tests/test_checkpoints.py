@@ -478,7 +478,9 @@ class Config:
   steps: int = 100
   rate: float = 0.1
   shares: tuple[tuple[str, float], ...] = (('out/*', 0.1), ('*', 0.2))
-  nested: dict[str, Any] = dataclasses.field(default_factory=dict)
+  nested: dict[str, Any] = dataclasses.field(
+    default_factory=lambda: {'a': 1, 'b': 2}
+  )
   name: str | None = None
   output: pathlib.Path = dataclasses.field(
     default=pathlib.Path('runs'), compare=False
@@ -502,7 +504,7 @@ CONFIGS = [
   Config(rate=7.0),
   Config(shares=(('*', 0.2), ('out/*', 0.1))),
   Config(shares=(('out/*', 0.1), ('*', 0.3))),
-  Config(nested={'a': 1, 'b': 2}),
+  Config(nested={}),
   Config(nested={'b': 2, 'a': 1}),
   Config(nested={'a': {'b': 2}}),
   Config(name=''),
