@@ -39,7 +39,7 @@ LABELS = {
 COLORS = {
   'ticket': '#1b6ca8',
   'sign_preserved': '#2a9d8f',
-  'signed_constant': '#8ab17d',
+  'signed_constant': '#9b5de5',
   'reinit': '#e9a03b',
   'shuffled': '#c8553d',
 }
@@ -88,7 +88,7 @@ class Progress:
       console=self.console,
     )
     self._task = self._bar.add_task(
-      'compiling', total=steps * sum(trainings.values())
+      'reading data', total=steps * sum(trainings.values())
     )
 
   def __enter__(self):
@@ -106,9 +106,12 @@ class Progress:
     self._level = len(levels)
     self._trained = sum(self._trainings[x['level']] for x in levels)
     self._bar.update(self._task, completed=self._trained * self._steps)
+    goes_on = len(levels) < len(self._trainings)
+    self._bar.update(self._task, description='compiling' if goes_on else 'done')
     if levels:
       self._bar.console.print(
-        f'{len(levels)} of {len(self._trainings)} levels were there already.'
+        f'Levels 0 to {len(levels) - 1} are there already'
+        + (f'; going on with level {len(levels)}.' if goes_on else '.')
       )
       self._write(levels)
 
@@ -122,7 +125,8 @@ class Progress:
       completed=done,
       description=f'level {self._level}/{len(self._trainings) - 1}'
       f'  {100 * density:.1f} % of weights'
-      f'  {control} {100 * np.mean(evaluation["accuracy"]):.1f} %',
+      f'  {control}: validation'
+      f' {100 * np.mean(evaluation["accuracy"]):.1f} %',
     )
 
   def training_done(self) -> None:
@@ -165,7 +169,8 @@ class Progress:
 def table(levels: list[Level]) -> rich.table.Table:
   """Accuracy of every arm at every level, with its spread over seeds."""
   out = rich.table.Table(
-    title='Test accuracy in % at the best validation step: mean ± std of seeds'
+    title='Test accuracy in % at the best validation step',
+    caption='mean ± standard deviation over the seeds; a dash: not trained',
   )
   out.add_column('weights', justify='right')
   for control in (controls := list(accuracy(levels[-1]))):
@@ -173,7 +178,7 @@ def table(levels: list[Level]) -> rich.table.Table:
   for level in levels:
     found = accuracy(level)
     cells = [
-      f'{found[c].mean():.1f} ± {found[c].std():.1f}' if c in found else ''
+      f'{found[c].mean():.1f} ± {found[c].std():.1f}' if c in found else '–'
       for c in controls
     ]
     out.add_row(f'{100 * level["density"]:.2f} %', *cells)
@@ -181,14 +186,13 @@ def table(levels: list[Level]) -> rich.table.Table:
 
 
 def verdict(levels: list[Level]) -> str:
-  """The last level in one sentence."""
-  dense, last = accuracy(levels[0])['ticket'], accuracy(levels[-1])
-  ticket = last.pop('ticket')
-  others = [f'{LABELS[name]} {x.mean():.1f} %' for name, x in last.items()]
-  return (
-    f'With {100 * levels[-1]["density"]:.2f} % of the weights the ticket'
-    f' reaches {ticket.mean():.1f} % (dense network: {dense.mean():.1f} %).'
-    f' {"Controls: " if others else ""}{", ".join(others)}'
+  """The last level in words."""
+  dense = accuracy(levels[0])['ticket'].mean()
+  lines = [f'With {100 * levels[-1]["density"]:.2f} % of the weights:']
+  for name, values in accuracy(levels[-1]).items():
+    lines.append(f'  {values.mean():5.1f} %  {LABELS[name]} ({name})')
+  return '\n'.join(
+    [*lines, f'  {dense:5.1f} %  dense network, with all weights']
   )
 
 
@@ -217,7 +221,9 @@ def figure(levels: list[Level], title: str, folder: Path) -> None:
   ax.minorticks_off()
   ax.set_xlabel('weights remaining (%)')
   ax.set_ylabel('test accuracy (%)')
-  ax.set_title(title, fontsize=11, loc='left')
+  ax.set_title(
+    f'{title} (mean; band: lowest to highest)', fontsize=10, loc='left'
+  )
   ax.spines[['top', 'right']].set_visible(False)
   ax.grid(axis='y', color='0.9', lw=0.8)
   ax.legend(frameon=False, fontsize=8.5, loc='lower left')

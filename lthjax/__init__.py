@@ -22,7 +22,7 @@ from lthjax.sparsify import (
   sparsify,
 )
 from lthjax.topologies import static
-from lthjax.training import Trainer, TrainState, trainer
+from lthjax.training import Trainer, TrainState, trainer, with_masks
 
 if TYPE_CHECKING:
   from lthjax import checkpoints as checkpoints
@@ -53,6 +53,7 @@ __all__ = [
   'topologies',
   'trainer',
   'training',
+  'with_masks',
 ]
 
 # Loaded on first use: they need Flax, TensorFlow Datasets or orbax.

@@ -45,6 +45,7 @@ def save(
   Raises:
     FileExistsError: if the path exists; nothing is overwritten.
     OSError: if it cannot be written. The disk is left as it was.
+    ValueError: if there is no array, or an empty one.
     TypeError: if a leaf is no array, or the metadata do not fit into JSON.
 
   Example:
@@ -62,6 +63,11 @@ def save(
       ' another path, or remove it first.'
     )
   tree = jax.tree.map(jnp.asarray, tree)
+  sizes = [x.size for x in jax.tree.leaves(tree)]
+  if not sizes or not min(sizes):
+    raise ValueError(
+      'A checkpoint needs at least one array, and none that is empty.'
+    )
   header = {'leaves': _describe(tree), 'metadata': metadata or {}}
   json.dumps(header)  # Raises now on what JSON cannot hold.
   with _temporary(path) as folder:

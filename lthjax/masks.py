@@ -276,13 +276,16 @@ def density(masks: chex.ArrayTree) -> float:
   Returns:
     A number in [0, 1].
 
+  Raises:
+    ValueError: if every mask is `None`.
+
   Example:
     >>> import jax.numpy as jnp
     >>> import lthjax as lth
     >>> lth.masks.density({'w': jnp.array([[True, False]]), 'b': None})
     0.5
   """
-  return count(masks) / sum(m.size for m in jax.tree.leaves(masks))
+  return count(masks) / _size(masks)
 
 
 def alive_by_name(masks: chex.ArrayTree) -> dict[str, Any]:
@@ -438,7 +441,7 @@ def summary(masks: chex.ArrayTree) -> str:
     else:
       share = f'{100 * alive[name] / mask.size:.2f} %'
       rows.append((name, str(mask.shape), f'{alive[name]:,}', share))
-  size = sum(m.size for m in jax.tree.leaves(masks))
+  size = _size(masks)
   share = f'{100 * density(masks):.2f} %'
   rows.append(('total', f'{size:,}', f'{sum(alive.values()):,}', share))
   a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
@@ -446,6 +449,16 @@ def summary(masks: chex.ArrayTree) -> str:
     f'{w:<{a}}  {x:<{b}}  {y:>{c}}  {z:>{d}}'.rstrip() for w, x, y, z in rows
   ]
   return '\n'.join(lines)
+
+
+def _size(masks: chex.ArrayTree) -> int:
+  """Counts the prunable weights."""
+  if not (leaves := jax.tree.leaves(masks)):
+    raise ValueError(
+      'These masks have no prunable leaf: every one is None. Choose some with'
+      ' `lthjax.masks.dense(params, where=...)`.'
+    )
+  return sum(m.size for m in leaves)
 
 
 def _combine(f, a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:

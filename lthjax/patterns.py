@@ -64,7 +64,8 @@ class NM(NamedTuple):
   Groups run along the contraction axis, which is what sparse tensor cores need:
   ``in`` of dense kernels ``[in, out]`` and convolutions ``[..., in, out]``,
   ``head_dim`` of attention outputs ``[heads, head_dim, out]``, and ``in`` of
-  query, key and value kernels ``[in, heads, head_dim]``.
+  query, key and value kernels ``[in, heads, head_dim]``. These are Flax's
+  layouts; for weights laid out ``[out, in]``, give ``axis=-1``.
 
   Attributes:
     n: how many survive in a group.
@@ -92,7 +93,7 @@ class NM(NamedTuple):
   @property
   def density(self) -> float:
     """The share n / m that survives."""
-    return self.n / self.m
+    return self.n / max(self.m, 1)
 
   def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raises if n and m, an axis or the size of an axis is off.
@@ -103,7 +104,8 @@ class NM(NamedTuple):
     Raises:
       ValueError: naming every leaf that does not fit, or globs without a leaf.
     """
-    if not 1 <= self.n <= self.m:
+    whole = isinstance(self.n, int) and isinstance(self.m, int)
+    if not (whole and 1 <= self.n <= self.m):
       raise ValueError(
         f'N:M sparsity needs 1 <= n <= m, but n is {self.n} and m is'
         f' {self.m}. 2:4 is `NM(2, 4)`.'

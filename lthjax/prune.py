@@ -43,7 +43,8 @@ def prune(
 
   Masks nest: a dead weight never returns. Counts are exact, and ties go to the
   lowest index. Works eagerly and under `jax.jit` and `jax.vmap`; the check for
-  NaN needs concrete scores, and traced NaN count as lowest.
+  NaN needs concrete scores, and traced NaN count as lowest. A high sparsity can
+  leave small leaves without any weight.
 
   Args:
     scores: tree of floating-point arrays like the masks; the highest survive.
@@ -91,11 +92,11 @@ def prune(
       ' with `lthjax.masks.dense(params, where=...)`.'
     )
   _check_budget(sparsity, fraction, scope, pattern, densities)
+  pattern.check({name: m.shape for name, m in eligible.items()})
   if rounding not in _OFFSETS:
     raise ValueError(
       f'`rounding` was {rounding!r}, but must be one of {", ".join(_OFFSETS)}.'
     )
-  pattern.check({name: m.shape for name, m in eligible.items()})
   values = trees.by_name(scores)
   check_floating({name: values[name] for name in eligible})
   check_nan(scores, masks)
@@ -234,6 +235,12 @@ def _budgets_of_all(
   ratios = dict.fromkeys(eligible, _exact(sparsity))
   if densities is not None:
     spread = densities({n: m.shape for n, m in eligible.items()}, sparsity)
+    wrong = [n for n in eligible if not 0 <= spread.get(n, -1) <= 1]
+    if wrong:
+      raise ValueError(
+        '`densities` must return a density in [0, 1] for every leaf, but did'
+        f' not for {", ".join(wrong)}.'
+      )
     ratios = {name: 1 - _exact(spread[name]) for name in eligible}
   return [
     ([name], m.size - _share(m.size, ratios[name], rounding))

@@ -56,8 +56,9 @@ def sparsify(
   are those of ``inner``, to the bit.
 
   Args:
-    inner: any optax transformation that `optax.tree.map_params` can look into,
-      which is all but the line searches; extra arguments are passed on to it.
+    inner: any optax transformation whose state `optax.tree.map_params` can look
+      into, which is all but `optax.sm3` and the line searches; extra arguments
+      are passed on to it.
     topology: which weights are alive, and how that changes.
 
   Returns:
@@ -222,7 +223,7 @@ def _both(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
 
 
 def _land_on_zero(m: Any, update: Any, param: Any) -> Any:
-  """An update of -w, in a dtype that holds it, gives +0.0 for every w."""
+  """An update of -w, in a dtype that holds it: +0.0 for every finite w."""
   if m is None or update is None:
     return update
   return jnp.where(m, update, -param)

@@ -7,6 +7,7 @@ gives the same bits. A rewound ticket is therefore an old value of the state
 with other masks in it.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -153,6 +154,11 @@ def trainer(
   def measure(params, model_state, best, step, data):
     assert evaluate is not None
     metrics = evaluate(params, model_state, data)
+    if 'loss' not in metrics or jnp.ndim(metrics['loss']):
+      raise ValueError(
+        "`evaluate` must return a scalar 'loss' among its metrics, but returned"
+        f' {", ".join(f"{k} {jnp.shape(v)}" for k, v in metrics.items())}.'
+      )
     loss_now = jnp.asarray(metrics['loss'], jnp.float32)
     now = Best(step, loss_now, params, model_state)
     better = now.loss < best.loss
@@ -202,8 +208,24 @@ def trainer(
     best = no_best(start, params, model_state, run_key)
     return TrainState(start, params, opt_state, model_state, run_key, best)
 
+  def init_checked(key):
+    if jnp.ndim(jax.random.key_data(key)) != 1 + replicated:
+      raise ValueError(
+        'The trainer has `replicated=True` and needs an array of keys, such as'
+        ' `jax.random.split(key, 3)`.'
+        if replicated
+        else 'The trainer needs one key; for several runs side by side, build'
+        ' it with `replicated=True`.'
+      )
+    return init_state(key)
+
   def fit(state, data, *, until, report=None):
-    step = int(state.step)
+    if report is not None and evaluate is None:
+      raise ValueError(
+        '`report` is called after evaluations, but this trainer has no'
+        ' `evaluate`: give `trainer` one.'
+      )
+    step, until = int(state.step), operator.index(until)
     if until < step:
       raise ValueError(
         f'The state is at step {step} already, but `until` was {until}. Give'
@@ -222,7 +244,7 @@ def trainer(
           report(step, metrics)
     return state
 
-  return Trainer(init_state, fit)
+  return Trainer(init_checked, fit)
 
 
 def with_masks(state: TrainState, masks: chex.ArrayTree) -> TrainState:

@@ -407,9 +407,32 @@ def test_without_evaluation_nothing_is_measured(replicated):
     init, loss, optax.sgd(0.1), batch, every=3, replicated=replicated
   )
   state = train.init(KEYS if replicated else KEYS[0])
-  state = train.fit(state, DATA, until=5, report=pytest.fail)
+  state = train.fit(state, DATA, until=5)
   assert np.isinf(state.best.loss).all()
   assert not state.best.step.any()
+  with pytest.raises(ValueError, match='no `evaluate`'):
+    train.fit(state, DATA, until=6, report=print)
+
+
+@pytest.mark.parametrize('replicated', [False, True])
+def test_keys_must_be_as_many_as_the_runs(replicated):
+  train = lth.trainer(init, loss, optax.sgd(0.1), batch, replicated=replicated)
+  with pytest.raises(ValueError, match='replicated=True'):
+    train.init(KEYS[0] if replicated else KEYS)
+
+
+@pytest.mark.parametrize('metrics', [{}, {'loss': jnp.ones(2)}])
+def test_evaluations_need_a_scalar_loss(metrics):
+  train = lth.trainer(
+    init,
+    loss,
+    optax.sgd(0.1),
+    batch,
+    evaluate=lambda params, model_state, data: metrics,
+    every=1,
+  )
+  with pytest.raises(ValueError, match="scalar 'loss'"):
+    train.fit(train.init(KEYS[0]), DATA, until=1)
 
 
 @pytest.mark.parametrize('replicated', [False, True])

@@ -76,7 +76,8 @@ def read_tfds(name: str) -> Source:
 def _missing(name: str, package: str) -> ImportError:
   return ImportError(
     f'Data set {name!r} is read with {package}, which is not installed: run'
-    " `pip install 'lthjax[experiments]'`."
+    f" `pip install {package}`, or `pip install -e '.[experiments]'` for all"
+    ' that the experiments need.'
   )
 
 

@@ -14,6 +14,7 @@ from lthjax.patterns import Pattern, Unstructured
 from lthjax.prune import Rounding, Scope, check_nan, prune
 from lthjax.scores import magnitude
 from lthjax.tickets.rewind import Rewind, rewind_weights
+from lthjax.training import TrainState
 
 State = Any
 Train = Callable[[State, chex.ArrayTree], State]
@@ -136,6 +137,7 @@ def imp(
     replicated=replicated,
   )
   remove(_any_scores(masks), masks)  # Raises on a bad budget now.
+  _check_replicated(state, replicated)
   level = functools.partial(_level, train, evaluate, params)
 
   def run():
@@ -228,6 +230,7 @@ def one_shot(
   ]
   for remove in removals:
     remove(_any_scores(masks), masks)  # Raises on a bad budget now.
+  _check_replicated(state, replicated)
   level = functools.partial(_level, train, evaluate, params)
 
   def run():
@@ -271,9 +274,26 @@ def _level(
 ) -> Ticket:
   """Trains one ticket."""
   trained = train(start, masks)
+  if isinstance(trained, TrainState) and trained.step == start.step:
+    raise ValueError(
+      f'`train` did no step: its state was at step {int(start.step)} already.'
+      ' To go on from there, train until `int(state.step) + steps`.'
+    )
   _check_dead(masks, params(trained))
   metrics = None if evaluate is None else evaluate(trained)
   return Ticket(level, masks_lib.density(masks), masks, start, trained, metrics)
+
+
+def _check_replicated(state: State, replicated: bool) -> None:
+  """Raises if runs side by side would be pruned as one, or one as several."""
+  if isinstance(state, TrainState) and jnp.ndim(state.best.loss) != replicated:
+    raise ValueError(
+      'The state is that of several runs side by side, so `replicated=True` is'
+      ' needed to prune each on its own.'
+      if not replicated
+      else 'The state is that of one run, but `replicated` was True. Leave it'
+      ' out, or train several runs with `trainer(..., replicated=True)`.'
+    )
 
 
 def _check_dead(masks: chex.ArrayTree, params: chex.ArrayTree) -> None:

@@ -80,7 +80,8 @@ def fine_tune(start: Any, trained: Any) -> Any:
   """Keeps the trained state whole, so that training goes on where it stopped.
 
   The step is that of the end: the training function has to go on beyond it,
-  at whatever learning rate the schedule has there.
+  for instance ``until=int(state.step) + 100``, at whatever learning rate the
+  schedule has there.
 
   Args:
     start: state at initialization or after k steps; ignored.

@@ -268,7 +268,7 @@ def test_a_format_without_random_access_is_refused(folders):
 )
 def test_a_missing_package_says_what_to_install(monkeypatch, name, module):
   monkeypatch.setitem(sys.modules, module, None)
-  with pytest.raises(ImportError, match=r"pip install 'lthjax\[experiments\]'"):
+  with pytest.raises(ImportError, match=r"pip install -e '\.\[experiments\]'"):
     data.load(name)
 
 

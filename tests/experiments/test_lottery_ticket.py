@@ -329,7 +329,7 @@ def test_finished_run_is_not_repeated(copied, main):
   code, printed, _ = main(*TINY, '--output', str(copied.parent))
   assert code == 0
   assert f'Figure, tables and tickets: {copied}' in printed
-  assert '4 of 4 levels were there already.' in printed
+  assert 'Levels 0 to 3 are there already.' in printed
   assert '51.63 %' in printed
   after = contents(copied)
   assert [x for x in after if after[x] != before[x]] in ([], ['accuracy.svg'])

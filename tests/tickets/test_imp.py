@@ -529,3 +529,32 @@ def test_bad_masks_are_refused_before_any_training(find):
   ]:
     with pytest.raises(ValueError, match=message):
       find(pytest.fail, HAND, masks)
+
+
+@pytest.mark.parametrize('replicated', [False, True])
+@pytest.mark.parametrize('find', ['imp', 'one_shot'])
+def test_replicated_must_fit_the_state(find, replicated):
+  params = {'w': jnp.ones((2, 3, 4))}
+  runs = (2,) if replicated else ()
+  best = training.Best(jnp.zeros(runs), jnp.zeros(runs), params, {})
+  state = training.TrainState(jnp.int32(0), params, (), {}, None, best)
+  options = {'imp': {'levels': 2}, 'one_shot': {'fractions': [0.5]}}[find]
+  with pytest.raises(ValueError, match='replicated'):
+    getattr(lth.tickets, find)(
+      lambda state, masks: state,
+      state,
+      lth.masks.dense(params),
+      replicated=not replicated,
+      **options,
+    )
+
+
+def test_a_training_without_a_step_is_refused():
+  params = {'w': jnp.ones((3, 4))}
+  best = training.Best(jnp.int32(0), jnp.inf, params, {})
+  state = training.TrainState(jnp.int32(20), params, (), {}, None, best)
+  tickets = lth.tickets.imp(
+    lambda state, masks: state, state, lth.masks.dense(params), levels=2
+  )
+  with pytest.raises(ValueError, match=r'did no step: .* step 20 already'):
+    next(tickets)
