@@ -8,7 +8,7 @@ array stays where it is and gives the same bits on any number of devices.
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import chex
@@ -180,12 +180,8 @@ def _largest_images(
     return sum((_count_true(t, axis) for t in tests), start=jnp.int32(0))
 
   zero = jnp.zeros_like(number(images))  # of the slices' shape and sharding
-  threshold = _bisect(
-    lambda t: number(x >= t for x in images),
-    jnp.full_like(zero, info.min + 1, info.dtype),
-    jnp.full_like(zero, info.max, info.dtype),
-    count,
-  )
+  # Invalid entries are the lowest integer.
+  threshold = jnp.maximum(_kth_largest(images, count, number), info.min + 1)
   surplus = jnp.maximum(number(x >= threshold for x in images) - count, 0)
   size = sum(x.size if axis is None else x.shape[axis] for x in images)
   tied = [
@@ -202,6 +198,40 @@ def _largest_images(
     (x > threshold) | (tie & (i < end))
     for x, (tie, i) in zip(images, tied, strict=True)
   ]
+
+
+def _kth_largest(
+  images: list[jax.Array],
+  count: jax.Array,
+  number: Callable[[Iterable[jax.Array]], jax.Array],
+) -> jax.Array:
+  """Finds the largest t with at least ``count`` entries >= t.
+
+  Bisects the upper half of the bits, then the lower half among the entries that
+  tie in the upper: half the memory is read in half of the passes.
+  """
+  info = jnp.iinfo(images[0].dtype)
+  if info.bits <= 16:
+    zero = jnp.zeros_like(number(images))
+    return _bisect(
+      lambda t: number(x >= t for x in images),
+      jnp.full_like(zero, info.min, info.dtype),
+      jnp.full_like(zero, info.max, info.dtype),
+      count,
+    )
+  half = info.bits // 2
+  digit = jnp.iinfo(f'int{half}')
+  highs = [(x >> half).astype(digit.dtype) for x in images]
+  # Shifted by half the range, the unsigned lower digits become signed ones.
+  lows = [(x ^ (1 << (half - 1))).astype(digit.dtype) for x in images]
+  high = _kth_largest(highs, count, number)
+  ties = [
+    jnp.where(h == high, low, jnp.where(h > high, digit.max, digit.min))
+    for h, low in zip(highs, lows, strict=True)
+  ]
+  low = _kth_largest(ties, count, number)
+  upper = high.astype(info.dtype) << half
+  return upper | ((low.astype(info.dtype) - digit.min) & ((1 << half) - 1))
 
 
 def _largest_of_few(x: jax.Array, count: jax.Array, axis: int) -> jax.Array:
