@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from lthjax import (
+  accounting,
   densities,
   masks,
   patterns,
@@ -37,6 +38,7 @@ __all__ = [
   'Topology',
   'TrainState',
   'Trainer',
+  'accounting',
   'checkpoints',
   'data',
   'densities',
