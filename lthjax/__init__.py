@@ -4,9 +4,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from lthjax import (
+  accounting,
   densities,
   masks,
   patterns,
+  program,
   scores,
   tickets,
   topologies,
@@ -36,6 +38,7 @@ __all__ = [
   'Topology',
   'TrainState',
   'Trainer',
+  'accounting',
   'checkpoints',
   'data',
   'densities',
@@ -44,6 +47,7 @@ __all__ = [
   'masks',
   'models',
   'patterns',
+  'program',
   'prune',
   'scores',
   'set_masks',

@@ -8,8 +8,9 @@ called ``output``, so that ``'output/*'`` finds it in every network.
 from lthjax.models.conv import conv_2, conv_4, conv_6
 from lthjax.models.functional import Model, functional
 from lthjax.models.lenet import lenet_300_100
-from lthjax.models.resnet import resnet_20
+from lthjax.models.resnet import resnet_20, resnet_50
 from lthjax.models.vgg import vgg_11, vgg_16
+from lthjax.models.wide_resnet import wide_resnet_22_2
 
 __all__ = [
   'Model',
@@ -19,6 +20,8 @@ __all__ = [
   'functional',
   'lenet_300_100',
   'resnet_20',
+  'resnet_50',
   'vgg_11',
   'vgg_16',
+  'wide_resnet_22_2',
 ]

@@ -19,5 +19,13 @@ conv_3x3 = functools.partial(
   use_bias=False,
   kernel_init=KAIMING,
 )
+conv_7x7 = functools.partial(
+  nnx.Conv,
+  kernel_size=(7, 7),
+  strides=2,
+  padding=3,
+  use_bias=False,
+  kernel_init=KAIMING,
+)
 linear = functools.partial(nnx.Linear, kernel_init=KAIMING)
 norm = functools.partial(nnx.BatchNorm, momentum=0.9, epsilon=1e-5)

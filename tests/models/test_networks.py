@@ -1,5 +1,6 @@
 """The networks: sizes and weights of the papers, and an oracle in NumPy."""
 
+import functools
 import math
 import re
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from lthjax import models
+from lthjax.models import resnet
 
 KEY = jax.random.key(0)
 
@@ -21,10 +23,12 @@ SIZES = {
   'conv_4': (259_776, [2_097_152, 65_536, 2_560], 2_425_024),
   'conv_6': (1_144_512, [1_048_576, 65_536, 2_560], 2_261_184),
   'resnet_20': (270_256, [640], 270_896),
+  'resnet_50': (23_454_912, [2_048_000], 25_502_912),
   'vgg_11': (9_217_728, [5_120], 9_222_848),
   'vgg_16': (14_710_464, [5_120], 14_715_584),
+  'wide_resnet_22_2': (1_075_632, [1_280], 1_076_912),
 }
-# Layers in the order of the computation; the normalization of each, if any.
+# Layers in the order of the computation.
 LAYERS = {
   'lenet_300_100': ['fc1', 'fc2', 'output'],
   'conv_2': ['conv1', 'conv2', 'fc1', 'fc2', 'output'],
@@ -36,6 +40,12 @@ LAYERS = {
     *(f'blocks/{i}/shortcut' for i in (3, 6)),
     'output',
   ],
+  'resnet_50': [
+    'conv1',
+    *(f'blocks/{i}/conv{j}' for i in range(16) for j in (1, 2, 3)),
+    *(f'blocks/{i}/shortcut' for i in (0, 3, 7, 13)),
+    'output',
+  ],
   'vgg_11': [
     *('conv1_1', 'conv2_1', 'conv3_1', 'conv3_2'),
     *('conv4_1', 'conv4_2', 'conv5_1', 'conv5_2', 'output'),
@@ -45,8 +55,13 @@ LAYERS = {
     *('conv3_3', 'conv4_1', 'conv4_2', 'conv4_3'),
     *('conv5_1', 'conv5_2', 'conv5_3', 'output'),
   ],
+  'wide_resnet_22_2': [
+    'conv1',
+    *(f'blocks/{i}/conv{j}' for i in range(9) for j in (1, 2)),
+    *(f'blocks/{i}/shortcut' for i in (0, 3, 6)),
+    'output',
+  ],
 }
-NORMED = ['resnet_20', 'vgg_11', 'vgg_16']
 
 
 def norm_of(layer):
@@ -54,6 +69,18 @@ def norm_of(layer):
   if layer.endswith('shortcut'):
     return f'{layer}_norm'
   return layer.replace('conv', 'norm')
+
+
+# Normalizations of the networks that have them.
+NORMS = {
+  name: [norm_of(layer) for layer in LAYERS[name][:-1]]
+  for name in ('resnet_20', 'resnet_50', 'vgg_11', 'vgg_16')
+} | {
+  'wide_resnet_22_2': [
+    *(f'blocks/{i}/norm{j}' for i in range(9) for j in (1, 2)),
+    'norm',
+  ]
+}
 
 
 def flat(tree):
@@ -89,8 +116,8 @@ def test_paths(name):
   _, params, model_state = build(name)
   layers = LAYERS[name]
   expected = {f'{layer}/kernel' for layer in layers}
-  if name in NORMED:
-    norms = [norm_of(layer) for layer in layers[:-1]]
+  if name in NORMS:
+    norms = NORMS[name]
     expected |= {
       f'{norm}/{leaf}' for norm in norms for leaf in ('bias', 'scale')
     }
@@ -119,6 +146,7 @@ def test_other_images_and_classes(name):
     ('lenet_300_100', (8, 8, 1), 'glorot', True),
     ('conv_4', (8, 8, 3), 'glorot', True),
     ('resnet_20', (8, 8, 3), 'kaiming', False),
+    ('wide_resnet_22_2', (8, 8, 3), 'kaiming', False),
   ],
 )
 def test_initial_weights(name, shape, gain, truncated):
@@ -151,7 +179,7 @@ def relu(x):
 
 
 def conv(x, kernel, stride=1):
-  """3x3 or 1x1 convolution with one pixel of padding where it is 3x3."""
+  """Convolution of an odd size, padded so that it keeps the image's size."""
   size = kernel.shape[0]
   pad = size // 2
   x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
@@ -169,11 +197,15 @@ def linear(p, x, layer):
   return x @ p[f'{layer}/kernel'] + p[f'{layer}/bias']
 
 
+def normalize(p, s, x, name):
+  """Normalization by the running statistics."""
+  x = (x - s[f'{name}/mean']) / np.sqrt(s[f'{name}/var'] + 1e-5)
+  return x * p[f'{name}/scale'] + p[f'{name}/bias']
+
+
 def normed(p, s, x, layer, stride=1):
-  """Convolution and normalization by the running statistics."""
-  y, name = conv(x, p[f'{layer}/kernel'], stride), norm_of(layer)
-  y = (y - s[f'{name}/mean']) / np.sqrt(s[f'{name}/var'] + 1e-5)
-  return y * p[f'{name}/scale'] + p[f'{name}/bias']
+  """Convolution and normalization."""
+  return normalize(p, s, conv(x, p[f'{layer}/kernel'], stride), norm_of(layer))
 
 
 def head(p, x):
@@ -208,6 +240,36 @@ def resnet_oracle(p, s, x):
   return linear(p, x.mean((1, 2)), 'output')
 
 
+def bottleneck_oracle(p, s, x):
+  x = relu(normed(p, s, x, 'conv1', 2))
+  x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+  windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2))
+  x = windows[:, ::2, ::2].max((-2, -1))
+  for i in range(3):
+    stride = 2 if i == 1 else 1
+    y = relu(normed(p, s, x, f'blocks/{i}/conv1'))
+    y = relu(normed(p, s, y, f'blocks/{i}/conv2', stride))
+    y = normed(p, s, y, f'blocks/{i}/conv3')
+    if i < 2:
+      x = normed(p, s, x, f'blocks/{i}/shortcut', stride)
+    x = relu(x + y)
+  return linear(p, x.mean((1, 2)), 'output')
+
+
+def wide_resnet_oracle(p, s, x):
+  x = conv(x, p['conv1/kernel'])
+  for i in range(9):
+    stride = 2 if i in (3, 6) else 1
+    y = relu(normalize(p, s, x, f'blocks/{i}/norm1'))
+    if i in (0, 3, 6):
+      x = conv(y, p[f'blocks/{i}/shortcut/kernel'], stride)
+    y = conv(y, p[f'blocks/{i}/conv1/kernel'], stride)
+    y = relu(normalize(p, s, y, f'blocks/{i}/norm2'))
+    x = x + conv(y, p[f'blocks/{i}/conv2/kernel'])
+  x = relu(normalize(p, s, x, 'norm'))
+  return linear(p, x.mean((1, 2)), 'output')
+
+
 def vgg_oracle(p, s, x):
   stage = '1'
   for layer in LAYERS['vgg_11'][:-1]:
@@ -217,11 +279,19 @@ def vgg_oracle(p, s, x):
   return linear(p, x.mean((1, 2)), 'output')
 
 
+def small_bottlenecks(input_shape):
+  """ResNet-50 with three narrow blocks."""
+  blocks = functools.partial(resnet.ResNet, resnet.Bottleneck, 4, (1, 2))
+  return models.functional(lambda rngs: blocks(3, 10, large=True, rngs=rngs))
+
+
 ORACLES = [
-  ('lenet_300_100', (4, 6, 3), lenet_oracle),
-  ('conv_4', (8, 12, 3), conv_4_oracle),
-  ('resnet_20', (8, 12, 3), resnet_oracle),
-  ('vgg_11', (32, 16, 3), vgg_oracle),
+  (models.lenet_300_100, (4, 6, 3), lenet_oracle),
+  (models.conv_4, (8, 12, 3), conv_4_oracle),
+  (models.resnet_20, (8, 12, 3), resnet_oracle),
+  (small_bottlenecks, (32, 24, 3), bottleneck_oracle),
+  (models.vgg_11, (32, 16, 3), vgg_oracle),
+  (models.wide_resnet_22_2, (8, 12, 3), wide_resnet_oracle),
 ]
 
 
@@ -238,9 +308,9 @@ def arbitrary(model, seed=0):
   return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(model.init, KEY))
 
 
-@pytest.mark.parametrize(('name', 'shape', 'oracle'), ORACLES)
-def test_evaluation_is_the_formula(name, shape, oracle):
-  model = getattr(models, name)(input_shape=shape)
+@pytest.mark.parametrize(('network', 'shape', 'oracle'), ORACLES)
+def test_evaluation_is_the_formula(network, shape, oracle):
+  model = network(input_shape=shape)
   params, model_state = arbitrary(model)
   x = np.random.default_rng(1).normal(size=(2, *shape)).astype(np.float32)
   logits, new_state = jax.jit(model.apply)(params, model_state, x)

@@ -1,0 +1,13 @@
+"""Reads a model's program: which parameter meets which matmul, how often.
+
+JAX traces every model, of any framework, to the same few primitives. `uses`
+walks over them and follows each kernel through casts, transposes, reshapes,
+slices and masks to the matmuls and convolutions that multiply with it, also
+inside of `jax.jit`, `jax.checkpoint`, `jax.lax.scan`, `jax.lax.cond` and
+functions with derivatives of their own. Nothing is computed.
+"""
+
+from lthjax.program.matmuls import uses
+from lthjax.program.walk import Step, Use
+
+__all__ = ['Step', 'Use', 'uses']
