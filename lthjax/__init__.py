@@ -4,24 +4,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from lthjax import (
-    densities,
-    masks,
-    patterns,
-    scores,
-    tickets,
-    topologies,
-    training,
+  densities,
+  masks,
+  patterns,
+  schedules,
+  scores,
+  tickets,
+  topologies,
+  training,
 )
 from lthjax.prune import prune
 from lthjax.selection import keep_largest
 from lthjax.sparsify import (
-    SparsifyState,
-    Topology,
-    get_masks,
-    set_masks,
-    sparsify,
+  SparsifyState,
+  Topology,
+  get_masks,
+  set_masks,
+  sparsify,
 )
-from lthjax.topologies import static
+from lthjax.topologies import (
+  gradual,
+  rigl,
+  snfs,
+  sparse_evolution,
+  static,
+  static_sparse,
+)
 from lthjax.training import Trainer, TrainState, trainer
 
 if TYPE_CHECKING:
@@ -32,27 +40,33 @@ if TYPE_CHECKING:
 __version__ = '0.1.0'
 
 __all__ = [
-    'SparsifyState',
-    'Topology',
-    'TrainState',
-    'Trainer',
-    'checkpoints',
-    'data',
-    'densities',
-    'get_masks',
-    'keep_largest',
-    'masks',
-    'models',
-    'patterns',
-    'prune',
-    'scores',
-    'set_masks',
-    'sparsify',
-    'static',
-    'tickets',
-    'topologies',
-    'trainer',
-    'training',
+  'SparsifyState',
+  'Topology',
+  'TrainState',
+  'Trainer',
+  'checkpoints',
+  'data',
+  'densities',
+  'get_masks',
+  'gradual',
+  'keep_largest',
+  'masks',
+  'models',
+  'patterns',
+  'prune',
+  'rigl',
+  'schedules',
+  'scores',
+  'set_masks',
+  'snfs',
+  'sparse_evolution',
+  'sparsify',
+  'static',
+  'static_sparse',
+  'tickets',
+  'topologies',
+  'trainer',
+  'training',
 ]
 
 # Loaded on first use: they need Flax, TensorFlow Datasets or orbax.

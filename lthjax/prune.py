@@ -1,5 +1,6 @@
 """One-shot pruning: scores, a budget and a pattern make masks."""
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, Literal
@@ -123,6 +124,39 @@ def prune(
   return trees.map_alive(lambda name, _: pruned[name], masks)
 
 
+def layer_counts(
+  shapes: Mapping[str, tuple[int, ...]],
+  sparsity: float,
+  densities: Densities | None = None,
+  rounding: Rounding = 'nearest',
+) -> dict[str, int]:
+  """Counts how many weights of each layer a sparsity keeps.
+
+  Args:
+    shapes: ``{name: shape}`` of the prunable leaves.
+    sparsity: dead share of all weights, in [0, 1).
+    densities: spreads it over the layers; the default gives each the same.
+    rounding: of the number removed.
+
+  Returns:
+    ``{name: count}``, exact Python integers.
+
+  Example:
+    >>> from lthjax.prune import layer_counts
+    >>> layer_counts({'fc1': (784, 300), 'output': (100, 10)}, 0.9)
+    {'fc1': 23520, 'output': 100}
+  """
+  ratios = dict.fromkeys(shapes, _exact(sparsity))
+  if densities is not None:
+    spread = densities(shapes, sparsity)
+    ratios = {name: 1 - _exact(spread[name]) for name in shapes}
+  sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+  return {
+    name: size - _share(size, ratios[name], rounding)
+    for name, size in sizes.items()
+  }
+
+
 def check_nan(scores: chex.ArrayTree, masks: chex.ArrayTree) -> None:
   """Raises if an alive weight has no score; does nothing under a trace.
 
@@ -231,14 +265,9 @@ def _budgets_of_all(
     total = sum(m.size for m in eligible.values())
     removed = _share(total, _exact(sparsity), rounding)
     return [(list(eligible), total - removed)]
-  ratios = dict.fromkeys(eligible, _exact(sparsity))
-  if densities is not None:
-    spread = densities({n: m.shape for n, m in eligible.items()}, sparsity)
-    ratios = {name: 1 - _exact(spread[name]) for name in eligible}
-  return [
-    ([name], m.size - _share(m.size, ratios[name], rounding))
-    for name, m in eligible.items()
-  ]
+  shapes = {name: m.shape for name, m in eligible.items()}
+  counts = layer_counts(shapes, sparsity, densities, rounding)
+  return [([name], count) for name, count in counts.items()]
 
 
 def _exact(share: float) -> Fraction:

@@ -1,5 +1,26 @@
 """How the alive set starts and moves, and the optimizers made of it."""
 
+from lthjax.topologies.drop_and_grow import DropAndGrowState, drop_and_grow
 from lthjax.topologies.fixed import FixedState, fixed, static
+from lthjax.topologies.gradual import GradualState, gradual
+from lthjax.topologies.moving import start_masks
+from lthjax.topologies.rigl import rigl
+from lthjax.topologies.set import sparse_evolution
+from lthjax.topologies.snfs import SNFSState, snfs
+from lthjax.topologies.static_sparse import static_sparse
 
-__all__ = ['FixedState', 'fixed', 'static']
+__all__ = [
+  'DropAndGrowState',
+  'FixedState',
+  'GradualState',
+  'SNFSState',
+  'drop_and_grow',
+  'fixed',
+  'gradual',
+  'rigl',
+  'snfs',
+  'sparse_evolution',
+  'start_masks',
+  'static',
+  'static_sparse',
+]

@@ -1,0 +1,197 @@
+"""What the topologies that move masks have in common."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lthjax import masks as masks_lib
+from lthjax import trees
+from lthjax.densities import Densities
+from lthjax.patterns import Pattern, Unstructured
+from lthjax.prune import layer_counts, prune
+from lthjax.schedules import cosine_drop_fraction
+from lthjax.scores import random
+
+
+def check_times(update_every: int, stop_step: int) -> None:
+  """Checks when masks move.
+
+  Args:
+    update_every: steps between moves.
+    stop_step: the last step at which they may.
+
+  Raises:
+    ValueError: if no move would fit.
+  """
+  if update_every < 1:
+    raise ValueError(
+      f'`update_every` was {update_every}, but must be at least 1 step.'
+    )
+  if stop_step < update_every:
+    raise ValueError(
+      f'`stop_step` was {stop_step}, before the first move at step'
+      f' {update_every}: masks would never move. Give a later step, or use'
+      ' `lthjax.static_sparse`.'
+    )
+
+
+def moves(
+  update_every: int, stop_step: int
+) -> Callable[[jax.Array], jax.Array]:
+  """Tells the steps ``update_every, 2 * update_every, ... <= stop_step``."""
+  return lambda step: (step % update_every == 0) & (step <= stop_step)
+
+
+def count_at(
+  counts: Mapping[str, jax.Array], name: str, step: jax.Array, every: int
+) -> jax.Array:
+  """Looks up the count of the move at a step."""
+  return counts[name][step // every - 1]
+
+
+def drop_counts(
+  alive: Mapping[str, int],
+  drop_fraction: float | optax.Schedule,
+  update_every: int,
+  stop_step: int,
+) -> dict[str, jax.Array]:
+  """Counts how many weights each move drops, in every layer.
+
+  The counts are worked out before training as exact integers, rounded down as
+  in RigL's code, so that they hold above 2^24 weights too.
+
+  Args:
+    alive: ``{name: number of alive weights}``.
+    drop_fraction: share of the alive weights to replace at a move; a number
+      falls by a cosine to zero at ``stop_step``.
+    update_every: steps between moves.
+    stop_step: the last step at which masks may move.
+
+  Returns:
+    ``{name: int32[moves]}``.
+
+  Raises:
+    ValueError: if a drop fraction is outside [0, 1].
+  """
+  if not callable(drop_fraction):
+    drop_fraction = cosine_drop_fraction(drop_fraction, stop_step)
+  shares = at_moves(drop_fraction, update_every, stop_step)
+  if wrong := [share for share in shares if not 0 <= share <= 1]:
+    raise ValueError(
+      f'`drop_fraction` gave {wrong[0]:g}, but must be in [0, 1]: it is the'
+      ' share of the alive weights that a move replaces.'
+    )
+  return {
+    # Rounded first, so that 0.29 of 100 is 29 and not 28.
+    name: jnp.asarray([int(round(n * d, 3)) for d in shares], jnp.int32)
+    for name, n in alive.items()
+  }
+
+
+def at_moves(
+  schedule: optax.Schedule, update_every: int, stop_step: int
+) -> list[float]:
+  """Evaluates a schedule at every step that moves masks, in double precision.
+
+  Args:
+    schedule: of numbers over steps.
+    update_every: steps between moves.
+    stop_step: the last step at which masks may move.
+
+  Returns:
+    Python numbers, one a move.
+  """
+  steps = np.arange(update_every, stop_step + 1, update_every)
+  with jax.ensure_compile_time_eval():
+    return [round(float(schedule(int(step))), 7) for step in steps]
+
+
+def start_masks(
+  key: chex.PRNGKey,
+  params: chex.ArrayTree,
+  sparsity: float,
+  *,
+  densities: Densities | None = None,
+  where: masks_lib.Where | str | list[str] = masks_lib.kernels,
+  pattern: Pattern = Unstructured(),
+) -> chex.ArrayTree:
+  """Draws masks of exactly the budgeted number of weights in every layer.
+
+  Args:
+    key: random key.
+    params: tree of arrays, of which only the shapes matter.
+    sparsity: dead share of all prunable weights, in [0, 1).
+    densities: how the budget spreads over layers; evenly by default.
+    where: which leaves may be pruned, as for `lthjax.masks.dense`.
+    pattern: which shapes may survive. One that fixes the density must fix the
+      one that ``sparsity`` asks for.
+
+  Returns:
+    Tree of masks.
+
+  Raises:
+    ValueError: if the budget leaves a layer without a weight, naming it and
+      the sparsity that would leave it one; or as `lthjax.prune`.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> params = {'w': jnp.ones((10, 10))}
+    >>> masks = lth.topologies.start_masks(jax.random.key(0), params, 0.9)
+    >>> lth.masks.count(masks)
+    10
+  """
+  dense = masks_lib.dense(params, where)
+  scores = random(key, jax.tree.map(lambda m: jnp.zeros(m.shape), dense))
+  if pattern.density is not None:
+    if abs(pattern.density - (1 - sparsity)) > 1e-6:
+      raise ValueError(
+        f'{pattern} has a sparsity of {1 - pattern.density:g}, but `sparsity`'
+        f' was {sparsity}. Give {1 - pattern.density:g}.'
+      )
+    return prune(scores, dense, pattern=pattern)
+  masks = prune(scores, dense, sparsity=sparsity, densities=densities)
+  check_not_empty(shapes_of(dense), sparsity, densities)
+  return masks
+
+
+def check_not_empty(
+  shapes: Mapping[str, tuple[int, ...]],
+  sparsity: float,
+  densities: Densities | None,
+) -> None:
+  """Raises if a sparsity leaves a layer empty, and names every such layer."""
+  counts = layer_counts(shapes, sparsity, densities)
+  empty = [
+    f'{name} (of {size} weights; keeping one is a sparsity of'
+    f' {1 - 1 / size:.4g})'
+    for name, count in counts.items()
+    if not count and (size := math.prod(shapes[name]))
+  ]
+  if empty:
+    raise ValueError(
+      f'A sparsity of {sparsity} leaves no weight alive in {", ".join(empty)}.'
+      ' Lower it, spread it with `densities=`, or leave these layers dense with'
+      ' `where=`.'
+    )
+
+
+def shapes_of(masks: chex.ArrayTree) -> dict[str, tuple[int, ...]]:
+  """Returns the shapes of the prunable leaves by name."""
+  leaves = trees.by_name(masks).items()
+  return {name: mask.shape for name, mask in leaves if mask is not None}
+
+
+def layer_key(key: chex.PRNGKey, step: jax.Array, name: str) -> chex.PRNGKey:
+  """Derives the key of one layer at one step."""
+  return trees.fold_in_name(jax.random.fold_in(key, step), name)
+
+
+def magnitude(x: jax.Array) -> jax.Array:
+  """Absolute values, with NaN lowest, so that counts stay exact."""
+  return jnp.where(jnp.isnan(x), -1, jnp.abs(x))
