@@ -21,51 +21,51 @@ from lthjax import checkpoints
 Level = dict[str, Any]
 
 COLUMNS: tuple[str, ...] = (
-    'level',
-    'density',
-    'control',
-    'seed',
-    'test_accuracy',
-    'best_step',
-    'test_accuracy_at_best',
+  'level',
+  'density',
+  'control',
+  'seed',
+  'test_accuracy',
+  'best_step',
+  'test_accuracy_at_best',
 )
 LABELS = {
-    'ticket': 'winning ticket',
-    'sign_preserved': 'new magnitudes, same signs',
-    'signed_constant': 'constant magnitude, same signs',
-    'reinit': 'random reinitialization',
-    'shuffled': 'shuffled mask',
+  'ticket': 'winning ticket',
+  'sign_preserved': 'new magnitudes, same signs',
+  'signed_constant': 'constant magnitude, same signs',
+  'reinit': 'random reinitialization',
+  'shuffled': 'shuffled mask',
 }
 COLORS = {
-    'ticket': '#1b6ca8',
-    'sign_preserved': '#2a9d8f',
-    'signed_constant': '#8ab17d',
-    'reinit': '#e9a03b',
-    'shuffled': '#c8553d',
+  'ticket': '#1b6ca8',
+  'sign_preserved': '#2a9d8f',
+  'signed_constant': '#8ab17d',
+  'reinit': '#e9a03b',
+  'shuffled': '#c8553d',
 }
 
 
 def rows(levels: list[Level]) -> list[dict[str, Any]]:
   """One row a level, control and seed."""
   return [
-      {
-          'level': level['level'],
-          'density': level['density'],
-          'control': result['control'],
-          'seed': seed,
-          **{name: result[name][seed] for name in COLUMNS[4:]},
-      }
-      for level in levels
-      for result in level['results']
-      for seed in range(len(result['best_step']))
+    {
+      'level': level['level'],
+      'density': level['density'],
+      'control': result['control'],
+      'seed': seed,
+      **{name: result[name][seed] for name in COLUMNS[4:]},
+    }
+    for level in levels
+    for result in level['results']
+    for seed in range(len(result['best_step']))
   ]
 
 
 def accuracy(level: Level) -> dict[str, np.ndarray]:
   """Test accuracy at the best validation step, in percent: seeds by control."""
   found = {
-      result['control']: 100 * np.array(result['test_accuracy_at_best'])
-      for result in level['results']
+    result['control']: 100 * np.array(result['test_accuracy_at_best'])
+    for result in level['results']
   }
   return {name: found[name] for name in LABELS if name in found}
 
@@ -80,15 +80,15 @@ class Progress:
     self._trainings, self._steps = trainings, steps
     self._level, self._trained = 0, 0
     self._bar = rich.progress.Progress(
-        rich.progress.TextColumn('{task.description}'),
-        rich.progress.BarColumn(bar_width=None),
-        rich.progress.TimeElapsedColumn(),
-        rich.progress.TextColumn('/'),
-        rich.progress.TimeRemainingColumn(),
-        console=self.console,
+      rich.progress.TextColumn('{task.description}'),
+      rich.progress.BarColumn(bar_width=None),
+      rich.progress.TimeElapsedColumn(),
+      rich.progress.TextColumn('/'),
+      rich.progress.TimeRemainingColumn(),
+      console=self.console,
     )
     self._task = self._bar.add_task(
-        'compiling', total=steps * sum(trainings.values())
+      'compiling', total=steps * sum(trainings.values())
     )
 
   def __enter__(self):
@@ -108,21 +108,21 @@ class Progress:
     self._bar.update(self._task, completed=self._trained * self._steps)
     if levels:
       self._bar.console.print(
-          f'{len(levels)} of {len(self._trainings)} levels were there already.'
+        f'{len(levels)} of {len(self._trainings)} levels were there already.'
       )
       self._write(levels)
 
   def advance(
-      self, control: str, density: float, evaluation: dict[str, Any]
+    self, control: str, density: float, evaluation: dict[str, Any]
   ) -> None:
     """Shows where the run is: level, density, accuracy so far."""
     done = self._trained * self._steps + evaluation['step']
     self._bar.update(
-        self._task,
-        completed=done,
-        description=f'level {self._level}/{len(self._trainings) - 1}'
-        f'  {100 * density:.1f} % of weights'
-        f'  {control} {100 * np.mean(evaluation["accuracy"]):.1f} %',
+      self._task,
+      completed=done,
+      description=f'level {self._level}/{len(self._trainings) - 1}'
+      f'  {100 * density:.1f} % of weights'
+      f'  {control} {100 * np.mean(evaluation["accuracy"]):.1f} %',
     )
 
   def training_done(self) -> None:
@@ -135,12 +135,12 @@ class Progress:
     level = levels[-1]
     means = [f'{c} {x.mean():.1f}' for c, x in accuracy(level).items()]
     self._bar.console.print(
-        f'level {level["level"]:2d}  {100 * level["density"]:6.2f} %',
-        *means,
-        sep='  ',
-        style='dim',
-        highlight=False,
-        soft_wrap=True,
+      f'level {level["level"]:2d}  {100 * level["density"]:6.2f} %',
+      *means,
+      sep='  ',
+      style='dim',
+      highlight=False,
+      soft_wrap=True,
     )
     self._level = level['level'] + 1
     self._write(levels)
@@ -152,20 +152,20 @@ class Progress:
     writer.writerows(rows(levels))
     checkpoints.write_text(self._folder / 'summary.csv', text.getvalue())
     lines = [
-        {'level': level['level'], 'density': level['density'], **result}
-        for level in levels
-        for result in level['results']
+      {'level': level['level'], 'density': level['density'], **result}
+      for level in levels
+      for result in level['results']
     ]
     checkpoints.write_text(
-        self._folder / 'metrics.jsonl',
-        ''.join(json.dumps(line) + '\n' for line in lines),
+      self._folder / 'metrics.jsonl',
+      ''.join(json.dumps(line) + '\n' for line in lines),
     )
 
 
 def table(levels: list[Level]) -> rich.table.Table:
   """Accuracy of every arm at every level, with its spread over seeds."""
   out = rich.table.Table(
-      title='Test accuracy in % at the best validation step: mean ± std of seeds'
+    title='Test accuracy in % at the best validation step: mean ± std of seeds'
   )
   out.add_column('weights', justify='right')
   for control in (controls := list(accuracy(levels[-1]))):
@@ -173,8 +173,8 @@ def table(levels: list[Level]) -> rich.table.Table:
   for level in levels:
     found = accuracy(level)
     cells = [
-        f'{found[c].mean():.1f} ± {found[c].std():.1f}' if c in found else ''
-        for c in controls
+      f'{found[c].mean():.1f} ± {found[c].std():.1f}' if c in found else ''
+      for c in controls
     ]
     out.add_row(f'{100 * level["density"]:.2f} %', *cells)
   return out
@@ -186,9 +186,9 @@ def verdict(levels: list[Level]) -> str:
   ticket = last.pop('ticket')
   others = [f'{LABELS[name]} {x.mean():.1f} %' for name, x in last.items()]
   return (
-      f'With {100 * levels[-1]["density"]:.2f} % of the weights the ticket'
-      f' reaches {ticket.mean():.1f} % (dense network: {dense.mean():.1f} %).'
-      f' {"Controls: " if others else ""}{", ".join(others)}'
+    f'With {100 * levels[-1]["density"]:.2f} % of the weights the ticket'
+    f' reaches {ticket.mean():.1f} % (dense network: {dense.mean():.1f} %).'
+    f' {"Controls: " if others else ""}{", ".join(others)}'
   )
 
 
@@ -199,9 +199,9 @@ def figure(levels: list[Level], title: str, folder: Path) -> None:
   ax.axhline(dense.mean(), color='0.45', lw=1, ls='--', label='dense network')
   for control in accuracy(levels[-1]):
     found = [
-        (100 * level['density'], accuracy(level)[control])
-        for level in levels
-        if control in accuracy(level)
+      (100 * level['density'], accuracy(level)[control])
+      for level in levels
+      if control in accuracy(level)
     ]
     x = np.array([density for density, _ in found])
     y = np.array([values for _, values in found])

@@ -27,6 +27,7 @@ from lthjax.topologies import (
   rigl,
   snfs,
   sparse_evolution,
+  srigl,
   static,
   static_sparse,
 )
@@ -61,6 +62,7 @@ __all__ = [
   'snfs',
   'sparse_evolution',
   'sparsify',
+  'srigl',
   'static',
   'static_sparse',
   'tickets',

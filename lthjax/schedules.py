@@ -42,8 +42,8 @@ def polynomial_sparsity(
   for name, value in (('initial', initial), ('final', final)):
     if not 0 <= value < 1:
       raise ValueError(
-        f'`{name}` was {value}, but a sparsity must be in [0, 1): at 1 no weight'
-        ' would be left.'
+        f'`{name}` was {value}, but a sparsity must be in [0, 1): at 1'
+        ' no weight would be left.'
       )
   if end_step <= begin_step:
     raise ValueError(
@@ -82,8 +82,8 @@ def cosine_drop_fraction(initial: float, stop_step: int) -> optax.Schedule:
   """
   if not 0 <= initial <= 1:
     raise ValueError(
-      f'`drop_fraction` was {initial}, but must be in [0, 1]: it is the share of'
-      ' the alive weights that a move replaces.'
+      f'`drop_fraction` was {initial}, but must be in [0, 1]: it is the share'
+      ' of the alive weights that a move replaces.'
     )
   return lambda step: (
     initial / 2 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / stop_step, 1)))

@@ -21,7 +21,7 @@ def training_steps(steps: int = 100) -> dict[str, float]:
   model = models.lenet_300_100()
   params, _ = model.init(jax.random.key(0))
   masks = lth.prune(
-      lth.scores.magnitude(params), lth.masks.dense(params), sparsity=0.9
+    lth.scores.magnitude(params), lth.masks.dense(params), sparsity=0.9
   )
   x = jax.random.normal(jax.random.key(1), (60, 28, 28, 1))
   y = jax.random.randint(jax.random.key(2), (60,), 0, 10)
@@ -45,10 +45,12 @@ def training_steps(steps: int = 100) -> dict[str, float]:
     return lambda: run(params, opt_state, x, y)
 
   tx = optax.adam(1.2e-3)
-  found = timing.medians({
+  found = timing.medians(
+    {
       'dense': runner(tx, params),
       'masked': runner(lth.static(tx, masks), lth.masks.apply(masks, params)),
-  })
+    }
+  )
   return {name: time / steps for name, time in found.items()}
 
 
@@ -60,7 +62,7 @@ def optimizer_steps() -> dict[str, float]:
   params = {str(i): jax.random.normal(k, s) for i, (k, s) in enumerate(draw)}
   grads = jax.tree.map(jnp.sin, params)
   masks = lth.prune(
-      lth.scores.magnitude(params), lth.masks.dense(params), sparsity=0.9
+    lth.scores.magnitude(params), lth.masks.dense(params), sparsity=0.9
   )
 
   def runner(tx, params):
@@ -73,10 +75,12 @@ def optimizer_steps() -> dict[str, float]:
     return lambda: step(grads, opt_state, params)
 
   tx = optax.sgd(0.1, momentum=0.9)
-  return timing.medians({
+  return timing.medians(
+    {
       'dense': runner(tx, params),
       'masked': runner(lth.static(tx, masks), lth.masks.apply(masks, params)),
-  })
+    }
+  )
 
 
 def main() -> None:
@@ -85,8 +89,8 @@ def main() -> None:
   print('| what | dense, ms | masked, ms | masked / dense |')
   print('|---|---|---|---|')
   for name, found in {
-      'training step, LeNet-300-100, batch 60, Adam': training_steps(),
-      'optimizer step, 9.4 million params, SGD momentum': optimizer_steps(),
+    'training step, LeNet-300-100, batch 60, Adam': training_steps(),
+    'optimizer step, 9.4 million params, SGD momentum': optimizer_steps(),
   }.items():
     dense, masked = found['dense'], found['masked']
     print(f'| {name} | {dense:.3f} | {masked:.3f} | {masked / dense:.3f} |')

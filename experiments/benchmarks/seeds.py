@@ -3,7 +3,7 @@
   python experiments/benchmarks/seeds.py --seeds 1 8 32 128
 
 Meant for an accelerator, where 128 seeds take hardly longer than one; on two
-CPU cores `--seeds 1 3 5` takes a minute. MNIST must be prepared (see the README).
+CPU cores `--seeds 1 3 5` takes a minute. MNIST must be prepared.
 """
 
 import dataclasses

@@ -25,14 +25,16 @@ def main() -> None:
   nm = lth.patterns.NM(2, 4)
   masks = lth.masks.dense(kernel)
   group = jax.jit(lambda scores: lth.prune(scores, masks, pattern=nm))
-  found = timing.medians({
+  found = timing.medians(
+    {
       'jnp.sort, flat': lambda: sort(flat),
       'keep_largest, flat': lambda: select(flat, keep),
       'keep_largest, 1000 x 1000': lambda: select(kernel, keep),
       'keep_largest, many ties': lambda: select(ties, keep),
       'keep_largest, bfloat16': lambda: select(half, keep),
       'NM(2, 4)': lambda: group(kernel),
-  })
+    }
+  )
   reference = found['jnp.sort, flat']
   print(f'{size:,} scores, {keep:,} kept; {timing.machine()}\n')
   print('| what | ms | times faster than sorting |')

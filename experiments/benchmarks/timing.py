@@ -23,7 +23,7 @@ def machine() -> str:
 
 
 def medians(
-    functions: dict[str, Callable[[], Any]], repeats: int = 30
+  functions: dict[str, Callable[[], Any]], repeats: int = 30
 ) -> dict[str, float]:
   """Runs the functions in turn and returns the median milliseconds of each."""
   for function in functions.values():

@@ -7,6 +7,7 @@ from lthjax.topologies.moving import start_masks
 from lthjax.topologies.rigl import rigl
 from lthjax.topologies.set import sparse_evolution
 from lthjax.topologies.snfs import SNFSState, snfs
+from lthjax.topologies.srigl import SRigLState, srigl
 from lthjax.topologies.static_sparse import static_sparse
 
 __all__ = [
@@ -14,12 +15,14 @@ __all__ = [
   'FixedState',
   'GradualState',
   'SNFSState',
+  'SRigLState',
   'drop_and_grow',
   'fixed',
   'gradual',
   'rigl',
   'snfs',
   'sparse_evolution',
+  'srigl',
   'start_masks',
   'static',
   'static_sparse',

@@ -78,6 +78,31 @@ def drop_counts(
   Raises:
     ValueError: if a drop fraction is outside [0, 1].
   """
+  shares = drop_fractions(drop_fraction, update_every, stop_step)
+  return {
+    # Rounded first, so that 0.29 of 100 is 29 and not 28.
+    name: jnp.asarray([int(round(n * d, 3)) for d in shares], jnp.int32)
+    for name, n in alive.items()
+  }
+
+
+def drop_fractions(
+  drop_fraction: float | optax.Schedule, update_every: int, stop_step: int
+) -> list[float]:
+  """Evaluates the drop fraction at every move.
+
+  Args:
+    drop_fraction: share of the alive weights to replace at a move; a number
+      falls by a cosine to zero at ``stop_step``.
+    update_every: steps between moves.
+    stop_step: the last step at which masks may move.
+
+  Returns:
+    Python numbers, one a move.
+
+  Raises:
+    ValueError: if one is outside [0, 1].
+  """
   if not callable(drop_fraction):
     drop_fraction = cosine_drop_fraction(drop_fraction, stop_step)
   shares = at_moves(drop_fraction, update_every, stop_step)
@@ -86,11 +111,7 @@ def drop_counts(
       f'`drop_fraction` gave {wrong[0]:g}, but must be in [0, 1]: it is the'
       ' share of the alive weights that a move replaces.'
     )
-  return {
-    # Rounded first, so that 0.29 of 100 is 29 and not 28.
-    name: jnp.asarray([int(round(n * d, 3)) for d in shares], jnp.int32)
-    for name, n in alive.items()
-  }
+  return shares
 
 
 def at_moves(

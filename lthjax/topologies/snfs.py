@@ -88,8 +88,8 @@ def snfs(
     4
 
   References:
-    Dettmers & Zettlemoyer, Sparse Networks from Scratch: Faster Training without
-    Losing Performance, arXiv:1907.04840, algorithm 1.
+    Dettmers & Zettlemoyer, Sparse Networks from Scratch: Faster Training
+    without Losing Performance, arXiv:1907.04840, algorithm 1.
   """
   if not 0 <= momentum < 1:
     raise ValueError(f'`momentum` was {momentum}, but must be in [0, 1).')
