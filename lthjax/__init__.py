@@ -23,7 +23,9 @@ from lthjax.sparsify import (
   sparsify,
 )
 from lthjax.topologies import (
+  ac_dc,
   gradual,
+  nm,
   rigl,
   snfs,
   sparse_evolution,
@@ -45,6 +47,7 @@ __all__ = [
   'Topology',
   'TrainState',
   'Trainer',
+  'ac_dc',
   'checkpoints',
   'data',
   'densities',
@@ -53,6 +56,7 @@ __all__ = [
   'keep_largest',
   'masks',
   'models',
+  'nm',
   'patterns',
   'prune',
   'rigl',

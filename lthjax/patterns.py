@@ -142,11 +142,11 @@ class NM(NamedTuple):
       )
 
   def select(self, name, scores, eligible, count):
-    """Keeps the n largest scores of each group; the budget has no say."""
-    del count
+    """Keeps the n (or ``count``) largest scores of each group."""
+    count = self.n if count is None else count
     groups, axis = self._groups(name, scores.shape)
     keep = keep_largest(
-      scores.reshape(groups), self.n, eligible.reshape(groups), axis=axis
+      scores.reshape(groups), count, eligible.reshape(groups), axis=axis
     )
     return keep.reshape(scores.shape)
 
