@@ -25,7 +25,7 @@ _OFFSETS = {
   'ceil': lambda q: q - 1,
 }
 
-# With larger ones, the products of `_share` would not fit a traced int32.
+# With larger ones, the products of `share_of` would not fit a traced int32.
 _MAX_DENOMINATOR = 2**22
 
 
@@ -157,6 +157,53 @@ def layer_counts(
   }
 
 
+def ratio_of(share: float) -> Fraction:
+  """Returns the fraction that was meant, for `share_of` of traced counts.
+
+  Args:
+    share: a number in [0, 1].
+
+  Returns:
+    A fraction with a denominator of at most 2^22.
+
+  Example:
+    >>> from lthjax.prune import ratio_of
+    >>> ratio_of(0.29), ratio_of(1 / 3)
+    (Fraction(29, 100), Fraction(1, 3))
+  """
+  return _exact(share).limit_denominator(_MAX_DENOMINATOR)
+
+
+def share_of(
+  count: Any, numerator: Any, denominator: Any, rounding: Rounding
+) -> Any:
+  """Multiplies a count by a fraction in [0, 1] and rounds, exactly.
+
+  By long division of the count, byte by byte, so that all products fit an
+  int32 where something is traced.
+
+  Args:
+    count: Python integer or int32, in [0, 2^31).
+    numerator: Python integer or int32.
+    denominator: Python integer or int32, at most 2^22 if anything is traced.
+    rounding: of the product.
+
+  Returns:
+    An integer of the kind that was given.
+
+  Example:
+    >>> from lthjax.prune import share_of
+    >>> share_of(100, 29, 100, 'floor')
+    29
+  """
+  quotient, rest = 0, 0
+  for shift in (24, 16, 8, 0):
+    rest = rest * 256 + (count >> shift & 255) * numerator
+    quotient = quotient * 256 + rest // denominator
+    rest %= denominator
+  return quotient + (rest + _OFFSETS[rounding](denominator)) // denominator
+
+
 def check_nan(scores: chex.ArrayTree, masks: chex.ArrayTree) -> None:
   """Raises if an alive weight has no score; does nothing under a trace.
 
@@ -248,7 +295,7 @@ def _budgets_of_alive(
   budgets = []
   for names in groups.values():
     total = sum(alive[name] for name in names)
-    ratio = _exact(shares[names[0]][1]).limit_denominator(_MAX_DENOMINATOR)
+    ratio = ratio_of(shares[names[0]][1])
     budgets.append((names, total - _share(total, ratio, rounding)))
   return budgets
 
@@ -276,10 +323,4 @@ def _exact(share: float) -> Fraction:
 
 
 def _share(count: Any, ratio: Fraction, rounding: Rounding) -> Any:
-  """``count * ratio``, rounded: long division of the count, byte by byte."""
-  p, q = ratio.numerator, ratio.denominator
-  quotient, rest = 0, 0
-  for shift in (24, 16, 8, 0):
-    rest = rest * 256 + (count >> shift & 255) * p
-    quotient, rest = quotient * 256 + rest // q, rest % q
-  return quotient + (rest + _OFFSETS[rounding](q)) // q
+  return share_of(count, ratio.numerator, ratio.denominator, rounding)

@@ -63,13 +63,13 @@ def cosine_drop_fraction(initial: float, stop_step: int) -> optax.Schedule:
 
   Args:
     initial: drop fraction at step 0, in [0, 1].
-    stop_step: where it reaches zero.
+    stop_step: where it reaches zero, at least 1.
 
   Returns:
     ``drop_fraction(step)``.
 
   Raises:
-    ValueError: if the fraction is outside [0, 1].
+    ValueError: if the fraction is outside [0, 1], or ``stop_step`` below 1.
 
   Example:
     >>> import lthjax as lth
@@ -85,6 +85,8 @@ def cosine_drop_fraction(initial: float, stop_step: int) -> optax.Schedule:
       f'`drop_fraction` was {initial}, but must be in [0, 1]: it is the share'
       ' of the alive weights that a move replaces.'
     )
+  if stop_step < 1:
+    raise ValueError(f'`stop_step` was {stop_step}, but must be at least 1.')
   return lambda step: (
     initial / 2 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / stop_step, 1)))
   )

@@ -270,7 +270,12 @@ def _select(
   which: jax.Array, a: chex.ArrayTree, b: chex.ArrayTree
 ) -> chex.ArrayTree:
   """One tree or the other; dtypes are those of the second."""
-  return jax.tree.map(lambda x, y: jnp.where(which, x.astype(y.dtype), y), a, b)
+
+  def select(x, y):
+    same = x.dtype == y.dtype  # Random keys cannot be cast, even to their own.
+    return jnp.where(which, x if same else x.astype(y.dtype), y)
+
+  return jax.tree.map(select, a, b)
 
 
 def _both(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:

@@ -12,7 +12,6 @@ from lthjax import masks as masks_lib
 from lthjax import trees
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
-from lthjax.prune import layer_counts
 from lthjax.selection import keep_largest
 from lthjax.sparsify import Topology
 from lthjax.topologies import moving
@@ -27,12 +26,13 @@ class DropAndGrowState(NamedTuple):
   Attributes:
     masks: which weights are alive.
     key: random key of everything that is left to chance.
-    counts: ``{name: int32[moves]}``, how many weights each move drops.
+    drop_ratios: int32[moves, 2], numerators and denominators of the share of
+      the alive weights that each move drops.
   """
 
   masks: chex.ArrayTree
   key: chex.PRNGKey
-  counts: dict[str, jax.Array]
+  drop_ratios: jax.Array
 
 
 def drop_and_grow(
@@ -72,21 +72,19 @@ def drop_and_grow(
     ValueError: if times or fractions are out of range.
   """
   moving.check_times(update_every, stop_step)
-  moving.drop_counts({}, drop_fraction, update_every, stop_step)  # May raise.
+  ratios = moving.drop_ratios(drop_fraction, update_every, stop_step)
 
   def init_fn(params):
     masks = moving.start_masks(
       key, params, sparsity, densities=densities, where=where, pattern=pattern
     )
-    shapes = moving.shapes_of(masks)
-    alive = layer_counts(shapes, sparsity, densities)
-    counts = moving.drop_counts(alive, drop_fraction, update_every, stop_step)
-    return DropAndGrowState(masks, key, counts)
+    # Copied, so that donating the state does not take the user's key away.
+    return DropAndGrowState(masks, jnp.copy(key), jnp.asarray(ratios))
 
   def move_fn(state, params, grads, step):
     def move(name, mask, w, g):
-      drop = moving.count_at(state.counts, name, step, update_every)
       total = jnp.sum(mask, dtype=jnp.int32)
+      drop = moving.drop_count(state.drop_ratios, total, step, update_every)
       keep = keep_largest(moving.magnitude(w), total - drop, mask)
       return pattern.fill(name, grow_score(state, name, g, step), keep, total)
 

@@ -45,7 +45,7 @@ def gradual(
 
   Args:
     inner: any optax transformation; wrap a whole chain, not a part of it.
-    sparsity: at ``stop_step``, reached along the polynomial of
+    sparsity: after the last move, reached along the polynomial of
       `lthjax.schedules.polynomial_sparsity` from step 0; or an optax schedule
       of sparsity over steps.
     densities: how the budget spreads over layers, such as
@@ -83,7 +83,9 @@ def gradual(
   """
   moving.check_times(update_every, stop_step)
   if not callable(sparsity):
-    sparsity = polynomial_sparsity(sparsity, 0, stop_step)
+    moving.check_sparsity(sparsity)
+    last = stop_step - stop_step % update_every
+    sparsity = polynomial_sparsity(sparsity, 0, last)
   wanted = moving.at_moves(sparsity, update_every, stop_step)
   check_only_prunes(wanted, update_every)
 
@@ -102,7 +104,7 @@ def gradual(
     del grads
 
     def move(name, mask, w):
-      count = moving.count_at(state.counts, name, step, update_every)
+      count = moving.at_move(state.counts[name], step, update_every)
       return keep_largest(moving.magnitude(w), count, mask)
 
     masks = trees.map_alive(move, state.masks, params)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 
 import chex
 import jax
@@ -13,7 +14,7 @@ from lthjax import masks as masks_lib
 from lthjax import trees
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
-from lthjax.prune import layer_counts, prune
+from lthjax.prune import layer_counts, prune, ratio_of, share_of
 from lthjax.schedules import cosine_drop_fraction
 from lthjax.scores import random
 
@@ -47,61 +48,27 @@ def moves(
   return lambda step: (step % update_every == 0) & (step <= stop_step)
 
 
-def count_at(
-  counts: Mapping[str, jax.Array], name: str, step: jax.Array, every: int
-) -> jax.Array:
-  """Looks up the count of the move at a step."""
-  return counts[name][step // every - 1]
+def at_move(table: jax.Array, step: jax.Array, every: int) -> jax.Array:
+  """Looks up the entry of the move at a step."""
+  return table[step // every - 1]
 
 
-def drop_counts(
-  alive: Mapping[str, int],
-  drop_fraction: float | optax.Schedule,
-  update_every: int,
-  stop_step: int,
-) -> dict[str, jax.Array]:
-  """Counts how many weights each move drops, in every layer.
-
-  The counts are worked out before training as exact integers, rounded down as
-  in RigL's code, so that they hold above 2^24 weights too.
+def drop_ratios(
+  drop_fraction: float | optax.Schedule, update_every: int, stop_step: int
+) -> np.ndarray:
+  """Evaluates the drop fraction at every move, as fractions of integers.
 
   Args:
-    alive: ``{name: number of alive weights}``.
     drop_fraction: share of the alive weights to replace at a move; a number
       falls by a cosine to zero at ``stop_step``.
     update_every: steps between moves.
     stop_step: the last step at which masks may move.
 
   Returns:
-    ``{name: int32[moves]}``.
+    int32[moves, 2]: numerators and denominators.
 
   Raises:
     ValueError: if a drop fraction is outside [0, 1].
-  """
-  shares = drop_fractions(drop_fraction, update_every, stop_step)
-  return {
-    # Rounded first, so that 0.29 of 100 is 29 and not 28.
-    name: jnp.asarray([int(round(n * d, 3)) for d in shares], jnp.int32)
-    for name, n in alive.items()
-  }
-
-
-def drop_fractions(
-  drop_fraction: float | optax.Schedule, update_every: int, stop_step: int
-) -> list[float]:
-  """Evaluates the drop fraction at every move.
-
-  Args:
-    drop_fraction: share of the alive weights to replace at a move; a number
-      falls by a cosine to zero at ``stop_step``.
-    update_every: steps between moves.
-    stop_step: the last step at which masks may move.
-
-  Returns:
-    Python numbers, one a move.
-
-  Raises:
-    ValueError: if one is outside [0, 1].
   """
   if not callable(drop_fraction):
     drop_fraction = cosine_drop_fraction(drop_fraction, stop_step)
@@ -111,7 +78,19 @@ def drop_fractions(
       f'`drop_fraction` gave {wrong[0]:g}, but must be in [0, 1]: it is the'
       ' share of the alive weights that a move replaces.'
     )
-  return shares
+  ratios = [ratio_of(share).as_integer_ratio() for share in shares]
+  return np.asarray(ratios, np.int32)
+
+
+def drop_count(
+  ratios: jax.Array, alive: jax.Array, step: jax.Array, every: int
+) -> jax.Array:
+  """Counts how many weights the move at a step drops.
+
+  Rounded down as in RigL's code, but exact above 2^24 weights too.
+  """
+  numerator, denominator = at_move(ratios, step, every)
+  return share_of(alive, numerator, denominator, 'floor')
 
 
 def at_moves(
@@ -125,11 +104,13 @@ def at_moves(
     stop_step: the last step at which masks may move.
 
   Returns:
-    Python numbers, one a move.
+    Python numbers, one a move, to nine decimals.
   """
-  steps = np.arange(update_every, stop_step + 1, update_every)
-  with jax.ensure_compile_time_eval():
-    return [round(float(schedule(int(step))), 7) for step in steps]
+  steps = range(update_every, stop_step + 1, update_every)
+  with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+    values = [np.asarray(schedule(step))[()] for step in steps]
+  # By way of the shortest decimal: a float32 that prints as 0.29 is 0.29.
+  return [round(float(str(value)), 9) for value in values]
 
 
 def start_masks(
@@ -170,7 +151,12 @@ def start_masks(
   dense = masks_lib.dense(params, where)
   scores = random(key, jax.tree.map(lambda m: jnp.zeros(m.shape), dense))
   if pattern.density is not None:
-    if abs(pattern.density - (1 - sparsity)) > 1e-6:
+    if densities is not None:
+      raise ValueError(
+        f'{pattern} fixes the density of every layer, so it takes no'
+        ' `densities` beside it. Leave them out.'
+      )
+    if not abs(pattern.density - (1 - sparsity)) <= 1e-6:
       raise ValueError(
         f'{pattern} has a sparsity of {1 - pattern.density:g}, but `sparsity`'
         f' was {sparsity}. Give {1 - pattern.density:g}.'
@@ -200,6 +186,23 @@ def check_not_empty(
       ' Lower it, spread it with `densities=`, or leave these layers dense with'
       ' `where=`.'
     )
+
+
+def check_sparsity(sparsity: float) -> None:
+  """Raises if a sparsity is out of range."""
+  if not 0 <= sparsity < 1:
+    raise ValueError(
+      f'`sparsity` was {sparsity}, but must be in [0, 1): at 1 no weight would'
+      ' be left.'
+    )
+
+
+def sparsity_of(alive: int, size: int) -> float:
+  """Returns the sparsity of so many alive weights, rounded down to six digits.
+
+  That is for messages: whoever follows them keeps at least as many.
+  """
+  return math.floor((1 - Fraction(alive, size)) * 10**6) / 10**6
 
 
 def shapes_of(masks: chex.ArrayTree) -> dict[str, tuple[int, ...]]:

@@ -92,7 +92,7 @@ def nm(
 
   def move_fn(state, params, grads, step):
     del grads
-    count = state.kept[step // update_every - 1]
+    count = moving.at_move(state.kept, step, update_every)
 
     def move(name, mask, w):
       return pattern.select(name, moving.magnitude(w), mask, count)

@@ -22,13 +22,14 @@ class SNFSState(NamedTuple):
   Attributes:
     masks: which weights are alive.
     key: random key of the first masks.
-    counts: ``{name: int32[moves]}``, how many weights each move drops.
+    drop_ratios: int32[moves, 2], numerators and denominators of the share of
+      the alive weights that each move drops.
     dense_momentum: ``{name: array}``, the smoothed gradient of all weights.
   """
 
   masks: chex.ArrayTree
   key: chex.PRNGKey
-  counts: dict[str, jax.Array]
+  drop_ratios: jax.Array
   dense_momentum: dict[str, jax.Array]
 
 
@@ -134,11 +135,9 @@ def snfs(
       if mask is None:
         continue
       w, m = trees.by_name(params)[name], state.dense_momentum[name]
-      drop = moving.count_at(state.counts, name, step, update_every)
       alive = jnp.sum(mask, dtype=jnp.int32)
-      kept[name] = keep_largest(
-        moving.magnitude(w), jnp.maximum(alive - drop, 0), mask
-      )
+      drop = moving.drop_count(state.drop_ratios, alive, step, update_every)
+      kept[name] = keep_largest(moving.magnitude(w), alive - drop, mask)
       total = jnp.sum(jnp.where(mask, jnp.abs(m), 0), dtype=jnp.float32)
       means[name] = total / jnp.maximum(alive, 1)
     dropped = masks_total(state.masks) - masks_total(kept)
@@ -199,7 +198,7 @@ def share_out(
   even = jnp.full_like(stacked, 1 / len(names))
   shares = jnp.where(stacked.sum() > 0, stacked / stacked.sum(), even)
   ends = jnp.round(jnp.cumsum(shares) * total).astype(jnp.int32)
-  ends = ends.at[-1].set(total)
+  ends = jnp.minimum(ends, total).at[-1].set(total)  # Never past the total.
   wanted = jnp.diff(ends, prepend=0)
   given = {name: jnp.int32(0) for name in names}
   rest = jnp.int32(0)

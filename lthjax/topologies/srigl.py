@@ -15,7 +15,7 @@ import optax
 from lthjax import masks as masks_lib
 from lthjax import trees
 from lthjax.densities import Densities
-from lthjax.prune import layer_counts
+from lthjax.prune import layer_counts, ratio_of, share_of
 from lthjax.selection import keep_largest
 from lthjax.sparsify import Topology, sparsify
 from lthjax.topologies import moving
@@ -26,14 +26,13 @@ class SRigLState(NamedTuple):
 
   Attributes:
     masks: which weights are alive.
-    key: random key of the first masks.
-    drop_fractions: float32[moves], the share that each move replaces.
+    drop_ratios: int32[moves, 2], numerators and denominators of the share of
+      the alive weights that each move drops.
     budgets: ``{name: int32}``, the most alive weights a layer may have.
   """
 
   masks: chex.ArrayTree
-  key: chex.PRNGKey
-  drop_fractions: jax.Array
+  drop_ratios: jax.Array
   budgets: dict[str, jax.Array]
 
 
@@ -106,7 +105,8 @@ def srigl(
     arXiv:2305.02299, section 3.
   """
   moving.check_times(update_every, stop_step)
-  shares = moving.drop_fractions(drop_fraction, update_every, stop_step)
+  moving.check_sparsity(sparsity)
+  ratios = moving.drop_ratios(drop_fraction, update_every, stop_step)
   if min_salient is not None and min_salient <= 0:
     raise ValueError(
       f'`min_salient` was {min_salient}, but must be positive. To ablate'
@@ -127,21 +127,19 @@ def srigl(
 
     return SRigLState(
       masks=trees.map_alive(draw, dense),
-      key=key,
-      drop_fractions=jnp.asarray(shares, jnp.float32),
+      drop_ratios=jnp.asarray(ratios),
       budgets={name: jnp.int32(count) for name, count in budgets.items()},
     )
 
   def move_fn(state, params, grads, step):
-    share = state.drop_fractions[step // update_every - 1]
-
     def move(name, mask, w, g):
+      alive = jnp.sum(mask, dtype=jnp.int32)
       ablates = min_salient is not None and not trees.matches(globs, name)
       return move_layer(
         mask,
         moving.magnitude(w),
         moving.magnitude(g),
-        share,
+        moving.drop_count(state.drop_ratios, alive, step, update_every),
         state.budgets[name],
         min_salient if ablates else None,
       )
@@ -162,7 +160,7 @@ def move_layer(
   mask: jax.Array,
   magnitude: jax.Array,
   growth: jax.Array,
-  drop_fraction: chex.Numeric,
+  drop: chex.Numeric,
   budget: chex.Numeric,
   min_salient: float | None,
 ) -> jax.Array:
@@ -172,7 +170,7 @@ def move_layer(
     mask: which weights are alive.
     magnitude: absolute weights.
     growth: absolute gradients of all weights.
-    drop_fraction: share of the alive weights to replace.
+    drop: how many alive weights to drop.
     budget: the most alive weights of the layer.
     min_salient: see `srigl`.
 
@@ -185,7 +183,7 @@ def move_layer(
     >>> mask = jnp.array([[True, False], [False, True], [False, False]])
     >>> weights = jnp.array([[3.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     >>> grads = jnp.array([[0.0, 0.0], [0.0, 0.0], [2.0, 9.0]])
-    >>> move_layer(mask, weights, grads, 0.5, 2, None).astype(int)
+    >>> move_layer(mask, weights, grads, 1, 2, None).astype(int)
     Array([[1, 0],
            [0, 0],
            [0, 1]], dtype=int32)
@@ -197,7 +195,6 @@ def move_layer(
   neurons = mask.shape[-1]
   dense_fan_in = mask.size // neurons
   alive = jnp.sum(mask, dtype=jnp.int32)
-  drop = jnp.floor(alive * drop_fraction + 1e-4).astype(jnp.int32)
 
   active = jnp.ones(neurons, bool)
   if min_salient is not None:
@@ -206,7 +203,8 @@ def move_layer(
     count = _fan_in(salient)
     enough = min_salient
     if min_salient < 1:
-      enough = jnp.maximum(1, (min_salient * (budget // neurons)).astype(int))
+      ratio = ratio_of(min_salient).as_integer_ratio()
+      enough = jnp.maximum(1, share_of(budget // neurons, *ratio, 'floor'))
     # Never so few neurons that they would need more than all their inputs.
     least = -(-budget // dense_fan_in)
     most_salient = keep_largest(count.astype(jnp.float32), least)
@@ -240,7 +238,7 @@ def _check_budgets(
 ) -> None:
   faults = [
     f'{name} has {budgets[name]} weights for {shape[-1]} neurons; one each is a'
-    f' sparsity of {1 - shape[-1] / math.prod(shape):.4g}'
+    f' sparsity of {moving.sparsity_of(shape[-1], math.prod(shape))}'
     for name, shape in shapes.items()
     if budgets[name] < shape[-1]
   ]
