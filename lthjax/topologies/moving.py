@@ -176,7 +176,7 @@ def check_not_empty(
   counts = layer_counts(shapes, sparsity, densities)
   empty = [
     f'{name} (of {size} weights; keeping one is a sparsity of'
-    f' {1 - 1 / size:.4g})'
+    f' {sparsity_of(1, size)})'
     for name, count in counts.items()
     if not count and (size := math.prod(shapes[name]))
   ]
