@@ -2,9 +2,10 @@
 
 import fnmatch
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from lthjax import trees
 from lthjax.selection import keep_largest
@@ -32,6 +33,12 @@ class Pattern(Protocol):
     """Selects among the eligible entries of one leaf."""
     ...
 
+  def fill(
+    self, name: str, scores: jax.Array, keep: jax.Array, count: Any
+  ) -> jax.Array:
+    """Adds to the kept entries of one leaf the best of the others."""
+    ...
+
 
 class Unstructured(NamedTuple):
   """Any weight may survive on its own.
@@ -56,6 +63,12 @@ class Unstructured(NamedTuple):
     """Keeps the ``count`` largest scores of the leaf."""
     del name
     return keep_largest(scores, count, eligible)
+
+  def fill(self, name, scores, keep, count):
+    """Adds the largest of the other scores until ``count`` are kept."""
+    del name
+    missing = count - jnp.sum(keep, dtype=jnp.int32)
+    return keep | keep_largest(scores, missing, ~keep)
 
 
 class NM(NamedTuple):
@@ -131,19 +144,28 @@ class NM(NamedTuple):
       )
 
   def select(self, name, scores, eligible, count):
-    """Keeps the n largest scores of each group; the budget has no say."""
-    del count
-    axis = self._axis(name, scores.shape) % scores.ndim
-    groups = (
-      *scores.shape[:axis],
-      scores.shape[axis] // self.m,
-      self.m,
-      *scores.shape[axis + 1 :],
-    )
+    """Keeps the n (or ``count``) largest scores of each group."""
+    count = self.n if count is None else count
+    groups, axis = self._groups(name, scores.shape)
     keep = keep_largest(
-      scores.reshape(groups), self.n, eligible.reshape(groups), axis=axis + 1
+      scores.reshape(groups), count, eligible.reshape(groups), axis=axis
     )
     return keep.reshape(scores.shape)
+
+  def fill(self, name, scores, keep, count):
+    """Adds the largest of the other scores until every group keeps n."""
+    del count
+    groups, axis = self._groups(name, scores.shape)
+    keep = keep.reshape(groups)
+    missing = self.n - jnp.sum(keep, axis=axis, keepdims=True, dtype=jnp.int32)
+    grown = keep_largest(scores.reshape(groups), missing, ~keep, axis=axis)
+    return (keep | grown).reshape(scores.shape)
+
+  def _groups(self, name: str, shape: tuple[int, ...]):
+    """The shape with the axis split into groups, and the axis inside them."""
+    axis = self._axis(name, shape) % len(shape)
+    split = (shape[axis] // self.m, self.m)
+    return (*shape[:axis], *split, *shape[axis + 1 :]), axis + 1
 
   def _axis(self, name: str, shape: tuple[int, ...]) -> int:
     if isinstance(self.axis, Mapping):

@@ -1,5 +1,6 @@
 """One-shot pruning: scores, a budget and a pattern make masks."""
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, Literal
@@ -24,7 +25,7 @@ _OFFSETS = {
   'ceil': lambda q: q - 1,
 }
 
-# With larger ones, the products of `_share` would not fit a traced int32.
+# With larger ones, the products of `share_of` would not fit a traced int32.
 _MAX_DENOMINATOR = 2**22
 
 
@@ -124,6 +125,92 @@ def prune(
   return trees.map_alive(lambda name, _: pruned[name], masks)
 
 
+def layer_counts(
+  shapes: Mapping[str, tuple[int, ...]],
+  sparsity: float,
+  densities: Densities | None = None,
+  rounding: Rounding = 'nearest',
+) -> dict[str, int]:
+  """Counts how many weights of each layer a sparsity keeps.
+
+  Args:
+    shapes: ``{name: shape}`` of the prunable leaves.
+    sparsity: dead share of all weights, in [0, 1).
+    densities: spreads it over the layers; the default gives each the same.
+    rounding: of the number removed.
+
+  Returns:
+    ``{name: count}``, exact Python integers.
+
+  Example:
+    >>> from lthjax.prune import layer_counts
+    >>> layer_counts({'fc1': (784, 300), 'output': (100, 10)}, 0.9)
+    {'fc1': 23520, 'output': 100}
+  """
+  ratios = dict.fromkeys(shapes, _exact(sparsity))
+  if densities is not None:
+    spread = densities(shapes, sparsity)
+    wrong = [name for name in shapes if not 0 <= spread.get(name, -1) <= 1]
+    if wrong:
+      raise ValueError(
+        '`densities` must return a density in [0, 1] for every leaf, but did'
+        f' not for {", ".join(wrong)}.'
+      )
+    ratios = {name: 1 - _exact(spread[name]) for name in shapes}
+  sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+  return {
+    name: size - _share(size, ratios[name], rounding)
+    for name, size in sizes.items()
+  }
+
+
+def ratio_of(share: float) -> Fraction:
+  """Returns the fraction that was meant, for `share_of` of traced counts.
+
+  Args:
+    share: a number in [0, 1].
+
+  Returns:
+    A fraction with a denominator of at most 2^22.
+
+  Example:
+    >>> from lthjax.prune import ratio_of
+    >>> ratio_of(0.29), ratio_of(1 / 3)
+    (Fraction(29, 100), Fraction(1, 3))
+  """
+  return _exact(share).limit_denominator(_MAX_DENOMINATOR)
+
+
+def share_of(
+  count: Any, numerator: Any, denominator: Any, rounding: Rounding
+) -> Any:
+  """Multiplies a count by a fraction in [0, 1] and rounds, exactly.
+
+  By long division of the count, byte by byte, so that all products fit an
+  int32 where something is traced.
+
+  Args:
+    count: Python integer or int32, in [0, 2^31).
+    numerator: Python integer or int32.
+    denominator: Python integer or int32, at most 2^22 if anything is traced.
+    rounding: of the product.
+
+  Returns:
+    An integer of the kind that was given.
+
+  Example:
+    >>> from lthjax.prune import share_of
+    >>> share_of(100, 29, 100, 'floor')
+    29
+  """
+  quotient, rest = 0, 0
+  for shift in (24, 16, 8, 0):
+    rest = rest * 256 + (count >> shift & 255) * numerator
+    quotient = quotient * 256 + rest // denominator
+    rest %= denominator
+  return quotient + (rest + _OFFSETS[rounding](denominator)) // denominator
+
+
 def check_nan(scores: chex.ArrayTree, masks: chex.ArrayTree) -> None:
   """Raises if an alive weight has no score; does nothing under a trace.
 
@@ -215,7 +302,7 @@ def _budgets_of_alive(
   budgets = []
   for names in groups.values():
     total = sum(alive[name] for name in names)
-    ratio = _exact(shares[names[0]][1]).limit_denominator(_MAX_DENOMINATOR)
+    ratio = ratio_of(shares[names[0]][1])
     budgets.append((names, total - _share(total, ratio, rounding)))
   return budgets
 
@@ -232,20 +319,9 @@ def _budgets_of_all(
     total = sum(m.size for m in eligible.values())
     removed = _share(total, _exact(sparsity), rounding)
     return [(list(eligible), total - removed)]
-  ratios = dict.fromkeys(eligible, _exact(sparsity))
-  if densities is not None:
-    spread = densities({n: m.shape for n, m in eligible.items()}, sparsity)
-    wrong = [n for n in eligible if not 0 <= spread.get(n, -1) <= 1]
-    if wrong:
-      raise ValueError(
-        '`densities` must return a density in [0, 1] for every leaf, but did'
-        f' not for {", ".join(wrong)}.'
-      )
-    ratios = {name: 1 - _exact(spread[name]) for name in eligible}
-  return [
-    ([name], m.size - _share(m.size, ratios[name], rounding))
-    for name, m in eligible.items()
-  ]
+  shapes = {name: m.shape for name, m in eligible.items()}
+  counts = layer_counts(shapes, sparsity, densities, rounding)
+  return [([name], count) for name, count in counts.items()]
 
 
 def _exact(share: float) -> Fraction:
@@ -254,10 +330,4 @@ def _exact(share: float) -> Fraction:
 
 
 def _share(count: Any, ratio: Fraction, rounding: Rounding) -> Any:
-  """``count * ratio``, rounded: long division of the count, byte by byte."""
-  p, q = ratio.numerator, ratio.denominator
-  quotient, rest = 0, 0
-  for shift in (24, 16, 8, 0):
-    rest = rest * 256 + (count >> shift & 255) * p
-    quotient, rest = quotient * 256 + rest // q, rest % q
-  return quotient + (rest + _OFFSETS[rounding](q)) // q
+  return share_of(count, ratio.numerator, ratio.denominator, rounding)

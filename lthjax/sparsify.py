@@ -18,18 +18,28 @@ from lthjax import trees
 
 
 class Topology(NamedTuple):
-  """How the alive set starts and moves: a pair of pure functions.
+  """How the alive set starts and moves: a few pure functions.
 
   Attributes:
     init: ``init(params) -> state``; the state is a NamedTuple that has a field
       ``masks``.
-    update: ``update(state, params, grads, step) -> state``, called once an
-      optimizer step, counted from 1, with the gradients of all weights, dead
-      ones included.
+    move: ``move(state, params, grads, step) -> state`` with other masks, called
+      at the steps that ``moves`` tells, with the gradients of all weights, dead
+      ones included. `None` where masks never move.
+    moves: ``moves(step) -> bool``, traced; steps are counted from 1.
+    observe: ``observe(state, grads) -> state``, called at every step before
+      masks move, to keep statistics of the gradients; `None` for nothing.
+    applies_gradient: whether a step that moves masks also trains. Then the
+      masks move after the weights; otherwise they move instead.
   """
 
   init: Callable[[optax.Params], Any]
-  update: Callable[[Any, optax.Params, optax.Updates, jax.Array], Any]
+  move: Callable[[Any, optax.Params, optax.Updates, jax.Array], Any] | None = (
+    None
+  )
+  moves: Callable[[jax.Array], jax.Array] = lambda step: jnp.asarray(False)
+  observe: Callable[[Any, optax.Updates], Any] | None = None
+  applies_gradient: bool = False
 
 
 class SparsifyState(NamedTuple):
@@ -107,19 +117,37 @@ def sparsify(
         '`sparsify` needs the current params to hold dead weights at zero:'
         ' call `tx.update(grads, state, params)`.'
       )
-    trees.check_like(state.topology_state.masks, updates, 'gradients')
-    step = state.step + 1
-    topology_state = topology.update(
-      state.topology_state, params, updates, step
-    )
-    masks = topology_state.masks
-    # Whatever comes alive starts with empty slots; whatever is dead keeps none.
-    inner_state = _zero_slots(
-      inner, state.inner_state, _both(masks, state.topology_state.masks)
-    )
+    grads, old, step = updates, state.topology_state.masks, state.step + 1
+    trees.check_like(old, grads, 'gradients')
+    # Whatever is dead has no slots, also if `set_masks` killed it just now.
+    before = _zero_slots(inner, state.inner_state, old)
+    alive = _where(old, params)
     updates, inner_state = inner.update(
-      _where(masks, updates), inner_state, _where(masks, params), **extra_args
+      _where(old, grads), before, alive, **extra_args
     )
+    topology_state = state.topology_state
+    if topology.observe is not None:
+      topology_state = topology.observe(topology_state, grads)
+    masks = old
+    if topology.move is not None:
+      moving = topology.moves(step)
+      topology_state = _move(
+        topology,
+        moving,
+        topology_state,
+        alive,
+        grads,
+        step,
+        lambda: inner.update(_where(old, grads), before, alive, **extra_args)[
+          0
+        ],
+      )
+      if not topology.applies_gradient:
+        updates = jax.tree.map(lambda u: jnp.where(moving, 0, u), updates)
+        inner_state = _select(moving, before, inner_state)
+      # What dies loses its slots, and what comes alive starts with empty ones.
+      masks = _both(topology_state.masks, old)
+      inner_state = _zero_slots(inner, inner_state, masks)
     updates = jax.tree.map(
       _land_on_zero, masks, updates, params, is_leaf=trees.is_none
     )
@@ -215,6 +243,38 @@ def _where(masks: chex.ArrayTree, tree: chex.ArrayTree) -> chex.ArrayTree:
     return x if m is None or x is None else jnp.where(m, x, jnp.zeros_like(x))
 
   return jax.tree.map(zero, masks, tree, is_leaf=trees.is_none)
+
+
+def _move(
+  topology: Topology,
+  moving: jax.Array,
+  state: Any,
+  params: Any,
+  grads: Any,
+  step: jax.Array,
+  compute_updates: Callable[[], Any],
+) -> Any:
+  """Moves the masks at the steps that are for it, and pays only there."""
+
+  def move():
+    new: Any = params
+    if topology.applies_gradient:
+      # Computed again rather than kept, which would cost every other step.
+      new = optax.apply_updates(params, compute_updates())
+    assert topology.move is not None
+    return topology.move(state, _where(state.masks, new), grads, step)
+
+  return jax.lax.cond(moving, move, lambda: state)
+
+
+def _select(which: jax.Array, a: Any, b: Any) -> Any:
+  """One tree or the other; dtypes are those of the second."""
+
+  def select(x, y):
+    same = x.dtype == y.dtype  # Random keys cannot be cast, even to their own.
+    return jnp.where(which, x if same else x.astype(y.dtype), y)
+
+  return jax.tree.map(select, a, b)
 
 
 def _both(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:

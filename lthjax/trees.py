@@ -68,6 +68,11 @@ def map_alive(
   return jax.tree_util.tree_map_with_path(visit, masks, *trees, is_leaf=is_none)
 
 
+def matches(globs: Iterable[str], name: str) -> bool:
+  """Tells whether any of the globs matches a name."""
+  return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+
+
 def first_match(
   globs: Iterable[str], names: Iterable[str], what: str
 ) -> dict[str, str]:

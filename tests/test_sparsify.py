@@ -171,45 +171,66 @@ def test_only_alive_weights_count_for_trust_ratios():
 
 class SwapState(NamedTuple):
   masks: Any
-  steps: Any
+  seen: Any
 
 
-def swap(calls):
+def swap(**options):
   """A topology that turns its masks around at every step."""
 
   def init(params):
-    del params
-    return SwapState(SECOND, jnp.zeros(3, jnp.int32))
+    return SwapState(SECOND, (params, params, jnp.int32(0)))
 
-  def update(state, params, grads, step):
-    calls.append((params, grads))
+  def move(state, params, grads, step):
     masks = jax.tree.map(jnp.logical_not, state.masks)
-    return SwapState(masks, state.steps.at[step - 1].set(step))
+    return SwapState(masks, (params, grads, step))
 
-  return lth.Topology(init, update)
+  return lth.Topology(init, move, lambda step: step > 0, **options)
 
 
 def test_what_comes_alive_starts_from_nothing():
-  calls = []
-  tx = lth.sparsify(optax.sgd(0.1, momentum=0.9), swap(calls))
+  tx = lth.sparsify(optax.sgd(0.1, momentum=0.9), swap(applies_gradient=True))
+  step = jax.jit(functools.partial(take_step, tx))
   params, state = W, tx.init(W)
   ones = {'w': jnp.ones((1, 2))}
-  expected = [
-    ([[0.9, 0.0]], [[1.0, 0.0]]),
-    ([[0.0, -0.1]], [[0.0, 1.0]]),
-    # With the momentum of the first step it would be 1.9.
-    ([[-0.1, 0.0]], [[1.0, 0.0]]),
-  ]
-  for weights, trace in expected:
-    params, state = take_step(tx, params, state, ones)
-    np.testing.assert_allclose(params['w'], weights, rtol=1e-6)
-    np.testing.assert_array_equal(optax.tree.get(state, 'trace')['w'], trace)
-    dead = ~lth.get_masks(state)['w']
-    assert is_positive_zero(params['w'][dead])
-  assert state.topology_state.steps.tolist() == [1, 2, 3]
-  # A topology sees the weights as they are, and all gradients.
-  chex.assert_trees_all_equal(calls[0], (W, ones))
-  assert len(calls) == 3
+  # What was alive is trained, and dies at once.
+  for i, seen in enumerate([[[0.0, 1.9]], [[-0.1, 0.0]], [[0.0, -0.1]]]):
+    params, state = step(params, state, ones)
+    assert is_positive_zero(params['w'])
+    assert not optax.tree.get(state, 'trace')['w'].any()
+    # A topology sees the trained alive weights, and all gradients.
+    np.testing.assert_allclose(state.topology_state.seen[0]['w'], seen)
+    chex.assert_trees_all_equal(state.topology_state.seen[1], ones)
+    assert state.topology_state.seen[2] == state.step == i + 1
+    assert lth.get_masks(state)['w'].tolist() == [[i % 2 == 0, i % 2 == 1]]
+
+
+def test_moving_instead_of_training():
+  inner = optax.chain(optax.adam(0.1), optax.add_decayed_weights(0.1))
+  tx = lth.sparsify(inner, swap())
+  step = jax.jit(functools.partial(take_step, tx))
+  state = tx.init(W)
+  params, state = step(W, state, {'w': jnp.full((1, 2), jnp.nan)})
+  assert is_positive_zero(params['w'])
+  np.testing.assert_array_equal(state.topology_state.seen[0]['w'], [[0, 2]])
+  chex.assert_trees_all_equal(state.inner_state, tx.init(W).inner_state)
+
+
+class WatchState(NamedTuple):
+  masks: Any
+  total: Any
+
+
+def test_a_topology_may_watch_all_gradients_at_every_step():
+  topology = lth.Topology(
+    init=lambda params: WatchState(FIRST, jnp.zeros((1, 2))),
+    observe=lambda state, grads: state._replace(total=state.total + grads['w']),
+  )
+  tx = lth.sparsify(optax.sgd(0.1), topology)
+  params, state = W, tx.init(W)
+  for _ in range(3):
+    params, state = take_step(tx, params, state, {'w': jnp.array([[1.0, 5.0]])})
+  assert state.topology_state.total.tolist() == [[3.0, 15.0]]
+  chex.assert_trees_all_equal(lth.get_masks(state), FIRST)
 
 
 def test_what_comes_alive_starts_from_nothing_whatever_was_put_there():
@@ -217,16 +238,19 @@ def test_what_comes_alive_starts_from_nothing_whatever_was_put_there():
 
   def count(updates, state, params=None):
     del params
-    seen.append(state['w'].tolist())
+    jax.debug.callback(lambda x: seen.append(x.tolist()), state['w'])
     return updates, jax.tree.map(lambda x: x + 1, state)
 
   inner = optax.GradientTransformation(optax.tree.zeros_like, count)
-  tx = lth.sparsify(inner, swap([]))
+  tx = lth.sparsify(inner, swap(applies_gradient=True))
+  step = jax.jit(functools.partial(take_step, tx))
   params, state = W, tx.init(W)
   for _ in range(3):
-    params, state = take_step(tx, params, state, W)
-  # All entries were counted up, but one of the two was dead before each step.
-  assert seen == [[[0.0, 0.0]]] * 3
+    params, state = step(params, state, W)
+  jax.effects_barrier()
+  # All entries were counted up, but both died: one before and one after.
+  assert len(seen) >= 3
+  assert all(x == [[0.0, 0.0]] for x in seen)
 
 
 def test_revived_by_set_masks_starts_from_nothing():

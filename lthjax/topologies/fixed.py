@@ -47,11 +47,7 @@ def fixed(masks: chex.ArrayTree) -> Topology:
     trees.check_like(masks, params, 'params')
     return FixedState(trees.copy_into(params, masks))
 
-  def update_fn(state, params, grads, step):
-    del params, grads, step
-    return state
-
-  return Topology(init_fn, update_fn)
+  return Topology(init_fn)
 
 
 def static(

@@ -15,12 +15,12 @@ PARAMS = {'a': [jnp.ones((2, 2)), None], 'b': jnp.ones(3)}
 MASKS = {'a': [jnp.eye(2, dtype=bool), None], 'b': None}
 
 
-def test_state_is_a_copy_that_no_update_changes():
+def test_state_is_a_copy_that_never_moves():
   topology = fixed(MASKS)
   state = topology.init(PARAMS)
   assert isinstance(state, FixedState)
   chex.assert_trees_all_equal(state.masks, MASKS)
-  assert topology.update(state, PARAMS, PARAMS, jnp.int32(1)) is state
+  assert topology.move is topology.observe is None
   state.masks['a'][0].delete()
   chex.assert_trees_all_equal(topology.init(PARAMS).masks, MASKS)
 

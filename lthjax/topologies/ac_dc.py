@@ -1,0 +1,132 @@
+"""AC/DC: dense and sparse phases in turn."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from lthjax import masks as masks_lib
+from lthjax import trees
+from lthjax.densities import Densities
+from lthjax.prune import layer_counts
+from lthjax.selection import keep_largest
+from lthjax.sparsify import Topology, sparsify
+from lthjax.topologies import moving
+
+
+class ACDCState(NamedTuple):
+  """State of `ac_dc`.
+
+  Attributes:
+    masks: which weights are alive.
+    counts: ``{name: int32}``, how many weights a sparse phase keeps.
+    sparse_steps: int32[phases], the steps after which a phase is sparse.
+    dense_steps: int32[phases], the steps after which a phase is dense.
+  """
+
+  masks: chex.ArrayTree
+  counts: dict[str, jax.Array]
+  sparse_steps: jax.Array
+  dense_steps: jax.Array
+
+
+def ac_dc(
+  inner: optax.GradientTransformation,
+  *,
+  sparsity: float,
+  sparse_steps: Sequence[int],
+  dense_steps: Sequence[int],
+  densities: Densities | None = None,
+  where: masks_lib.Where | str | list[str] = masks_lib.kernels,
+) -> optax.GradientTransformationExtraArgs:
+  """Alternates compressed and decompressed training (AC/DC).
+
+  Starts dense. After each step of ``sparse_steps`` the largest weights of every
+  layer are kept and the others are held at zero; after each step of
+  ``dense_steps`` all may train again. Give a last sparse step without a dense
+  one after it, and the network ends sparse.
+
+  Args:
+    inner: any optax transformation; wrap a whole chain, not a part of it.
+    sparsity: dead share of all prunable weights in a sparse phase, in [0, 1).
+    sparse_steps: when sparse phases begin, counted from 1.
+    dense_steps: when dense phases begin; these alternate with the sparse ones.
+    densities: how the budget spreads over layers, such as
+      `lthjax.densities.erk`; evenly by default.
+    where: which leaves may be pruned, as for `lthjax.masks.dense`.
+
+  Returns:
+    A transformation whose ``update`` requires ``params``.
+
+  Raises:
+    ValueError: if the phases do not alternate; from ``init`` if a layer would
+      be left empty.
+
+  Example:
+    >>> import jax.numpy as jnp, optax
+    >>> import lthjax as lth
+    >>> tx = lth.ac_dc(
+    ...   optax.sgd(0.1), sparsity=0.5, sparse_steps=[1, 3], dense_steps=[2]
+    ... )
+    >>> params = {'w': jnp.arange(1.0, 5.0).reshape(2, 2)}
+    >>> opt_state = tx.init(params)
+    >>> for step in range(3):
+    ...   grads = {'w': jnp.zeros((2, 2))}
+    ...   updates, opt_state = tx.update(grads, opt_state, params)
+    ...   params = optax.apply_updates(params, updates)
+    ...   print(lth.masks.count(lth.get_masks(opt_state)))
+    2
+    4
+    2
+
+  References:
+    Peste et al., AC/DC: Alternating Compressed/DeCompressed Training of Deep
+    Neural Networks, arXiv:2106.12379, algorithm 1.
+  """
+  phases = sorted(
+    [(step, 'sparse') for step in sparse_steps]
+    + [(step, 'dense') for step in dense_steps]
+  )
+  kinds = [kind for _, kind in phases]
+  if not phases or phases[0][0] < 1 or kinds != _alternating(len(kinds)):
+    raise ValueError(
+      f'`sparse_steps` were {list(sparse_steps)} and `dense_steps`'
+      f' {list(dense_steps)}, but sparse and dense phases must take turns,'
+      ' beginning with a sparse one at step 1 or later.'
+    )
+
+  def init_fn(params):
+    masks = masks_lib.dense(params, where)
+    shapes = moving.shapes_of(masks)
+    moving.check_not_empty(shapes, sparsity, densities)
+    counts = layer_counts(shapes, sparsity, densities)
+    return ACDCState(
+      masks,
+      {name: jnp.int32(count) for name, count in counts.items()},
+      jnp.asarray(sparse_steps, jnp.int32),
+      jnp.asarray(dense_steps, jnp.int32),
+    )
+
+  def moves(step):
+    return jnp.any(step == jnp.asarray([step for step, _ in phases]))
+
+  def move_fn(state, params, grads, step):
+    del grads
+    dense = jnp.any(step == state.dense_steps)
+
+    def move(name, mask, w):
+      count = jnp.where(dense, mask.size, state.counts[name])
+      return keep_largest(moving.magnitude(w), count)
+
+    masks = trees.map_alive(move, state.masks, params)
+    return state._replace(masks=masks)
+
+  topology = Topology(init_fn, move_fn, moves, applies_gradient=True)
+  return sparsify(inner, topology)
+
+
+def _alternating(number: int) -> list[str]:
+  return [('sparse', 'dense')[i % 2] for i in range(number)]

@@ -1,0 +1,196 @@
+"""RigL: a move by hand, and against an oracle in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lthjax as lth
+from lthjax.patterns import NM
+
+MASK = np.array([[1, 1, 1], [1, 0, 0]], bool)
+W = {'w': jnp.array([[4.0, 0.0, 3.0], [1.0, 0.0, 0.0]])}
+FIRST = {'w': jnp.array([[2.0, 2.0, 2.0], [1.0, 7.0, 7.0]])}
+
+
+def make(inner, **options):
+  """RigL that moves at every second step and drops half."""
+  return lth.rigl(
+    inner,
+    **{
+      'sparsity': 1 / 3,
+      'key': jax.random.key(0),
+      'update_every': 2,
+      'stop_step': 10,
+      'drop_fraction': optax.constant_schedule(0.5),
+      **options,
+    },
+  )
+
+
+def run(tx, params, grads, mask=MASK):
+  """Takes one step a gradient, from the given mask."""
+  state = lth.set_masks(tx.init(params), {'w': jnp.asarray(mask)})
+  update = jax.jit(tx.update)
+  for g in grads:
+    updates, state = update(g, state, params)
+    params = optax.apply_updates(params, updates)
+  return params['w'], state
+
+
+def check(value, expected):
+  np.testing.assert_allclose(value, expected, rtol=1e-5, atol=0)
+
+
+def test_a_move_by_hand():
+  tx = make(optax.sgd(0.5, momentum=0.9))
+  w, _ = run(tx, W, [FIRST])
+  check(w, [[3, -1, 2], [0.5, 0, 0]])
+  # Drops -1 and 0.5; grows where the gradient is 5, which was -1, and 4.
+  second = {'w': jnp.array([[9.0, -5.0, 9.0], [1.0, 2.0, -4.0]])}
+  w, state = run(tx, W, [FIRST, second])
+  masks = lth.get_masks(state)['w']
+  np.testing.assert_array_equal(masks, [[1, 1, 1], [0, 0, 1]])
+  # No weight was trained; what was dropped and regrown has its momentum still.
+  check(w, [[3, -1, 2], [0, 0, 0]])
+  trace = optax.tree.get(state, 'trace')['w']
+  check(trace, [[2, 2, 2], [0, 0, 0]])
+  for x in (w, trace):
+    assert not any(np.asarray(x)[1].tobytes())
+  # The next step trains them all: 0.9 * 2 + 1 = 2.8, and 1 where it is new.
+  third = {'w': jnp.ones((2, 3))}
+  w, state = run(tx, W, [FIRST, second, third])
+  check(w, [[1.6, -2.4, 0.6], [0, 0, -0.5]])
+  check(optax.tree.get(state, 'trace')['w'], [[2.8] * 3, [0, 0, 1]])
+
+
+def test_a_move_that_also_trains_by_hand():
+  tx = make(optax.sgd(0.5, momentum=0.9), applies_gradient=True)
+  second = {'w': jnp.array([[3.0, 5.0, 9.0], [1.0, 3.5, 4.0]])}
+  w, state = run(tx, W, [FIRST, second])
+  # Momentum 4.8, 6.8, 10.8, 1.9 makes weights 0.6, -4.4, -3.4, -0.45.
+  masks = lth.get_masks(state)['w']
+  np.testing.assert_array_equal(masks, [[0, 1, 1], [0, 1, 1]])
+  check(w, [[0, -4.4, -3.4], [0, 0, 0]])
+  check(optax.tree.get(state, 'trace')['w'], [[0, 6.8, 10.8], [0, 0, 0]])
+
+
+@pytest.mark.parametrize('applies_gradient', [False, True])
+def test_a_move_instead_of_a_step_leaves_the_optimizer_alone(applies_gradient):
+  inner = optax.chain(
+    optax.add_noise(0.1, 0.55, jax.random.key(1)), optax.adam(0.1)
+  )
+  tx = make(inner, applies_gradient=applies_gradient)
+  second = {'w': jnp.array([[9.0, -5.0, 9.0], [1.0, 2.0, -4.0]])}
+  _, before = run(tx, W, [FIRST])
+  _, after = run(tx, W, [FIRST, second])
+  old, new = (x.inner_state[1][0] for x in (before, after))
+  noise = [x.inner_state[0] for x in (before, after)]
+  assert int(after.step) == 2
+  assert int(new.count) == int(noise[1].count) == 1 + applies_gradient
+  keys = [jax.random.key_data(x.rng_key).tolist() for x in noise]
+  assert (keys[0] != keys[1]) == applies_gradient
+  if not applies_gradient:
+    both = MASK & np.asarray(lth.get_masks(after)['w'])
+    for slot in ('mu', 'nu'):
+      x, y = (np.asarray(getattr(s, slot)['w']) for s in (old, new))
+      np.testing.assert_array_equal(y, np.where(both, x, 0))
+
+
+def largest(scores, count, allowed):
+  """The ``count`` largest of the allowed scores; ties to the lowest index."""
+  scores, keep = scores.ravel(), np.zeros(scores.size, bool)
+  order = np.argsort(-scores.astype(np.float64), kind='stable')
+  keep[[i for i in order if allowed.ravel()[i]][: max(count, 0)]] = True
+  return keep.reshape(allowed.shape)
+
+
+def oracle(mask, w, g, drop):
+  alive = mask.sum()
+  keep = largest(np.abs(w), alive - drop, mask)
+  return keep | largest(np.abs(g), alive - keep.sum(), ~keep)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('share', [0.0, 0.3, 0.29, 1.0])
+def test_moves_against_an_oracle_with_ties(share, dtype):
+  rng = np.random.default_rng(round(share * 100))
+  tx = make(
+    optax.sgd(0.0),
+    sparsity=0.5,
+    update_every=1,
+    drop_fraction=optax.constant_schedule(share),
+  )
+  update = jax.jit(tx.update)
+  for alive in (1, 17, 100):
+    mask = largest(rng.random((20, 10)), alive, np.ones((20, 10), bool))
+    w, g = rng.integers(-3, 4, (2, 20, 10)) * np.float32(0.5)
+    params = {'w': jnp.asarray(np.where(mask, w, 0), dtype)}
+    state = lth.set_masks(tx.init(params), {'w': jnp.asarray(mask)})
+    _, state = update({'w': jnp.asarray(g, dtype)}, state, params)
+    expected = oracle(mask, w, g, int(round(share * 100) * alive / 100))
+    np.testing.assert_array_equal(lth.get_masks(state)['w'], expected)
+
+
+def groups(mask):
+  return np.asarray(mask).reshape(-1, 4, mask.shape[-1]).sum(1)
+
+
+def test_a_move_under_n_of_m_by_hand():
+  tx = make(optax.sgd(0.0), sparsity=0.5, pattern=NM(2, 4), update_every=1)
+  # One column of two groups: 4, 3 and 1, 2; half of all four is dropped.
+  mask = np.array([[1, 1, 0, 0, 1, 0, 1, 0]], bool).T
+  params = {'w': jnp.array([[4.0, 3.0, 0.0, 0.0, 1.0, 0.0, 2.0, 0.0]]).T}
+  grads = {'w': jnp.array([[0.0, 0.0, 9.0, 9.0, 3.0, 1.0, 0.0, 4.0]]).T}
+  _, state = run(tx, params, [grads], mask)
+  # The first group is full, for all its gradients; the second grows two.
+  expected = np.array([[1, 1, 0, 0, 1, 0, 0, 1]], bool).T
+  np.testing.assert_array_equal(lth.get_masks(state)['w'], expected)
+
+
+@pytest.mark.parametrize('method', [lth.rigl, lth.sparse_evolution])
+def test_every_group_keeps_exactly_n(method):
+  tx = method(
+    optax.sgd(0.1),
+    sparsity=0.5,
+    pattern=NM(2, 4),
+    key=jax.random.key(0),
+    update_every=1,
+    stop_step=30,
+    drop_fraction=optax.constant_schedule(0.3),
+  )
+  rng = np.random.default_rng(0)
+  params = {'w': jnp.asarray(rng.normal(size=(16, 6)), jnp.float32)}
+  state = tx.init(params)
+  update, seen = jax.jit(tx.update), set()
+  for i in range(30):
+    g = rng.normal(size=(16, 6)) * (np.nan if i == 7 else 10.0 ** (i % 5))
+    updates, state = update({'w': jnp.asarray(g, jnp.float32)}, state, params)
+    params = optax.apply_updates(params, updates)
+    mask = lth.get_masks(state)['w']
+    assert (groups(mask) == 2).all()
+    seen.add(np.asarray(mask).tobytes())
+  assert len(seen) > 20
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'pattern': NM(2, 4), 'sparsity': 0.9}, 'has a sparsity of 0.5, but'),
+    ({'pattern': NM(2, 4), 'sparsity': float('nan')}, 'Give 0.5'),
+    ({'pattern': NM(2, 3), 'sparsity': 1 / 3}, r'w \(8, 4\) has 8 on axis -2'),
+    ({'pattern': NM(5, 4), 'sparsity': -0.25}, 'needs 1 <= n <= m'),
+    (
+      {
+        'pattern': NM(2, 4),
+        'sparsity': 0.5,
+        'densities': lth.densities.erk,
+      },
+      'takes no `densities` beside it',
+    ),
+  ],
+)
+def test_patterns_have_to_fit(options, message):
+  with pytest.raises(ValueError, match=message):
+    make(optax.sgd(0.1), **options).init({'w': jnp.ones((8, 4))})

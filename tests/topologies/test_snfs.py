@@ -1,0 +1,129 @@
+"""SNFS: growth by an average of gradients, and budgets that wander."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lthjax as lth
+from lthjax.topologies.snfs import share_out
+
+
+def make(inner, **options):
+  return lth.snfs(
+    inner,
+    **{
+      'sparsity': 0.5,
+      'key': jax.random.key(0),
+      'update_every': 2,
+      'stop_step': 100,
+      'drop_fraction': optax.constant_schedule(0.5),
+      **options,
+    },
+  )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def step(tx, params, state, grads):
+  updates, state = tx.update(grads, state, params)
+  return optax.apply_updates(params, updates), state
+
+
+@pytest.mark.parametrize('applies_gradient', [True, False])
+def test_average_without_debiasing_by_hand(applies_gradient):
+  tx = make(optax.sgd(0.0), applies_gradient=applies_gradient)
+  params = {'w': jnp.array([[2.0, 1.0, 0.0, 0.0]])}
+  masks = {'w': jnp.array([[True, True, False, False]])}
+  state = lth.set_masks(tx.init(params), masks)
+  assert not state.topology_state.dense_momentum['w'].any()
+  grads = [[0.0, 1.0, 10.0, 0.0], [0.0, 1.0, 0.0, 6.0], [0.0, 0.0, 0.0, -1.0]]
+  averages = [[0, 0.1, 1, 0], [0, 0.19, 0.9, 0.6], [0, 0.171, 0.81, 0.44]]
+  for g, expected in zip(grads, averages, strict=True):
+    params, state = step(tx, params, state, {'w': jnp.array([g])})
+    smoothed = state.topology_state.dense_momentum['w']
+    np.testing.assert_allclose(smoothed, [expected], rtol=1e-5)
+  # Of the average, not of the last gradient, which was 6 at the end.
+  np.testing.assert_array_equal(lth.get_masks(state)['w'], [[1, 0, 1, 0]])
+
+
+def count(state):
+  return lth.masks.alive_by_name(lth.get_masks(state))
+
+
+def test_budgets_go_where_the_momentum_is():
+  tx = make(optax.sgd(0.0), redistribute=True, update_every=1)
+  params = {'a': jnp.ones((4, 4)), 'c': jnp.ones((4, 4))}
+  state = tx.init(params)
+  assert count(state) == {'a': 8, 'c': 8}
+  # Each drops 4 of 8; momentum 3 to 1 shares the 8 out as 6 and 2.
+  grads = {'a': jnp.full((4, 4), -3.0), 'c': jnp.ones((4, 4))}
+  params, state = step(tx, params, state, grads)
+  assert count(state) == {'a': 10, 'c': 6}
+  # Drop 5 and 3; room for 11 and 13.
+  params, state = step(tx, params, state, grads)
+  assert count(state) == {'a': 11, 'c': 5}
+
+
+def test_a_layer_without_momentum_is_never_emptied():
+  tx = make(optax.sgd(0.0), redistribute=True, update_every=1)
+  params = {'a': jnp.ones((8, 8)), 'c': jnp.ones((8, 8))}
+  state, update = tx.init(params), jax.jit(tx.update)
+  grads = {'a': jnp.ones((8, 8)), 'c': jnp.zeros((8, 8))}
+  for _ in range(12):
+    _, state = update(grads, state, params)
+    assert sum(count(state).values()) == 64
+  assert count(state) == {'a': 63, 'c': 1}
+
+
+def test_the_total_is_constant_whatever_the_gradients():
+  tx = make(optax.sgd(0.1), redistribute=True, update_every=1)
+  rng = np.random.default_rng(0)
+  params = {'a': jnp.ones((9, 7)), 'c': jnp.ones((5, 5)), 'd': jnp.ones((2, 3))}
+  state, update = tx.init(params), jax.jit(tx.update)
+  total = sum(count(state).values())
+  for scale in [0.0, 1e-30, 1.0, 1e30, 1e38, np.inf, np.nan, 1.0]:
+    grads = {
+      name: jnp.asarray(rng.normal(size=x.shape) * scale, x.dtype)
+      for name, x in params.items()
+    }
+    updates, state = update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    assert sum(count(state).values()) == total
+
+
+def test_shares_are_exact_and_have_limits():
+  rng, n = np.random.default_rng(0), 5
+  compiled = jax.jit(share_out)
+  for i in range(200):
+    room = rng.integers(0, 10 ** rng.integers(1, 9), n)
+    weights = rng.random(n) ** 9 * (rng.random(n) < 0.7)
+    total = int(rng.integers(0, room.sum() + 1))
+    given = compiled(
+      jnp.int32(total),
+      {str(j): jnp.float32(x) for j, x in enumerate(weights)},
+      {str(j): jnp.int32(x) for j, x in enumerate(room)},
+    )
+    given = np.array([int(given[str(j)]) for j in range(n)])
+    assert given.sum() == total, i
+    assert (given >= 0).all(), i
+    assert (given <= room).all(), i
+
+
+def test_large_shares_do_not_pass_the_total():
+  # In float32 the sum of these shares times the total is above the total.
+  total = 2**25 + 1
+  weights = {str(i): jnp.float32(1 / 3 + i) for i in range(6)}
+  weights['6'] = jnp.float32(0)
+  room = dict.fromkeys(weights, jnp.int32(2**27))
+  given = share_out(jnp.int32(total), weights, room)
+  assert sum(int(x) for x in given.values()) == total
+  assert all(int(x) >= 0 for x in given.values())
+
+
+@pytest.mark.parametrize('momentum', [-0.1, 1.0, float('nan')])
+def test_momentum_is_in_range(momentum):
+  with pytest.raises(ValueError, match='`momentum` was'):
+    make(optax.sgd(0.1), momentum=momentum)
