@@ -223,9 +223,7 @@ class WatchState(NamedTuple):
 def test_a_topology_may_watch_all_gradients_at_every_step():
   topology = lth.Topology(
     init=lambda params: WatchState(FIRST, jnp.zeros((1, 2))),
-    observe=lambda state, grads: state._replace(
-      total=state.total + grads['w']
-    ),
+    observe=lambda state, grads: state._replace(total=state.total + grads['w']),
   )
   tx = lth.sparsify(optax.sgd(0.1), topology)
   params, state = W, tx.init(W)

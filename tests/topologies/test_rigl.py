@@ -138,9 +138,7 @@ def groups(mask):
 
 
 def test_a_move_under_n_of_m_by_hand():
-  tx = make(
-    optax.sgd(0.0), sparsity=0.5, pattern=NM(2, 4), update_every=1
-  )
+  tx = make(optax.sgd(0.0), sparsity=0.5, pattern=NM(2, 4), update_every=1)
   # One column of two groups: 4, 3 and 1, 2; half of all four is dropped.
   mask = np.array([[1, 1, 0, 0, 1, 0, 1, 0]], bool).T
   params = {'w': jnp.array([[4.0, 3.0, 0.0, 0.0, 1.0, 0.0, 2.0, 0.0]]).T}
