@@ -442,6 +442,31 @@ def test_init_and_set_masks_can_be_compiled():
   )
 
 
+@every_optimizer
+def test_every_optimizer_trains_while_masks_move(name):
+  tx = lth.rigl(
+    OPTIMIZERS[name],
+    sparsity=0.5,
+    key=jax.random.key(0),
+    update_every=2,
+    stop_step=6,
+    drop_fraction=optax.constant_schedule(0.3),
+  )
+  step = jax.jit(functools.partial(eager_step, tx))
+  params, state = PARAMS, tx.init(PARAMS)
+  for i in range(6):
+    before = lth.get_masks(state)
+    params, state = step(params, state, random_like(i + 1))
+    masks = lth.get_masks(state)
+    assert_dead_are_zero(masks, params)
+    for layer in SHAPES:
+      for path, slot in slots_of(layer, state.inner_state).items():
+        assert not slot[~np.asarray(masks[layer]['kernel'])].any(), path
+    assert lth.masks.alive_by_name(masks) == {'fc/kernel': 8, 'out/kernel': 8}
+    assert i % 2 or same_bits(masks, before)
+  assert not same_bits(masks, lth.get_masks(tx.init(PARAMS)))
+
+
 class Pair(NamedTuple):
   kernel: Any
   bias: Any

@@ -91,7 +91,7 @@ def test_layers_left_empty_are_named_with_the_floor():
 
 
 def test_the_floor_of_large_layers_is_below_one():
-  params = {'w': jax.ShapeDtypeStruct((784, 300), jnp.float32)}
+  params = {'w': jnp.ones((784, 300))}
   with pytest.raises(ValueError, match=r'is a sparsity of 0\.999995'):
     masks_of(params, sparsity=0.999999)
   assert lth.masks.count(masks_of(params, sparsity=0.999995)) == 1

@@ -1,0 +1,506 @@
+"""What holds of every topology that moves masks."""
+
+import functools
+import itertools
+import math
+import re
+from fractions import Fraction
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import lthjax as lth
+from lthjax import trees
+from lthjax.prune import ratio_of, share_of
+from lthjax.topologies import moving
+
+SHAPES = {
+  'fc': {'kernel': (12, 10), 'bias': (10,)},
+  'output': {'kernel': (10, 6), 'bias': (6,)},
+}
+OPTIONS = {
+  'sparsity': 0.5,
+  'key': jax.random.key(0),
+  'update_every': 2,
+  'stop_step': 8,
+  'drop_fraction': 0.3,
+}
+
+METHODS = {
+  'set': lth.sparse_evolution,
+  'rigl': lth.rigl,
+  'rigl_trains': functools.partial(lth.rigl, applies_gradient=True),
+  'rigl_nm': functools.partial(lth.rigl, pattern=lth.patterns.NM(1, 2)),
+  'snfs': lth.snfs,
+  'srigl': functools.partial(lth.srigl, min_salient=None),
+}
+WANDERING = {
+  'snfs_redistributed': functools.partial(lth.snfs, redistribute=True),
+  'srigl_ablating': functools.partial(lth.srigl, min_salient=0.95),
+}
+INNERS = {
+  'momentum': optax.sgd(0.1, momentum=0.9),
+  'adam': optax.adam(0.01),
+  'lion': optax.lion(0.01),
+  'adamax': optax.adamax(0.01),
+}
+
+every_method = pytest.mark.parametrize('method', METHODS)
+even_wandering = pytest.mark.parametrize('method', METHODS | WANDERING)
+
+
+def make(method, inner=INNERS['momentum'], **options):
+  return (METHODS | WANDERING)[method](inner, **OPTIONS | options)
+
+
+def random_like(seed, scale=1.0, dtype=jnp.float32):
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda shape: jnp.asarray(rng.normal(size=shape) * scale, dtype),
+    SHAPES,
+    is_leaf=lambda x: isinstance(x, tuple),
+  )
+
+
+PARAMS = random_like(0)
+
+
+def start(tx, params=PARAMS):
+  state = tx.init(params)
+  return lth.masks.apply(lth.get_masks(state), params), state
+
+
+def eager_step(tx, params, state, grads):
+  updates, state = tx.update(grads, state, params)
+  return optax.apply_updates(params, updates), state
+
+
+def compiled(tx):
+  return jax.jit(functools.partial(eager_step, tx))
+
+
+@functools.cache
+def compiled_once(method):
+  """The method as `make` has it, for all tests together."""
+  tx = make(method)
+  return tx, compiled(tx)
+
+
+def kernels(tree):
+  return {n: np.asarray(x) for n, x in trees.by_name(tree).items() if '/k' in n}
+
+
+def counts(state):
+  return lth.masks.alive_by_name(lth.get_masks(state))
+
+
+def as_bytes(tree):
+  def data(x):
+    is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(x) if is_key else x).tobytes()
+
+  return [data(x) for x in jax.tree.leaves(tree)]
+
+
+def same_masks(a, b):
+  return as_bytes(lth.get_masks(a)) == as_bytes(lth.get_masks(b))
+
+
+SCALES = [1e-30, 1e-5, 1.0, 300.0, 1e10, 1e30, np.inf, np.nan, 0.0]
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@every_method
+def test_counts_are_constant_whatever_the_gradients(method, dtype):
+  tx = make(
+    method,
+    optax.sgd(0.1),
+    update_every=1,
+    stop_step=50,
+    drop_fraction=optax.linear_schedule(0.9, 0.0, 25),
+  )
+  params, state = start(tx, random_like(0, dtype=dtype))
+  first, step = counts(state), compiled(tx)
+  assert first == {'fc/kernel': 60, 'output/kernel': 30}
+  for i, scale in enumerate(3 * SCALES):
+    _, state = step(params, state, random_like(i, scale, dtype))
+    assert counts(state) == first, scale
+    # Only finite weights can be set to zero.
+    params = lth.masks.apply(lth.get_masks(state), random_like(i, 1.0, dtype))
+
+
+@every_method
+def test_counts_are_constant_whatever_the_weights(method):
+  tx, step = compiled_once(method)
+  for weight in (np.nan, np.inf, 1e-45):
+    params, state = start(tx)
+    params = jax.tree.map(lambda x, w=weight: jnp.where(x > 0.5, w, x), params)
+    first = counts(state)
+    for i in range(2):
+      _, state = step(params, state, random_like(i))
+      assert counts(state) == first
+
+
+@even_wandering
+def test_dropping_nothing_is_the_identity(method):
+  tx = make(method, update_every=1, drop_fraction=0.0)
+  params, state = start(tx)
+  first, step = state, compiled(tx)
+  for i, scale in enumerate(SCALES):
+    _, state = step(params, state, random_like(i, scale))
+    assert same_masks(state, first)
+
+
+@pytest.mark.parametrize(
+  ('method', 'inner'),
+  [
+    *((method, 'momentum') for method in METHODS | WANDERING),
+    *(('rigl', inner) for inner in INNERS if inner != 'momentum'),
+    ('set', 'adam'),
+  ],
+)
+def test_new_weights_and_dead_ones_have_nothing(method, inner):
+  tx = make(method, INNERS[inner])
+  params, state = start(tx)
+  step, moved = compiled(tx), 0
+  for i in range(8):
+    old = kernels(lth.get_masks(state))
+    before = params
+    params, state = step(params, state, random_like(i))
+    new = kernels(lth.get_masks(state))
+    slots = [
+      {jax.tree_util.keystr(path): np.asarray(x)}
+      for path, x in jax.tree_util.tree_leaves_with_path(state.inner_state)
+    ]
+    for name in old:
+      fresh, dead = new[name] & ~old[name], ~new[name]
+      moved += fresh.sum()
+      w = kernels(params)[name]
+      assert not any(w[fresh | dead].tobytes())
+      layer = f"['{name.split('/')[0]}']['kernel']"
+      own = [x for s in slots for k, x in s.items() if k.endswith(layer)]
+      assert own
+      for slot in own:
+        assert slot.shape == dead.shape
+        assert not any(slot[fresh | dead].tobytes())
+        assert slot[old[name] & new[name]].any()
+      if method in ('rigl', 'rigl_nm') and i % 2:
+        stay = old[name] & new[name]
+        np.testing.assert_array_equal(w[stay], kernels(before)[name][stay])
+  assert moved
+
+
+@pytest.mark.parametrize(
+  ('method', 'every', 'stop', 'expected'),
+  [
+    (lth.rigl, 1, 3, [1, 2, 3]),
+    (lth.rigl, 3, 8, [3, 6]),
+    (lth.rigl, 4, 4, [4]),
+    (lth.sparse_evolution, 2, 8, [2, 4, 6, 8]),
+    (lth.srigl, 2, 5, [2, 4]),
+    (lth.snfs, 2, 5, [2, 4]),
+    (lth.gradual, 3, 8, [3, 6]),
+  ],
+)
+def test_when_masks_move(method, every, stop, expected):
+  options = {'sparsity': 0.5, 'update_every': every, 'stop_step': stop}
+  if method is not lth.gradual:
+    options['drop_fraction'] = optax.constant_schedule(0.5)
+    options['key'] = jax.random.key(0)
+  tx = method(optax.sgd(0.1), **options)
+  params, state = start(tx)
+  step, moved = compiled(tx), []
+  for i in range(1, 13):
+    before = state
+    params, state = step(params, state, random_like(i))
+    if not same_masks(before, state):
+      moved.append(i)
+  assert moved == expected
+
+
+@even_wandering
+def test_same_masks_eager_jitted_scanned_and_vmapped(method):
+  tx = make(method)
+  grads = [random_like(i) for i in range(1, 4)]
+  traces = []
+
+  @jax.jit
+  def step(params, state, g):
+    traces.append(None)
+    return eager_step(tx, params, state, g)
+
+  params, state = start(tx)
+  before = state
+  for g in grads:
+    params, state = step(params, state, g)
+  assert len(traces) == 1
+  assert not same_masks(state, before)
+  if method in ('rigl', 'srigl_ablating'):
+    again, same = start(tx)
+    for g in grads[:2]:
+      again, same = eager_step(tx, again, same, g)
+    assert same_masks(state, same)
+
+  def body(carry, g):
+    return eager_step(tx, *carry, g), None
+
+  stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
+  (again, same), _ = jax.lax.scan(body, start(tx), stacked)
+  assert same_masks(state, same)
+  chex.assert_trees_all_close(params, again, rtol=1e-5)
+  # Side by side with itself upside down.
+  both = jax.tree.map(lambda x: jnp.stack([x, -x]), PARAMS)
+  together = jax.vmap(tx.init)(both)
+  both = jax.vmap(lth.masks.apply)(lth.get_masks(together), both)
+  vmapped = jax.jit(jax.vmap(functools.partial(eager_step, tx)))
+  for g in grads:
+    g = jax.tree.map(lambda x: jnp.stack([x, -x]), g)
+    both, together = vmapped(both, together, g)
+  for i in range(2):
+    mine = jax.tree.map(lambda x, i=i: x[i], together)
+    assert same_masks(mine, state)
+
+
+@even_wandering
+def test_init_under_jit_is_init(method):
+  tx, _ = compiled_once(method)
+  state = tx.init(PARAMS)
+  assert as_bytes(jax.jit(tx.init)(PARAMS)) == as_bytes(state)
+  other = make(method, key=jax.random.key(1)).init(PARAMS)
+  assert not same_masks(state, other)
+
+
+@even_wandering
+def test_resumable_to_the_bit(method):
+  tx, step = compiled_once(method)
+
+  def go_on(params, state, steps):
+    for i in steps:
+      params, state = step(params, state, random_like(i))
+    return params, state
+
+  straight = as_bytes(go_on(*start(tx), range(1, 7)))
+  for stop in (3, 4, 5):  # Just before a move, on it, and just after.
+    saved = go_on(*start(tx), range(1, stop + 1))
+    leaves, treedef = jax.tree.flatten(saved)
+    saved = jax.tree.unflatten(treedef, [jnp.array(x) for x in leaves])
+    assert as_bytes(go_on(*saved, range(stop + 1, 7))) == straight
+
+
+@pytest.mark.parametrize('method', ['set', 'snfs', 'srigl'])
+def test_donating_the_state_takes_nothing_from_the_user(method):
+  key = jax.random.key(0)
+  tx = make(method, key=key)
+  step = jax.jit(functools.partial(eager_step, tx), donate_argnums=(0, 1))
+  for _ in range(2):
+    params, state = start(tx, random_like(0))
+    params, state = step(params, state, random_like(0))
+    step(params, state, random_like(1))
+  assert not key.is_deleted()
+
+
+@pytest.mark.parametrize('method', ['rigl', 'rigl_trains', 'snfs'])
+def test_accumulation_outside_moves_with_the_mean_gradient(method):
+  tx, one = compiled_once(method)
+  outside = optax.MultiSteps(tx, 3)
+  step = compiled(outside)
+  params, state = start(outside)
+  expected, plain = start(tx)
+  for i in range(4):
+    grads = [random_like(10 * i + j, 10.0**j) for j in range(3)]
+    before = state
+    for j, g in enumerate(grads):
+      params, state = step(params, state, g)
+      assert j == 2 or same_masks(state, before)
+    mean = jax.tree.map(lambda *x: sum(x) / 3, *grads)
+    expected, plain = one(expected, plain, mean)
+    assert same_masks(state, plain)
+    assert same_masks(state, before) == (i % 2 == 0)
+    chex.assert_trees_all_close(params, expected, rtol=1e-4, atol=1e-5)
+
+
+WRAPPERS = {
+  'finite': lambda tx: optax.apply_if_finite(tx, 3),
+  'chain': lambda tx: optax.chain(optax.zero_nans(), tx),
+  'injected': lambda tx: optax.inject_hyperparams(
+    lambda rate: make('rigl', optax.sgd(rate))
+  )(rate=0.1),
+}
+
+
+@pytest.mark.parametrize('name', WRAPPERS)
+def test_it_may_stand_inside_of_other_transformations(name):
+  tx = WRAPPERS[name](make('rigl'))
+  params, state = start(tx)
+  step, first, masks = compiled(tx), counts(state), [lth.get_masks(state)]
+  for i in range(4):
+    params, state = step(params, state, random_like(i))
+    masks.append(lth.get_masks(state))
+    assert counts(state) == first
+  pairs = itertools.pairwise(masks)
+  moved = [lth.masks.hamming(a, b) > 0 for a, b in pairs]
+  assert moved == [False, True, False, True]
+
+
+def test_clipping_sees_alive_gradients_only():
+  inner = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0))
+  tx = make('rigl', inner)
+  params, state = start(tx)
+  masks = lth.get_masks(state)
+  grads = jax.tree.map(
+    lambda m, x: x if m is None else jnp.where(m, x, 1e6),
+    masks,
+    random_like(1),
+    is_leaf=trees.is_none,
+  )
+  updates, _ = jax.jit(tx.update)(grads, state, params)
+  norm = optax.tree.norm(lth.masks.apply(masks, updates))
+  np.testing.assert_allclose(norm, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize('share', [0.0, 0.29, 0.3, 1 / 3, 0.5, 0.7, 1.0])
+@pytest.mark.parametrize('kind', [float, np.float32, jnp.float32])
+def test_drop_counts_are_exact_at_any_size(share, kind):
+  ratios = moving.drop_ratios(lambda step: kind(share), 2, 6)
+  assert ratios.shape == (3, 2)
+  exact = Fraction(share).limit_denominator(1000)
+  alive = [0, 1, 3, 100, 2**24 - 1, 2**24 + 1, 3 * 10**8, 2**31 - 1]
+  if kind is not float and share == 1 / 3:
+    alive = alive[:4]
+  found = jax.jit(moving.drop_count, static_argnums=3)(
+    jnp.asarray(ratios), jnp.array(alive, jnp.int32), jnp.int32(4), 2
+  )
+  assert found.tolist() == [math.floor(n * exact) for n in alive]
+
+
+def test_drop_counts_of_the_cosine_are_those_of_double_precision():
+  ratios = moving.drop_ratios(0.3, 100, 7500)
+  table = jnp.asarray(ratios)
+  count = jax.jit(moving.drop_count, static_argnums=3)
+  for step in range(100, 7501, 700):
+    share = 0.15 * (1 + math.cos(math.pi * step / 7500))
+    for n in (23_520, 100):
+      found = count(table, jnp.int32(n), jnp.int32(step), 100)
+      assert int(found) == int(round(n * share, 6))
+  assert ratios[-1].tolist() == [0, 1]
+
+
+def test_ratios_survive_being_traced():
+  ratio = ratio_of(0.123457)
+  numbers = jnp.array([0, 7, 2**24 + 1, 2**31 - 1], jnp.int32)
+  found = jax.jit(share_of, static_argnums=3)(
+    numbers, ratio.numerator, ratio.denominator, 'floor'
+  )
+  assert found.tolist() == [math.floor(int(n) * ratio) for n in numbers]
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'drop_fraction': 1.1}, '`drop_fraction` was 1.1, but must be in [0, 1]'),
+    ({'drop_fraction': -0.1}, '`drop_fraction` was -0.1, but must be in'),
+    ({'drop_fraction': float('nan')}, '`drop_fraction` was nan, but must'),
+    (
+      {'drop_fraction': lambda step: step / 4},
+      '`drop_fraction` gave 1.5, but must be in [0, 1]: it is the share of the'
+      ' alive weights that a move replaces.',
+    ),
+    (
+      {'drop_fraction': optax.linear_schedule(0.3, -0.3, 8)},
+      '`drop_fraction` gave -0.15, but must be in [0, 1]',
+    ),
+    ({'update_every': 0}, '`update_every` was 0, but must be at least 1 step.'),
+    (
+      {'update_every': 9},
+      '`stop_step` was 8, before the first move at step 9: masks would never'
+      ' move. Give a later step, or use `lthjax.static_sparse`.',
+    ),
+  ],
+)
+@pytest.mark.parametrize('method', ['set', 'rigl', 'snfs', 'srigl'])
+def test_out_of_range(method, options, message):
+  with pytest.raises(ValueError, match=re.escape(message)):
+    make(method, **options)
+
+
+@pytest.mark.parametrize('method', ['set', 'rigl', 'snfs'])
+def test_layers_left_empty_are_named(method):
+  message = (
+    'A sparsity of 0.995 leaves no weight alive in output/kernel (of 60'
+    ' weights; keeping one is a sparsity of 0.983333)'
+  )
+  with pytest.raises(ValueError, match=re.escape(message)):
+    make(method, sparsity=0.995).init(PARAMS)
+
+
+def check_sharded():
+  """Same masks on 1, 2, 4 and 8 devices, and no score leaves its device."""
+  sharded = {
+    'fc': {'kernel': P('d', None), 'bias': P()},
+    'output': {'kernel': P(None, 'd'), 'bias': P()},
+  }
+  shapes = {
+    'fc': {'kernel': (64, 48), 'bias': (48,)},
+    'output': {'kernel': (48, 32), 'bias': (32,)},
+  }
+
+  def draw(seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+      lambda shape: rng.normal(size=shape).astype(np.float32),
+      shapes,
+      is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+  numbers = {
+    'rigl': (1, 2, 4, 8),
+    'srigl_ablating': (1, 8),
+  }
+  for method, devices_of_method in numbers.items():
+    expected = None
+    for devices in devices_of_method:
+      mesh = jax.make_mesh(
+        (devices,),
+        ('d',),
+        (jax.sharding.AxisType.Auto,),
+        devices=jax.devices()[:devices],
+      )
+      places = jax.tree.map(
+        lambda spec, mesh=mesh: NamedSharding(mesh, spec),
+        sharded,
+        is_leaf=lambda x: isinstance(x, P),
+      )
+      tx = make(method, update_every=1)
+      params = jax.device_put(draw(0), places)
+      state = jax.jit(tx.init)(params)
+      params = lth.masks.apply(lth.get_masks(state), params)
+      step = jax.jit(functools.partial(eager_step, tx))
+      step = step.lower(
+        params, state, jax.device_put(draw(1), places)
+      ).compile()
+      text = step.as_text()
+      assert not re.search('all-gather|all-to-all|collective-permute', text)
+      masks = [lth.get_masks(state)]
+      for i in range(2):
+        params, state = step(params, state, jax.device_put(draw(i), places))
+        masks.append(lth.get_masks(state))
+        for m, p in zip(
+          jax.tree.leaves(masks[-1]),
+          [params['fc']['kernel'], params['output']['kernel']],
+          strict=True,
+        ):
+          assert m.sharding.is_equivalent_to(p.sharding, m.ndim)
+      expected = expected or as_bytes(masks)
+      assert as_bytes(masks) == expected, (method, devices)
+  print('done')
+
+
+def test_same_masks_on_any_number_of_devices(run_python):
+  source = 'from tests.topologies.test_moving import *; check_sharded()'
+  assert run_python(source, devices=8).split() == ['done']
