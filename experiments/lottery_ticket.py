@@ -486,7 +486,7 @@ def main() -> None:
       for level in range(config.levels)
     }
     title = f'{TITLES[config.model]} on {config.dataset}, {config.seeds} seeds'
-    with ticket_report.Progress(title, trainings, config.steps) as report:
+    with ticket_report.Progress(trainings, config.steps) as report:
       folder = run(config, report)
     levels = report.levels
     ticket_report.figure(levels, title, folder)

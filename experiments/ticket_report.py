@@ -73,10 +73,9 @@ def accuracy(level: Level) -> dict[str, np.ndarray]:
 class Progress:
   """A progress bar for people, and files for what comes after."""
 
-  def __init__(self, title: str, trainings: dict[int, int], steps: int):
+  def __init__(self, trainings: dict[int, int], steps: int):
     """Counts the trainings of each level, of so many steps each."""
     self.console = rich.console.Console()
-    self.title = title
     self._trainings, self._steps = trainings, steps
     self._level, self._trained = 0, 0
     self._bar = rich.progress.Progress(
