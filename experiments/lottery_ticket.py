@@ -32,7 +32,6 @@ All results go into one folder a configuration. Kill the command at any time
 and start it again: it goes on where it was, and ends with the same bits.
 """
 
-import argparse
 import dataclasses
 import functools
 import sys
@@ -43,34 +42,24 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+import running
 import ticket_report
 import tyro
+from classification import (
+  TITLES,
+  Classification,
+  ModelName,
+  decay_kernels,
+  seed_keys,
+)
 
 import lthjax as lth
-from lthjax import checkpoints, data, models
+from lthjax import checkpoints
 from lthjax.tickets import Ticket
 from lthjax.training import TrainState, with_masks
 
 Control = Literal['reinit', 'shuffled', 'sign_preserved', 'signed_constant']
 
-MODELS = {
-  'lenet_300_100': models.lenet_300_100,
-  'conv_2': models.conv_2,
-  'conv_4': models.conv_4,
-  'conv_6': models.conv_6,
-  'resnet_20': models.resnet_20,
-  'vgg_11': models.vgg_11,
-  'vgg_16': models.vgg_16,
-}
-TITLES = {
-  'lenet_300_100': 'LeNet-300-100',
-  'conv_2': 'Conv-2',
-  'conv_4': 'Conv-4',
-  'conv_6': 'Conv-6',
-  'resnet_20': 'ResNet-20',
-  'vgg_11': 'VGG-11',
-  'vgg_16': 'VGG-16',
-}
 REWINDS = {
   'weights': lth.tickets.rewind_weights,
   'learning_rate': lth.tickets.rewind_learning_rate,
@@ -89,15 +78,7 @@ class Config:
   """digits, which comes with scikit-learn, or a TFDS name such as mnist."""
   validation: int | None = None
   """Examples held out to choose the best step; None: about a tenth."""
-  model: Literal[
-    'lenet_300_100',
-    'conv_2',
-    'conv_4',
-    'conv_6',
-    'resnet_20',
-    'vgg_11',
-    'vgg_16',
-  ] = 'lenet_300_100'
+  model: ModelName = 'lenet_300_100'
   """Network."""
   seeds: int = 5
   """Runs side by side, with seeds 0, 1, and so on."""
@@ -216,12 +197,7 @@ def make_optimizer(
     'adam': lambda: optax.adam(schedule),
     'sgd': lambda: optax.sgd(schedule, momentum=0.9),
   }[config.optimizer]()
-  if config.weight_decay:
-    kernels = jax.tree.map(
-      lambda m: m is not None, masks, is_leaf=lambda m: m is None
-    )
-    decay = optax.add_decayed_weights(config.weight_decay, kernels)
-    inner = optax.chain(decay, inner)
+  inner = decay_kernels(config.weight_decay, masks, inner)
   return lth.static(inner, masks)
 
 
@@ -231,11 +207,14 @@ class Experiment:
   def __init__(self, config: Config):
     """Reads the data and builds the training loop."""
     self.config = config
-    self.dataset = data.load(config.dataset, validation=config.validation)
-    self.model = MODELS[config.model](
-      image_shape(self.dataset), classes=data.num_classes(self.dataset)
+    self.task = Classification(
+      config.dataset,
+      config.model,
+      validation=config.validation,
+      batch_size=config.batch_size,
+      augment=config.augment,
     )
-    params, _ = jax.eval_shape(self.model.init, jax.random.key(0))
+    params = self.task.params
     self.dense = lth.masks.dense(params)
     # Raises on a bad fraction now, before anything is trained or written.
     budget = functools.partial(
@@ -243,22 +222,10 @@ class Experiment:
     )
     jax.eval_shape(budget, params, self.dense)
     self.tx = make_optimizer(config, self.dense)
-    self.trainer = lth.trainer(
-      self.model.init,
-      self._loss,
-      self.tx,
-      self._batch,
-      evaluate=self._validate,
-      every=config.eval_every,
-      replicated=True,
-      scanned=scans_well(params),
-    )
+    self.trainer = self.task.trainer(self.tx, every=config.eval_every)
     self.keys, self.control_keys = (
-      jax.vmap(jax.random.key)(jnp.arange(config.seeds) + offset)
-      for offset in (0, 2**16)
+      seed_keys(config.seeds, offset) for offset in (0, 2**16)
     )
-    self.compilations = 0  # of the training step
-    self._test = jax.jit(jax.vmap(self._accuracy, in_axes=(0, 0, None)))
 
   def start(self) -> TrainState:
     """Dense networks at the step to rewind to."""
@@ -274,7 +241,9 @@ class Experiment:
 
   def train(self, state: TrainState, *, until: int, report=None) -> TrainState:
     """Trains up to a step."""
-    return self.trainer.fit(state, self.dataset, until=until, report=report)
+    return self.trainer.fit(
+      state, self.task.dataset, until=until, report=report
+    )
 
   def control(
     self, name: Control, start: TrainState, ticket: Ticket
@@ -303,65 +272,12 @@ class Experiment:
 
   def test(self, state: TrainState) -> dict[str, Any]:
     """Accuracy on the test set at the end and at the best validation step."""
-    best = state.best
+    test, best = self.task.test_accuracy, state.best
     return {
-      'test_accuracy': self._test(
-        state.params, state.model_state, self.dataset
-      ).tolist(),
+      'test_accuracy': test(state.params, state.model_state),
       'best_step': best.step.tolist(),
-      'test_accuracy_at_best': self._test(
-        best.params, best.model_state, self.dataset
-      ).tolist(),
+      'test_accuracy_at_best': test(best.params, best.model_state),
     }
-
-  def _batch(self, dataset, key, step):
-    size = self.config.batch_size
-    batch = data.batch(dataset.train, key, step, batch_size=size)
-    return batch, dataset.mean, dataset.std
-
-  def _loss(self, params, model_state, batch, key):
-    self.compilations += 1  # Python runs only when JAX traces.
-    (images, labels), mean, std = batch
-    if self.config.augment:
-      images = data.random_crop_flip(key, images)
-    x = data.normalize(images, mean, std)
-    logits, state = self.model.apply(params, model_state, x, train=True)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return losses.mean(), state
-
-  def _measure(self, params, model_state, dataset, split):
-    """Mean loss and accuracy over a split, a thousand examples at a time."""
-
-    def one(example):
-      x = data.normalize(example.images[None], dataset.mean, dataset.std)
-      logits, _ = self.model.apply(params, model_state, x)
-      labels = example.labels[None]
-      loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-      return loss[0], jnp.argmax(logits[0]) == example.labels
-
-    losses, hits = jax.lax.map(one, split, batch_size=1000)
-    return losses.mean(), hits.mean()
-
-  def _validate(self, params, model_state, dataset):
-    loss, accuracy = self._measure(
-      params, model_state, dataset, dataset.validation
-    )
-    return {'loss': loss, 'accuracy': accuracy}
-
-  def _accuracy(self, params, model_state, dataset):
-    return self._measure(params, model_state, dataset, dataset.test)[1]
-
-
-def scans_well(params: chex.ArrayTree) -> bool:
-  """Tells whether to loop on the device: not with convolutions on a CPU."""
-  convolutional = any(p.ndim == 4 for p in jax.tree.leaves(params))
-  return not (convolutional and jax.default_backend() == 'cpu')
-
-
-def image_shape(dataset: data.Dataset) -> tuple[int, int, int]:
-  """Height, width and channels of an image."""
-  _, height, width, channels = dataset.train.images.shape
-  return height, width, channels
 
 
 def run(config: Config, report: ticket_report.Progress) -> Path:
@@ -382,7 +298,7 @@ def run(config: Config, report: ticket_report.Progress) -> Path:
     def evaluated(step, metrics):
       values = {name: x.tolist() for name, x in metrics.items()}
       curve.append({'step': step, **values})
-      report.advance(control, density, curve[-1])
+      report.evaluated(control, density, curve[-1])
 
     state = experiment.train(
       with_masks(state, masks), until=config.steps, report=evaluated
@@ -413,10 +329,9 @@ def run(config: Config, report: ticket_report.Progress) -> Path:
     levels.append(summary(ticket))
     results = []
     report.level_done(levels)
-  if experiment.compilations > 1:
+  if (compilations := experiment.task.compilations) > 1:
     raise RuntimeError(
-      f'The training step was compiled {experiment.compilations} times, once'
-      ' was enough.'
+      f'The training step was compiled {compilations} times, once was enough.'
     )
   return folder
 
@@ -468,18 +383,12 @@ def read_levels(
 
 def parse(arguments: list[str]) -> Config:
   """Reads the command line: a preset, and what to change about it."""
-  if {'-h', '--help'} & set(arguments):
-    print(__doc__)  # Tyro would break its lines elsewhere.
-  first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-  first.add_argument('--preset', default='digits')
-  preset = first.parse_known_args(arguments)[0].preset
-  default = PRESETS.get(preset, Config())  # Tyro complains about others.
-  return tyro.cli(Config, default=default, args=arguments)
+  return running.parse(arguments, PRESETS, __doc__)
 
 
 def main() -> None:
   """Runs the experiment and shows what came out."""
-  try:
+  with running.friendly_exit('trains this level again'):
     config = parse(sys.argv[1:])
     trainings = {
       level: 1 + len(controls_at(config, level))
@@ -490,10 +399,6 @@ def main() -> None:
       folder = run(config, report)
     levels = report.levels
     ticket_report.figure(levels, title, folder)
-  except (ValueError, OSError, ImportError) as error:
-    sys.exit(f'error: {error}')
-  except KeyboardInterrupt:
-    sys.exit('Stopped. The same command trains this level again and goes on.')
   report.console.print(ticket_report.table(levels))
   report.console.print(ticket_report.verdict(levels))
   report.console.print(f'Figure, tables and tickets: {folder}', soft_wrap=True)

@@ -1,22 +1,12 @@
 """What the lottery-ticket experiment shows and writes."""
 
-import csv
-import io
-import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use('agg')
-
 import matplotlib.pyplot as plt
 import numpy as np
-import rich.console
-import rich.progress
 import rich.table
-
-from lthjax import checkpoints
+import running
 
 Level = dict[str, Any]
 
@@ -70,59 +60,35 @@ def accuracy(level: Level) -> dict[str, np.ndarray]:
   return {name: found[name] for name in LABELS if name in found}
 
 
-class Progress:
+class Progress(running.Progress):
   """A progress bar for people, and files for what comes after."""
 
   def __init__(self, trainings: dict[int, int], steps: int):
     """Counts the trainings of each level, of so many steps each."""
-    self.console = rich.console.Console()
-    self._trainings, self._steps = trainings, steps
-    self._level, self._trained = 0, 0
-    self._bar = rich.progress.Progress(
-      rich.progress.TextColumn('{task.description}'),
-      rich.progress.BarColumn(bar_width=None),
-      rich.progress.TimeElapsedColumn(),
-      rich.progress.TextColumn('/'),
-      rich.progress.TimeRemainingColumn(),
-      console=self.console,
-    )
-    self._task = self._bar.add_task(
-      'reading data', total=steps * sum(trainings.values())
-    )
-
-  def __enter__(self):
-    """Shows the bar."""
-    self._bar.start()
-    return self
-
-  def __exit__(self, *error):
-    """Leaves the bar as it is."""
-    self._bar.stop()
+    super().__init__(steps * sum(trainings.values()))
+    self._trainings, self._steps, self._level = trainings, steps, 0
 
   def begin(self, folder: Path, levels: list[Level]) -> None:
     """Takes over what an earlier run has done."""
     self._folder, self.levels = folder, levels
     self._level = len(levels)
-    self._trained = sum(self._trainings[x['level']] for x in levels)
-    self._bar.update(self._task, completed=self._trained * self._steps)
+    trained = sum(self._trainings[x['level']] for x in levels)
     goes_on = len(levels) < len(self._trainings)
-    self._bar.update(self._task, description='compiling' if goes_on else 'done')
+    self.done(trained * self._steps, 'compiling' if goes_on else 'done')
     if levels:
-      self._bar.console.print(
+      self.say(
         f'Levels 0 to {len(levels) - 1} are there already'
         + (f'; going on with level {len(levels)}.' if goes_on else '.')
       )
       self._write(levels)
 
-  def advance(
+  def evaluated(
     self, control: str, density: float, evaluation: dict[str, Any]
   ) -> None:
     """Shows where the run is: level, density, accuracy so far."""
-    done = self._trained * self._steps + evaluation['step']
-    self._bar.update(
-      self._task,
-      completed=done,
-      description=f'level {self._level}/{len(self._trainings) - 1}'
+    self.advance(
+      evaluation['step'],
+      f'level {self._level}/{len(self._trainings) - 1}'
       f'  {100 * density:.1f} % of weights'
       f'  {control}: validation'
       f' {100 * np.mean(evaluation["accuracy"]):.1f} %',
@@ -130,39 +96,28 @@ class Progress:
 
   def training_done(self) -> None:
     """Counts a training."""
-    self._trained += 1
-    self._bar.update(self._task, completed=self._trained * self._steps)
+    self.done(self._steps)
 
   def level_done(self, levels: list[Level]) -> None:
     """Writes the files anew, with one level more."""
     level = levels[-1]
     means = [f'{c} {x.mean():.1f}' for c, x in accuracy(level).items()]
-    self._bar.console.print(
+    self.say(
       f'level {level["level"]:2d}  {100 * level["density"]:6.2f} %',
       *means,
-      sep='  ',
       style='dim',
-      highlight=False,
-      soft_wrap=True,
     )
     self._level = level['level'] + 1
     self._write(levels)
 
   def _write(self, levels: list[Level]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(COLUMNS), lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(rows(levels))
-    checkpoints.write_text(self._folder / 'summary.csv', text.getvalue())
+    running.write_csv(self._folder / 'summary.csv', COLUMNS, rows(levels))
     lines = [
       {'level': level['level'], 'density': level['density'], **result}
       for level in levels
       for result in level['results']
     ]
-    checkpoints.write_text(
-      self._folder / 'metrics.jsonl',
-      ''.join(json.dumps(line) + '\n' for line in lines),
-    )
+    running.write_jsonl(self._folder / 'metrics.jsonl', lines)
 
 
 def table(levels: list[Level]) -> rich.table.Table:
@@ -226,9 +181,5 @@ def figure(levels: list[Level], title: str, folder: Path) -> None:
   ax.spines[['top', 'right']].set_visible(False)
   ax.grid(axis='y', color='0.9', lw=0.8)
   ax.legend(frameon=False, fontsize=8.5, loc='lower left')
-  for suffix in ('png', 'svg'):
-    file = folder / f'accuracy.{suffix}'
-    temporary = folder / f'.accuracy.{suffix}'
-    fig.savefig(temporary, format=suffix, dpi=160)
-    temporary.replace(file)
+  running.save_figure(fig, folder, 'accuracy')
   plt.close(fig)

@@ -376,7 +376,7 @@ def run(tmp_path, monkeypatch, compiled):
       patch.setattr(lottery_ticket, 'Experiment', Counted)
       with ticket_report.Progress(dict.fromkeys(range(3), 9), 40) as report:
         folder = lottery_ticket.run(config, report)
-    assert experiments[-1].compilations == 1
+    assert experiments[-1].task.compilations == 1
     return folder, load_tickets(folder, config), experiments[-1]
 
   return run

@@ -1,0 +1,159 @@
+"""Image classification as the experiments have it: data, network, training."""
+
+from typing import Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+import lthjax as lth
+from lthjax import data, models
+
+ModelName = Literal[
+  'lenet_300_100',
+  'conv_2',
+  'conv_4',
+  'conv_6',
+  'resnet_20',
+  'vgg_11',
+  'vgg_16',
+  'wide_resnet_22_2',
+]
+MODELS = {
+  'lenet_300_100': models.lenet_300_100,
+  'conv_2': models.conv_2,
+  'conv_4': models.conv_4,
+  'conv_6': models.conv_6,
+  'resnet_20': models.resnet_20,
+  'vgg_11': models.vgg_11,
+  'vgg_16': models.vgg_16,
+  'wide_resnet_22_2': models.wide_resnet_22_2,
+}
+TITLES = {
+  'lenet_300_100': 'LeNet-300-100',
+  'conv_2': 'Conv-2',
+  'conv_4': 'Conv-4',
+  'conv_6': 'Conv-6',
+  'resnet_20': 'ResNet-20',
+  'vgg_11': 'VGG-11',
+  'vgg_16': 'VGG-16',
+  'wide_resnet_22_2': 'WRN-22-2',
+}
+
+
+class Classification:
+  """A data set and a network for it, trained for several seeds side by side."""
+
+  def __init__(
+    self,
+    dataset: str,
+    model: ModelName,
+    *,
+    validation: int | None = None,
+    batch_size: int,
+    augment: bool = False,
+  ):
+    """Reads the data and builds the network."""
+    self.dataset = data.load(dataset, validation=validation)
+    self.model = MODELS[model](
+      image_shape(self.dataset), classes=data.num_classes(self.dataset)
+    )
+    self.params, self.model_state = jax.eval_shape(
+      self.model.init, jax.random.key(0)
+    )
+    self.compilations = 0  # of training steps
+    self._batch_size, self._augment = batch_size, augment
+    self._test = jax.jit(jax.vmap(self._accuracy, in_axes=(0, 0, None)))
+
+  def trainer(
+    self,
+    tx: optax.GradientTransformation,
+    *,
+    every: int,
+  ) -> lth.Trainer:
+    """A training loop that validates every so many steps."""
+    return lth.trainer(
+      self.model.init,
+      self._loss,
+      tx,
+      self._batch,
+      evaluate=self._validate,
+      every=every,
+      replicated=True,
+      scanned=scans_well(self.params),
+    )
+
+  def test_accuracy(
+    self, params: chex.ArrayTree, model_state: chex.ArrayTree
+  ) -> list[float]:
+    """Accuracy of every seed on the test set."""
+    return self._test(params, model_state, self.dataset).tolist()
+
+  def _batch(self, dataset, key, step):
+    size = self._batch_size
+    batch = data.batch(dataset.train, key, step, batch_size=size)
+    return batch, dataset.mean, dataset.std
+
+  def _loss(self, params, model_state, batch, key):
+    self.compilations += 1  # Python runs only when JAX traces.
+    (images, labels), mean, std = batch
+    if self._augment:
+      images = data.random_crop_flip(key, images)
+    x = data.normalize(images, mean, std)
+    logits, state = self.model.apply(params, model_state, x, train=True)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses.mean(), state
+
+  def _measure(self, params, model_state, dataset, split):
+    """Mean loss and accuracy over a split, a thousand examples at a time."""
+
+    def one(example):
+      x = data.normalize(example.images[None], dataset.mean, dataset.std)
+      logits, _ = self.model.apply(params, model_state, x)
+      labels = example.labels[None]
+      loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+      return loss[0], jnp.argmax(logits[0]) == example.labels
+
+    losses, hits = jax.lax.map(one, split, batch_size=1000)
+    return losses.mean(), hits.mean()
+
+  def _validate(self, params, model_state, dataset):
+    loss, accuracy = self._measure(
+      params, model_state, dataset, dataset.validation
+    )
+    return {'loss': loss, 'accuracy': accuracy}
+
+  def _accuracy(self, params, model_state, dataset):
+    return self._measure(params, model_state, dataset, dataset.test)[1]
+
+
+def seed_keys(seeds: int, offset: int = 0) -> chex.PRNGKey:
+  """One key a seed: those of the seeds 0, 1, and so on, or others."""
+  return jax.vmap(jax.random.key)(jnp.arange(seeds) + offset)
+
+
+def decay_kernels(
+  weight_decay: float,
+  masks: chex.ArrayTree,
+  inner: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """Adds an L2 penalty on whatever has a mask to the gradients of ``inner``."""
+  if not weight_decay:
+    return inner
+  kernels = jax.tree.map(
+    lambda m: m is not None, masks, is_leaf=lambda m: m is None
+  )
+  return optax.chain(optax.add_decayed_weights(weight_decay, kernels), inner)
+
+
+def scans_well(params: chex.ArrayTree) -> bool:
+  """Tells whether to loop on the device: not with convolutions on a CPU."""
+  convolutional = any(p.ndim == 4 for p in jax.tree.leaves(params))
+  return not (convolutional and jax.default_backend() == 'cpu')
+
+
+def image_shape(dataset: data.Dataset) -> tuple[int, int, int]:
+  """Height, width and channels of an image."""
+  _, height, width, channels = dataset.train.images.shape
+  return height, width, channels

@@ -1,0 +1,117 @@
+"""What experiments have in common as commands: options, progress, files."""
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import matplotlib
+
+matplotlib.use('agg')
+
+import rich.console
+import rich.progress
+import tyro
+from matplotlib.figure import Figure
+
+from lthjax import checkpoints
+
+Config = TypeVar('Config')
+
+
+def parse(
+  arguments: Sequence[str], presets: Mapping[str, Config], doc: str | None
+) -> Config:
+  """Reads a command line: a preset, the first one by default, and changes."""
+  if {'-h', '--help'} & set(arguments):
+    print(doc)  # Tyro would break its lines elsewhere.
+  first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  first.add_argument('--preset')
+  preset = first.parse_known_args(arguments)[0].preset
+  usual = next(iter(presets.values()))
+  default = presets.get(preset, usual)  # Tyro complains about others.
+  return tyro.cli(type(usual), default=default, args=arguments)
+
+
+@contextlib.contextmanager
+def friendly_exit(again: str) -> Iterator[None]:
+  """Ends the command with one line where the user can do something about it."""
+  try:
+    yield
+  except (ValueError, OSError, ImportError) as error:
+    sys.exit(f'error: {error}')
+  except KeyboardInterrupt:
+    sys.exit(f'Stopped. The same command {again} and goes on.')
+
+
+class Progress:
+  """A bar over all training steps of a command."""
+
+  def __init__(self, steps: int):
+    """Begins at none of so many steps."""
+    self.console = rich.console.Console()
+    self._done = 0
+    self._bar = rich.progress.Progress(
+      rich.progress.TextColumn('{task.description}'),
+      rich.progress.BarColumn(bar_width=None),
+      rich.progress.TimeElapsedColumn(),
+      rich.progress.TextColumn('/'),
+      rich.progress.TimeRemainingColumn(),
+      console=self.console,
+    )
+    self._task = self._bar.add_task('reading data', total=steps)
+
+  def __enter__(self):
+    """Shows the bar."""
+    self._bar.start()
+    return self
+
+  def __exit__(self, *error):
+    """Leaves the bar as it is."""
+    self._bar.stop()
+
+  def say(self, *words: str, style: str | None = None) -> None:
+    """Prints a line above the bar."""
+    self._bar.console.print(
+      *words, sep='  ', style=style, highlight=False, soft_wrap=True
+    )
+
+  def advance(self, step: int, text: str) -> None:
+    """Shows the present training at a step."""
+    self._bar.update(self._task, completed=self._done + step, description=text)
+
+  def done(self, steps: int, text: str | None = None) -> None:
+    """Counts finished trainings of so many steps together."""
+    self._done += steps
+    self._bar.update(self._task, completed=self._done)
+    if text is not None:
+      self._bar.update(self._task, description=text)
+
+
+def write_csv(
+  path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
+) -> None:
+  """Writes a table of results anew."""
+  text = io.StringIO()
+  writer = csv.DictWriter(text, list(columns), lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(rows)
+  checkpoints.write_text(path, text.getvalue())
+
+
+def write_jsonl(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+  """Writes one JSON object a line anew."""
+  checkpoints.write_text(path, ''.join(json.dumps(x) + '\n' for x in lines))
+
+
+def save_figure(fig: Figure, folder: Path, name: str) -> None:
+  """Writes a figure as PNG and SVG, each whole or not at all."""
+  for suffix in ('png', 'svg'):
+    temporary = folder / f'.{name}.{suffix}'
+    fig.savefig(temporary, format=suffix, dpi=160)
+    temporary.replace(folder / f'{name}.{suffix}')
