@@ -7,6 +7,7 @@ from lthjax import (
   accounting,
   densities,
   masks,
+  opt_state,
   patterns,
   program,
   schedules,
@@ -15,15 +16,11 @@ from lthjax import (
   topologies,
   training,
 )
+from lthjax.opt_state import forward_params, get_masks, set_masks
 from lthjax.prune import prune
 from lthjax.selection import keep_largest
-from lthjax.sparsify import (
-  SparsifyState,
-  Topology,
-  get_masks,
-  set_masks,
-  sparsify,
-)
+from lthjax.sparse_forward import SparseForwardState
+from lthjax.sparsify import SparsifyState, Topology, sparsify
 from lthjax.topologies import (
   ac_dc,
   gradual,
@@ -31,9 +28,12 @@ from lthjax.topologies import (
   rigl,
   snfs,
   sparse_evolution,
+  sr_ste,
   srigl,
   static,
   static_sparse,
+  straight_through,
+  top_kast,
 )
 from lthjax.training import Trainer, TrainState, trainer, with_masks
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 __version__ = '0.1.0'
 
 __all__ = [
+  'SparseForwardState',
   'SparsifyState',
   'Topology',
   'TrainState',
@@ -54,12 +55,14 @@ __all__ = [
   'checkpoints',
   'data',
   'densities',
+  'forward_params',
   'get_masks',
   'gradual',
   'keep_largest',
   'masks',
   'models',
   'nm',
+  'opt_state',
   'patterns',
   'program',
   'prune',
@@ -70,10 +73,13 @@ __all__ = [
   'snfs',
   'sparse_evolution',
   'sparsify',
+  'sr_ste',
   'srigl',
   'static',
   'static_sparse',
+  'straight_through',
   'tickets',
+  'top_kast',
   'topologies',
   'trainer',
   'training',

@@ -104,7 +104,7 @@ def sparsify(
         jnp.zeros([], jnp.int32), topology_state, inner.init(params)
       )
     topology_state = topology.init(params)
-    alive = _where(topology_state.masks, params)
+    alive = where_alive(topology_state.masks, params)
     return SparsifyState(
       step=jnp.zeros([], jnp.int32),
       topology_state=topology_state,
@@ -120,34 +120,30 @@ def sparsify(
     grads, old, step = updates, state.topology_state.masks, state.step + 1
     trees.check_like(old, grads, 'gradients')
     # Whatever is dead has no slots, also if `set_masks` killed it just now.
-    before = _zero_slots(inner, state.inner_state, old)
-    alive = _where(old, params)
-    updates, inner_state = inner.update(
-      _where(old, grads), before, alive, **extra_args
-    )
+    before = zero_slots(inner, state.inner_state, old)
+    alive = where_alive(old, params)
+
+    def train():
+      return inner.update(where_alive(old, grads), before, alive, **extra_args)
+
+    updates, inner_state = train()
     topology_state = state.topology_state
     if topology.observe is not None:
       topology_state = topology.observe(topology_state, grads)
     masks = old
     if topology.move is not None:
       moving = topology.moves(step)
-      topology_state = _move(
-        topology,
+      topology_state = move_when(
         moving,
+        lambda state: _move(topology, state, alive, grads, step, train),
         topology_state,
-        alive,
-        grads,
-        step,
-        lambda: inner.update(_where(old, grads), before, alive, **extra_args)[
-          0
-        ],
       )
       if not topology.applies_gradient:
         updates = jax.tree.map(lambda u: jnp.where(moving, 0, u), updates)
         inner_state = _select(moving, before, inner_state)
       # What dies loses its slots, and what comes alive starts with empty ones.
-      masks = _both(topology_state.masks, old)
-      inner_state = _zero_slots(inner, inner_state, masks)
+      masks = both(topology_state.masks, old)
+      inner_state = zero_slots(inner, inner_state, masks)
     updates = jax.tree.map(
       _land_on_zero, masks, updates, params, is_leaf=trees.is_none
     )
@@ -156,87 +152,7 @@ def sparsify(
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def get_masks(opt_state: optax.OptState) -> chex.ArrayTree:
-  """Finds the masks in an optimizer state, wherever `sparsify` stands in it.
-
-  Args:
-    opt_state: state of a transformation that contains one `sparsify`.
-
-  Returns:
-    Tree of masks.
-
-  Raises:
-    ValueError: if the state holds no masks, or those of several `sparsify`.
-
-  Example:
-    >>> import jax.numpy as jnp, optax
-    >>> import lthjax as lth
-    >>> masks = {'w': jnp.array([[True, False]])}
-    >>> tx = lth.static(optax.adam(1e-3), masks)
-    >>> lth.get_masks(tx.init({'w': jnp.ones((1, 2))}))
-    {'w': Array([[ True, False]], dtype=bool)}
-  """
-  nodes = jax.tree.leaves(opt_state, is_leaf=_is_sparsify_state)
-  found = [node for node in nodes if _is_sparsify_state(node)]
-  if len(found) != 1:
-    raise ValueError(
-      f'This optimizer state holds {len(found)} trees of masks, but must hold'
-      ' one. Wrap the whole optimizer once, for instance `tx ='
-      ' lthjax.static(tx, masks)`, and call `tx.init(params)` again.'
-    )
-  return found[0].topology_state.masks
-
-
-def set_masks(
-  opt_state: optax.OptState, masks: chex.ArrayTree
-) -> optax.OptState:
-  """Puts other masks into an optimizer state.
-
-  The params are not touched: apply the masks to them as well, with
-  `lthjax.masks.apply`. Slots of weights that die are emptied by the next
-  update, so that a weight that comes alive later starts from zero, or from what
-  the inner transformation made of zeros, if it adds noise for instance.
-
-  Args:
-    opt_state: state of a transformation that contains one `sparsify`.
-    masks: tree of masks like the ones in the state; it is copied, so that
-      donating the state later does not take it away.
-
-  Returns:
-    The optimizer state with these masks.
-
-  Raises:
-    ValueError: if the state holds no masks, or these do not fit.
-
-  Example:
-    >>> import jax.numpy as jnp, optax
-    >>> import lthjax as lth
-    >>> tx = lth.static(optax.adam(1e-3), {'w': jnp.array([[True, True]])})
-    >>> state = tx.init({'w': jnp.ones((1, 2))})
-    >>> state = lth.set_masks(state, {'w': jnp.array([[True, False]])})
-    >>> lth.get_masks(state)
-    {'w': Array([[ True, False]], dtype=bool)}
-  """
-  old = get_masks(opt_state)
-  trees.check_like(masks, old, 'masks in the optimizer state')
-  trees.check_like(old, masks, 'new masks')
-  masks = trees.copy_into(old, masks)
-
-  def replace(node):
-    if not _is_sparsify_state(node):
-      return node
-    topology_state = node.topology_state._replace(masks=masks)
-    return node._replace(topology_state=topology_state)
-
-  return jax.tree.map(replace, opt_state, is_leaf=_is_sparsify_state)
-
-
-def _is_sparsify_state(node: Any) -> bool:
-  """Finds masks by type: params may have an entry called ``masks`` as well."""
-  return isinstance(node, SparsifyState)
-
-
-def _where(masks: chex.ArrayTree, tree: chex.ArrayTree) -> chex.ArrayTree:
+def where_alive(masks: chex.ArrayTree, tree: chex.ArrayTree) -> chex.ArrayTree:
   """Zeroes dead entries; not by multiplication, which keeps NaN and -0.0."""
 
   def zero(m, x):
@@ -245,26 +161,28 @@ def _where(masks: chex.ArrayTree, tree: chex.ArrayTree) -> chex.ArrayTree:
   return jax.tree.map(zero, masks, tree, is_leaf=trees.is_none)
 
 
+def move_when(moving: Any, move: Callable[[Any], Any], state: Any) -> Any:
+  """Moves masks at the steps that are for it, and pays only there."""
+  if trees.is_traced(moving):
+    return jax.lax.cond(moving, lambda: move(state), lambda: state)
+  # Known without a trace; there a `cond` is compiled again at every call.
+  return move(state) if moving else state
+
+
 def _move(
   topology: Topology,
-  moving: jax.Array,
   state: Any,
   params: Any,
   grads: Any,
   step: jax.Array,
-  compute_updates: Callable[[], Any],
+  train: Callable[[], tuple[Any, Any]],
 ) -> Any:
-  """Moves the masks at the steps that are for it, and pays only there."""
-
-  def move():
-    new: Any = params
-    if topology.applies_gradient:
-      # Computed again rather than kept, which would cost every other step.
-      new = optax.apply_updates(params, compute_updates())
-    assert topology.move is not None
-    return topology.move(state, _where(state.masks, new), grads, step)
-
-  return jax.lax.cond(moving, move, lambda: state)
+  """Moves the masks, after training where the topology says so."""
+  if topology.applies_gradient:
+    # Computed again rather than kept, which would cost every other step.
+    params = optax.apply_updates(params, train()[0])
+  assert topology.move is not None
+  return topology.move(state, where_alive(state.masks, params), grads, step)
 
 
 def _select(which: jax.Array, a: Any, b: Any) -> Any:
@@ -277,7 +195,7 @@ def _select(which: jax.Array, a: Any, b: Any) -> Any:
   return jax.tree.map(select, a, b)
 
 
-def _both(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
+def both(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
   """Masks of the weights that were and stay alive."""
   return jax.tree.map(lambda x, y: x if x is y else x & y, a, b)
 
@@ -289,7 +207,7 @@ def _land_on_zero(m: Any, update: Any, param: Any) -> Any:
   return jnp.where(m, update, -param)
 
 
-def _zero_slots(
+def zero_slots(
   inner: optax.GradientTransformation,
   inner_state: optax.OptState,
   masks: chex.ArrayTree,

@@ -16,8 +16,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lthjax import masks as masks_lib
-from lthjax.sparsify import set_masks
+from lthjax import trees
+from lthjax.opt_state import (
+  forward_params,
+  keeps_dense_params,
+  set_masks,
+  share_steps,
+)
 
 Loss = Callable[
   [chex.ArrayTree, chex.ArrayTree, Any, chex.PRNGKey],
@@ -32,7 +37,7 @@ class Best(NamedTuple):
   Attributes:
     step: when it was, int32.
     loss: how low, float32; infinity before the first evaluation.
-    params: params at that step.
+    params: params at that step, as the network ran with them.
     model_state: model state at that step.
   """
 
@@ -82,7 +87,8 @@ class Trainer(NamedTuple):
 def trainer(
   init: Callable[[chex.PRNGKey], tuple[chex.ArrayTree, chex.ArrayTree]],
   loss: Loss,
-  tx: optax.GradientTransformation,
+  tx: optax.GradientTransformation
+  | Callable[[chex.PRNGKey], optax.GradientTransformation],
   batch: Callable[[Any, chex.PRNGKey, jax.Array], Any],
   *,
   evaluate: Callable[..., Metrics] | None = None,
@@ -101,7 +107,10 @@ def trainer(
     init: ``init(key) -> (params, model_state)``, such as a model of
       `lthjax.models` has it.
     loss: ``loss(params, model_state, batch, key) -> (scalar, model_state)``.
-    tx: any optax optimizer; `lthjax.static` of it to train tickets.
+    tx: any optax optimizer; `lthjax.static` of it to train tickets. Or
+      ``tx(key)`` that makes one, such as ``lambda key: lthjax.rigl(..., key=
+      key)``, so that every run draws first masks of its own. Params start
+      under the masks.
     batch: ``batch(data, key, step)``, the batch of a step as a pure function.
     evaluate: ``evaluate(params, model_state, data) -> metrics`` with a scalar
       ``'loss'``, usually on validation data; the state keeps the params of the
@@ -135,20 +144,27 @@ def trainer(
   if every < 1:
     raise ValueError(f'`every` was {every}, but must be at least 1 step.')
 
+  # Keys are in the state from `init` on: for updates, any will do.
+  update = (tx(jax.random.key(0)) if callable(tx) else tx).update
+
   def init_run(key):
     init_key, run_key = jax.random.split(key)
     params, model_state = init(init_key)
-    return params, tx.init(params), model_state, run_key
+    own = tx(trees.fold_in_name(key, 'tx')) if callable(tx) else tx
+    opt_state = own.init(params)
+    if not keeps_dense_params(opt_state):
+      params = forward_params(opt_state, params)
+    return params, opt_state, model_state, run_key
 
   def train_step(params, opt_state, model_state, key, step, data):
     batch_key, noise_key = jax.random.split(key)
     grads, model_state = jax.grad(loss, has_aux=True)(
-      params,
+      run_params(opt_state, params),
       model_state,
       batch(data, batch_key, step),
       jax.random.fold_in(noise_key, step),
     )
-    updates, opt_state = tx.update(grads, opt_state, params)
+    updates, opt_state = update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, model_state
 
   def measure(params, model_state, best, step, data):
@@ -167,7 +183,14 @@ def trainer(
 
   if replicated:
     init_run = jax.vmap(init_run)
-    train_step = jax.vmap(train_step, in_axes=(0, 0, 0, 0, None, None))
+    train_run = train_step
+
+    def train_step(params, opt_state, model_state, key, step, data):
+      opt_state, axes = share_steps(opt_state)
+      return jax.vmap(train_run, in_axes=(0, axes, 0, 0, None, None))(
+        params, opt_state, model_state, key, step, data
+      )
+
     measure = jax.vmap(measure, in_axes=(0, 0, 0, None, None))
 
   @jax.jit
@@ -196,8 +219,9 @@ def trainer(
 
   @jax.jit
   def evaluate_state(state, data):
+    params = run_params(state.opt_state, state.params)
     best, metrics = measure(
-      state.params, state.model_state, state.best, state.step, data
+      params, state.model_state, state.best, state.step, data
     )
     return state._replace(best=best), metrics
 
@@ -205,7 +229,7 @@ def trainer(
   def init_state(key):
     params, opt_state, model_state, run_key = init_run(key)
     start = jnp.int32(0)
-    best = no_best(start, params, model_state, run_key)
+    best = no_best(start, run_params(opt_state, params), model_state, run_key)
     return TrainState(start, params, opt_state, model_state, run_key, best)
 
   def init_checked(key):
@@ -247,13 +271,23 @@ def trainer(
   return Trainer(init_checked, fit)
 
 
+def run_params(
+  opt_state: optax.OptState, params: chex.ArrayTree
+) -> chex.ArrayTree:
+  """Returns what the network runs with, at no cost where params are sparse."""
+  if keeps_dense_params(opt_state):
+    return forward_params(opt_state, params)
+  return params
+
+
 def with_masks(state: TrainState, masks: chex.ArrayTree) -> TrainState:
   """Puts masks into the params and the optimizer state of a training state.
 
-  The best evaluation so far is forgotten, as it was that of other masks.
+  The params stay dense where the optimizer keeps them so. The best evaluation
+  so far is forgotten, as it was that of other masks.
 
   Args:
-    state: state whose optimizer is `lthjax.static` or another `sparsify`.
+    state: state whose optimizer is `lthjax.static` or another of `lthjax`.
     masks: tree of masks that fits the params.
 
   Returns:
@@ -276,10 +310,11 @@ def with_masks(state: TrainState, masks: chex.ArrayTree) -> TrainState:
     >>> train.fit(state, None, until=1).params['w'].ravel()
     Array([0.5, 0. ], dtype=float32)
   """
-  params = masks_lib.apply(masks, state.params)
+  opt_state = set_masks(state.opt_state, masks)
+  params = forward_params(opt_state, state.params)
   return state._replace(
-    params=params,
-    opt_state=set_masks(state.opt_state, masks),
+    params=state.params if keeps_dense_params(opt_state) else params,
+    opt_state=opt_state,
     # A copy, so that the whole state can be donated.
     best=no_best(
       state.step,
