@@ -1,5 +1,6 @@
 """Image classification as the experiments have it: data, network, training."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import chex
@@ -68,7 +69,8 @@ class Classification:
 
   def trainer(
     self,
-    tx: optax.GradientTransformation,
+    tx: optax.GradientTransformation
+    | Callable[[chex.PRNGKey], optax.GradientTransformation],
     *,
     every: int,
   ) -> lth.Trainer:

@@ -3,8 +3,11 @@
 import argparse
 import contextlib
 import csv
+import datetime
 import io
 import json
+import shlex
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +20,7 @@ matplotlib.use('agg')
 import rich.console
 import rich.progress
 import tyro
+from benchmarks import timing
 from matplotlib.figure import Figure
 
 from lthjax import checkpoints
@@ -115,3 +119,25 @@ def save_figure(fig: Figure, folder: Path, name: str) -> None:
     temporary = folder / f'.{name}.{suffix}'
     fig.savefig(temporary, format=suffix, dpi=160)
     temporary.replace(folder / f'{name}.{suffix}')
+
+
+def provenance(seeds: int) -> str:
+  """The head of a table of results: where its numbers come from."""
+  script = Path(sys.argv[0])
+  command = shlex.join(['python', f'experiments/{script.name}', *sys.argv[1:]])
+  git = ['git', '-C', str(Path(__file__).parent)]
+  describe = subprocess.run(
+    [*git, 'describe', '--always', '--dirty'],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  lines = {
+    'command': f'`{command}`',
+    'commit': describe.stdout.strip() or 'unknown',
+    'machine': timing.machine(),
+    'date': datetime.date.today().isoformat(),
+    'seeds': ', '.join(map(str, range(seeds))),
+  }
+  rows = [f'| {name} | {value} |' for name, value in lines.items()]
+  return '\n'.join(['| | |', '|---|---|', *rows])

@@ -3,16 +3,14 @@
 import collections
 import csv
 import dataclasses
-import fcntl
+import functools
 import hashlib
 import json
-import os
 import pathlib
 import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import xml.etree.ElementTree
@@ -22,7 +20,6 @@ import lottery_ticket
 import numpy as np
 import pytest
 import ticket_report
-from jax.experimental.compilation_cache import compilation_cache
 
 import lthjax as lth
 from lthjax import checkpoints
@@ -88,38 +85,9 @@ def alive(masks):
 
 
 @pytest.fixture(scope='session')
-def shared(tmp_path_factory):
-  """A folder that all workers of this session have in common."""
-  folder = tmp_path_factory.getbasetemp()
-  if 'PYTEST_XDIST_WORKER' in os.environ:
-    folder = folder.parent
-  (folder / 'lottery_ticket').mkdir(exist_ok=True)
-  return folder / 'lottery_ticket'
-
-
-@pytest.fixture(scope='session')
-def start(shared):
+def start(start):
   """Starts the experiment in a process of its own."""
-  environment = {
-    **os.environ,
-    'PYTHONPATH': str(ROOT),
-    'COLUMNS': '120',
-    # The program is compiled once for all of these processes.
-    'JAX_COMPILATION_CACHE_DIR': str(shared / 'compiled'),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-  }
-
-  def start(*arguments, cwd=ROOT, **variables):
-    return subprocess.Popen(
-      [sys.executable, ROOT / 'experiments' / 'lottery_ticket.py', *arguments],
-      cwd=cwd,
-      env={**environment, **variables},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-
-  return start
+  return functools.partial(start, 'lottery_ticket')
 
 
 def finish(process):
@@ -129,24 +97,10 @@ def finish(process):
   return printed
 
 
-@dataclasses.dataclass
-class Finished:
-  cwd: pathlib.Path
-  folder: pathlib.Path
-  printed: str
-
-
 @pytest.fixture(scope='session')
-def unbroken(start, shared):
+def unbroken(run_once):
   """A run that nobody disturbed."""
-  cwd, log = shared / 'unbroken', shared / 'printed.txt'
-  with (shared / 'lock').open('w') as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)  # One worker runs it, the others wait.
-    if not log.exists():
-      cwd.mkdir(exist_ok=True)
-      log.write_text(finish(start(*TINY, cwd=cwd)))
-  (folder,) = (cwd / 'runs').iterdir()
-  return Finished(cwd, folder, log.read_text())
+  return run_once('lottery_ticket', TINY)
 
 
 @pytest.fixture
@@ -156,23 +110,9 @@ def copied(unbroken, tmp_path):
 
 
 @pytest.fixture
-def main(monkeypatch, capsys):
+def main(call):
   """Calls the script in this process; returns exit code and what it prints."""
-
-  def main(*arguments):
-    monkeypatch.setattr(sys, 'argv', ['lottery_ticket.py', *arguments])
-    monkeypatch.setenv('COLUMNS', '100')
-    try:
-      lottery_ticket.main()
-      code = 0
-    except SystemExit as stop:
-      code = stop.code
-    printed, errors = capsys.readouterr()
-    if isinstance(code, str):  # Python prints it and exits with 1.
-      code, errors = 1, errors + code
-    return code, printed, errors
-
-  return main
+  return functools.partial(call, lottery_ticket)
 
 
 @pytest.fixture
@@ -336,26 +276,6 @@ def test_finished_run_is_not_repeated(copied, main):
 
 
 # Other settings.
-
-
-@pytest.fixture
-def compiled(unbroken, shared):
-  """Lets this process use what the unbroken run has compiled."""
-  del unbroken
-
-  def use(settings):
-    for name, value in settings.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-  settings = {
-    'jax_compilation_cache_dir': str(shared / 'compiled'),
-    'jax_persistent_cache_min_compile_time_secs': 0,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  use(settings)
-  yield
-  use(before)
 
 
 @pytest.fixture

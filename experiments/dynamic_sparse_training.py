@@ -1,0 +1,345 @@
+"""Sparse from scratch: accuracy over FLOPs, method by method.
+
+Trains the same network dense, sparse with masks that stay (static), with masks
+that move (SET, SNFS, RigL, SRigL), with dense weights behind a sparse forward
+pass (Top-KAST, straight-through, SR-STE), and from dense to sparse (AC/DC,
+gradual pruning), at every sparsity and for every length of training, and puts
+test accuracy beside what training and inference cost.
+
+Paper: Evci et al., Rigging the Lottery: Making All Tickets Winners,
+arXiv:1911.11134, figure 2; Lasby et al., Dynamic Sparse Training with
+Structured Sparsity, arXiv:2305.02299, table 1 (SRigL).
+
+  python experiments/dynamic_sparse_training.py                   # mnist
+  python experiments/dynamic_sparse_training.py --preset mnist_longer
+  python experiments/dynamic_sparse_training.py --methods rigl --sparsities 0.99
+
+  mnist         LeNet-300-100 on MNIST, 11 methods at 3 sparsities, 3 seeds.
+                Half an hour on 2 CPU cores. RigL at 98 % is at least 1.2 points
+                above static and not below SET; SRigL at 90 % is within half a
+                point of RigL.
+  mnist_longer  dense, static, SET and RigL at 98 %, for a quarter of the steps
+                to five times as many. With the most steps RigL comes within a
+                point of dense. A quarter of an hour on 2 CPU cores.
+  fashion_mnist the first one on Fashion-MNIST.
+  resnet20      ResNet-20 on CIFAR-10, 80 to 95 %. For an accelerator: 6
+                million steps side by side, perhaps four hours.
+  wrn22_2       WRN-22-2 on CIFAR-10, 80 and 90 %, for the 250 epochs of the
+                paper. For an accelerator, perhaps ten hours. At 80 % with ERK,
+                RigL has 93.1 % in a reproduction (arXiv:2103.15767).
+
+All results go into one folder a configuration. Kill the command at any time
+and start it again: it goes on where it was, and ends with the same bits.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import running
+import sparse_report
+from classification import (
+  TITLES,
+  Classification,
+  ModelName,
+  decay_kernels,
+  image_shape,
+  seed_keys,
+)
+from sparse_methods import METHODS, Cost, MethodName, Plan
+
+import lthjax as lth
+from lthjax import accounting, checkpoints, trees
+from lthjax.training import TrainState
+
+DENSITIES = {'uniform': lth.densities.uniform, 'erk': lth.densities.erk}
+EVERY_METHOD: tuple[MethodName, ...] = tuple(METHODS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Compares methods of sparse training."""
+
+  preset: Literal[
+    'mnist', 'mnist_longer', 'fashion_mnist', 'resnet20', 'wrn22_2'
+  ] = dataclasses.field(default='mnist', compare=False)
+  """One of those above; sets the defaults of all options below."""
+  dataset: str = 'mnist'
+  """digits, which comes with scikit-learn, or a TFDS name such as mnist."""
+  validation: int | None = None
+  """Examples held out for the curves; None: about a tenth."""
+  model: ModelName = 'lenet_300_100'
+  """Network."""
+  methods: tuple[MethodName, ...] = EVERY_METHOD
+  """What to compare; the dense network is the measure of all."""
+  sparsities: tuple[float, ...] = (0.9, 0.95, 0.98)
+  """Dead share of the prunable weights, in (0, 1)."""
+  densities: Literal['uniform', 'erk'] = 'erk'
+  """How the budget spreads over layers."""
+  seeds: int = 3
+  """Runs side by side, with seeds 0, 1, and so on."""
+  steps: int = 6_000
+  """Training steps."""
+  lengths: tuple[float, ...] = (1.0,)
+  """Multiples of the steps to train for."""
+  batch_size: int = 100
+  """Examples a step."""
+  learning_rate: float = 0.1
+  """Of SGD with Nesterov momentum 0.9; falls to zero by a cosine."""
+  weight_decay: float = 1e-4
+  """L2 penalty on kernels, added to the gradient."""
+  update_every: int = 100
+  """Steps from one move of the masks to the next."""
+  stop_share: float = 0.75
+  """Share of training after which masks stay."""
+  drop_fraction: float = 0.3
+  """Share of the alive weights that a move replaces; falls by a cosine."""
+  augment: bool = False
+  """Random crops and flips."""
+  eval_every: int = 500
+  """Steps between evaluations on the validation set."""
+  output: Path = dataclasses.field(default=Path('runs'), compare=False)
+  """Folder in which the run gets its folder."""
+
+  def __post_init__(self):
+    """Refuses what cannot be trained."""
+    for name in ('seeds', 'steps', 'batch_size', 'update_every', 'eval_every'):
+      if (value := getattr(self, name)) < 1:
+        raise ValueError(f'{name} was {value}, but must be at least 1.')
+    for name in ('methods', 'sparsities', 'lengths'):
+      values = getattr(self, name)
+      if not values or len(set(values)) < len(values):
+        raise ValueError(
+          f'{name} were {" ".join(map(str, values)) or "none"}, but must be'
+          ' one or more, each of them once.'
+        )
+    if wrong := [s for s in self.sparsities if not 0 < s < 1]:
+      raise ValueError(
+        f'sparsities were {wrong[0]}, but must be between 0 and 1; the dense'
+        ' network is a method of its own.'
+      )
+    if wrong := [x for x in self.lengths if round(x * self.steps) < 1]:
+      raise ValueError(
+        f'lengths were {wrong[0]}, but {wrong[0]} of {self.steps} steps leaves'
+        ' nothing to train.'
+      )
+    if not 0 < self.stop_share <= 1:
+      raise ValueError(
+        f'stop_share was {self.stop_share}, but must be in (0, 1].'
+      )
+
+
+PRESETS = {
+  'mnist': Config(),
+  'mnist_longer': Config(
+    methods=('dense', 'static', 'set', 'rigl'),
+    sparsities=(0.98,),
+    lengths=(0.25, 0.5, 1.0, 2.0, 5.0),
+  ),
+  'fashion_mnist': Config(dataset='fashion_mnist'),
+  'resnet20': Config(
+    dataset='cifar10',
+    model='resnet_20',
+    sparsities=(0.8, 0.9, 0.95),
+    steps=64_000,
+    batch_size=128,
+    augment=True,
+    eval_every=2_000,
+  ),
+  'wrn22_2': Config(
+    dataset='cifar10',
+    model='wide_resnet_22_2',
+    sparsities=(0.8, 0.9),
+    steps=97_656,
+    batch_size=128,
+    weight_decay=5e-4,
+    augment=True,
+    eval_every=2_000,
+  ),
+}
+
+
+class Cell(NamedTuple):
+  """One training, of all seeds."""
+
+  method: MethodName
+  sparsity: float
+  steps: int
+
+  @property
+  def name(self) -> str:
+    """Names its files."""
+    return f'{self.method}-{self.sparsity:g}-{self.steps}'
+
+
+def cells(config: Config) -> list[Cell]:
+  """All that is to be trained; the dense network first."""
+  methods = sorted(config.methods, key=lambda name: name != 'dense')
+  return [
+    Cell(method, sparsity, round(length * config.steps))
+    for length in config.lengths
+    for method in methods
+    for sparsity in ((0.0,) if method == 'dense' else config.sparsities)
+  ]
+
+
+class Experiment:
+  """The network, its data, and one training loop a method and length."""
+
+  def __init__(self, config: Config):
+    """Reads the data; raises now on budgets that do not fit the network."""
+    self.config = config
+    self.task = Classification(
+      config.dataset,
+      config.model,
+      validation=config.validation,
+      batch_size=config.batch_size,
+      augment=config.augment,
+    )
+    self.masks = lth.masks.dense(self.task.params)
+    self.keys = seed_keys(config.seeds)
+    self._trainers: dict[tuple[str, int], lth.Trainer] = {}
+    for cell in cells(config):
+      jax.eval_shape(self.trainer(cell).init, self.keys)
+
+  def plan(self, cell: Cell) -> Plan:
+    """What the method of a cell is told."""
+    config = self.config
+    return Plan(
+      sparsity=cell.sparsity,
+      densities=DENSITIES[config.densities],
+      steps=cell.steps,
+      stop_step=round(config.stop_share * cell.steps),
+      update_every=config.update_every,
+      drop_fraction=config.drop_fraction,
+    )
+
+  def trainer(self, cell: Cell) -> lth.Trainer:
+    """The training loop of a cell; every seed draws masks of its own."""
+    config, plan = self.config, self.plan(cell)
+    schedule = optax.cosine_decay_schedule(config.learning_rate, cell.steps)
+    inner = decay_kernels(
+      config.weight_decay,
+      self.masks,
+      optax.sgd(schedule, momentum=0.9, nesterov=True),
+    )
+    make = METHODS[cell.method].make
+    return self.task.trainer(
+      lambda key: make(inner, plan, key), every=config.eval_every
+    )
+
+  def train(self, cell: Cell, report) -> TrainState:
+    """Trains a cell from the start."""
+    trainer = self.trainer(cell)
+    # What a step does depends on the state, which has the budget: sparsities
+    # share a program.
+    shared = self._trainers.setdefault((cell.method, cell.steps), trainer)
+    return shared.fit(
+      trainer.init(self.keys),
+      self.task.dataset,
+      until=cell.steps,
+      report=report,
+    )
+
+  def forward_cost(self, masks: Any) -> accounting.MultiplyAdds:
+    """Multiply-adds of a forward pass on one image, for one seed."""
+    image = jnp.zeros((1, *image_shape(self.task.dataset)))
+    return accounting.multiply_adds(
+      self.task.model.apply,
+      self.task.params,
+      self.task.model_state,
+      image,
+      masks=masks,
+    )
+
+  def cost(self, cell: Cell, masks: Any) -> dict[str, float]:
+    """What inference and training cost, as shares of the dense network's."""
+    seeds = [
+      self.forward_cost(jax.tree.map(lambda m, i=i: m[i], masks))
+      for i in range(self.config.seeds)
+    ]
+    first, plan = seeds[0], self.plan(cell)
+    named = trees.by_name(self.masks)
+    shapes = {name: m.shape for name, m in named.items() if m is not None}
+    forward = Cost(
+      dense=first.total_dense,
+      sparse=sum(seed.total for seed in seeds) / len(seeds),
+      at=lambda sparsity: first.at(plan.densities(shapes, sparsity)),
+    )
+    training = METHODS[cell.method].cost(forward, plan) * cell.steps
+    dense = accounting.training.dense(forward.dense) * self.config.steps
+    return {
+      'inference_cost': forward.sparse / forward.dense,
+      'training_cost': training / dense,
+    }
+
+
+def run(config: Config, report: sparse_report.Progress) -> Path:
+  """Trains what is still missing, and returns the folder with everything."""
+  experiment = Experiment(config)
+  dataset = config.dataset.replace('/', '-')
+  folder = checkpoints.open_run(
+    config.output, f'sparse-{dataset}-{config.model}', config
+  )
+  results = {cell: read(folder, cell) for cell in cells(config)}
+  report.begin(folder, results)
+  for cell, result in results.items():
+    if result is not None:
+      continue
+    curve: list[dict[str, Any]] = []
+
+    def evaluated(step, metrics, cell=cell, curve=curve):
+      values = {name: x.tolist() for name, x in metrics.items()}
+      curve.append({'step': step, **values})
+      report.evaluated(cell, curve[-1])
+
+    state = experiment.train(cell, evaluated)
+    masks = lth.get_masks(state.opt_state)
+    params = lth.forward_params(state.opt_state, state.params)
+    results[cell] = {
+      **cell._asdict(),
+      'test_accuracy': experiment.task.test_accuracy(params, state.model_state),
+      **experiment.cost(cell, masks),
+      'curve': curve,
+    }
+    checkpoints.save(
+      network_folder(folder, cell),
+      {'params': params, 'masks': masks, 'model_state': state.model_state},
+      results[cell],
+    )
+    report.cell_done(cell, results)
+  return folder
+
+
+def network_folder(folder: Path, cell: Cell) -> Path:
+  """Where the trained networks of a cell are kept."""
+  return folder / 'networks' / cell.name
+
+
+def read(folder: Path, cell: Cell) -> dict[str, Any] | None:
+  """Reads what an earlier run has found."""
+  path = network_folder(folder, cell)
+  return checkpoints.metadata(path) if path.exists() else None
+
+
+def main() -> None:
+  """Runs the experiment and shows what came out."""
+  with running.friendly_exit('trains this network again'):
+    config = running.parse(sys.argv[1:], PRESETS, __doc__)
+    title = f'{TITLES[config.model]} on {config.dataset}, {config.seeds} seeds'
+    steps = sum(cell.steps for cell in cells(config))
+    with sparse_report.Progress(steps) as report:
+      folder = run(config, report)
+    results = report.results
+    sparse_report.figure(results, title, folder)
+    sparse_report.markdown(results, title, folder, config.seeds)
+  report.console.print(sparse_report.table(results))
+  report.console.print(f'Figure, tables and networks: {folder}', soft_wrap=True)
+
+
+if __name__ == '__main__':
+  main()

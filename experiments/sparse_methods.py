@@ -1,0 +1,226 @@
+"""The ways to train a sparse network that the experiments compare.
+
+A method makes an optimizer for a `Plan`, and knows what a training step costs.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import chex
+import optax
+
+import lthjax as lth
+from lthjax.accounting import training
+from lthjax.densities import Densities
+
+MethodName = Literal[
+  'dense',
+  'static',
+  'set',
+  'snfs',
+  'rigl',
+  'srigl',
+  'top_kast',
+  'straight_through',
+  'sr_ste',
+  'ac_dc',
+  'gradual',
+]
+
+
+class Plan(NamedTuple):
+  """What a method is told.
+
+  Attributes:
+    sparsity: dead share of all prunable weights at the end.
+    densities: how the budget spreads over layers.
+    steps: number of training steps.
+    stop_step: the last step at which masks may move.
+    update_every: steps from one move to the next.
+    drop_fraction: share of the alive weights that a move replaces at first.
+  """
+
+  sparsity: float
+  densities: Densities
+  steps: int
+  stop_step: int
+  update_every: int
+  drop_fraction: float
+
+  @property
+  def moves(self):
+    """When masks move, as keyword arguments."""
+    return {'update_every': self.update_every, 'stop_step': self.stop_step}
+
+  @property
+  def budget(self):
+    """How many weights live, as keyword arguments."""
+    return {'sparsity': self.sparsity, 'densities': self.densities}
+
+  @property
+  def dynamic(self):
+    """All that drop-and-grow methods are told but the key."""
+    return {**self.budget, **self.moves, 'drop_fraction': self.drop_fraction}
+
+
+class Cost(NamedTuple):
+  """Multiply-adds of a forward pass on one example.
+
+  Attributes:
+    dense: with all weights.
+    sparse: with the weights alive at the end.
+    at: with the budget of a sparsity.
+  """
+
+  dense: float
+  sparse: float
+  at: Callable[[float], float]
+
+
+class Method(NamedTuple):
+  """One way to train.
+
+  Attributes:
+    label: its name for people.
+    color: of its line.
+    make: ``make(inner, plan, key) -> tx``.
+    cost: ``cost(forward, plan)``, multiply-adds of a training step on one
+      example.
+  """
+
+  label: str
+  color: str
+  make: Callable[
+    [optax.GradientTransformation, Plan, chex.PRNGKey],
+    optax.GradientTransformation,
+  ]
+  cost: Callable[[Cost, Plan], float]
+
+
+def phases(plan: Plan) -> tuple[list[int], list[int]]:
+  """AC/DC's phases: a tenth of training each, sparse from seven tenths on."""
+  tenth = max(1, plan.steps // 10)
+  return [tenth * i for i in (1, 3, 5, 7)], [tenth * i for i in (2, 4, 6)]
+
+
+def dense_share(plan: Plan) -> float:
+  """Share of training that AC/DC's dense phases take."""
+  sparse_steps, dense_steps = phases(plan)
+  starts = [0, *dense_steps]
+  lengths = [b - a for a, b in zip(starts, sparse_steps, strict=True)]
+  return sum(lengths) / plan.steps
+
+
+def backward_sparsity(plan: Plan) -> float:
+  """Top-KAST trains twice as many weights as it runs with."""
+  return max(0.0, 1 - 2 * (1 - plan.sparsity))
+
+
+def gradual_cost(forward: Cost, plan: Plan) -> float:
+  """Multiply-adds of gradual pruning, on average over training."""
+  last = plan.stop_step - plan.stop_step % plan.update_every
+  sparsity = lth.schedules.polynomial_sparsity(plan.sparsity, 0, last)
+  return training.gradual(
+    lambda density: forward.at(min(1 - density, plan.sparsity)),
+    lambda step: 1 - sparsity(step),
+    plan.steps,
+    plan.update_every,
+  )
+
+
+def _ac_dc(inner, plan, key):
+  del key
+  sparse_steps, dense_steps = phases(plan)
+  return lth.ac_dc(
+    inner, **plan.budget, sparse_steps=sparse_steps, dense_steps=dense_steps
+  )
+
+
+METHODS: dict[MethodName, Method] = {
+  'dense': Method(
+    'dense',
+    '#555555',
+    # At a sparsity of 0 this is the plain optimizer.
+    lambda inner, plan, key: lth.static_sparse(inner, key=key, sparsity=0.0),
+    lambda forward, plan: training.dense(forward.dense),
+  ),
+  'static': Method(
+    'static',
+    '#b0a08f',
+    lambda inner, plan, key: lth.static_sparse(inner, key=key, **plan.budget),
+    lambda forward, plan: training.static(forward.sparse),
+  ),
+  'set': Method(
+    'SET',
+    '#e9a03b',
+    lambda inner, plan, key: lth.sparse_evolution(
+      inner, key=key, **plan.dynamic
+    ),
+    lambda forward, plan: training.static(forward.sparse),
+  ),
+  'snfs': Method(
+    'SNFS',
+    '#9b5de5',
+    lambda inner, plan, key: lth.snfs(inner, key=key, **plan.dynamic),
+    lambda forward, plan: training.snfs(forward.dense, forward.sparse),
+  ),
+  'rigl': Method(
+    'RigL',
+    '#1b6ca8',
+    lambda inner, plan, key: lth.rigl(inner, key=key, **plan.dynamic),
+    lambda forward, plan: training.rigl(
+      forward.dense, forward.sparse, plan.update_every
+    ),
+  ),
+  'srigl': Method(
+    'SRigL',
+    '#2a9d8f',
+    lambda inner, plan, key: lth.srigl(inner, key=key, **plan.dynamic),
+    lambda forward, plan: training.rigl(
+      forward.dense, forward.sparse, plan.update_every
+    ),
+  ),
+  'top_kast': Method(
+    'Top-KAST',
+    '#7f4f24',
+    lambda inner, plan, key: lth.top_kast(
+      inner,
+      backward_sparsity=backward_sparsity(plan),
+      **plan.budget,
+      **plan.moves,
+    ),
+    lambda forward, plan: training.top_kast(
+      forward.sparse, forward.at(backward_sparsity(plan))
+    ),
+  ),
+  'straight_through': Method(
+    'straight-through',
+    '#e07a9b',
+    lambda inner, plan, key: lth.straight_through(inner, **plan.budget),
+    lambda forward, plan: training.straight_through(
+      forward.dense, forward.sparse
+    ),
+  ),
+  'sr_ste': Method(
+    'SR-STE',
+    '#c8553d',
+    lambda inner, plan, key: lth.sr_ste(inner, **plan.budget),
+    lambda forward, plan: training.straight_through(
+      forward.dense, forward.sparse
+    ),
+  ),
+  'ac_dc': Method(
+    'AC/DC',
+    '#6a994e',
+    _ac_dc,
+    lambda forward, plan: training.ac_dc(
+      forward.dense, forward.sparse, dense_share(plan)
+    ),
+  ),
+  'gradual': Method(
+    'gradual pruning',
+    '#14213d',
+    lambda inner, plan, key: lth.gradual(inner, **plan.budget, **plan.moves),
+    gradual_cost,
+  ),
+}

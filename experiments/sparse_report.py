@@ -1,0 +1,193 @@
+"""What the comparison of sparse training methods shows and writes."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import rich.table
+import running
+from matplotlib.axes import Axes
+from sparse_methods import METHODS
+
+from lthjax import checkpoints
+
+Results = dict[Any, dict[str, Any] | None]
+
+COLUMNS = (
+  'method',
+  'sparsity',
+  'steps',
+  'seed',
+  'test_accuracy',
+  'inference_cost',
+  'training_cost',
+)
+
+
+def finished(results: Results) -> list[dict[str, Any]]:
+  """What has been trained so far, in order."""
+  return [result for result in results.values() if result is not None]
+
+
+def rows(results: Results) -> list[dict[str, Any]]:
+  """One row a network."""
+  return [
+    {name: result[name] for name in COLUMNS if name in result}
+    | {'seed': seed, 'test_accuracy': accuracy}
+    for result in finished(results)
+    for seed, accuracy in enumerate(result['test_accuracy'])
+  ]
+
+
+def cells(result: dict[str, Any]) -> list[str]:
+  """A row of the tables for people."""
+  accuracy = 100 * np.array(result['test_accuracy'])
+  return [
+    METHODS[result['method']].label,
+    f'{100 * result["sparsity"]:g} %',
+    f'{result["steps"]:,}',
+    f'{accuracy.mean():.2f} ± {accuracy.std():.2f}',
+    f'{result["inference_cost"]:.3f}',
+    f'{result["training_cost"]:.3f}',
+  ]
+
+
+HEADS = (
+  'method',
+  'sparsity',
+  'steps',
+  'test accuracy, %',
+  'inference FLOPs',
+  'training FLOPs',
+)
+CAPTION = (
+  'Mean ± standard deviation over the seeds, at the end of training. FLOPs are'
+  ' shares of what the dense network takes.'
+)
+
+
+class Progress(running.Progress):
+  """A progress bar for people, and files for what comes after."""
+
+  def begin(self, folder: Path, results: Results) -> None:
+    """Takes over what an earlier run has done."""
+    self._folder, self.results = folder, results
+    done = finished(results)
+    goes_on = len(done) < len(results)
+    steps = sum(result['steps'] for result in done)
+    self.done(steps, 'compiling' if goes_on else 'done')
+    if done:
+      self.say(
+        f'{len(done)} of {len(results)} trainings are there already'
+        + ('; going on with the others.' if goes_on else '.')
+      )
+      self._write()
+
+  def evaluated(self, cell: Any, evaluation: dict[str, Any]) -> None:
+    """Shows where the run is."""
+    number = list(self.results).index(cell) + 1
+    self.advance(
+      evaluation['step'],
+      f'{number}/{len(self.results)}  {METHODS[cell.method].label}'
+      f'  {100 * cell.sparsity:g} % sparse'
+      f'  validation {100 * np.mean(evaluation["accuracy"]):.1f} %',
+    )
+
+  def cell_done(self, cell: Any, results: Results) -> None:
+    """Writes the files anew, with one training more."""
+    self.results = results
+    self.done(cell.steps)
+    done = results[cell]
+    assert done is not None
+    label, sparsity, steps, accuracy, *_ = cells(done)
+    self.say(f'{label:16} {sparsity:>6} {steps:>7}', accuracy, style='dim')
+    self._write()
+
+  def _write(self) -> None:
+    done = finished(self.results)
+    running.write_csv(self._folder / 'summary.csv', COLUMNS, rows(self.results))
+    running.write_jsonl(self._folder / 'metrics.jsonl', done)
+
+
+def table(results: Results) -> rich.table.Table:
+  """All results, for the terminal."""
+  out = rich.table.Table(caption=CAPTION)
+  for head in HEADS:
+    justify = 'left' if head == 'method' else 'right'
+    out.add_column(head.replace(' ', '\n', 1), justify=justify)
+  for result in finished(results):
+    out.add_row(*cells(result))
+  return out
+
+
+def markdown(results: Results, title: str, folder: Path, seeds: int) -> None:
+  """Writes all results as a page, with where they come from."""
+  table = [HEADS, ['---'] * len(HEADS), *map(cells, finished(results))]
+  lines = [f'| {" | ".join(row)} |' for row in table]
+  text = [
+    f'# Sparse training: {title}',
+    running.provenance(seeds),
+    CAPTION,
+    '\n'.join(lines),
+    '![Test accuracy over FLOPs](accuracy.png)\n',
+  ]
+  checkpoints.write_text(folder / 'results.md', '\n\n'.join(text))
+
+
+def figure(results: Results, title: str, folder: Path) -> None:
+  """Draws accuracy over the cost of inference and of training."""
+  done = finished(results)
+  fig, axes = plt.subplots(
+    1, 2, figsize=(9.6, 4.2), sharey=True, layout='constrained'
+  )
+  longest = max(result['steps'] for result in done)
+  draw(axes[0], [r for r in done if r['steps'] == longest], 'inference_cost')
+  draw(axes[1], done, 'training_cost')
+  axes[0].set_xlabel('inference FLOPs, share of dense')
+  axes[1].set_xlabel('training FLOPs, share of dense')
+  axes[0].set_ylabel('test accuracy (%)')
+  axes[0].set_title(
+    f'{title} (mean; bars: lowest to highest)', fontsize=10, loc='left'
+  )
+  handles, labels = axes[1].get_legend_handles_labels()
+  fig.legend(
+    handles, labels, frameon=False, fontsize=8.5, loc='outside right center'
+  )
+  running.save_figure(fig, folder, 'accuracy')
+  plt.close(fig)
+
+
+def draw(ax: Axes, results: list[dict[str, Any]], cost: str) -> None:
+  """Draws a line a method: over sparsities, or over lengths of training."""
+  one_length = len({result['steps'] for result in results}) == 1
+  lines: dict[Any, list[dict[str, Any]]] = {}
+  for result in results:
+    kept = None if one_length else result['sparsity']
+    lines.setdefault((result['method'], kept), []).append(result)
+  drawn = set()
+  for (name, _), line in lines.items():
+    line.sort(key=lambda result: result[cost])
+    x = np.array([result[cost] for result in line])
+    y = 100 * np.array([result['test_accuracy'] for result in line])
+    mean = y.mean(1)
+    ax.errorbar(
+      x,
+      mean,
+      np.abs(np.stack([y.min(1), y.max(1)]) - mean),
+      fmt='o-',
+      ms=3.5,
+      lw=1.4,
+      elinewidth=0.8,
+      color=METHODS[name].color,
+      label='' if name in drawn else METHODS[name].label,
+    )
+    drawn.add(name)
+  ax.set_xscale('log')
+  low, high = ax.get_xlim()
+  ticks = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+  ax.set_xticks([tick for tick in ticks if low <= tick <= high])
+  ax.xaxis.set_major_formatter('{x:g}')
+  ax.minorticks_off()
+  ax.spines[['top', 'right']].set_visible(False)
+  ax.grid(axis='y', color='0.9', lw=0.8)
