@@ -79,7 +79,8 @@ def sparse_forward(
 
   References:
     Bengio et al., Estimating or Propagating Gradients Through Stochastic
-    Neurons, arXiv:1308.3432 (the straight-through estimator).
+    Neurons for Conditional Computation, arXiv:1308.3432 (the straight-through
+    estimator).
   """
   inner = optax.with_extra_args_support(inner)
 

@@ -159,7 +159,7 @@ def trainer(
   def train_step(params, opt_state, model_state, key, step, data):
     batch_key, noise_key = jax.random.split(key)
     grads, model_state = jax.grad(loss, has_aux=True)(
-      run_params(opt_state, params),
+      _run_params(opt_state, params),
       model_state,
       batch(data, batch_key, step),
       jax.random.fold_in(noise_key, step),
@@ -219,7 +219,7 @@ def trainer(
 
   @jax.jit
   def evaluate_state(state, data):
-    params = run_params(state.opt_state, state.params)
+    params = _run_params(state.opt_state, state.params)
     best, metrics = measure(
       params, state.model_state, state.best, state.step, data
     )
@@ -229,7 +229,7 @@ def trainer(
   def init_state(key):
     params, opt_state, model_state, run_key = init_run(key)
     start = jnp.int32(0)
-    best = no_best(start, run_params(opt_state, params), model_state, run_key)
+    best = no_best(start, _run_params(opt_state, params), model_state, run_key)
     return TrainState(start, params, opt_state, model_state, run_key, best)
 
   def init_checked(key):
@@ -269,15 +269,6 @@ def trainer(
     return state
 
   return Trainer(init_checked, fit)
-
-
-def run_params(
-  opt_state: optax.OptState, params: chex.ArrayTree
-) -> chex.ArrayTree:
-  """Returns what the network runs with, at no cost where params are sparse."""
-  if keeps_dense_params(opt_state):
-    return forward_params(opt_state, params)
-  return params
 
 
 def with_masks(state: TrainState, masks: chex.ArrayTree) -> TrainState:
@@ -357,3 +348,12 @@ def no_best(
     params=params,
     model_state=model_state,
   )
+
+
+def _run_params(
+  opt_state: optax.OptState, params: chex.ArrayTree
+) -> chex.ArrayTree:
+  """Returns what the network runs with, at no cost where params are sparse."""
+  if keeps_dense_params(opt_state):
+    return forward_params(opt_state, params)
+  return params

@@ -467,6 +467,134 @@ def test_every_optimizer_trains_while_masks_move(name):
   assert not same_bits(masks, lth.get_masks(tx.init(PARAMS)))
 
 
+DENSE_METHODS = {
+  'straight_through': functools.partial(lth.straight_through, sparsity=0.5),
+  'sr_ste': functools.partial(lth.sr_ste, pattern=lth.patterns.NM(2, 4)),
+  'top_kast': functools.partial(
+    lth.top_kast, sparsity=0.75, backward_sparsity=0.5, update_every=2
+  ),
+}
+# These compile branches of their own at every step, op by op.
+BRANCHING = ('accumulating', 'finite', 'muon')
+DIVERSE = ('momentum', 'adafactor_momentum', 'accumulating', 'partition')
+every_dense_method = pytest.mark.parametrize('method', DENSE_METHODS)
+
+
+@every_optimizer
+def test_all_weights_forward_change_no_bit(name):
+  inner = OPTIMIZERS[name]
+  methods = [lth.top_kast(inner, sparsity=0.5, backward_sparsity=0, decay=0.0)]
+  if name not in BRANCHING:
+    methods.append(lth.straight_through(inner, sparsity=0))
+    methods.append(lth.sr_ste(inner, sparsity=0))
+  plain, plain_state = PARAMS, inner.init(PARAMS)
+  ours = [(PARAMS, tx.init(PARAMS)) for tx in methods]
+  for i in range(2):
+    grads = random_like(i)
+    plain, plain_state = eager_step(inner, plain, plain_state, grads)
+    for j, tx in enumerate(methods):
+      ours[j] = eager_step(tx, *ours[j], grads)
+      assert same_bits(ours[j][0], plain)
+      assert same_bits(ours[j][1].inner_state, plain_state)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[] if name in DIVERSE else pytest.mark.slow)
+    for name in OPTIMIZERS
+  ],
+)
+def test_every_optimizer_trains_a_part_of_dense_weights(name):
+  tx, traces = DENSE_METHODS['top_kast'](OPTIMIZERS[name]), []
+
+  @jax.jit
+  def step(params, state, grads):
+    traces.append(1)
+    return eager_step(tx, params, state, grads)
+
+  params, state = PARAMS, tx.init(PARAMS)
+  first = types(state)
+  for i in range(4):
+    before, trained = params, state.topology_state.backward
+    params, state = step(params, state, random_like(i))
+    assert types(state) == first
+    masks, new = lth.get_masks(state), state.topology_state.backward
+    assert lth.masks.alive_by_name(masks) == {'fc/kernel': 4, 'out/kernel': 4}
+    assert lth.masks.alive_by_name(new) == {'fc/kernel': 8, 'out/kernel': 8}
+    assert i % 2 or same_bits(new, trained)
+    for layer in SHAPES:
+      held = ~np.asarray(trained[layer]['kernel'])
+      w, old = (np.asarray(p[layer]['kernel']) for p in (params, before))
+      assert w[held].tobytes() == old[held].tobytes()
+      assert old[held].all()
+      empty = held | ~np.asarray(new[layer]['kernel'])
+      for path, slot in slots_of(layer, state.inner_state).items():
+        assert not slot[empty].any(), path
+  assert len(traces) == 1
+
+
+@every_dense_method
+@every_optimizer
+def test_map_params_passes_dense_methods_over(name, method):
+  tx = DENSE_METHODS[method](OPTIMIZERS[name])
+  state = tx.init(PARAMS)
+  mapped = optax.tree.map_params(tx, lambda slot: slot, state)
+  chex.assert_trees_all_equal(mapped, state)
+  assert mapped.topology_state is state.topology_state
+
+
+@every_dense_method
+def test_dtypes_are_those_of_the_optimizer_in_dense_methods(method):
+  params = random_like(0, jnp.bfloat16)
+  for name in ('adamw', 'injected', 'accumulating', 'schedule'):
+    inner, tx = OPTIMIZERS[name], DENSE_METHODS[method](OPTIMIZERS[name])
+    state = tx.init(params)
+    for dtype in (jnp.bfloat16, jnp.float32):
+      grads = random_like(1, dtype)
+      plain = jax.eval_shape(inner.update, grads, inner.init(params), params)
+      updates, new = jax.eval_shape(tx.update, grads, state, params)
+      assert types(updates) == types(plain[0])
+      assert types(new.inner_state) == types(plain[1])
+      assert types(new.topology_state) == types(state.topology_state)
+
+
+@every_dense_method
+def test_extra_arguments_pass_through_dense_methods(method):
+  inner = optax.chain(
+    optax.sgd(1.0), optax.contrib.reduce_on_plateau(factor=0.5, patience=1)
+  )
+  tx = DENSE_METHODS[method](inner)
+  state = tx.init(PARAMS)
+  for _ in range(3):
+    _, state = tx.update(PARAMS, state, PARAMS, value=1.0)
+  assert state.inner_state[1].scale < 1
+
+
+@pytest.mark.parametrize('name', ['accumulating', 'chain', 'injected'])
+@every_dense_method
+def test_dense_methods_may_stand_inside_of_others(method, name):
+  make = DENSE_METHODS[method]
+  if name == 'injected':
+    tx = optax.inject_hyperparams(lambda rate: make(optax.adam(rate)))(
+      rate=0.01
+    )
+  else:
+    tx = WRAPPERS[name](make(optax.adam(0.01)))
+  step = jax.jit(functools.partial(eager_step, tx))
+  params, state = PARAMS, tx.init(PARAMS)
+  total = lth.masks.count(lth.get_masks(state))
+  for i in range(4):
+    params, state = step(params, state, random_like(i))
+    masks = lth.get_masks(state)
+    seen = lth.forward_params(state, params)
+    assert same_bits(seen, lth.masks.apply(masks, params))
+    assert lth.masks.count(masks) == total
+  # The largest run forward once the last gradients have been applied.
+  largest = lth.get_masks(make(optax.adam(0.01)).init(params))
+  assert method == 'top_kast' or same_bits(masks, largest)
+
+
 class Pair(NamedTuple):
   kernel: Any
   bias: Any
@@ -605,6 +733,35 @@ def test_nnx_optimizer_needs_no_change():
   assert_dead_are_zero(swapped, nnx.state(model, nnx.Param))
   assert nnx.state(model, nnx.Param)['fc']['kernel'][...].any()
   assert Net.traces == traces + 3  # Two calls are this test's own.
+
+
+def test_nnx_optimizer_with_dense_weights():
+  model = Net(nnx.Rngs(0))
+  tx = lth.straight_through(optax.adam(0.1), sparsity=0.5)
+  optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+
+  def loss(params, graphdef, rest, x):
+    return nnx_loss(nnx.merge(graphdef, params, rest, copy=True), x)
+
+  @nnx.jit
+  def step(model, optimizer, x):
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    seen = lth.forward_params(optimizer.opt_state, params)
+    value, grads = jax.value_and_grad(loss)(seen, graphdef, rest, x)
+    optimizer.update(model, grads)
+    return value
+
+  losses = [step(model, optimizer, X) for _ in range(6)]
+  assert losses[-1] < losses[0]
+  params = nnx.state(model, nnx.Param)
+  assert params['fc']['kernel'][...].all()
+  seen = lth.forward_params(optimizer.opt_state, params)
+  assert jnp.sum(seen['fc']['kernel'][...] != 0) == 8
+  assert jnp.sum(seen['out']['kernel'][...] != 0) == 4
+  assert same_bits(
+    jax.tree.leaves(seen),
+    jax.tree.leaves(lth.forward_params(tx.init(params), params)),
+  )
 
 
 @pytest.mark.parametrize('pure', [False, True])

@@ -215,6 +215,32 @@ def test_moving_instead_of_training():
   chex.assert_trees_all_equal(state.inner_state, tx.init(W).inner_state)
 
 
+@pytest.mark.parametrize('applies_gradient', [False, True])
+def test_without_a_trace_nothing_is_compiled_for_a_move(
+  monkeypatch, applies_gradient
+):
+  topology = swap(applies_gradient=applies_gradient)
+  tx = lth.sparsify(
+    optax.sgd(0.5, momentum=0.5),
+    topology._replace(moves=lambda step: step % 2 == 0),
+  )
+  grads = {'w': jnp.array([[1.0, 2.0]])}
+  jitted, expected = jax.jit(functools.partial(take_step, tx)), (W, tx.init(W))
+  for _ in range(4):
+    expected = jitted(*expected, grads)
+
+  def fail(*args):
+    raise AssertionError('a branch was compiled')
+
+  monkeypatch.setattr(jax.lax, 'cond', fail)
+  params, state = W, tx.init(W)
+  for _ in range(4):
+    params, state = take_step(tx, params, state, grads)
+  chex.assert_trees_all_equal((params, state), expected)
+  with pytest.raises(AssertionError, match='a branch was compiled'):
+    jax.make_jaxpr(tx.update)(grads, state, params)
+
+
 class WatchState(NamedTuple):
   masks: Any
   total: Any

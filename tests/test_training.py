@@ -457,3 +457,162 @@ def test_keys_of_either_style_may_be_anywhere(replicated):
   chex.assert_trees_all_equal(unkeyed(results[0]), old)
   assert old.best.loss.shape == ((2,) if replicated else ())
   assert (old.best.step == 2).all()
+
+
+def note_alive(params, model_state, batch, key):
+  """Counts the weights that the network runs with, step by step."""
+  _, x, y = batch
+  del key
+  alive = (
+    model_state['alive']
+    .at[model_state['count']]
+    .set(jnp.sum(params['kernel'] != 0))
+  )
+  error = jnp.mean((x @ params['kernel'] + params['bias'] - y) ** 2)
+  return error, {'alive': alive, 'count': model_state['count'] + 1}
+
+
+@functools.cache
+def sparse_trainer(tx, replicated=False, scanned=True):
+  def start(key):
+    counts = {'alive': jnp.zeros(STEPS, jnp.int32), 'count': jnp.int32(0)}
+    return init(key)[0], counts
+
+  def measure(params, model_state, data):
+    alive = jnp.sum(params['kernel'] != 0)
+    return {**evaluate(params, model_state, data), 'alive': alive}
+
+  return lth.trainer(
+    start,
+    note_alive,
+    tx,
+    batch,
+    evaluate=measure,
+    every=EVERY,
+    replicated=replicated,
+    scanned=scanned,
+  )
+
+
+def rigl(key):
+  return lth.rigl(
+    optax.sgd(0.1),
+    sparsity=0.5,
+    key=key,
+    update_every=3,
+    stop_step=9,
+    drop_fraction=optax.constant_schedule(0.5),
+  )
+
+
+SPARSE = {
+  'rigl': rigl(KEYS[0]),
+  'straight_through': lth.straight_through(optax.sgd(0.1), sparsity=0.5),
+  'top_kast': lth.top_kast(
+    optax.sgd(0.1), sparsity=0.5, backward_sparsity=0.25, update_every=3
+  ),
+}
+
+
+@functools.cache
+def sparse_run(method, replicated=False):
+  train = sparse_trainer(SPARSE[method], replicated)
+  reports = []
+  state = train.fit(
+    train.init(KEYS if replicated else KEYS[0]),
+    DATA,
+    until=STEPS,
+    report=lambda step, metrics: reports.append(metrics['alive']),
+  )
+  return state, np.asarray(reports)
+
+
+@pytest.mark.parametrize('replicated', [False, True])
+@pytest.mark.parametrize('method', SPARSE)
+def test_the_network_is_sparse_from_the_first_step_on(method, replicated):
+  keys = KEYS if replicated else KEYS[0]
+  first = sparse_trainer(SPARSE[method], replicated).init(keys)
+  state, reports = sparse_run(method, replicated)
+  alive = state.model_state['alive']
+  # Weights just grown are zero, from the third step of RigL on.
+  assert (alive[..., :3] == 6).all()
+  assert (alive <= 6).all()
+  assert reports.size
+  assert (reports <= 6).all()
+  shape = (3,) if replicated else ()
+  dense = method != 'rigl'
+  for s in (first, state):
+    kernels = np.asarray(s.params['kernel']).reshape(*shape, -1)
+    alive = (kernels != 0).sum(-1)
+    assert (alive == 12).all() if dense else (alive <= 6).all()
+    kernels = np.asarray(s.best.params['kernel']).reshape(*shape, -1)
+    alive = (kernels != 0).sum(-1)
+    assert (alive == 6).all() if dense else (alive <= 6).all()
+  assert np.isfinite(state.best.loss).all()
+
+
+@pytest.mark.parametrize('method', SPARSE)
+def test_replicates_with_moving_masks_are_single_runs(method):
+  side_by_side, _ = sparse_run(method, True)
+  for i, key in enumerate(KEYS):
+    train = sparse_trainer(SPARSE[method])
+    alone = train.fit(train.init(key), DATA, until=STEPS)
+    ours = run(side_by_side, i)
+    chex.assert_trees_all_equal(
+      lth.get_masks(ours.opt_state), lth.get_masks(alone.opt_state)
+    )
+    chex.assert_trees_all_close(ours.params, alone.params, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(
+      ours.best.params, alone.best.params, rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_replicates_do_not_pay_for_moves_at_every_step(wrapped):
+  tx = optax.chain(optax.clip(9.0), rigl(KEYS[0])) if wrapped else rigl(KEYS[0])
+  train = sparse_trainer(tx, replicated=True, scanned=False)
+  state = train.init(KEYS)
+
+  def one_step(params, opt_state):
+    now = state._replace(params=params, opt_state=opt_state)
+    return train.fit(now, DATA, until=1).params
+
+  arguments = state.params, state.opt_state
+  assert 'cond[' in str(jax.make_jaxpr(one_step)(*arguments))
+  if not wrapped:
+    program = jax.jit(one_step).lower(*arguments).compile().as_text()
+    assert ' conditional(' in program
+
+
+def test_seeds_may_draw_first_masks_of_their_own():
+  train = sparse_trainer(rigl, replicated=True)
+  first = train.init(KEYS)
+  masks = np.asarray(lth.get_masks(first.opt_state)['kernel'])
+  assert len({m.tobytes() for m in masks}) == 3
+  np.testing.assert_array_equal(first.params['kernel'] != 0, masks)
+  done = train.fit(first, DATA, until=5)
+  alone = sparse_trainer(rigl)
+  for i in (0, 1):
+    ours = alone.init(KEYS[i])
+    np.testing.assert_array_equal(
+      lth.get_masks(ours.opt_state)['kernel'], masks[i]
+    )
+    assert_same_bits(ours.params['bias'], first.params['bias'][i])
+    ours = alone.fit(ours, DATA, until=5)
+    np.testing.assert_array_equal(
+      lth.get_masks(ours.opt_state)['kernel'],
+      lth.get_masks(done.opt_state)['kernel'][i],
+    )
+  # The key of an optimizer changes nothing about the rest.
+  plain = sparse_trainer(lambda key: optax.sgd(0.1)).init(KEYS[0])
+  assert_same_bits(plain, sparse_trainer(optax.sgd(0.1)).init(KEYS[0]))
+
+
+def test_other_masks_leave_dense_params_dense():
+  state, _ = sparse_run('straight_through')
+  masks = {'kernel': jnp.eye(4, 3, dtype=bool), 'bias': None}
+  other = training.with_masks(state, masks)
+  assert_same_bits(other.params, state.params)
+  seen = lth.masks.apply(masks, state.params)
+  assert_same_bits(other.best.params, seen)
+  assert_same_bits(lth.forward_params(other.opt_state, other.params), seen)
