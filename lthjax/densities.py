@@ -80,29 +80,37 @@ def erk(shapes: Shapes, sparsity: float) -> dict[str, float]:
 
 
 def custom(
-  fixed: Mapping[str, float], others: Densities = uniform
+  fixed: Mapping[str, float],
+  others: Densities = uniform,
+  *,
+  keep_total: bool = False,
 ) -> Densities:
   """Fixes the density of some layers, and spreads the budget of the others.
 
   The sparsity is then that of the other layers together: fixed layers are left
-  out of the budget, as in the reference code of RigL.
+  out of the budget, as in the reference code of RigL. With ``keep_total`` it
+  stays that of all layers, and the others make up for the fixed ones.
 
   Args:
     fixed: ``{glob: density}`` over names; first match wins.
     others: distribution over the layers that no glob matches.
+    keep_total: whether the fixed layers count inside the budget.
 
   Returns:
     A distribution.
 
   Raises:
     ValueError: if a density is outside [0, 1], or (when called) a glob matches
-      nothing.
+      nothing, or the others cannot make up for the fixed layers.
 
   Example:
     >>> from lthjax import densities
     >>> spread = densities.custom({'conv1/*': 1.0})
     >>> spread({'conv1/kernel': (3, 3, 3, 8), 'fc/kernel': (8, 10)}, 0.5)
     {'conv1/kernel': 1.0, 'fc/kernel': 0.5}
+    >>> spread = densities.custom({'a': 1.0}, keep_total=True)
+    >>> spread({'a': (2, 5), 'b': (2, 20)}, 0.5)
+    {'a': 1.0, 'b': 0.375}
   """
   wrong = [f'{glob}: {d}' for glob, d in fixed.items() if not 0 <= d <= 1]
   if wrong:
@@ -112,11 +120,32 @@ def custom(
 
   def spread(shapes: Shapes, sparsity: float) -> dict[str, float]:
     chosen = trees.per_leaf(fixed, shapes, 'fixed')
+    densities = {name: density for name, (_, density) in chosen.items()}
     rest = {n: shape for n, shape in shapes.items() if n not in chosen}
+    if keep_total:
+      sparsity = _sparsity_of_rest(shapes, rest, densities, sparsity)
     spread_rest = others(rest, sparsity) if rest else {}
-    return {n: chosen[n][1] if n in chosen else spread_rest[n] for n in shapes}
+    return {n: (densities | spread_rest)[n] for n in shapes}
 
   return spread
+
+
+def _sparsity_of_rest(
+  shapes: Shapes, rest: Shapes, fixed: Mapping[str, float], sparsity: float
+) -> float:
+  """Works out the sparsity that the rest needs for the total to come true."""
+  size = {name: math.prod(shape) for name, shape in shapes.items()}
+  free = sum(size[name] for name in rest)
+  taken = sum(size[name] * density for name, density in fixed.items())
+  budget = (1 - sparsity) * sum(size.values())
+  if not -0.5 <= budget - taken <= free + 0.5:
+    raise ValueError(
+      f'A sparsity of {sparsity:g} keeps {budget:.0f} weights, but `fixed`'
+      f' takes {taken:.0f} of them for {", ".join(fixed)}, and there are {free}'
+      ' others. Change the sparsity or the fixed densities, or leave'
+      ' the fixed layers out of the budget with `keep_total=False`.'
+    )
+  return 1 - min(max((budget - taken) / free, 0.0), 1.0) if free else sparsity
 
 
 def _spread(

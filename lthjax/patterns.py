@@ -7,10 +7,15 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from lthjax import masks as masks_lib
 from lthjax import trees
 from lthjax.selection import keep_largest
 
-Axis = int | Mapping[str, int] | Callable[[str, tuple[int, ...]], int]
+Shape = tuple[int, ...]
+Axis = int | Mapping[str, int] | Callable[[str, Shape], int]
+Axes = (
+  int | Shape | Mapping[str, int | Shape] | Callable[[str, Shape], int | Shape]
+)
 
 
 class Pattern(Protocol):
@@ -37,6 +42,10 @@ class Pattern(Protocol):
     self, name: str, scores: jax.Array, keep: jax.Array, count: Any
   ) -> jax.Array:
     """Adds to the kept entries of one leaf the best of the others."""
+    ...
+
+  def faults(self, masks: Mapping[str, jax.Array]) -> list[str]:
+    """Tells, leaf by leaf, which masks could not be had from `select`."""
     ...
 
 
@@ -69,6 +78,13 @@ class Unstructured(NamedTuple):
     del name
     missing = count - jnp.sum(keep, dtype=jnp.int32)
     return keep | keep_largest(scores, missing, ~keep)
+
+  def faults(self, masks):
+    """Finds fault with empty leaves only."""
+    alive = masks_lib.alive_by_name(masks)
+    if trees.is_traced(*alive.values()):
+      return []
+    return [f'{name} has none alive' for name, n in alive.items() if not n]
 
 
 class NM(NamedTuple):
@@ -161,6 +177,23 @@ class NM(NamedTuple):
     grown = keep_largest(scores.reshape(groups), missing, ~keep, axis=axis)
     return (keep | grown).reshape(scores.shape)
 
+  def faults(self, masks):
+    """Finds the groups that do not keep n, once the shapes fit."""
+    self.check({name: mask.shape for name, mask in masks.items()})
+    off = {}
+    for name, mask in masks.items():
+      groups, axis = self._groups(name, mask.shape)
+      alive = jnp.sum(mask.reshape(groups), axis=axis, dtype=jnp.int32)
+      off[name] = jnp.sum(alive != self.n, dtype=jnp.int32)
+    if trees.is_traced(*off.values()):
+      return []
+    return [
+      f'{name} has {int(number)} groups of {self.m} on axis'
+      f' {self._axis(name, masks[name].shape)} without exactly {self.n} alive'
+      for name, number in off.items()
+      if number
+    ]
+
   def _groups(self, name: str, shape: tuple[int, ...]):
     """The shape with the axis split into groups, and the axis inside them."""
     axis = self._axis(name, shape) % len(shape)
@@ -168,16 +201,35 @@ class NM(NamedTuple):
     return (*shape[:axis], *split, *shape[axis + 1 :]), axis + 1
 
   def _axis(self, name: str, shape: tuple[int, ...]) -> int:
-    if isinstance(self.axis, Mapping):
-      for glob, axis in self.axis.items():
-        if fnmatch.fnmatchcase(name, glob):
-          return axis
-      return contraction_axis(name, shape)
-    if callable(self.axis):
-      return self.axis(name, shape)
-    if self.axis is None:
-      return contraction_axis(name, shape)
-    return self.axis
+    return choose(self.axis, contraction_axis, name, shape)
+
+
+def choose(
+  given: Any, default: Callable[[str, Shape], Any], name: str, shape: Shape
+) -> Any:
+  """Looks up what holds of one leaf, such as an axis.
+
+  Args:
+    given: one value for all leaves, ``{glob: value}`` over names (first match
+      wins), a function of name and shape, or `None`.
+    default: function of name and shape, for what is not given.
+    name: name of the leaf.
+    shape: its shape.
+
+  Returns:
+    The value.
+
+  Example:
+    >>> from lthjax import patterns
+    >>> patterns.choose({'out*': 0}, patterns.contraction_axis, 'fc', (4, 2))
+    -2
+  """
+  if isinstance(given, Mapping):
+    globs = (g for g in given if fnmatch.fnmatchcase(name, g))
+    given = next((given[glob] for glob in globs), None)
+  if given is None:
+    return default(name, shape)
+  return given(name, shape) if callable(given) else given
 
 
 def contraction_axis(name: str, shape: tuple[int, ...]) -> int:
@@ -199,6 +251,32 @@ def contraction_axis(name: str, shape: tuple[int, ...]) -> int:
     >>> patterns.contraction_axis('attention/query/kernel', (64, 4, 16))
     -3
   """
+  return -3 if _projects(name, shape) else max(-2, -len(shape))
+
+
+def neuron_axes(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Returns the axes that count a layer's outputs, in Flax's layouts.
+
+  Args:
+    name: name of the kernel.
+    shape: its shape, as for `contraction_axis`. The layers of a scanned one
+      cannot be told from its inputs.
+
+  Returns:
+    Negative axes: the last, or the last two where the layer is called query,
+    key or value and its kernel is ``[in, heads, head_dim]``.
+
+  Example:
+    >>> from lthjax import patterns
+    >>> patterns.neuron_axes('conv/kernel', (3, 3, 16, 32))
+    (-1,)
+    >>> patterns.neuron_axes('attention/query/kernel', (64, 4, 16))
+    (-2, -1)
+  """
+  return (-2, -1) if _projects(name, shape) else (-1,)
+
+
+def _projects(name: str, shape: tuple[int, ...]) -> bool:
+  """Tells kernels ``[in, heads, head_dim]`` by the name of their layer."""
   layer = name.split('/')[-2:-1]
-  projects = layer and layer[0] in ('query', 'key', 'value')
-  return -3 if projects and len(shape) >= 3 else max(-2, -len(shape))
+  return layer in (['query'], ['key'], ['value']) and len(shape) >= 3

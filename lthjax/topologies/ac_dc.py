@@ -1,5 +1,6 @@
 """AC/DC: dense and sparse phases in turn."""
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -62,8 +63,8 @@ def ac_dc(
     A transformation whose ``update`` requires ``params``.
 
   Raises:
-    ValueError: if the phases do not alternate; from ``init`` if a layer would
-      be left empty.
+    ValueError: if the sparsity is out of range, or the phases do not alternate;
+      from ``init`` if a layer would be left empty.
 
   Example:
     >>> import jax.numpy as jnp, optax
@@ -86,17 +87,8 @@ def ac_dc(
     Peste et al., AC/DC: Alternating Compressed/DeCompressed Training of Deep
     Neural Networks, arXiv:2106.12379, algorithm 1.
   """
-  phases = sorted(
-    [(step, 'sparse') for step in sparse_steps]
-    + [(step, 'dense') for step in dense_steps]
-  )
-  kinds = [kind for _, kind in phases]
-  if not phases or phases[0][0] < 1 or kinds != _alternating(len(kinds)):
-    raise ValueError(
-      f'`sparse_steps` were {list(sparse_steps)} and `dense_steps`'
-      f' {list(dense_steps)}, but sparse and dense phases must take turns,'
-      ' beginning with a sparse one at step 1 or later.'
-    )
+  moving.check_sparsity(sparsity)
+  phases = _phases(sparse_steps, dense_steps)
 
   def init_fn(params):
     masks = masks_lib.dense(params, where)
@@ -111,7 +103,7 @@ def ac_dc(
     )
 
   def moves(step):
-    return jnp.any(step == jnp.asarray([step for step, _ in phases]))
+    return jnp.any(step == jnp.asarray(phases))
 
   def move_fn(state, params, grads, step):
     del grads
@@ -128,5 +120,15 @@ def ac_dc(
   return sparsify(inner, topology)
 
 
-def _alternating(number: int) -> list[str]:
-  return [('sparse', 'dense')[i % 2] for i in range(number)]
+def _phases(sparse: Sequence[int], dense: Sequence[int]) -> list[int]:
+  """Returns when phases begin, in order, if their kinds take turns."""
+  steps = sorted([*sparse, *dense])
+  take_turns = [*steps[::2], *steps[1::2]] == sorted(sparse) + sorted(dense)
+  one_by_one = all(a < b for a, b in itertools.pairwise([0, *steps]))
+  if not (steps and take_turns and one_by_one):
+    raise ValueError(
+      f'`sparse_steps` were {list(sparse)} and `dense_steps` {list(dense)}, but'
+      ' sparse and dense phases must take turns, no two at the same step,'
+      ' beginning with a sparse one at step 1 or later.'
+    )
+  return steps

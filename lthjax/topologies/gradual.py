@@ -1,5 +1,6 @@
 """Gradual magnitude pruning: from dense to sparse while training."""
 
+import itertools
 from typing import NamedTuple
 
 import chex
@@ -10,7 +11,6 @@ import optax
 from lthjax import masks as masks_lib
 from lthjax import trees
 from lthjax.densities import Densities
-from lthjax.prune import layer_counts
 from lthjax.schedules import polynomial_sparsity
 from lthjax.selection import keep_largest
 from lthjax.sparsify import Topology, sparsify
@@ -86,19 +86,16 @@ def gradual(
     moving.check_sparsity(sparsity)
     last = stop_step - stop_step % update_every
     sparsity = polynomial_sparsity(sparsity, 0, last)
-  wanted = moving.at_moves(sparsity, update_every, stop_step)
+  steps = range(update_every, stop_step + 1, update_every)
+  wanted = moving.sparsities(sparsity, steps)
   check_only_prunes(wanted, update_every)
 
   def init_fn(params):
     masks = masks_lib.dense(params, where)
     shapes = moving.shapes_of(masks)
     moving.check_not_empty(shapes, wanted[-1], densities)
-    kept = [layer_counts(shapes, s, densities) for s in wanted]
-    counts = {
-      name: jnp.asarray([counts[name] for counts in kept], jnp.int32)
-      for name in shapes
-    }
-    return GradualState(masks, counts)
+    counts = moving.count_tables(shapes, wanted, densities)
+    return GradualState(masks, jax.tree.map(jnp.asarray, counts))
 
   def move_fn(state, params, grads, step):
     del grads
@@ -127,16 +124,11 @@ def check_only_prunes(wanted: list[float], update_every: int) -> None:
     update_every: steps between moves.
 
   Raises:
-    ValueError: if a sparsity is out of range or falls.
+    ValueError: if a sparsity falls.
   """
-  for i, (before, now) in enumerate(zip([0.0, *wanted], wanted, strict=False)):
-    step = (i + 1) * update_every
-    if not 0 <= now < 1:
-      raise ValueError(
-        f'`sparsity` was {now} at step {step}, but must be in [0, 1).'
-      )
+  for i, (before, now) in enumerate(itertools.pairwise(wanted), start=2):
     if now < before:
       raise ValueError(
-        f'`sparsity` falls from {before} to {now} at step {step}, but this'
-        ' method only prunes: give a schedule that never falls.'
+        f'`sparsity` falls from {before} to {now} at step {i * update_every},'
+        ' but this method only prunes: give a schedule that never falls.'
       )

@@ -1,7 +1,7 @@
 """What the topologies that move masks have in common."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 
 import chex
@@ -14,7 +14,13 @@ from lthjax import masks as masks_lib
 from lthjax import trees
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
-from lthjax.prune import layer_counts, prune, ratio_of, share_of
+from lthjax.prune import (
+  Rounding,
+  layer_counts,
+  prune,
+  ratio_of,
+  share_of,
+)
 from lthjax.schedules import cosine_drop_fraction
 from lthjax.scores import random
 
@@ -106,7 +112,59 @@ def at_moves(
   Returns:
     Python numbers, one a move, to nine decimals.
   """
-  steps = range(update_every, stop_step + 1, update_every)
+  return _evaluate(schedule, range(update_every, stop_step + 1, update_every))
+
+
+def sparsities(schedule: optax.Schedule, steps: Iterable[int]) -> list[float]:
+  """Evaluates a schedule of sparsity.
+
+  Args:
+    schedule: of sparsity over steps.
+    steps: where to.
+
+  Returns:
+    Python numbers, one a step, to nine decimals.
+
+  Raises:
+    ValueError: if a sparsity is out of range.
+  """
+  values = _evaluate(schedule, steps)
+  for step, value in zip(steps, values, strict=True):
+    if not 0 <= value < 1:
+      raise ValueError(
+        f'`sparsity` was {value} at step {step}, but must be in [0, 1).'
+      )
+  return values
+
+
+def count_tables(
+  shapes: Mapping[str, tuple[int, ...]],
+  wanted: list[float],
+  densities: Densities | None,
+  rounding: Rounding = 'nearest',
+) -> dict[str, np.ndarray]:
+  """Counts how many weights of each layer every move leaves alive.
+
+  Args:
+    shapes: ``{name: shape}`` of the prunable leaves.
+    wanted: sparsity after every move.
+    densities: how it spreads over layers.
+    rounding: of the number removed.
+
+  Returns:
+    ``{name: int32[moves]}``.
+  """
+  counts = {
+    sparsity: layer_counts(shapes, sparsity, densities, rounding)
+    for sparsity in set(wanted)
+  }
+  return {
+    name: np.asarray([counts[sparsity][name] for sparsity in wanted], np.int32)
+    for name in shapes
+  }
+
+
+def _evaluate(schedule: optax.Schedule, steps: Iterable[int]) -> list[float]:
   with jax.ensure_compile_time_eval(), jax.enable_x64(True):
     values = [np.asarray(schedule(step))[()] for step in steps]
   # By way of the shortest decimal: a float32 that prints as 0.29 is 0.29.
@@ -149,7 +207,7 @@ def start_masks(
     10
   """
   dense = masks_lib.dense(params, where)
-  scores = random(key, jax.tree.map(lambda m: jnp.zeros(m.shape), dense))
+  like = jax.tree.map(lambda m: jnp.zeros(m.shape), dense)
   if pattern.density is not None:
     if densities is not None:
       raise ValueError(
@@ -161,10 +219,10 @@ def start_masks(
         f'{pattern} has a sparsity of {1 - pattern.density:g}, but `sparsity`'
         f' was {sparsity}. Give {1 - pattern.density:g}.'
       )
-    return prune(scores, dense, pattern=pattern)
-  masks = prune(scores, dense, sparsity=sparsity, densities=densities)
+    return prune(random(key, like), dense, pattern=pattern)
+  check_sparsity(sparsity)
   check_not_empty(shapes_of(dense), sparsity, densities)
-  return masks
+  return prune(random(key, like), dense, sparsity=sparsity, densities=densities)
 
 
 def check_not_empty(

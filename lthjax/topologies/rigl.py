@@ -14,8 +14,9 @@ from lthjax.topologies.drop_and_grow import drop_and_grow
 def rigl(
   inner: optax.GradientTransformation,
   *,
-  sparsity: float,
-  key: chex.PRNGKey,
+  sparsity: float | optax.Schedule | None = None,
+  masks: chex.ArrayTree | None = None,
+  key: chex.PRNGKey | None = None,
   densities: Densities | None = None,
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
   pattern: Pattern = Unstructured(),
@@ -32,8 +33,12 @@ def rigl(
 
   Args:
     inner: any optax transformation; wrap a whole chain, not a part of it.
-    sparsity: dead share of all prunable weights, in [0, 1).
-    key: random key of the first masks.
+    sparsity: dead share of all prunable weights, in [0, 1), or an optax
+      schedule of it over steps, which may rise and fall: GraNet is RigL with
+      one that rises from a lower sparsity.
+    masks: masks to start from, such as a ticket's, instead of random ones; they
+      tell the sparsity of every layer, and what is dense.
+    key: random key of the first masks; not needed with ``masks``.
     densities: how the budget spreads over layers, such as
       `lthjax.densities.erk`; evenly by default.
     where: which leaves may be pruned, as for `lthjax.masks.dense`.
@@ -52,8 +57,9 @@ def rigl(
     A transformation whose ``update`` requires ``params``.
 
   Raises:
-    ValueError: if times or fractions are out of range; from ``init`` if the
-      budget does not fit the params.
+    ValueError: if times, sparsities or fractions are out of range, or both of
+      ``sparsity`` and ``masks`` are given, or neither; from ``init`` if the
+      budget or the masks do not fit the params or the pattern.
 
   Example:
     >>> import jax, jax.numpy as jnp, optax
@@ -78,7 +84,9 @@ def rigl(
 
   References:
     Evci et al., Rigging the Lottery: Making All Tickets Winners,
-    arXiv:1911.11134, algorithm 1.
+    arXiv:1911.11134, algorithm 1; Liu et al., Sparse Training via Boosting
+    Pruning Plasticity with Neuroregeneration, arXiv:2106.10404, section 4
+    (GraNet).
   """
 
   def grow_score(state, name, grad, step):
@@ -88,6 +96,7 @@ def rigl(
   topology = drop_and_grow(
     grow_score,
     sparsity=sparsity,
+    masks=masks,
     key=key,
     densities=densities,
     where=where,

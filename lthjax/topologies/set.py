@@ -15,7 +15,8 @@ from lthjax.topologies.drop_and_grow import drop_and_grow
 def sparse_evolution(
   inner: optax.GradientTransformation,
   *,
-  sparsity: float,
+  sparsity: float | optax.Schedule | None = None,
+  masks: chex.ArrayTree | None = None,
   key: chex.PRNGKey,
   densities: Densities | None = None,
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
@@ -35,7 +36,10 @@ def sparse_evolution(
 
   Args:
     inner: any optax transformation; wrap a whole chain, not a part of it.
-    sparsity: dead share of all prunable weights, in [0, 1).
+    sparsity: dead share of all prunable weights, in [0, 1), or an optax
+      schedule of it over steps, which may rise and fall.
+    masks: masks to start from, such as a ticket's, instead of random ones; they
+      tell the sparsity of every layer, and what is dense.
     key: random key of the first masks and of all that grows.
     densities: how the budget spreads over layers, such as
       `lthjax.densities.erk`; evenly by default.
@@ -55,8 +59,9 @@ def sparse_evolution(
     A transformation whose ``update`` requires ``params``.
 
   Raises:
-    ValueError: if times or fractions are out of range; from ``init`` if the
-      budget does not fit the params.
+    ValueError: if times, sparsities or fractions are out of range, or both of
+      ``sparsity`` and ``masks`` are given, or neither; from ``init`` if the
+      budget or the masks do not fit the params or the pattern.
 
   Example:
     >>> import jax, jax.numpy as jnp, optax
@@ -93,6 +98,7 @@ def sparse_evolution(
   topology = drop_and_grow(
     grow_score,
     sparsity=sparsity,
+    masks=masks,
     key=key,
     densities=densities,
     where=where,

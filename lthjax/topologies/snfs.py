@@ -21,23 +21,27 @@ class SNFSState(NamedTuple):
 
   Attributes:
     masks: which weights are alive.
-    key: random key of the first masks.
+    key: random key of the first masks, if they were random.
     drop_ratios: int32[moves, 2], numerators and denominators of the share of
       the alive weights that each move drops.
+    counts: ``{name: int32[moves]}``, how many weights each move leaves alive;
+      empty where that never changes.
     dense_momentum: ``{name: array}``, the smoothed gradient of all weights.
   """
 
   masks: chex.ArrayTree
-  key: chex.PRNGKey
+  key: chex.PRNGKey | None
   drop_ratios: jax.Array
+  counts: dict[str, jax.Array]
   dense_momentum: dict[str, jax.Array]
 
 
 def snfs(
   inner: optax.GradientTransformation,
   *,
-  sparsity: float,
-  key: chex.PRNGKey,
+  sparsity: float | optax.Schedule | None = None,
+  masks: chex.ArrayTree | None = None,
+  key: chex.PRNGKey | None = None,
   densities: Densities | None = None,
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
   update_every: int = 100,
@@ -51,12 +55,16 @@ def snfs(
 
   As `lthjax.rigl`, but weights grow where an average of past gradients of the
   dense layer is large. It starts at zero and is not debiased, as in the code of
-  RigL, and it needs the dense gradient at every step.
+  RigL, and it needs the dense gradient at every step. Entries of a gradient
+  that are not finite leave their average as it was.
 
   Args:
     inner: any optax transformation; wrap a whole chain, not a part of it.
-    sparsity: dead share of all prunable weights, in [0, 1).
-    key: random key of the first masks.
+    sparsity: dead share of all prunable weights, in [0, 1), or an optax
+      schedule of it over steps, which may rise and fall.
+    masks: masks to start from, such as a ticket's, instead of random ones; they
+      tell the sparsity of every layer, and what is dense.
+    key: random key of the first masks; not needed with ``masks``.
     densities: how the budget spreads over layers, such as
       `lthjax.densities.erk`; evenly by default.
     where: which leaves may be pruned, as for `lthjax.masks.dense`.
@@ -76,8 +84,10 @@ def snfs(
     A transformation whose ``update`` requires ``params``.
 
   Raises:
-    ValueError: if times, fractions or the momentum are out of range; from
-      ``init`` if the budget does not fit the params.
+    ValueError: if times, sparsities, fractions or the momentum are out of
+      range, both of ``sparsity`` and ``masks`` are given, or neither, or
+      ``redistribute`` meets a schedule of sparsity; from ``init`` if the budget
+      or the masks do not fit the params.
 
   Example:
     >>> import jax, jax.numpy as jnp, optax
@@ -94,6 +104,11 @@ def snfs(
   """
   if not 0 <= momentum < 1:
     raise ValueError(f'`momentum` was {momentum}, but must be in [0, 1).')
+  if redistribute and callable(sparsity):
+    raise ValueError(
+      '`redistribute` keeps the number of all alive weights, so `sparsity` must'
+      ' be a number then, not a schedule.'
+    )
 
   def grow_score(state, name, grad, step):
     del grad, step
@@ -102,6 +117,7 @@ def snfs(
   topology = drop_and_grow(
     grow_score,
     sparsity=sparsity,
+    masks=masks,
     key=key,
     densities=densities,
     where=where,
@@ -122,9 +138,13 @@ def snfs(
 
   def observe_fn(state, grads):
     values = trees.by_name(grads)
+
+    def smooth(m, g):
+      mean = (momentum * m + (1 - momentum) * g).astype(m.dtype)
+      return jnp.where(jnp.isfinite(mean), mean, m)
+
     smoothed = {
-      name: (momentum * m + (1 - momentum) * values[name]).astype(m.dtype)
-      for name, m in state.dense_momentum.items()
+      name: smooth(m, values[name]) for name, m in state.dense_momentum.items()
     }
     return state._replace(dense_momentum=smoothed)
 

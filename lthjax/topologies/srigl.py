@@ -1,10 +1,9 @@
 """SRigL: RigL with the same fan-in for every neuron, and neuron ablation.
 
-A neuron is a column of a kernel whose last axis is the output: ``[in, out]`` or
-``[height, width, in, out]``. Its fan-in is the number of its alive weights.
+A neuron is an output of a kernel, such as ``out`` of ``[in, out]``. Its fan-in
+is the number of its alive weights.
 """
 
-import math
 from typing import NamedTuple
 
 import chex
@@ -13,12 +12,13 @@ import jax.numpy as jnp
 import optax
 
 from lthjax import masks as masks_lib
-from lthjax import trees
+from lthjax import patterns, trees
 from lthjax.densities import Densities
-from lthjax.prune import layer_counts, ratio_of, share_of
+from lthjax.prune import ratio_of, share_of
+from lthjax.scores import random
 from lthjax.selection import keep_largest
 from lthjax.sparsify import Topology, sparsify
-from lthjax.topologies import moving
+from lthjax.topologies import fan_in, moving, starting
 
 
 class SRigLState(NamedTuple):
@@ -28,7 +28,8 @@ class SRigLState(NamedTuple):
     masks: which weights are alive.
     drop_ratios: int32[moves, 2], numerators and denominators of the share of
       the alive weights that each move drops.
-    budgets: ``{name: int32}``, the most alive weights a layer may have.
+    budgets: ``{name: int32[moves]}``, the most alive weights that each move
+      may leave in a layer.
   """
 
   masks: chex.ArrayTree
@@ -39,8 +40,9 @@ class SRigLState(NamedTuple):
 def srigl(
   inner: optax.GradientTransformation,
   *,
-  sparsity: float,
-  key: chex.PRNGKey,
+  sparsity: float | optax.Schedule | None = None,
+  masks: chex.ArrayTree | None = None,
+  key: chex.PRNGKey | None = None,
   densities: Densities | None = None,
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
   update_every: int = 100,
@@ -48,6 +50,7 @@ def srigl(
   drop_fraction: float | optax.Schedule = 0.3,
   min_salient: float | None = 0.3,
   never_ablate: str | list[str] = 'output/*',
+  neuron_axes: patterns.Axes | None = None,
   applies_gradient: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
   """Trains sparse from scratch with a constant fan-in a neuron (SRigL).
@@ -59,13 +62,19 @@ def srigl(
 
   Two defects of the reference code are mended: weights of ablated neurons do
   not count among those kept, and a neuron over its fan-in loses its smallest
-  weights rather than arbitrary ones.
+  weights rather than arbitrary ones. And what is alive is told by the mask: the
+  reference code drops alive weights that happen to be zero, so that masks move
+  there also where the drop fraction is zero.
 
   Args:
     inner: any optax transformation; wrap a whole chain, not a part of it.
-    sparsity: dead share of all prunable weights, in [0, 1). What does not
-      divide by the number of neurons is left out.
-    key: random key of the first masks.
+    sparsity: dead share of all prunable weights, in [0, 1), or an optax
+      schedule of it over steps, which may rise and fall. What does not divide
+      by the number of neurons is left out.
+    masks: masks to start from instead of random ones, with the same fan-in in
+      all neurons of a layer that are not ablated; each layer then keeps its
+      number of weights.
+    key: random key of the first masks; not needed with ``masks``.
     densities: how the budget spreads over layers, such as
       `lthjax.densities.erk`; evenly by default.
     where: which leaves may be pruned, as for `lthjax.masks.dense`.
@@ -80,6 +89,10 @@ def srigl(
       has 0.3 for convolutional networks and 0.95 for transformers.
     never_ablate: globs over names of layers that keep all their neurons, such
       as the classifier. Globs that match nothing are ignored.
+    neuron_axes: the axes that count the neurons of a kernel, if they are not
+      those of Flax's layouts (see `lthjax.patterns.neuron_axes`): a number or a
+      tuple, ``{glob: axes}`` over names, or a function of name and shape. Of a
+      scanned layer ``[layers, in, out]`` they are ``(0, -1)``.
     applies_gradient: whether a step that moves masks also trains, before they
       move.
 
@@ -87,8 +100,9 @@ def srigl(
     A transformation whose ``update`` requires ``params``.
 
   Raises:
-    ValueError: if times or fractions are out of range; from ``init`` if a layer
-      has a budget below one weight a neuron.
+    ValueError: if times, sparsities or fractions are out of range, or both of
+      ``sparsity`` and ``masks`` are given, or neither; from ``init`` if a layer
+      has a budget below one weight a neuron, or the masks do not fit.
 
   Example:
     >>> import jax, jax.numpy as jnp, optax
@@ -104,45 +118,78 @@ def srigl(
     Lasby et al., Dynamic Sparse Training with Structured Sparsity,
     arXiv:2305.02299, section 3.
   """
+  starting.check_given(sparsity, masks, key, densities)
   moving.check_times(update_every, stop_step)
-  moving.check_sparsity(sparsity)
   ratios = moving.drop_ratios(drop_fraction, update_every, stop_step)
   if min_salient is not None and min_salient <= 0:
     raise ValueError(
       f'`min_salient` was {min_salient}, but must be positive. To ablate'
       ' nothing, give None.'
     )
+  # Of the first masks, and after every move.
+  wanted: list[float] = []
+  if callable(sparsity):
+    steps = range(0, stop_step + 1, update_every)
+    wanted = moving.sparsities(sparsity, steps)
+  elif sparsity is not None:
+    moving.check_sparsity(sparsity)
+    wanted += [sparsity] * (1 + len(ratios))
   globs = [never_ablate] if isinstance(never_ablate, str) else never_ablate
 
-  def init_fn(params):
+  def ablates(name):
+    return min_salient is not None and not trees.matches(globs, name)
+
+  def take(masks, params):
+    def faults(masks):
+      shapes = {name: mask.shape for name, mask in masks.items()}
+      axes = fan_in.axes_by_name(neuron_axes, shapes)
+      protected = [name for name in masks if not ablates(name)]
+      return fan_in.faults(masks, axes, protected)
+
+    first = starting.take(masks, params, faults)
+    alive = masks_lib.alive_by_name(first)
+    return first, {
+      name: jnp.full(len(ratios), n, jnp.int32) for name, n in alive.items()
+    }
+
+  def draw(params):
+    assert key is not None
     dense = masks_lib.dense(params, where)
     shapes = moving.shapes_of(dense)
-    budgets = layer_counts(shapes, sparsity, densities, rounding='ceil')
-    _check_budgets(shapes, budgets)
+    axes = fan_in.axes_by_name(neuron_axes, shapes)
+    budgets = moving.count_tables(shapes, wanted, densities, rounding='ceil')
+    fan_in.check_budgets(shapes, axes, budgets)
 
-    def draw(name, mask):
-      noise = jax.random.uniform(trees.fold_in_name(key, name), mask.shape)
-      fan_in = budgets[name] // mask.shape[-1]
-      return _per_neuron(noise, fan_in, mask)
+    noise = random(key, jax.tree.map(lambda m: jnp.zeros(m.shape), dense))
 
-    return SRigLState(
-      masks=trees.map_alive(draw, dense),
-      drop_ratios=jnp.asarray(ratios),
-      budgets={name: jnp.int32(count) for name, count in budgets.items()},
-    )
+    def draw_one(name, mask, noise):
+      del mask
+      scores, back = fan_in.columns(noise, axes[name])
+      count = budgets[name][0] // scores.shape[1]
+      return back(keep_largest(scores, count, axis=0))
+
+    first = trees.map_alive(draw_one, dense, noise)
+    return first, {name: jnp.asarray(n[1:]) for name, n in budgets.items()}
+
+  def init_fn(params):
+    first, budgets = draw(params) if masks is None else take(masks, params)
+    return SRigLState(first, jnp.asarray(ratios), budgets)
 
   def move_fn(state, params, grads, step):
     def move(name, mask, w, g):
-      alive = jnp.sum(mask, dtype=jnp.int32)
-      ablates = min_salient is not None and not trees.matches(globs, name)
-      return move_layer(
-        mask,
-        moving.magnitude(w),
-        moving.magnitude(g),
-        moving.drop_count(state.drop_ratios, alive, step, update_every),
-        state.budgets[name],
-        min_salient if ablates else None,
+      axes = fan_in.axes_of(neuron_axes, name, mask.shape)
+      alive, back = fan_in.columns(mask, axes)
+      budget = moving.at_move(state.budgets[name], step, update_every)
+      stay = jnp.minimum(jnp.sum(mask, dtype=jnp.int32), budget)
+      new = move_layer(
+        alive,
+        moving.magnitude(fan_in.columns(w, axes)[0]),
+        moving.magnitude(fan_in.columns(g, axes)[0]),
+        moving.drop_count(state.drop_ratios, stay, step, update_every),
+        budget,
+        min_salient if ablates(name) else None,
       )
+      return back(new)
 
     masks = trees.map_alive(move, state.masks, params, grads)
     return state._replace(masks=masks)
@@ -164,13 +211,13 @@ def move_layer(
   budget: jax.Array | int,
   min_salient: float | None,
 ) -> jax.Array:
-  """Moves the mask of one layer; the last axis counts its neurons.
+  """Moves the mask of one layer.
 
   Args:
-    mask: which weights are alive.
+    mask: bool[inputs, neurons], which weights are alive.
     magnitude: absolute weights.
     growth: absolute gradients of all weights.
-    drop: how many alive weights to drop.
+    drop: how many weights to drop of those that the budget lets stay.
     budget: the most alive weights of the layer.
     min_salient: see `srigl`.
 
@@ -192,15 +239,14 @@ def move_layer(
     Lasby et al., Dynamic Sparse Training with Structured Sparsity,
     arXiv:2305.02299, section 3.1, steps 1 to 7.
   """
-  neurons = mask.shape[-1]
-  dense_fan_in = mask.size // neurons
-  alive = jnp.sum(mask, dtype=jnp.int32)
+  dense_fan_in, neurons = mask.shape
+  stay = jnp.minimum(jnp.sum(mask, dtype=jnp.int32), budget) - drop
 
   active = jnp.ones(neurons, bool)
   if min_salient is not None:
-    salient = keep_largest(magnitude, alive - drop, mask)
+    salient = keep_largest(magnitude, stay, mask)
     salient |= keep_largest(growth, drop, ~mask)
-    count = _fan_in(salient)
+    count = jnp.sum(salient, axis=0, dtype=jnp.int32)
     enough = min_salient
     if min_salient < 1:
       ratio = ratio_of(min_salient).as_integer_ratio()
@@ -210,41 +256,9 @@ def move_layer(
     most_salient = keep_largest(count.astype(jnp.float32), least)
     active = (count >= enough) | most_salient
 
-  fan_in = budget // jnp.sum(active, dtype=jnp.int32)
-  keep = keep_largest(magnitude, alive - drop, mask & active)
-  keep = _per_neuron(magnitude, fan_in, keep)
-  missing = jnp.where(active, fan_in - _fan_in(keep), 0)
-  return keep | _per_neuron(growth, missing, ~keep)
-
-
-def _per_neuron(
-  scores: jax.Array, count: jax.Array | int, eligible: jax.Array
-) -> jax.Array:
-  """Keeps the ``count`` largest scores of every neuron."""
-  columns = (-1, scores.shape[-1])
-  keep = keep_largest(
-    scores.reshape(columns), count, eligible.reshape(columns), axis=0
-  )
-  return keep.reshape(scores.shape)
-
-
-def _fan_in(mask: jax.Array) -> jax.Array:
-  """Counts the alive weights of every neuron."""
-  return jnp.sum(mask, axis=tuple(range(mask.ndim - 1)), dtype=jnp.int32)
-
-
-def _check_budgets(
-  shapes: dict[str, tuple[int, ...]], budgets: dict[str, int]
-) -> None:
-  faults = [
-    f'{name} has {budgets[name]} weights for {shape[-1]} neurons; one each is a'
-    f' sparsity of {moving.sparsity_of(shape[-1], math.prod(shape))}'
-    for name, shape in shapes.items()
-    if budgets[name] < shape[-1]
-  ]
-  if faults:
-    raise ValueError(
-      'A constant fan-in needs at least one weight a neuron, but'
-      f' {"; ".join(faults)}. Lower the sparsity, spread it with `densities=`,'
-      ' or leave these layers dense with `where=`.'
-    )
+  each = budget // jnp.sum(active, dtype=jnp.int32)
+  keep = keep_largest(magnitude, stay, mask & active)
+  keep = keep_largest(magnitude, each, keep, axis=0)
+  missing = each - jnp.sum(keep, axis=0, keepdims=True, dtype=jnp.int32)
+  missing = jnp.where(active, missing, 0)
+  return keep | keep_largest(growth, missing, ~keep, axis=0)

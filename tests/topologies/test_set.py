@@ -62,10 +62,9 @@ def test_a_move_by_hand(applies_gradient):
 
 def test_chance_is_of_the_key_and_the_step_alone():
   params = {'w': jnp.ones((20, 20))}
-  runs = []
+  runs, update = [], jax.jit(make().update)  # The key is in the state.
   for key in (KEY, KEY, jax.random.key(4)):
-    tx = make(key=key)
-    state, update = tx.init(params), jax.jit(tx.update)
+    state = make(key=key).init(params)
     masks = [lth.get_masks(state)['w']]
     for _ in range(2):
       _, state = update({'w': jnp.zeros((20, 20))}, state, params)

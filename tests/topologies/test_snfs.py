@@ -53,35 +53,54 @@ def count(state):
   return lth.masks.alive_by_name(lth.get_masks(state))
 
 
+REDISTRIBUTED = make(optax.sgd(0.0), redistribute=True, update_every=1)
+TWO = {'a': jnp.ones((8, 8)), 'c': jnp.ones((8, 8))}
+
+
 def test_budgets_go_where_the_momentum_is():
-  tx = make(optax.sgd(0.0), redistribute=True, update_every=1)
-  params = {'a': jnp.ones((4, 4)), 'c': jnp.ones((4, 4))}
-  state = tx.init(params)
-  assert count(state) == {'a': 8, 'c': 8}
-  # Each drops 4 of 8; momentum 3 to 1 shares the 8 out as 6 and 2.
-  grads = {'a': jnp.full((4, 4), -3.0), 'c': jnp.ones((4, 4))}
-  params, state = step(tx, params, state, grads)
-  assert count(state) == {'a': 10, 'c': 6}
-  # Drop 5 and 3; room for 11 and 13.
-  params, state = step(tx, params, state, grads)
-  assert count(state) == {'a': 11, 'c': 5}
+  params, state = TWO, REDISTRIBUTED.init(TWO)
+  assert count(state) == {'a': 32, 'c': 32}
+  # Each drops 16 of 32; momentum 3 to 1 shares the 32 out as 24 and 8.
+  grads = {'a': jnp.full((8, 8), -3.0), 'c': jnp.ones((8, 8))}
+  params, state = step(REDISTRIBUTED, params, state, grads)
+  assert count(state) == {'a': 40, 'c': 24}
+  # Drop 20 and 12, and share them out as before.
+  params, state = step(REDISTRIBUTED, params, state, grads)
+  assert count(state) == {'a': 44, 'c': 20}
 
 
 def test_a_layer_without_momentum_is_never_emptied():
-  tx = make(optax.sgd(0.0), redistribute=True, update_every=1)
-  params = {'a': jnp.ones((8, 8)), 'c': jnp.ones((8, 8))}
-  state, update = tx.init(params), jax.jit(tx.update)
+  params, state = TWO, REDISTRIBUTED.init(TWO)
   grads = {'a': jnp.ones((8, 8)), 'c': jnp.zeros((8, 8))}
   for _ in range(12):
-    _, state = update(grads, state, params)
+    params, state = step(REDISTRIBUTED, params, state, grads)
     assert sum(count(state).values()) == 64
   assert count(state) == {'a': 63, 'c': 1}
+
+
+def test_gradients_that_are_not_finite_are_no_news():
+  state = REDISTRIBUTED.init(TWO)
+  fine = {name: jnp.full((8, 8), 2.0) for name in TWO}
+  wild = {
+    'a': fine['a'].at[0].set(jnp.array([np.nan, np.inf, -np.inf, *[1.0] * 5])),
+    'c': fine['c'],
+  }
+  seen = []
+  for grads in (fine, wild, fine):
+    _, state = step(REDISTRIBUTED, TWO, state, grads)
+    seen.append(np.asarray(state.topology_state.dense_momentum['a']))
+  np.testing.assert_array_equal(seen[1][0, :3], seen[0][0, :3])
+  # 0.2; the others go on to 0.28 and 0.38; then all of them go on.
+  np.testing.assert_allclose(seen[1][0, 3:], 0.28, rtol=1e-6)
+  np.testing.assert_allclose(seen[1][1:], 0.38, rtol=1e-6)
+  np.testing.assert_allclose(seen[2][0, :3], 0.38, rtol=1e-6)
+  np.testing.assert_allclose(seen[2][0, 3:], 0.452, rtol=1e-6)
 
 
 def test_the_total_is_constant_whatever_the_gradients():
   tx = make(optax.sgd(0.1), redistribute=True, update_every=1)
   rng = np.random.default_rng(0)
-  params = {'a': jnp.ones((9, 7)), 'c': jnp.ones((5, 5)), 'd': jnp.ones((2, 3))}
+  params = {'a': jnp.ones((8, 8)), 'c': jnp.ones((5, 5)), 'd': jnp.ones((2, 3))}
   state, update = tx.init(params), jax.jit(tx.update)
   total = sum(count(state).values())
   for scale in [0.0, 1e-30, 1.0, 1e30, 1e38, np.inf, np.nan, 1.0]:
