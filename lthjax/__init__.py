@@ -15,6 +15,7 @@ from lthjax import (
   topologies,
   training,
 )
+from lthjax.iterative import prune_iteratively
 from lthjax.prune import prune
 from lthjax.selection import keep_largest
 from lthjax.sparsify import (
@@ -63,6 +64,7 @@ __all__ = [
   'patterns',
   'program',
   'prune',
+  'prune_iteratively',
   'rigl',
   'schedules',
   'scores',
