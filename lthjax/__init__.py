@@ -16,6 +16,7 @@ from lthjax import (
   topologies,
   training,
 )
+from lthjax.iterative import prune_iteratively
 from lthjax.opt_state import forward_params, get_masks, set_masks
 from lthjax.prune import prune
 from lthjax.selection import keep_largest
@@ -66,6 +67,7 @@ __all__ = [
   'patterns',
   'program',
   'prune',
+  'prune_iteratively',
   'rigl',
   'schedules',
   'scores',

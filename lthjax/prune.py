@@ -1,7 +1,7 @@
 """One-shot pruning: scores, a budget and a pattern make masks."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -43,8 +43,8 @@ def prune(
   """Removes the alive weights with the lowest scores.
 
   Masks nest: a dead weight never returns. Counts are exact, and ties go to the
-  lowest index. Works eagerly and under `jax.jit` and `jax.vmap`; the check for
-  NaN needs concrete scores, and traced NaN count as lowest. A high sparsity can
+  lowest index. Works eagerly and under `jax.jit` and `jax.vmap`; the checks of
+  scores need concrete ones, and traced NaN count as lowest. A high sparsity can
   leave small leaves without any weight.
 
   Args:
@@ -70,7 +70,8 @@ def prune(
     TypeError: if scores are not floating point.
     ValueError: for a budget out of range or given twice, masks that do not fit
       the scores, no prunable leaf, a glob that matches nothing, a pattern that
-      does not fit a leaf, or NaN among the scores of alive weights.
+      does not fit a leaf, fewer weights than leaves under one ``sparsity``
+      for all, or scores of alive weights that are NaN, or all zero in a leaf.
 
   Example:
     >>> import jax.numpy as jnp
@@ -101,6 +102,7 @@ def prune(
   values = trees.by_name(scores)
   check_floating({name: values[name] for name in eligible})
   check_nan(scores, masks)
+  check_not_zero(scores, masks)
 
   budgets: list[tuple[list[str], Any]]
   if pattern.density is not None:
@@ -237,6 +239,52 @@ def check_nan(scores: chex.ArrayTree, masks: chex.ArrayTree) -> None:
     )
 
 
+def check_not_zero(scores: chex.ArrayTree, masks: chex.ArrayTree) -> None:
+  """Raises if all alive weights of a leaf score zero; not under a trace.
+
+  Args:
+    scores: tree of arrays.
+    masks: tree of masks of the same structure.
+
+  Raises:
+    ValueError: naming each such leaf; emptied ones are none.
+  """
+  values = trees.by_name(scores)
+  silent = {
+    name: jnp.any(mask) & ~jnp.any((values[name] != 0) & mask)
+    for name, mask in trees.by_name(masks).items()
+    if mask is not None
+  }
+  if trees.is_traced(*silent.values()):
+    return
+  if found := [
+    n or 'the array' for n, x in jax.device_get(silent).items() if x
+  ]:
+    raise ValueError(
+      f'All scores of alive weights are zero in {", ".join(found)}. Pruning by'
+      ' them would be arbitrary: do gradients and signals reach these layers?'
+      ' Leave them dense with `lthjax.masks.dense(params, where=...)`.'
+    )
+
+
+def check_enough(count: int, names: Collection[str]) -> None:
+  """Raises if fewer weights would be left than there are layers.
+
+  Args:
+    count: how many weights a global budget keeps.
+    names: of the prunable leaves.
+
+  Raises:
+    ValueError: naming the leaves.
+  """
+  if count < len(names):
+    raise ValueError(
+      f'This sparsity leaves {count} weights for {len(names)} layers'
+      f' ({", ".join(names)}), and a layer without any lets nothing through.'
+      ' Lower `sparsity`.'
+    )
+
+
 def _check_budget(
   sparsity: float | None,
   fraction: float | Mapping[str, float] | None,
@@ -317,8 +365,9 @@ def _budgets_of_all(
   """Which leaves share a budget, and how many of all their weights stay."""
   if scope == 'global':
     total = sum(m.size for m in eligible.values())
-    removed = _share(total, _exact(sparsity), rounding)
-    return [(list(eligible), total - removed)]
+    count = total - _share(total, _exact(sparsity), rounding)
+    check_enough(count, eligible)
+    return [(list(eligible), count)]
   shapes = {name: m.shape for name, m in eligible.items()}
   counts = layer_counts(shapes, sparsity, densities, rounding)
   return [([name], count) for name, count in counts.items()]

@@ -1,9 +1,13 @@
-"""What a weight is worth: a higher score is kept.
+"""What a weight is worth: a higher score is kept, for every criterion.
 
-A score takes the params, and where it needs them the params at initialization,
-and returns a tree of scores of the same structure.
+There are two kinds. Scores of values take the params, and where they need them
+the params at initialization. Scores at initialization (`snip`, `grasp`,
+`synflow`, `taylor`, `fisher`) take a loss or a model too, as a pure function.
+All return a tree of scores of the structure of the params.
 """
 
+from lthjax.scores.fisher import fisher
+from lthjax.scores.grasp import grasp
 from lthjax.scores.large_final import (
   large_final,
   large_final_same_sign,
@@ -16,8 +20,13 @@ from lthjax.scores.large_final import (
 from lthjax.scores.magnitude import magnitude
 from lthjax.scores.movement import magnitude_increase, movement
 from lthjax.scores.random import random
+from lthjax.scores.snip import snip
+from lthjax.scores.synflow import synflow
+from lthjax.scores.taylor import taylor
 
 __all__ = [
+  'fisher',
+  'grasp',
   'large_final',
   'large_final_same_sign',
   'large_init',
@@ -29,4 +38,7 @@ __all__ = [
   'small_final',
   'small_init',
   'small_init_small_final',
+  'snip',
+  'synflow',
+  'taylor',
 ]

@@ -23,10 +23,20 @@ def random(
     float32 scores of the same structure and shapes.
 
   Example:
+    With the layer sizes of Erdos-Renyi-Kernel, they make the random masks that
+    scores at initialization are compared with:
+
     >>> import jax, jax.numpy as jnp
     >>> import lthjax as lth
-    >>> lth.scores.random(jax.random.key(0), {'w': jnp.ones((2, 3))})['w'].shape
-    (2, 3)
+    >>> params = {'fc1': jnp.ones((40, 40)), 'fc2': jnp.ones((40, 10))}
+    >>> masks = lth.prune(
+    ...   lth.scores.random(jax.random.key(0), params),
+    ...   lth.masks.dense(params),
+    ...   sparsity=0.8,
+    ...   densities=lth.densities.erk,
+    ... )
+    >>> lth.masks.alive_by_name(masks)
+    {'fc1': 246, 'fc2': 154}
   """
   del initial
 

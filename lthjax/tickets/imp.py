@@ -261,7 +261,7 @@ def _remove(
 
 def _any_scores(masks: chex.ArrayTree) -> chex.ArrayTree:
   """Scores of no meaning, to try a budget out before anything is trained."""
-  return jax.tree.map(lambda m: jnp.zeros(m.shape), masks)
+  return jax.tree.map(lambda m: jnp.ones(m.shape), masks)
 
 
 def _level(

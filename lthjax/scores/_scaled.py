@@ -1,0 +1,271 @@
+"""Evaluates programs whose numbers leave the range of their dtype.
+
+The sum over all paths of a deep network of positive weights is beyond float32
+after some twenty layers. Here a floating-point array carries the exponent of a
+power of two that belongs to all of its entries, and every sum and product ends
+with a peak of about one. Scaling by powers of two is exact, so that this gives
+the bits of a float32 with a wider range; and because the exponents are
+constants to differentiation, gradients are in range as well.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+
+_NONE = -(2**24)  # The exponent of zero, below that of any number.
+_LIMIT = 126  # Two to this power, and to its negative, are normal in float32.
+
+
+class Scaled(NamedTuple):
+  """The numbers ``value * 2 ** exponent``.
+
+  Attributes:
+    value: floating-point array.
+    exponent: int32 scalar.
+  """
+
+  value: jax.Array
+  exponent: jax.Array
+
+
+def evaluate(f: Callable[..., jax.Array], *args: chex.ArrayTree) -> Scaled:
+  """Computes ``f(*args)``, a floating-point array, without overflow.
+
+  What is multiplied, added, compared, moved or rooted keeps its scale, also
+  through calls and scans. Other functions, such as tanh and exp, and other
+  control flow take the numbers themselves, up to the largest that there are.
+
+  Args:
+    f: any function that JAX can trace.
+    *args: trees of arrays.
+
+  Returns:
+    The result, with a peak of about one. Its exponent is a constant to
+    differentiation.
+  """
+  closed = jax.make_jaxpr(f)(*args)
+  (out,) = _run(closed.jaxpr, closed.consts, jax.tree.leaves(args))
+  return _normal(out)
+
+
+def power_of_two(exponent: jax.Array) -> jax.Array:
+  """Returns ``2 ** exponent`` in float32, from 2^-126 to 2^126, exactly."""
+  bits = (jnp.clip(exponent, -_LIMIT, _LIMIT) + 127) << 23
+  return jax.lax.bitcast_convert_type(bits, jnp.float32)
+
+
+def _run(jaxpr: jex.Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list:
+  """Evaluates equation by equation; what needs a scale becomes `Scaled`."""
+  variables = [*jaxpr.constvars, *jaxpr.invars]
+  env = dict(zip(variables, [*consts, *args], strict=True))
+
+  def read(atom):
+    return atom.val if isinstance(atom, jex.Literal) else env[atom]
+
+  for eqn in jaxpr.eqns:
+    values = [read(atom) for atom in eqn.invars]
+    rule = _ALWAYS.get(eqn.primitive.name)
+    if rule is None and any(isinstance(x, Scaled) for x in values):
+      rule = _RULES.get(eqn.primitive.name, _otherwise)
+    outs = (rule or _bind)(eqn, values)
+    env.update(zip(eqn.outvars, outs, strict=True))
+  return [read(atom) for atom in jaxpr.outvars]
+
+
+def _bind(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
+  outs = eqn.primitive.bind(*values, **eqn.params)
+  return list(outs) if eqn.primitive.multiple_results else [outs]
+
+
+# ---- Scales.
+
+
+def _is_float(x: Any) -> bool:
+  return jnp.issubdtype(jnp.result_type(x), jnp.floating)
+
+
+def _scaled(x: Any) -> Any:
+  """Gives ordinary floats a scale; zeros have the lowest."""
+  if isinstance(x, Scaled) or not _is_float(x):
+    return x
+  x = jnp.asarray(x)
+  return Scaled(x, jnp.where(jnp.any(x != 0), 0, _NONE).astype(jnp.int32))
+
+
+def _split(x: Any) -> tuple[jax.Array, Any]:
+  return x if isinstance(x, Scaled) else (x, 0)
+
+
+def _times(x: jax.Array, factor: jax.Array) -> jax.Array:
+  return x * factor.astype(x.dtype)
+
+
+def _normal(x: Any) -> Scaled:
+  """Brings the peak into [1/2, 1)."""
+  value, exponent = _split(x)
+  bits = jax.lax.bitcast_convert_type(
+    jax.lax.stop_gradient(value).astype(jnp.float32), jnp.int32
+  )
+  # The maximum includes the old exponent: what comes out of a reduction is
+  # kept, where XLA would compute a chain of scalars again in every loop.
+  each = jnp.minimum((bits >> 23 & 255) - 126, _LIMIT) + exponent
+  peak = jnp.max(jnp.where(value == 0, _NONE, each), initial=_NONE)
+  return Scaled(_times(value, power_of_two(exponent - peak)), peak)
+
+
+def _plain(x: Any) -> Any:
+  """The numbers themselves, or the largest ones that there are."""
+  if not isinstance(x, Scaled):
+    return x
+  value, exponent = _normal(x)
+  return _times(value, power_of_two(exponent))
+
+
+def _lower(x: Any, exponent: jax.Array) -> Any:
+  """The value that belongs to a higher exponent; it may underflow."""
+  if not isinstance(x, Scaled):
+    return x
+  gap = x.exponent - exponent
+  return _times(x.value, jnp.where(gap < -_LIMIT, 0, power_of_two(gap)))
+
+
+# ---- Rules: what a primitive does to values and exponents.
+
+
+def _otherwise(eqn, values):
+  return _bind(eqn, [_plain(x) for x in values])
+
+
+def _move(eqn, values):
+  """Entries move, or are picked or summed; the rest are indices."""
+  x, *rest = values
+  outs = _bind(eqn, [x.value, *rest])
+  return [Scaled(out, x.exponent) for out in outs]
+
+
+def _join(eqn, values):
+  """Entries of several arrays are added, compared or put together."""
+  several = sum(isinstance(x, Scaled) for x in values) > 1
+  values = [_scaled(x) for x in values]
+  exponents = [x.exponent for x in values if isinstance(x, Scaled)]
+  top = functools.reduce(jnp.maximum, exponents)
+  (out,) = _bind(eqn, [_lower(x, top) for x in values])
+  if not _is_float(out):
+    return [out]
+  out = Scaled(out, top)
+  return [_normal(out) if several else out]
+
+
+def _multiply(eqn, values):
+  (x, i), (y, j) = map(_split, values)
+  (out,) = _bind(eqn, [x, y])
+  return [Scaled(out, i + j)]
+
+
+def _contract(eqn, values):
+  return [_normal(*_multiply(eqn, values))]
+
+
+def _divide(eqn, values):
+  (x, i), (y, j) = _split(values[0]), _normal(values[1])
+  (out,) = _bind(eqn, [x, y])
+  return [Scaled(out, i - j)]
+
+
+def _power(eqn, values):
+  x, exponent = _normal(*values)
+  (out,) = _bind(eqn, [x])
+  return [Scaled(out, eqn.params.get('y', 2) * exponent)]
+
+
+def _root(eqn, values):
+  x, exponent = _normal(*values)
+  odd = exponent % 2
+  (out,) = _bind(eqn, [_times(x, 1 + odd)])
+  half = (exponent - odd) // 2
+  return [Scaled(out, -half if eqn.primitive.name == 'rsqrt' else half)]
+
+
+def _call(eqn, values):
+  inner = eqn.params.get('jaxpr', eqn.params.get('call_jaxpr'))
+  if isinstance(inner, jex.ClosedJaxpr):
+    return _run(inner.jaxpr, inner.consts, values)
+  return _run(inner, [], values)
+
+
+def _cond(eqn, values):
+  def branch(closed):
+    return lambda *xs: [*map(_scaled, _run(closed.jaxpr, closed.consts, xs))]
+
+  index, *values = values
+  return jax.lax.switch(index, [*map(branch, eqn.params['branches'])], *values)
+
+
+def _scan(eqn, values):
+  """The exponents of what is carried are carried along."""
+  closed, first = eqn.params['jaxpr'], eqn.params['num_consts']
+  last = first + eqn.params['num_carry']
+  consts, carry, stacks = values[:first], values[first:last], values[last:]
+
+  def body(carry, slices):
+    xs = [
+      Scaled(x, stack.exponent) if isinstance(stack, Scaled) else x
+      for x, stack in zip(slices, stacks, strict=True)
+    ]
+    outs = _run(closed.jaxpr, closed.consts, [*consts, *carry, *xs])
+    outs = [*map(_scaled, outs)]
+    return outs[: last - first], outs[last - first :]
+
+  carry, outs = jax.lax.scan(
+    body,
+    [*map(_scaled, carry)],
+    [_split(x)[0] for x in stacks],
+    length=eqn.params['length'],
+    reverse=eqn.params['reverse'],
+  )
+  return [*carry, *map(_stack, outs)]
+
+
+def _stack(x: Any) -> Any:
+  """Gives the slices of a scan, which have exponents of their own, one."""
+  if not isinstance(x, Scaled):
+    return x
+  top = jnp.max(x.exponent, initial=_NONE)
+  return Scaled(jax.vmap(lambda *x: _lower(Scaled(*x), top))(*x), top)
+
+
+# fmt: off
+_ALWAYS = {
+  **dict.fromkeys((
+    'checkpoint', 'closed_call', 'composite', 'custom_jvp_call',
+    'custom_vjp_call', 'jit', 'remat2',
+  ), _call),
+  **dict.fromkeys(('conv_general_dilated', 'dot_general'), _contract),
+  'cond': _cond,
+  'scan': _scan,
+}
+_RULES = {
+  **dict.fromkeys((
+    'abs', 'broadcast_in_dim', 'convert_element_type', 'copy', 'copy_p',
+    'cummax', 'cummin', 'cumsum', 'dynamic_slice', 'gather', 'name', 'neg',
+    'reduce_max', 'reduce_min', 'reduce_precision', 'reduce_sum',
+    'reduce_window_max', 'reduce_window_min', 'reduce_window_sum', 'reshape',
+    'reshard', 'rev', 'sharding_constraint', 'slice', 'split', 'squeeze',
+    'transpose',
+  ), _move),
+  **dict.fromkeys((
+    'add', 'add_any', 'clamp', 'concatenate', 'dynamic_update_slice', 'eq',
+    'ge', 'gt', 'le', 'lt', 'max', 'min', 'ne', 'pad', 'select_n', 'sub',
+  ), _join),
+  **dict.fromkeys(('integer_pow', 'square'), _power),
+  **dict.fromkeys(('rsqrt', 'sqrt'), _root),
+  'div': _divide,
+  'mul': _multiply,
+  'optimization_barrier': lambda eqn, values: values,
+}
+# fmt: on

@@ -1,0 +1,69 @@
+"""SNIP: how much the loss depends on a weight's being there."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lthjax.scores import _checks
+
+
+def snip(
+  loss: Callable[[chex.ArrayTree, Any], jax.Array],
+  params: chex.ArrayTree,
+  batch: Any,
+) -> chex.ArrayTree:
+  """Scores a weight by the sensitivity of the loss to it: ``|w * dL/dw|``.
+
+  This is the derivative of the loss with respect to the weight's mask. With
+  `lthjax.prune_iteratively` it becomes iterative SNIP.
+
+  Args:
+    loss: ``loss(params, batch)``, a scalar. It is compiled once, as long as the
+      same function is passed.
+    params: tree of arrays.
+    batch: whatever the loss takes; the paper has 128 examples.
+
+  Returns:
+    Scores of the same structure and shapes, at least float32.
+
+  Raises:
+    ValueError: if the loss fails on the batch (because labels are missing, for
+      instance) or is no scalar; outside of transformations also if a score is
+      not finite.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> loss = lambda w, x: jnp.sum(w * x) ** 2
+    >>> w, x = jnp.array([1.0, -2.0, 0.5]), jnp.array([3.0, 1.0, 0.0])
+    >>> lth.scores.snip(loss, w, x)
+    Array([6., 4., 0.], dtype=float32)
+
+  References:
+    Lee et al., SNIP: Single-shot Network Pruning based on Connection
+    Sensitivity, arXiv:1810.02340, equation 6 (without the division by the sum,
+    which changes no order). De Jorge et al., Progressive Skeletonization,
+    arXiv:2006.09081 (iterative SNIP).
+  """
+  _checks.check_loss(loss, params, batch)
+  return _checks.check_finite(_sensitivity(loss, params, batch), 'SNIP')
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sensitivity(loss, params, batch):
+  grads = jax.grad(loss)(params, batch)
+  return jax.tree.map(jnp.abs, product(params, grads))
+
+
+def product(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
+  """Multiplies in float32 at least: float16 has no room for small scores."""
+
+  def multiply(x, y):
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    return x.astype(dtype) * y.astype(dtype)
+
+  return jax.tree.map(multiply, a, b)
