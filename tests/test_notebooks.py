@@ -96,6 +96,54 @@ def check_first_ticket(notebook, values):
   assert 0.6 < margin(spread['shuffled mask']) < 1.4
 
 
+RIGL = {
+  'accuracy': '[dense_accuracy, static_accuracy, rigl_accuracy]',
+  'alive': '[lth.masks.alive_by_name(m) for m in masks]',
+  'apart': """[
+    lth.masks.count(lth.masks.difference(a, b))
+    for a, b in [(masks[0], static_masks[0]), static_masks[::20]]
+  ]""",
+  'moves': 'moves',
+  'rates': 'rates',
+  'pictures': '{k: v.tolist() for k, v in pictures.items()}',
+}
+
+
+def check_rigl(notebook, values):
+  """Asserts what the notebook claims, on digits."""
+  assert 'Going on with digits' in texts(notebook, 'data')[0]
+
+  alive = {'fc1/kernel': 418, 'fc2/kernel': 459, 'output/kernel': 126}
+  total, whole = sum(alive.values()), 64 * 300 + 30_000 + 1_000
+  assert values['alive'] == [alive] * 21
+  assert values['apart'] == [0, 0]  # The same start, and static stays there.
+
+  new, revisited = zip(*values['moves'], strict=True)
+  tried = list(itertools.accumulate(new, initial=total))
+  assert [round(rate * whole) for rate in values['rates']] == tried
+  # The first move drops 30 % of each layer, which may come back at once.
+  assert revisited[0] == 0 < new[0] <= 125 + 137 + 37
+  assert values['moves'][15:] == [[0, 0]] * 5
+  assert sum(new[:5]) > sum(revisited[:5])
+  assert sum(new[7:]) < sum(revisited[7:])
+  (printed,) = texts(notebook, 'moves')
+  rows = [[*map(int, row.split()[2:4])] for row in printed.splitlines()[1:]]
+  assert rows == values['moves'][:15]
+
+  # With five other seeds: at least 0.964, 0.939 and 0.142; at most 0.66.
+  dense, static, rigl = values['accuracy']
+  assert dense > 0.95
+  assert rigl > 0.9
+  assert rigl > static + 0.1
+
+  def margin(picture):
+    return sum(row[0] + row[-1] for row in picture) / (2 * len(picture))
+
+  start, end = values['pictures']['start'], values['pictures']['end']
+  assert sum(map(sum, start)) == sum(map(sum, end)) == alive['fc1/kernel']
+  assert margin(end) < 0.8 * margin(start)
+
+
 # By notebook: a small setting, what to look at afterwards, and what must hold.
 RUNS = {
   'first_ticket': (
@@ -106,7 +154,15 @@ RUNS = {
     },
     FIRST_TICKET,
     check_first_ticket,
-  )
+  ),
+  'rigl': (
+    {
+      'LTHJAX_NOTEBOOK_DATASET': 'mnist',  # Not there, so that it is digits.
+      'LTHJAX_NOTEBOOK_STEPS': '600',
+    },
+    RIGL,
+    check_rigl,
+  ),
 }
 
 
