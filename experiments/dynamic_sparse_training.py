@@ -37,6 +37,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import grid
 import jax
 import jax.numpy as jnp
 import optax
@@ -175,6 +176,12 @@ class Cell(NamedTuple):
     """Names its files."""
     return f'{self.method}-{self.sparsity:g}-{self.steps}'
 
+  @property
+  def label(self) -> str:
+    """Names it for people."""
+    label = METHODS[self.method].label
+    return f'{label}  {100 * self.sparsity:g} % sparse  {self.steps:,} steps'
+
 
 def cells(config: Config) -> list[Cell]:
   """All that is to be trained; the dense network first."""
@@ -278,52 +285,30 @@ class Experiment:
     }
 
 
-def run(config: Config, report: sparse_report.Progress) -> Path:
+def run(config: Config, report: grid.Progress) -> Path:
   """Trains what is still missing, and returns the folder with everything."""
   experiment = Experiment(config)
   dataset = config.dataset.replace('/', '-')
   folder = checkpoints.open_run(
     config.output, f'sparse-{dataset}-{config.model}', config
   )
-  results = {cell: read(folder, cell) for cell in cells(config)}
-  report.begin(folder, results)
-  for cell, result in results.items():
-    if result is not None:
-      continue
-    curve: list[dict[str, Any]] = []
 
-    def evaluated(step, metrics, cell=cell, curve=curve):
-      values = {name: x.tolist() for name, x in metrics.items()}
-      curve.append({'step': step, **values})
-      report.evaluated(cell, curve[-1])
-
+  def train(cell, evaluated):
     state = experiment.train(cell, evaluated)
     masks = lth.get_masks(state.opt_state)
-    params = lth.forward_params(state.opt_state, state.params)
-    results[cell] = {
-      **cell._asdict(),
-      'test_accuracy': experiment.task.test_accuracy(params, state.model_state),
-      **experiment.cost(cell, masks),
-      'curve': curve,
+    networks = {
+      'params': lth.forward_params(state.opt_state, state.params),
+      'masks': masks,
+      'model_state': state.model_state,
     }
-    checkpoints.save(
-      network_folder(folder, cell),
-      {'params': params, 'masks': masks, 'model_state': state.model_state},
-      results[cell],
+    accuracy = experiment.task.test_accuracy(
+      networks['params'], state.model_state
     )
-    report.cell_done(cell, results)
+    cost = experiment.cost(cell, masks)
+    return {**cell._asdict(), 'test_accuracy': accuracy, **cost}, networks
+
+  grid.run(folder, train, report)
   return folder
-
-
-def network_folder(folder: Path, cell: Cell) -> Path:
-  """Where the trained networks of a cell are kept."""
-  return folder / 'networks' / cell.name
-
-
-def read(folder: Path, cell: Cell) -> dict[str, Any] | None:
-  """Reads what an earlier run has found."""
-  path = network_folder(folder, cell)
-  return checkpoints.metadata(path) if path.exists() else None
 
 
 def main() -> None:
@@ -331,10 +316,9 @@ def main() -> None:
   with running.friendly_exit('trains this network again'):
     config = running.parse(sys.argv[1:], PRESETS, __doc__)
     title = f'{TITLES[config.model]} on {config.dataset}, {config.seeds} seeds'
-    steps = sum(cell.steps for cell in cells(config))
-    with sparse_report.Progress(steps) as report:
+    with grid.Progress(cells(config), sparse_report.rows) as report:
       folder = run(config, report)
-    results = report.results
+    results = report.finished()
     sparse_report.figure(results, title, folder)
     sparse_report.markdown(results, title, folder, config.seeds)
   report.console.print(sparse_report.table(results))

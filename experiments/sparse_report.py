@@ -7,12 +7,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import rich.table
 import running
+from grid import Result, spread
 from matplotlib.axes import Axes
 from sparse_methods import METHODS
 
 from lthjax import checkpoints
-
-Results = dict[Any, dict[str, Any] | None]
 
 COLUMNS = (
   'method',
@@ -25,29 +24,20 @@ COLUMNS = (
 )
 
 
-def finished(results: Results) -> list[dict[str, Any]]:
-  """What has been trained so far, in order."""
-  return [result for result in results.values() if result is not None]
-
-
-def rows(results: Results) -> list[dict[str, Any]]:
+def rows(result: Result) -> list[dict[str, Any]]:
   """One row a network."""
-  return [
-    {name: result[name] for name in COLUMNS if name in result}
-    | {'seed': seed, 'test_accuracy': accuracy}
-    for result in finished(results)
-    for seed, accuracy in enumerate(result['test_accuracy'])
-  ]
+  seeds = enumerate(result['test_accuracy'])
+  per_seed = [{'seed': i, 'test_accuracy': accuracy} for i, accuracy in seeds]
+  return [{name: (result | x)[name] for name in COLUMNS} for x in per_seed]
 
 
-def cells(result: dict[str, Any]) -> list[str]:
+def cells(result: Result) -> list[str]:
   """A row of the tables for people."""
-  accuracy = 100 * np.array(result['test_accuracy'])
   return [
     METHODS[result['method']].label,
     f'{100 * result["sparsity"]:g} %',
     f'{result["steps"]:,}',
-    f'{accuracy.mean():.2f} ± {accuracy.std():.2f}',
+    spread(result),
     f'{result["inference_cost"]:.3f}',
     f'{result["training_cost"]:.3f}',
   ]
@@ -67,63 +57,22 @@ CAPTION = (
 )
 
 
-class Progress(running.Progress):
-  """A progress bar for people, and files for what comes after."""
-
-  def begin(self, folder: Path, results: Results) -> None:
-    """Takes over what an earlier run has done."""
-    self._folder, self.results = folder, results
-    done = finished(results)
-    goes_on = len(done) < len(results)
-    steps = sum(result['steps'] for result in done)
-    self.done(steps, 'compiling' if goes_on else 'done')
-    if done:
-      self.say(
-        f'{len(done)} of {len(results)} trainings are there already'
-        + ('; going on with the others.' if goes_on else '.')
-      )
-      self._write()
-
-  def evaluated(self, cell: Any, evaluation: dict[str, Any]) -> None:
-    """Shows where the run is."""
-    number = list(self.results).index(cell) + 1
-    self.advance(
-      evaluation['step'],
-      f'{number}/{len(self.results)}  {METHODS[cell.method].label}'
-      f'  {100 * cell.sparsity:g} % sparse'
-      f'  validation {100 * np.mean(evaluation["accuracy"]):.1f} %',
-    )
-
-  def cell_done(self, cell: Any, results: Results) -> None:
-    """Writes the files anew, with one training more."""
-    self.results = results
-    self.done(cell.steps)
-    done = results[cell]
-    assert done is not None
-    label, sparsity, steps, accuracy, *_ = cells(done)
-    self.say(f'{label:16} {sparsity:>6} {steps:>7}', accuracy, style='dim')
-    self._write()
-
-  def _write(self) -> None:
-    done = finished(self.results)
-    running.write_csv(self._folder / 'summary.csv', COLUMNS, rows(self.results))
-    running.write_jsonl(self._folder / 'metrics.jsonl', done)
-
-
-def table(results: Results) -> rich.table.Table:
+def table(results: list[Result]) -> rich.table.Table:
   """All results, for the terminal."""
   out = rich.table.Table(caption=CAPTION)
   for head in HEADS:
     justify = 'left' if head == 'method' else 'right'
     out.add_column(head.replace(' ', '\n', 1), justify=justify)
-  for result in finished(results):
+  for result in results:
     out.add_row(*cells(result))
   return out
 
 
-def markdown(results: Results, title: str, folder: Path, seeds: int) -> None:
+def markdown(
+  results: list[Result], title: str, folder: Path, seeds: int
+) -> None:
   """Writes all results as a page, with where they come from."""
-  table = [HEADS, ['---'] * len(HEADS), *map(cells, finished(results))]
+  table = [HEADS, ['---'] * len(HEADS), *map(cells, results)]
   lines = [f'| {" | ".join(row)} |' for row in table]
   text = [
     f'# Sparse training: {title}',
@@ -135,15 +84,14 @@ def markdown(results: Results, title: str, folder: Path, seeds: int) -> None:
   checkpoints.write_text(folder / 'results.md', '\n\n'.join(text))
 
 
-def figure(results: Results, title: str, folder: Path) -> None:
+def figure(results: list[Result], title: str, folder: Path) -> None:
   """Draws accuracy over the cost of inference and of training."""
-  done = finished(results)
   fig, axes = plt.subplots(
     1, 2, figsize=(9.6, 4.2), sharey=True, layout='constrained'
   )
-  longest = max(result['steps'] for result in done)
-  draw(axes[0], [r for r in done if r['steps'] == longest], 'inference_cost')
-  draw(axes[1], done, 'training_cost')
+  longest = max(result['steps'] for result in results)
+  draw(axes[0], [r for r in results if r['steps'] == longest], 'inference_cost')
+  draw(axes[1], results, 'training_cost')
   axes[0].set_xlabel('inference FLOPs, share of dense')
   axes[1].set_xlabel('training FLOPs, share of dense')
   axes[0].set_ylabel('test accuracy (%)')
@@ -158,10 +106,10 @@ def figure(results: Results, title: str, folder: Path) -> None:
   plt.close(fig)
 
 
-def draw(ax: Axes, results: list[dict[str, Any]], cost: str) -> None:
+def draw(ax: Axes, results: list[Result], cost: str) -> None:
   """Draws a line a method: over sparsities, or over lengths of training."""
   one_length = len({result['steps'] for result in results}) == 1
-  lines: dict[Any, list[dict[str, Any]]] = {}
+  lines: dict[Any, list[Result]] = {}
   for result in results:
     kept = None if one_length else result['sparsity']
     lines.setdefault((result['method'], kept), []).append(result)
