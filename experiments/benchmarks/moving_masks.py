@@ -27,8 +27,8 @@ EVERY = 100  # steps from one move to the next
 def optimizers() -> dict[str, optax.GradientTransformation]:
   """The plain optimizer under each of the methods, at 90 % sparsity."""
   plain = optax.sgd(0.1, momentum=0.9)
-  start = {'sparsity': 0.9, 'key': jax.random.key(0)}
-  moving = {'update_every': EVERY, 'stop_step': 100 * EVERY}
+  start: dict[str, Any] = {'sparsity': 0.9, 'key': jax.random.key(0)}
+  moving: dict[str, Any] = {'update_every': EVERY, 'stop_step': 100 * EVERY}
   return {
     'plain': plain,
     'static_sparse': lth.static_sparse(plain, **start),
@@ -53,7 +53,7 @@ def steps(
   if not isinstance(opt_state, lth.SparsifyState):
     return {'leaves': functools.partial(step, grads, opt_state, params)}
   params = lth.masks.apply(lth.get_masks(opt_state), params)
-  # Neither slots nor what is smoothed may be all zero: ties cost more passes.
+  # A step from the start, so that slots and averages hold numbers.
   _, opt_state = step(grads, opt_state, params)
 
   def at(count: int) -> Callable[[], Any]:
@@ -78,12 +78,12 @@ def main() -> None:
   """Prints a table."""
   params, grads = draw(jax.random.key(1)), draw(jax.random.key(2))
   functions = {
-    (name, kind): function
+    f'{name} {kind}': function
     for name, tx in optimizers().items()
     for kind, function in steps(tx, params, grads).items()
   }
   found = timing.medians(functions)
-  plain = found['plain', 'leaves']
+  plain = found['plain leaves']
   size = sum(x.size for x in jax.tree.leaves(params))
   print(f'{size:,} parameters; {timing.machine()}\n')
   print(
@@ -91,17 +91,14 @@ def main() -> None:
     f' | average of {EVERY}, of plain |'
   )
   print('|---|---|---|---|---|---|')
-  for name in dict.fromkeys(name for name, _ in functions):
-    leaves = found[name, 'leaves']
-    row = [f'{leaves:.1f}', f'{leaves / plain:.2f}', '', '', '']
-    if (moves := found.get((name, 'moves'))) is not None:
+  for name in optimizers():
+    leaves, moves = found[f'{name} leaves'], found.get(f'{name} moves')
+    cells = [name, f'{leaves:.1f}', f'{leaves / plain:.2f}', '', '', '']
+    if moves is not None:
       average = leaves + (moves - leaves) / EVERY
-      row[2:] = [
-        f'{moves:.0f}',
-        f'{moves / plain:.1f}',
-        f'{average / plain:.2f}',
-      ]
-    print(f'| {name} | {" | ".join(row)} |')
+      ratios = [f'{moves / plain:.1f}', f'{average / plain:.2f}']
+      cells[3:] = [f'{moves:.0f}', *ratios]
+    print(f'| {" | ".join(cells)} |')
 
 
 if __name__ == '__main__':
