@@ -119,12 +119,17 @@ def sparsify(
       )
     grads, old, step = updates, state.topology_state.masks, state.step + 1
     trees.check_like(old, grads, 'gradients')
-    # Whatever is dead has no slots, also if `set_masks` killed it just now.
-    before = zero_slots(inner, state.inner_state, old)
-    alive = where_alive(old, params)
+
+    # Functions, not values: a value that the `cond` below takes in would be
+    # written to memory at every step, where it is otherwise never whole.
+    def slots():
+      # Whatever is dead has none, also if `set_masks` killed it just now.
+      return zero_slots(inner, state.inner_state, old)
 
     def train():
-      return inner.update(where_alive(old, grads), before, alive, **extra_args)
+      return inner.update(
+        where_alive(old, grads), slots(), where_alive(old, params), **extra_args
+      )
 
     updates, inner_state = train()
     topology_state = state.topology_state
@@ -135,12 +140,12 @@ def sparsify(
       moving = topology.moves(step)
       topology_state = move_when(
         moving,
-        lambda state: _move(topology, state, alive, grads, step, train),
+        lambda state: _move(topology, state, params, grads, step, train),
         topology_state,
       )
       if not topology.applies_gradient:
         updates = jax.tree.map(lambda u: jnp.where(moving, 0, u), updates)
-        inner_state = _select(moving, before, inner_state)
+        inner_state = _select(moving, slots(), inner_state)
       # What dies loses its slots, and what comes alive starts with empty ones.
       masks = both(topology_state.masks, old)
       inner_state = zero_slots(inner, inner_state, masks)
