@@ -1,6 +1,7 @@
 """Budgets: published tables, and that nothing is lost in the spreading."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -95,11 +96,15 @@ def test_cost_of_resnet_50(
   conv1_dense = densities.custom({'conv1/*': 1.0})
   assert round(cost(conv1_dense(RESNET, sparsity)), 4) == uniform_conv1
   # ERK: conv1 is dense within the budget of 1 - sparsity of all weights.
-  total, conv1 = weights(RESNET), math.prod(RESNET['conv1/kernel'])
-  rest = 1 - ((1 - sparsity) * total - conv1) / (total - conv1)
-  spread = densities.custom({'conv1/*': 1.0}, densities.erk)(RESNET, rest)
+  conv1_dense = densities.custom(
+    {'conv1/*': 1.0}, densities.erk, keep_total=True
+  )
+  spread = conv1_dense(RESNET, sparsity)
+  assert spread['conv1/kernel'] == 1
   assert round(cost(spread), 4) == erk_conv1
-  np.testing.assert_allclose(weights(RESNET, spread), (1 - sparsity) * total)
+  np.testing.assert_allclose(
+    weights(RESNET, spread), (1 - sparsity) * weights(RESNET)
+  )
 
 
 @pytest.mark.parametrize('sparsity', SPARSITIES)
@@ -154,6 +159,45 @@ def test_custom():
   rest = {n: s for n, s in LENET.items() if n != 'output/kernel'}
   spread = densities.custom({'output/*': 1.0}, densities.erk)(LENET, 0.9)
   assert spread == {**densities.erk(rest, 0.9), 'output/kernel': 1.0}
+
+
+SHAPES = {'a': (2, 5), 'b': (2, 10), 'c': (2, 10)}
+
+
+def test_custom_within_the_total():
+  spread = densities.custom({'a': 1.0, 'b': 0.0}, keep_total=True)
+  assert spread(SHAPES, 0.5) == {'a': 1, 'b': 0, 'c': pytest.approx(0.75)}
+  # As far as it goes: all of `c`, and nothing of it.
+  assert spread(SHAPES, 0.4) == {'a': 1, 'b': 0, 'c': 1}
+  assert spread(SHAPES, 0.8) == {'a': 1, 'b': 0, 'c': pytest.approx(0)}
+  everything = densities.custom({'*': 0.5}, keep_total=True)
+  assert everything(SHAPES, 0.5) == dict.fromkeys(SHAPES, 0.5)
+  nothing = densities.custom({}, densities.erk, keep_total=True)
+  assert nothing(LENET, 0.9) == pytest.approx(densities.erk(LENET, 0.9))
+
+
+@pytest.mark.parametrize(
+  ('fixed', 'sparsity', 'message'),
+  [
+    (
+      {'a': 1.0},
+      0.9,
+      'A sparsity of 0.9 keeps 5 weights, but `fixed` takes 10 of them for a,'
+      ' and there are 40 others. Change the sparsity or the fixed densities, or'
+      ' leave the fixed layers out of the budget with `keep_total=False`.',
+    ),
+    (
+      {'a': 0.0, 'b': 0.0},
+      0.5,
+      'keeps 25 weights, but `fixed` takes 0 of them',
+    ),
+    ({'*': 1.0}, 0.5, 'takes 50 of them for a, b, c, and there are 0 others'),
+  ],
+)
+def test_totals_that_cannot_be_kept(fixed, sparsity, message):
+  spread = densities.custom(fixed, keep_total=True)
+  with pytest.raises(ValueError, match=re.escape(message)):
+    spread(SHAPES, sparsity)
 
 
 def test_custom_on_bad_input():

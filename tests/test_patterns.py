@@ -110,6 +110,87 @@ def test_another_axis_by_leaf(axis):
     np.testing.assert_array_equal(keep[name], expected)
 
 
+def test_filling_groups_by_hand():
+  scores = np.array([[5, 1, 9, 7], [0, 2, 2, 1], [3, 4, 1, 2]], np.float32)
+  keep = np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 1]], bool)
+  full = patterns.NM(2, 4, axis=-1).fill('w', scores, keep, None)
+  # The first grows 9, the second the first of two that tie, the third nothing.
+  expected = [[0, 1, 1, 0], [1, 1, 0, 0], [0, 0, 1, 1]]
+  np.testing.assert_array_equal(full, expected)
+  scores[0, 2] = scores[1] = np.nan  # NaN never grows.
+  full = patterns.NM(2, 4, axis=-1).fill('w', scores, keep, None)
+  expected = [[0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 1, 1]]
+  np.testing.assert_array_equal(full, expected)
+
+
+@pytest.mark.parametrize(
+  ('name', 'shape', 'axis'), [KERNELS[0], KERNELS[3], KERNELS[6]]
+)
+@pytest.mark.parametrize(('n', 'm'), [(2, 4), (1, 2)])
+def test_filling_groups_against_sort(name, shape, axis, n, m):
+  pattern = patterns.NM(n, m)
+  scores = ties(1, shape)
+  some = np.random.default_rng(2).random(shape) < 0.5
+  keep = oracle(ties(3, shape), some, n, m, axis)
+  full = np.asarray(pattern.fill(name, scores, keep, None))
+  # The kept ones come first, and then the largest of the others.
+  first = np.where(keep, np.float32(100), scores)
+  expected = oracle(first, np.ones(shape, bool), n, m, axis)
+  np.testing.assert_array_equal(full, expected)
+  assert not (keep & ~full).any()
+  again = pattern.fill(name, ties(4, shape), full, None)
+  np.testing.assert_array_equal(again, full)
+  assert pattern.faults({name: full}) == []
+  assert keep.sum() < full.sum()
+
+
+def test_unstructured_fill():
+  scores = np.array([[1, 3, 3, 9]], np.float32)
+  keep = np.array([[True, False, False, False]])
+  fill = patterns.Unstructured().fill
+  np.testing.assert_array_equal(fill('w', scores, keep, 3), [[1, 1, 0, 1]])
+  np.testing.assert_array_equal(fill('w', scores, keep, 1), keep)
+
+
+def test_masks_at_fault():
+  masks = {
+    'a': np.eye(4, dtype=bool),
+    'b': np.tile([[True], [True], [False], [False]], (2, 3)),
+    'c': np.zeros((4, 2), bool),
+  }
+  assert patterns.Unstructured().faults(masks) == ['c has none alive']
+  assert patterns.NM(2, 4).faults(masks) == [
+    'a has 4 groups of 4 on axis -2 without exactly 2 alive',
+    'c has 2 groups of 4 on axis -2 without exactly 2 alive',
+  ]
+  del masks['b'], masks['c']
+  assert patterns.NM(1, 4, axis={'a': -1}).faults(masks) == []
+  with pytest.raises(ValueError, match=r'a \(4, 4\) has 4 on axis -2'):
+    patterns.NM(2, 3).faults(masks)
+
+
+@pytest.mark.parametrize(
+  'pattern', [patterns.Unstructured(), patterns.NM(2, 4)]
+)
+def test_traced_masks_are_not_looked_into(pattern):
+  def number_of_faults(mask):
+    return len(pattern.faults({'w': mask}))
+
+  assert jax.jit(number_of_faults)(np.zeros((4, 2), bool)) == 0
+
+
+@pytest.mark.parametrize(('name', 'shape', 'axis'), KERNELS)
+def test_neuron_axes(name, shape, axis):
+  axes = patterns.neuron_axes(name, shape)
+  inside = [i for i in range(len(shape)) if i - len(shape) not in axes]
+  if len(shape) > 1:
+    # The axis that is summed over is inside; the last never is.
+    assert axis in inside
+  assert len(shape) - 1 not in inside
+  projects = name.split('/')[-2:-1] in (['query'], ['key'], ['value'])
+  assert len(axes) == 1 + (projects and len(shape) >= 3)
+
+
 def test_prune_a_network():
   class Net(nnx.Module):
     def __init__(self, rngs):

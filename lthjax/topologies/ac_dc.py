@@ -123,7 +123,7 @@ def ac_dc(
 def _phases(sparse: Sequence[int], dense: Sequence[int]) -> list[int]:
   """Returns when phases begin, in order, if their kinds take turns."""
   steps = sorted([*sparse, *dense])
-  take_turns = [*steps[::2], *steps[1::2]] == sorted(sparse) + sorted(dense)
+  take_turns = (sorted(sparse), sorted(dense)) == (steps[::2], steps[1::2])
   one_by_one = all(a < b for a, b in itertools.pairwise([0, *steps]))
   if not (steps and take_turns and one_by_one):
     raise ValueError(

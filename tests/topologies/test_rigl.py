@@ -143,6 +143,40 @@ def test_moves_against_an_oracle_with_ties(share, dtype):
     np.testing.assert_array_equal(lth.get_masks(state)['w'], expected)
 
 
+WAVE = [0.5, 0.9, 0.9, 0.7, 0.75]  # sparsity at steps 0, 1, 2, ...
+
+
+def test_counts_follow_a_schedule():
+  tx = make(
+    optax.sgd(0.0),
+    sparsity=lambda step: jnp.asarray(WAVE)[step],
+    densities=lth.densities.custom({'c': 1.0}, keep_total=True),
+    update_every=1,
+    stop_step=4,
+    drop_fraction=optax.constant_schedule(0.29),
+  )
+  rng = np.random.default_rng(0)
+  w, c = rng.normal(size=(2, 20, 10)).astype(np.float32)
+  params = {'w': jnp.asarray(w), 'c': jnp.asarray(c[:, :1])}
+  state, update = tx.init(params), jax.jit(tx.update)
+  mask = np.asarray(lth.get_masks(state)['w'])
+  # Of 220 weights, the 20 of `c` always.
+  counts = [round(220 * (1 - s)) - 20 for s in WAVE]
+  assert (mask.sum(), counts) == (90, [90, 2, 2, 46, 35])
+  for count in counts[1:]:
+    g = rng.normal(size=(20, 10)).astype(np.float32)
+    grads = {'w': jnp.asarray(g), 'c': jnp.asarray(c[:, :1])}
+    w = np.where(mask, np.asarray(params['w']), 0)
+    updates, state = update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    # First to the new number, by magnitude, and of those as many are replaced.
+    stay = min(mask.sum(), count)
+    keep = largest(np.abs(w), stay - int(stay * 29 // 100), mask)
+    mask = keep | largest(np.abs(g), count - keep.sum(), ~keep)
+    np.testing.assert_array_equal(lth.get_masks(state)['w'], mask)
+    assert lth.get_masks(state)['c'].all()
+
+
 def groups(mask):
   return np.asarray(mask).reshape(-1, 4, mask.shape[-1]).sum(1)
 
@@ -189,6 +223,10 @@ def test_every_group_keeps_exactly_n(method):
   [
     ({'pattern': NM(2, 4), 'sparsity': 0.9}, 'has a sparsity of 0.5, but'),
     ({'pattern': NM(2, 4), 'sparsity': float('nan')}, 'Give 0.5'),
+    (
+      {'pattern': NM(2, 4), 'sparsity': optax.constant_schedule(0.5)},
+      '`sparsity` cannot be a schedule. Give 0.5.',
+    ),
     ({'pattern': NM(2, 3), 'sparsity': 1 / 3}, r'w \(8, 4\) has 8 on axis -2'),
     ({'pattern': NM(5, 4), 'sparsity': -0.25}, 'needs 1 <= n <= m'),
     (

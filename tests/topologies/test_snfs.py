@@ -61,7 +61,7 @@ def test_budgets_go_where_the_momentum_is():
   params, state = TWO, REDISTRIBUTED.init(TWO)
   assert count(state) == {'a': 32, 'c': 32}
   # Each drops 16 of 32; momentum 3 to 1 shares the 32 out as 24 and 8.
-  grads = {'a': jnp.full((8, 8), -3.0), 'c': jnp.ones((8, 8))}
+  grads = {'a': -3 * jnp.ones((8, 8)), 'c': jnp.ones((8, 8))}
   params, state = step(REDISTRIBUTED, params, state, grads)
   assert count(state) == {'a': 40, 'c': 24}
   # Drop 20 and 12, and share them out as before.
@@ -80,7 +80,7 @@ def test_a_layer_without_momentum_is_never_emptied():
 
 def test_gradients_that_are_not_finite_are_no_news():
   state = REDISTRIBUTED.init(TWO)
-  fine = {name: jnp.full((8, 8), 2.0) for name in TWO}
+  fine = {name: 2 * jnp.ones((8, 8)) for name in TWO}
   wild = {
     'a': fine['a'].at[0].set(jnp.array([np.nan, np.inf, -np.inf, *[1.0] * 5])),
     'c': fine['c'],
