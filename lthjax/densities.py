@@ -5,7 +5,8 @@ passed as it is: ``lthjax.prune(..., densities=lthjax.densities.erk)``.
 """
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lthjax import trees
 
@@ -146,6 +147,94 @@ def _sparsity_of_rest(
       ' the fixed layers out of the budget with `keep_total=False`.'
     )
   return 1 - min(max((budget - taken) / free, 0.0), 1.0) if free else sparsity
+
+
+def smart_ratio(
+  order: Sequence[str] | None = None,
+  *,
+  last: float = 0.3,
+  decay: int = 0,
+) -> Densities:
+  """Keeps ever less of the layers from input to output, and much of the last.
+
+  Layer l of L has a density in proportion to ``(L - l + 1)**2 + (L - l + 1)``;
+  the last layer has a fixed one. What would exceed a layer's size goes to the
+  next layers that have room.
+
+  Args:
+    order: names of the leaves, or globs over them, from input to output. Leaves
+      of one glob, and all of them by default, come in the order of their names
+      with numbers compared as numbers, so that ``blocks/10`` follows
+      ``blocks/9``. Give it where names do not tell, such as ``['conv1/*',
+      'blocks/*', 'output/*']`` for `lthjax.models.resnet_20`.
+    last: density of the last layer.
+    decay: divides by ``l ** decay``; the paper's VGG has 2.
+
+  Returns:
+    A distribution.
+
+  Raises:
+    ValueError: if ``last`` is outside [0, 1]; when called, if globs match
+      nothing or leave leaves out, or the budget does not fit the layers.
+
+  Example:
+    >>> from lthjax import densities
+    >>> lenet = {'fc1': (784, 300), 'fc2': (300, 100), 'output': (100, 10)}
+    >>> spread = densities.smart_ratio()(lenet, 0.95)
+    >>> {name: round(density, 4) for name, density in spread.items()}
+    {'fc1': 0.052, 'fc2': 0.026, 'output': 0.3}
+
+  References:
+    Su et al., Sanity-Checking Pruning Methods: Random Tickets can Win the
+    Jackpot, arXiv:2009.11094, section 4.1.
+  """
+  if not 0 <= last <= 1:
+    raise ValueError(f'`last` was {last}, but a density must be in [0, 1].')
+
+  def spread(shapes: Shapes, sparsity: float) -> dict[str, float]:
+    size = {name: math.prod(shape) for name, shape in shapes.items()}
+    *names, output = _in_order(shapes, order)
+    kept = {output: last * size[output]}
+    budget = (1 - sparsity) * sum(size.values()) - kept[output]
+    room = sum(size[name] for name in names)
+    if not 0 < budget <= room * (1 + 1e-9):
+      raise ValueError(
+        f'A sparsity of {sparsity} leaves {budget:g} weights to all layers but'
+        f' {output}, which keeps {kept[output]:g}; there must be more than 0'
+        f' and at most {room}. Choose another sparsity or `last`.'
+      )
+    weight = {}
+    for i, name in enumerate(names):
+      k = len(names) + 1 - i  # L - l + 1
+      weight[name] = size[name] * (k**2 + k) / (i + 1) ** decay
+    total = sum(weight.values())
+    kept |= {name: budget * weight[name] / total for name in names}
+    spill = 0.0
+    for name in names:
+      spill += kept[name]
+      kept[name] = min(spill, size[name])
+      spill -= kept[name]
+    return {name: kept[name] / size[name] for name in shapes}
+
+  return spread
+
+
+def _in_order(names: Iterable[str], order: Sequence[str] | None) -> list[str]:
+  """Sorts the names of layers from input to output."""
+  globs = ['*'] if order is None else list(order)
+  matches = trees.first_match(globs, names, 'order')
+  if missing := [name for name in names if name not in matches]:
+    raise ValueError(
+      f'`order` does not place {", ".join(missing)}. It must name all prunable'
+      ' leaves, or match them by globs, from input to output.'
+    )
+
+  def place(name):
+    parts = re.split(r'(\d+)', name)  # texts and digits, in turn
+    natural = [int(x) if i % 2 else x for i, x in enumerate(parts)]
+    return globs.index(matches[name]), natural
+
+  return sorted(matches, key=place)
 
 
 def _spread(

@@ -219,3 +219,66 @@ def test_prune_by_densities():
     for name, shape in LENET.items()
   }
   assert lth.masks.count(pruned) == 26_620
+
+
+def test_smart_ratio_by_hand():
+  # 90 are left, of which 30 in the last. 12 * 100 and 6 * 200 share the rest.
+  shapes = {'a': (10, 10), 'b': (10, 20), 'out': (10, 10)}
+  found = densities.smart_ratio()(shapes, 0.775)
+  assert found == pytest.approx({'a': 0.3, 'b': 0.15, 'out': 0.3})
+  # The second is divided by four: 100 * 12 to 200 * 1.5.
+  found = densities.smart_ratio(decay=2, last=0.0)(shapes, 0.7)
+  assert found == pytest.approx({'a': 0.96, 'b': 0.12, 'out': 0.0})
+
+
+def test_smart_ratio_spills():
+  shapes = {'a': (10, 10), 'b': (10, 20), 'out': (10, 10)}
+  # 240 - 30 for both; half of that, 105, is for the first, which holds 100.
+  found = densities.smart_ratio()(shapes, 0.4)
+  assert found == pytest.approx({'a': 1.0, 'b': 0.55, 'out': 0.3})
+  found = densities.smart_ratio(last=1.0)(shapes, 0.0)
+  assert found == pytest.approx({'a': 1.0, 'b': 1.0, 'out': 1.0})
+
+
+def test_smart_ratio_goes_from_input_to_output():
+  shapes = dict.fromkeys(
+    ['blocks/1/w', 'blocks/10/w', 'blocks/2/w', 'output/w', 'stem/w'], (9, 9)
+  )
+  order = ['stem/*', 'blocks/*', 'output/*']
+  found = densities.smart_ratio(order)(shapes, 0.8)
+  names = ['stem/w', 'blocks/1/w', 'blocks/2/w', 'blocks/10/w']
+  ratios = np.array([found[name] for name in names])
+  np.testing.assert_allclose(ratios / ratios[3], [5, 20 / 6, 2, 1])
+  assert found['output/w'] == pytest.approx(0.3)
+  assert sum(found.values()) == pytest.approx(1.0)
+  # By name, the stem would be the last.
+  assert densities.smart_ratio()(shapes, 0.8)['stem/w'] == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+  ('make', 'sparsity', 'message'),
+  [
+    (lambda: densities.smart_ratio(last=1.5), 0.5, '`last` was 1.5, but a'),
+    (
+      lambda: densities.smart_ratio(['a']),
+      0.5,
+      '`order` does not place b, out. It must',
+    ),
+    (
+      lambda: densities.smart_ratio(['a', 'x', '*']),
+      0.5,
+      "`order` has patterns that match no prunable leaf: 'x'",
+    ),
+    (
+      densities.smart_ratio,
+      0.93,
+      'A sparsity of 0.93 leaves -2 weights to all layers but out, which keeps'
+      ' 30; there must be more than 0 and at most 300. Choose',
+    ),
+    (densities.smart_ratio, 0.1, 'leaves 330 weights to all layers but out'),
+  ],
+)
+def test_smart_ratio_out_of_range(make, sparsity, message):
+  shapes = {'a': (10, 10), 'b': (10, 20), 'out': (10, 10)}
+  with pytest.raises(ValueError, match=re.escape(message)):
+    make()(shapes, sparsity)

@@ -128,9 +128,11 @@ def test_decimals_mean_what_they_say(weights, share, rounding, removed):
     prune(masks, sparsity=share),
     prune(masks, fraction=share),
     prune(masks, fraction={'*': share}, scope='global'),
-    prune(masks, sparsity=share, scope='global'),
     prune(masks, sparsity=share, densities=lth.densities.uniform),
   ):
+    np.testing.assert_array_equal(pruned['w'][0], expected)
+  if removed < weights:
+    pruned = prune(masks, sparsity=share, scope='global')
     np.testing.assert_array_equal(pruned['w'][0], expected)
 
 
@@ -506,6 +508,32 @@ def test_nan_is_named(options):
     ),
   ):
     lth.prune(scores, masks, **options)
+
+
+def test_scores_that_are_all_zero_are_named():
+  scores, masks = network(SMALL)
+  scores['b']['kernel'][:] = 0
+  scores['a']['kernel'][1:] = 0  # its first row still says something
+  masks['c']['kernel'] &= False  # nothing is left to be scored
+  with pytest.raises(
+    ValueError,
+    match=r'All scores of alive weights are zero in b/kernel\. Pruning by them',
+  ):
+    lth.prune(scores, masks, fraction=0.5)
+  masks['a']['kernel'] = masks['a']['kernel'].at[0].set(False)
+  with pytest.raises(ValueError, match='zero in a/kernel, b/kernel'):
+    lth.prune(scores, masks, fraction=0.5)
+  jax.jit(functools.partial(lth.prune, fraction=0.5))(scores, masks)
+
+
+def test_fewer_weights_than_layers():
+  scores, masks = network(SMALL)  # 96 weights
+  lth.prune(scores, masks, sparsity=0.97, scope='global')
+  with pytest.raises(
+    ValueError,
+    match=r'leaves 2 weights for 3 layers \(a/kernel, b/kernel, c/kernel\),',
+  ):
+    lth.prune(scores, masks, sparsity=0.98, scope='global')
 
 
 @pytest.mark.parametrize('options', OPTIONS[-2:], ids='-'.join)

@@ -35,7 +35,7 @@ def check_loss(
 
 
 def check_outputs(
-  apply: Callable[..., Any], params: chex.ArrayTree, x: jax.Array
+  apply: Callable[..., Any], params: chex.ArrayTree, x: jax.ShapeDtypeStruct
 ) -> None:
   """Raises unless the model takes ``x`` and returns an array; computes none."""
   try:

@@ -1,10 +1,12 @@
 """Means over examples that come in batches of any sizes."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
 
 from lthjax.scores import _checks
 
@@ -14,9 +16,9 @@ def mean_over_batches(
 ) -> chex.ArrayTree:
   """Averages ``f(batch)``, each weighted by its number of examples."""
   sizes = [_checks.examples(batch) for batch in batches]
-  mean = None
-  for size, batch in zip(sizes, batches, strict=True):
-    share = size / sum(sizes)
-    part = jax.tree.map(lambda x, share=share: x * share, f(batch))
-    mean = part if mean is None else jax.tree.map(jax.numpy.add, mean, part)
-  return mean
+
+  def part(size, batch):
+    return jax.tree.map(lambda x: x * (size / sum(sizes)), f(batch))
+
+  parts = map(part, sizes, batches)  # one after the other, to save memory
+  return functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), parts)

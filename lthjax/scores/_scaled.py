@@ -16,6 +16,7 @@ import chex
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
+import numpy as np
 
 _NONE = -(2**24)  # The exponent of zero, below that of any number.
 _LIMIT = 126  # Two to this power, and to its negative, are normal in float32.
@@ -55,8 +56,7 @@ def evaluate(f: Callable[..., jax.Array], *args: chex.ArrayTree) -> Scaled:
 
 def power_of_two(exponent: jax.Array) -> jax.Array:
   """Returns ``2 ** exponent`` in float32, from 2^-126 to 2^126, exactly."""
-  bits = (jnp.clip(exponent, -_LIMIT, _LIMIT) + 127) << 23
-  return jax.lax.bitcast_convert_type(bits, jnp.float32)
+  return _float(jnp.clip(exponent, -_LIMIT, _LIMIT))
 
 
 def _run(jaxpr: jex.Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list:
@@ -97,12 +97,24 @@ def _scaled(x: Any) -> Any:
   return Scaled(x, jnp.where(jnp.any(x != 0), 0, _NONE).astype(jnp.int32))
 
 
+def _is_zero(x: Any) -> bool:
+  """Tells the zero of a relu, which has any exponent."""
+  known = isinstance(x, np.ndarray | np.generic | float)
+  return known and not np.any(x)
+
+
 def _split(x: Any) -> tuple[jax.Array, Any]:
   return x if isinstance(x, Scaled) else (x, 0)
 
 
+def _float(exponent: jax.Array) -> jax.Array:
+  """Two to the power of -126 to 127; zero for -127."""
+  return jax.lax.bitcast_convert_type((exponent + 127) << 23, jnp.float32)
+
+
 def _times(x: jax.Array, factor: jax.Array) -> jax.Array:
-  return x * factor.astype(x.dtype)
+  dtype = jnp.promote_types(x.dtype, factor.dtype)
+  return (x.astype(dtype) * factor.astype(dtype)).astype(x.dtype)
 
 
 def _normal(x: Any) -> Scaled:
@@ -115,7 +127,8 @@ def _normal(x: Any) -> Scaled:
   # kept, where XLA would compute a chain of scalars again in every loop.
   each = jnp.minimum((bits >> 23 & 255) - 126, _LIMIT) + exponent
   peak = jnp.max(jnp.where(value == 0, _NONE, each), initial=_NONE)
-  return Scaled(_times(value, power_of_two(exponent - peak)), peak)
+  shift = jnp.minimum(exponent - peak, _LIMIT)  # zeros have no peak
+  return Scaled(_times(value, _float(shift)), peak)
 
 
 def _plain(x: Any) -> Any:
@@ -130,8 +143,8 @@ def _lower(x: Any, exponent: jax.Array) -> Any:
   """The value that belongs to a higher exponent; it may underflow."""
   if not isinstance(x, Scaled):
     return x
-  gap = x.exponent - exponent
-  return _times(x.value, jnp.where(gap < -_LIMIT, 0, power_of_two(gap)))
+  gap = jnp.maximum(x.exponent - exponent, -127)
+  return _times(x.value, _float(gap))
 
 
 # ---- Rules: what a primitive does to values and exponents.
@@ -150,15 +163,11 @@ def _move(eqn, values):
 
 def _join(eqn, values):
   """Entries of several arrays are added, compared or put together."""
-  several = sum(isinstance(x, Scaled) for x in values) > 1
-  values = [_scaled(x) for x in values]
+  values = [x if _is_zero(x) else _scaled(x) for x in values]
   exponents = [x.exponent for x in values if isinstance(x, Scaled)]
   top = functools.reduce(jnp.maximum, exponents)
   (out,) = _bind(eqn, [_lower(x, top) for x in values])
-  if not _is_float(out):
-    return [out]
-  out = Scaled(out, top)
-  return [_normal(out) if several else out]
+  return [Scaled(out, top) if _is_float(out) else out]
 
 
 def _multiply(eqn, values):
@@ -186,7 +195,7 @@ def _power(eqn, values):
 def _root(eqn, values):
   x, exponent = _normal(*values)
   odd = exponent % 2
-  (out,) = _bind(eqn, [_times(x, 1 + odd)])
+  (out,) = _bind(eqn, [_times(x, _float(odd))])
   half = (exponent - odd) // 2
   return [Scaled(out, -half if eqn.primitive.name == 'rsqrt' else half)]
 

@@ -8,16 +8,21 @@ from lthjax.tickets.rewind import (
   rewind_learning_rate,
   rewind_weights,
 )
+from lthjax.tickets.sanity import hybrid, inverted, random_quotas, smart_ratio
 
 __all__ = [
   'Ticket',
   'fine_tune',
   'fresh_slots',
+  'hybrid',
   'imp',
+  'inverted',
   'one_shot',
+  'random_quotas',
   'reshuffle',
   'rewind_learning_rate',
   'rewind_weights',
   'sign_preserved',
   'signed_constant',
+  'smart_ratio',
 ]
