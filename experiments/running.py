@@ -121,6 +121,27 @@ def save_figure(fig: Figure, folder: Path, name: str) -> None:
     temporary.replace(folder / f'{name}.{suffix}')
 
 
+def write_page(
+  path: Path,
+  title: str,
+  seeds: int,
+  text: str,
+  table: Sequence[Sequence[str]],
+  figure: str,
+) -> None:
+  """Writes a page of results, with where they come from."""
+  head, *rows = table
+  lines = [head, ['---'] * len(head), *rows]
+  parts = [
+    f'# {title}',
+    provenance(seeds),
+    text,
+    '\n'.join(f'| {" | ".join(line)} |' for line in lines),
+    figure + '\n',
+  ]
+  checkpoints.write_text(path, '\n\n'.join(parts))
+
+
 def provenance(seeds: int) -> str:
   """The head of a table of results: where its numbers come from."""
   script = Path(sys.argv[0])

@@ -11,8 +11,6 @@ from grid import Result, spread
 from matplotlib.axes import Axes
 from sparse_methods import METHODS
 
-from lthjax import checkpoints
-
 COLUMNS = (
   'method',
   'sparsity',
@@ -72,16 +70,14 @@ def markdown(
   results: list[Result], title: str, folder: Path, seeds: int
 ) -> None:
   """Writes all results as a page, with where they come from."""
-  table = [HEADS, ['---'] * len(HEADS), *map(cells, results)]
-  lines = [f'| {" | ".join(row)} |' for row in table]
-  text = [
-    f'# Sparse training: {title}',
-    running.provenance(seeds),
+  running.write_page(
+    folder / 'results.md',
+    f'Sparse training: {title}',
+    seeds,
     CAPTION,
-    '\n'.join(lines),
-    '![Test accuracy over FLOPs](accuracy.png)\n',
-  ]
-  checkpoints.write_text(folder / 'results.md', '\n\n'.join(text))
+    [HEADS, *map(cells, results)],
+    '![Test accuracy over FLOPs](accuracy.png)',
+  )
 
 
 def figure(results: list[Result], title: str, folder: Path) -> None:

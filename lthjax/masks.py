@@ -317,7 +317,7 @@ def alive_by_name(masks: chex.ArrayTree) -> dict[str, Any]:
 def shuffle(
   key: chex.PRNGKey,
   masks: chex.ArrayTree,
-  within: Literal['layer', 'global'] = 'layer',
+  within: Literal['layer', 'global', 'input'] = 'layer',
 ) -> chex.ArrayTree:
   """Moves the alive weights to random places.
 
@@ -325,13 +325,15 @@ def shuffle(
     key: random key; each leaf folds in its name.
     masks: tree of masks.
     within: ``'layer'`` keeps the number alive in every leaf, ``'global'`` only
-      their total.
+      their total, and ``'input'`` also the number at every input, that is along
+      the last axis of Flax's kernels: a pixel that no weight looked at stays
+      unseen.
 
   Returns:
     Tree of masks with exactly as many alive weights.
 
   Raises:
-    ValueError: if ``within`` is neither.
+    ValueError: if ``within`` is none of them.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -346,10 +348,11 @@ def shuffle(
     al., Pruning Neural Networks at Initialization: Why Are We Missing the
     Mark?, arXiv:2009.08576, section 5.
   """
-  if within not in ('layer', 'global'):
+  if within not in ('layer', 'global', 'input'):
     raise ValueError(
       f'`within` was {within!r}, but must be "layer" (keeps the number alive'
-      ' in each leaf) or "global" (keeps their total only).'
+      ' in each leaf), "global" (keeps their total only) or "input" (keeps the'
+      ' number at each input of a layer).'
     )
   noise = trees.map_alive(
     lambda name, m: jax.random.uniform(trees.fold_in_name(key, name), m.shape),
@@ -358,9 +361,14 @@ def shuffle(
   if within == 'global':
     total = sum(jnp.sum(m, dtype=jnp.int32) for m in jax.tree.leaves(masks))
     return keep_largest(noise, total)
-  return trees.map_alive(
-    lambda _, m, x: keep_largest(x, jnp.sum(m, dtype=jnp.int32)), masks, noise
-  )
+
+  def draw(_, m, x):
+    if within == 'layer':
+      return keep_largest(x, jnp.sum(m, dtype=jnp.int32))
+    alive = jnp.sum(m, axis=-1, keepdims=True, dtype=jnp.int32)
+    return keep_largest(x, alive, axis=-1)
+
+  return trees.map_alive(draw, masks, noise)
 
 
 def pack(masks: chex.ArrayTree) -> chex.ArrayTree:

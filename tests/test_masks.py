@@ -378,6 +378,24 @@ def test_shuffle_is_uniform(within):
   assert 0.001 < stats.chi2.sf(chi2, df=hits.size - 1) < 0.999
 
 
+def test_shuffle_within_input_keeps_what_each_input_has():
+  rng = np.random.default_rng(0)
+  masks = {
+    'fc': jnp.asarray(rng.random((6, 40)) < rng.random((6, 1))),
+    'conv': jnp.asarray(rng.random((3, 3, 2, 40)) < 0.3),
+    'b': None,
+  }
+  shuffled = lth.masks.shuffle(KEY, masks, within='input')
+  assert shuffled['b'] is None
+  for name in ('fc', 'conv'):
+    alive = np.asarray(masks[name]).sum(-1)
+    assert (np.asarray(shuffled[name]).sum(-1) == alive).all()
+    assert (np.asarray(shuffled[name]) != np.asarray(masks[name])).any()
+    # Rows of equal counts are shuffled each on its own.
+    flat = np.asarray(shuffled[name]).reshape(-1, 40)
+    assert len({row.tobytes() for row in flat}) == len(flat)
+
+
 def test_shuffle_needs_a_known_scope():
   with pytest.raises(ValueError, match="`within` was 'layers', but must be"):
     lth.masks.shuffle(KEY, random_masks(0)[0], within='layers')
