@@ -2,10 +2,10 @@
 
 The sum over all paths of a deep network of positive weights is beyond float32
 after some twenty layers. Here a floating-point array carries the exponent of a
-power of two that belongs to all of its entries, and every sum and product ends
-with a peak of about one. Scaling by powers of two is exact, so that this gives
-the bits of a float32 with a wider range; and because the exponents are
-constants to differentiation, gradients are in range as well.
+power of two that belongs to all of its entries, and every matmul and
+convolution ends with a peak of about one. Scaling by powers of two is exact, so
+that this is arithmetic with float32's precision in a wider range; and because
+the exponents are constants to differentiation, gradients are in range as well.
 """
 
 import functools
@@ -40,6 +40,7 @@ def evaluate(f: Callable[..., jax.Array], *args: chex.ArrayTree) -> Scaled:
   What is multiplied, added, compared, moved or rooted keeps its scale, also
   through calls and scans. Other functions, such as tanh and exp, and other
   control flow take the numbers themselves, up to the largest that there are.
+  Custom rules for derivatives are passed over: what they stand for is derived.
 
   Args:
     f: any function that JAX can trace.

@@ -35,8 +35,9 @@ def synflow(
   Args:
     apply: ``apply(params, x)``, which returns a single array. BatchNorm must be
       in inference form, such as ``lambda params, x: model.apply(params,
-      model_state, x)[0]`` with a ``model_state`` from initialization. It is
-      compiled once, as long as the same function is passed.
+      model_state, x)[0]`` with a ``model_state`` from initialization. Custom
+      rules for its derivatives are not used. It is compiled once, as long as
+      the same function is passed.
     params: tree of arrays.
     input_shape: shape of one example, without the batch axis.
 
