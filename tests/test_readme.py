@@ -25,8 +25,24 @@ def test_nnx(run_python):
   assert run(source, run_python) == ['64']
 
 
+def test_moving_masks(run_python):
+  count, loss = run(BLOCKS[2], run_python)[-1].split()
+  assert int(count) == 205
+  # With the first masks all along the loss is 55; the target has variance 64.
+  assert float(loss) < 40
+
+
+def test_pruning_at_initialization(run_python):
+  (line,) = run(BLOCKS[3], run_python)
+  snip, synflow = (
+    [int(x) for x in re.findall(r': (\d+)', part)] for part in line.split('} {')
+  )
+  assert sum(snip) == sum(synflow) == 2510
+  assert snip != synflow
+
+
 def test_tickets_of_one_run_and_of_several(run_python):
-  lines = run(BLOCKS[2] + BLOCKS[3], run_python)
+  lines = run(BLOCKS[4] + BLOCKS[5], run_python)
   one, several = lines[:4], lines[4:]
   assert [line.split()[2] for line in one] == [
     '50200',
@@ -39,4 +55,4 @@ def test_tickets_of_one_run_and_of_several(run_python):
 
 
 def test_every_block_is_tested():
-  assert len(BLOCKS) == 4
+  assert len(BLOCKS) == 6
