@@ -135,13 +135,14 @@ class Config:
 
 
 PRESETS = {
-  'mnist': Config(),
+  'mnist': Config(validation=1_000),
   'mnist_longer': Config(
+    validation=1_000,
     methods=('dense', 'static', 'set', 'rigl'),
     sparsities=(0.98,),
     lengths=(0.25, 0.5, 1.0, 2.0, 5.0),
   ),
-  'fashion_mnist': Config(dataset='fashion_mnist'),
+  'fashion_mnist': Config(dataset='fashion_mnist', validation=1_000),
   'resnet20': Config(
     dataset='cifar10',
     model='resnet_20',

@@ -23,7 +23,8 @@ from lthjax.prune import layer_counts
 
 METHODS = ['dense', 'rigl', 'sr_ste']
 TINY = [
-  *('--dataset', 'digits', '--steps', '40', '--seeds', '2'),
+  *('--dataset', 'digits', '--validation', '180'),
+  *('--steps', '40', '--seeds', '2'),
   *('--sparsities', '0.8', '0.9', '--methods', *METHODS),
   *('--eval-every', '20', '--update-every', '10', '--batch-size', '60'),
 ]
