@@ -48,8 +48,8 @@ def rank(
   """Scores every candidate by a proxy, and puts the best first.
 
   All candidates see the same batch and draw params with the same key. Those
-  that come out as the same program (one architecture, built several times or
-  under several names) share what is compiled for it.
+  that compute the same with params and model states of the same shapes share a
+  compiled program, whatever values these have, and however they were built.
 
   Args:
     candidates: ``{name: model}``, two or more.
@@ -93,15 +93,20 @@ def rank(
     )
   if samples < 1:
     raise ValueError(f'`samples` was {samples}, but must be at least 1.')
-  keys = list(jax.random.split(key, samples))
-  programs: dict[str, jax.stages.Compiled] = {}
+  draws = [jax.random.split(k) for k in jax.random.split(key, samples)]
+  programs: dict[Any, jax.stages.Compiled] = {}
   scores = {}
   for name, candidate in candidates.items():
-    lowered = _lower(name, candidate, proxy, batch, keys[0], train)
-    text = lowered.as_text()  # The whole program, constants included.
-    if text not in programs:
-      programs[text] = lowered.compile()
-    found = [float(programs[text](key, batch)) for key in keys]
+    found = []
+    for init_key, proxy_key in draws:
+      args = *candidate.init(init_key), batch, proxy_key
+      if not found:
+        lowered = _lower(name, candidate, proxy, train, args)
+        # The whole program, with shapes and constants.
+        program = lowered.in_tree, lowered.as_text()
+        if program not in programs:
+          programs[program] = lowered.compile()
+      found.append(float(programs[program](*args)))
     scores[name] = sum(found) / samples
   if bad := [name for name, score in scores.items() if math.isnan(score)]:
     raise ValueError(
@@ -112,17 +117,14 @@ def rank(
   return Ranking(scores, order)
 
 
-def _lower(name, candidate, proxy, batch, key, train) -> jax.stages.Lowered:
-  """Traces the score of a candidate as a function of key and batch."""
+def _lower(name, candidate, proxy, train, args) -> jax.stages.Lowered:
+  """Traces the score of a candidate as a function of arrays."""
 
-  def score(key, batch):
-    init_key, proxy_key = jax.random.split(key)
-    params, model_state = candidate.init(init_key)
-
+  def score(params, model_state, batch, key):
     def apply(params, x):
       return candidate.apply(params, model_state, x, train=train)[0]
 
-    value = proxy(apply, params, batch, proxy_key)
+    value = proxy(apply, params, batch, key)
     if jax.numpy.shape(value):
       raise ValueError(
         f'the proxy returned an array of shape {value.shape}, but must return a'
@@ -131,6 +133,6 @@ def _lower(name, candidate, proxy, batch, key, train) -> jax.stages.Lowered:
     return value
 
   try:
-    return jax.jit(score).lower(key, batch)
+    return jax.jit(score).lower(*args)
   except (TypeError, ValueError) as error:
     raise ValueError(f'The candidate {name} has no score: {error}') from error
