@@ -48,16 +48,19 @@ class Classification:
 
   def __init__(
     self,
-    dataset: str,
-    model: ModelName,
+    dataset: str | data.Dataset,
+    model: ModelName | Callable[..., models.Model],
     *,
     validation: int | None = None,
     batch_size: int,
     augment: bool = False,
   ):
-    """Reads the data and builds the network."""
-    self.dataset = data.load(dataset, validation=validation)
-    self.model = MODELS[model](
+    """Reads the data and builds the network, by name or as they are."""
+    if isinstance(dataset, str):
+      dataset = data.load(dataset, validation=validation)
+    self.dataset = dataset
+    make = MODELS[model] if isinstance(model, str) else model
+    self.model = make(
       image_shape(self.dataset), classes=data.num_classes(self.dataset)
     )
     self.params, self.model_state = jax.eval_shape(

@@ -10,6 +10,7 @@ from lthjax import (
   opt_state,
   patterns,
   program,
+  proxies,
   schedules,
   scores,
   tickets,
@@ -18,6 +19,7 @@ from lthjax import (
 )
 from lthjax.iterative import prune_iteratively
 from lthjax.opt_state import forward_params, get_masks, set_masks
+from lthjax.proxies import rank
 from lthjax.prune import prune
 from lthjax.selection import keep_largest
 from lthjax.sparse_forward import SparseForwardState
@@ -66,8 +68,10 @@ __all__ = [
   'opt_state',
   'patterns',
   'program',
+  'proxies',
   'prune',
   'prune_iteratively',
+  'rank',
   'rigl',
   'schedules',
   'scores',

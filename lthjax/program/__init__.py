@@ -4,10 +4,12 @@ JAX traces every model, of any framework, to the same few primitives. `uses`
 walks over them and follows each kernel through casts, transposes, reshapes,
 slices and masks to the matmuls and convolutions that multiply with it, also
 inside of `jax.jit`, `jax.checkpoint`, `jax.lax.scan`, `jax.lax.cond` and
-functions with derivatives of their own. Nothing is computed.
+functions with derivatives of their own. Nothing is computed. `intercept` runs
+a program, and shows or changes what chosen primitives of it compute.
 """
 
+from lthjax.program.intercept import intercept
 from lthjax.program.matmuls import uses
 from lthjax.program.walk import Step, Use
 
-__all__ = ['Step', 'Use', 'uses']
+__all__ = ['Step', 'Use', 'intercept', 'uses']

@@ -1,0 +1,140 @@
+"""A space of small networks for images, where a choice is made for each part.
+
+Patches of the image become positions with channels. Each layer mixes the
+channels of a position and its neighbours, as a convolution does, but written as
+a matmul of shifted copies: XLA runs that well in loops on a CPU, and for
+several networks side by side.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lthjax import models
+
+
+class Network(NamedTuple):
+  """The choices that make a network."""
+
+  depth: int
+  """Layers after the one that reads patches."""
+  width: int
+  """Channels."""
+  kernel: int
+  """Side of the neighbourhood that a layer sees, odd."""
+  patch: int
+  """Side of the patches."""
+  norm: bool
+  """Whether BatchNorm stands before each ReLU."""
+  skip: bool
+  """Whether shortcuts pass each layer by."""
+
+  @property
+  def name(self) -> str:
+    """Names it by its choices."""
+    parts = (f'{field[0]}{int(x)}' for field, x in self._asdict().items())
+    return '-'.join(parts)
+
+  @property
+  def shape(self) -> 'Network':
+    """What networks with arrays of the same shapes have in common."""
+    return self._replace(skip=False)
+
+
+def space(
+  depth: Sequence[int],
+  width: Sequence[int],
+  kernel: Sequence[int],
+  patch: Sequence[int],
+) -> list[Network]:
+  """All combinations of choices, each with and without norm and skip."""
+  both = (False, True)
+  choices = itertools.product(depth, width, kernel, patch, both, both)
+  return [Network(*choice) for choice in choices]
+
+
+def build(
+  network: Network, input_shape: tuple[int, int, int], classes: int
+) -> models.Model:
+  """Makes the network a pair of pure functions."""
+  height, width, channels = input_shape
+  size = network.patch
+  if height % size or width % size:
+    raise ValueError(
+      f'Images of {height} x {width} pixels cannot be cut into patches of'
+      f' {size} x {size}. Choose a divisor of both.'
+    )
+  names = ['stem', *(f'layer{i}' for i in range(1, network.depth + 1))]
+
+  def init(key):
+    """Kaiming's Gaussian; whether there are shortcuts is a number too."""
+    params, state = {}, {'skip': jnp.float32(network.skip)}
+    layer = network.kernel, network.width
+    *keys, last = jax.random.split(key, len(names) + 1)
+    for name, layer_key in zip(names, keys, strict=True):
+      seen = (size, channels) if name == 'stem' else layer
+      params[name] = _dense(layer_key, seen[0] ** 2 * seen[1], network.width)
+      if network.norm:
+        params[name]['scale'] = jnp.ones(network.width)
+        zeros = jnp.zeros(network.width)
+        state[name] = {'mean': zeros, 'var': zeros + 1}
+    params['output'] = _dense(last, network.width, classes)
+    return params, state
+
+  def apply(params, model_state, x, *, train=False):
+    state = {'skip': model_state['skip']}
+
+    def layer(name, x):
+      p = params[name]
+      h = x @ p['kernel']
+      if network.norm:
+        h, state[name] = _normalize(h, model_state[name], train)
+        h *= p['scale']
+      return jax.nn.relu(h + p['bias'])
+
+    h = layer('stem', _patches(x, size))
+    for name in names[1:]:
+      h = layer(name, _neighbours(h, network.kernel)) + state['skip'] * h
+    h = h.mean((1, 2))
+    return h @ params['output']['kernel'] + params['output']['bias'], state
+
+  return models.Model(init, apply)
+
+
+def _dense(key, fan_in, fan_out):
+  kernel = jax.random.normal(key, (fan_in, fan_out)) * (2 / fan_in) ** 0.5
+  return {'kernel': kernel, 'bias': jnp.zeros(fan_out)}
+
+
+def _normalize(h, running, train):
+  """BatchNorm over examples and positions."""
+  if not train:
+    found = running
+  else:
+    found = {'mean': h.mean((0, 1, 2)), 'var': h.var((0, 1, 2))}
+    running = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, running, found)
+  return (h - found['mean']) * jax.lax.rsqrt(found['var'] + 1e-5), running
+
+
+def _patches(x, size):
+  n, height, width, channels = x.shape
+  x = x.reshape(n, height // size, size, width // size, size, channels)
+  return x.transpose(0, 1, 3, 2, 4, 5).reshape(*x.shape[:2], x.shape[3], -1)
+
+
+def _neighbours(h, kernel):
+  """The channels of a position and of those around it, zeros outside."""
+  _, height, width, _ = h.shape
+  margin = kernel // 2
+  padded = jnp.pad(h, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+  return jnp.concatenate(
+    [
+      padded[:, i : i + height, j : j + width]
+      for i in range(kernel)
+      for j in range(kernel)
+    ],
+    axis=-1,
+  )

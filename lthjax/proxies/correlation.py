@@ -1,0 +1,94 @@
+"""How much the order that a proxy gives has to do with trained accuracy."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def spearman(
+  scores: Mapping[str, float], accuracies: Mapping[str, float]
+) -> float:
+  """Correlates the ranks of candidates; those that tie get their mean rank.
+
+  Args:
+    scores: of each candidate, such as `Ranking.scores`.
+    accuracies: of each candidate, after training.
+
+  Returns:
+    Spearman's rank correlation, from -1 to 1, as SciPy computes it.
+
+  Raises:
+    ValueError: if there are less than two candidates, not the same ones in
+      both, or all of them tie.
+
+  Example:
+    >>> from lthjax import proxies
+    >>> accuracies = {'a': 0.7, 'b': 0.8, 'c': 0.9}
+    >>> rho = proxies.spearman({'c': 2.0, 'b': 30.0, 'a': 1.0}, accuracies)
+    >>> print(f'{rho:.3f}')
+    0.500
+
+  References:
+    Abdelfattah et al., Zero-Cost Proxies for Lightweight NAS, arXiv:2101.08134,
+    section 4, reports it for all proxies.
+  """
+  from scipy import stats  # Takes half a second.
+
+  result: Any = stats.spearmanr(*_paired(scores, accuracies))
+  return float(result.statistic)
+
+
+def kendall(
+  scores: Mapping[str, float], accuracies: Mapping[str, float]
+) -> float:
+  """Counts the pairs of candidates in the right order, less the others.
+
+  Args:
+    scores: of each candidate, such as `Ranking.scores`.
+    accuracies: of each candidate, after training.
+
+  Returns:
+    Kendall's tau-b, from -1 to 1, as SciPy computes it.
+
+  Raises:
+    ValueError: if there are less than two candidates, not the same ones in
+      both, or all of them tie.
+
+  Example:
+    >>> from lthjax import proxies
+    >>> accuracies = {'a': 0.7, 'b': 0.8, 'c': 0.9}
+    >>> tau = proxies.kendall({'c': 2.0, 'b': 30.0, 'a': 1.0}, accuracies)
+    >>> print(f'{tau:.3f}')  # two pairs of three
+    0.333
+
+  References:
+    Kendall, The treatment of ties in ranking problems, Biometrika 33 (1945).
+  """
+  from scipy import stats  # Takes half a second.
+
+  result: Any = stats.kendalltau(*_paired(scores, accuracies))
+  return float(result.statistic)
+
+
+def _paired(
+  scores: Mapping[str, float], accuracies: Mapping[str, float]
+) -> tuple[list[float], list[float]]:
+  """Returns both in the same order, or raises."""
+  if scores.keys() != accuracies.keys():
+    differ = sorted(scores.keys() ^ accuracies.keys())
+    raise ValueError(
+      f'Scores and accuracies are of other candidates: {", ".join(differ)} are'
+      ' in one of both only. Give both for the same ones.'
+    )
+  pairs = [(scores[name], accuracies[name]) for name in scores]
+  if len(pairs) < 2:
+    raise ValueError(
+      f'There were {len(pairs)} candidates, but a correlation needs at least'
+      ' two.'
+    )
+  xs, ys = map(list, zip(*pairs, strict=True))
+  for what, values in (('scores', xs), ('accuracies', ys)):
+    if len(set(values)) == 1:
+      raise ValueError(
+        f'All {what} are {values[0]}, so that there is no order to compare.'
+      )
+  return xs, ys

@@ -1,0 +1,100 @@
+"""Fisher information of channels: what the loss would say to losing one."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lthjax import program
+from lthjax.proxies import _checks
+from lthjax.proxies._checks import Apply, Loss
+
+
+def fisher(
+  apply: Apply,
+  params: chex.ArrayTree,
+  batch: Any,
+  key: chex.PRNGKey | None = None,
+  *,
+  loss: Loss = _checks.cross_entropy,
+) -> jax.Array:
+  """Sums ``mean((sum(a * dL/da)) ** 2) / 2`` over all channels.
+
+  The inner sum is over the positions of a channel, the mean over the examples,
+  a what a matmul or convolution makes, and L the loss of an example. (So it is
+  before a bias is added, which at initialization is zero. In
+  `lthjax.scores.fisher` weights stand for the channels.)
+
+  Args:
+    apply: ``apply(params, x) -> logits``. Activations must have examples on
+      the first axis; channels are on the last axis, or where a convolution has
+      them.
+    params: tree of arrays.
+    batch: inputs and labels.
+    key: not used.
+    loss: ``loss(logits, labels)``, of each example or their mean.
+
+  Returns:
+    A scalar; higher is held to be better.
+
+  Raises:
+    ValueError: if the batch has no labels, the model does not return a single
+      array, or its matmuls are inside of a `jax.lax.while_loop` or a
+      `jax.lax.cond`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from lthjax import proxies
+    >>> apply = lambda params, x: x @ params['kernel']
+    >>> params = {'kernel': jnp.ones((1, 2))}
+    >>> batch = jnp.array([[1.0], [3.0]]), jnp.zeros((2, 2))
+    >>> loss = lambda y, labels: (y - labels).sum(1)  # dL/da is 1
+    >>> proxies.fisher(apply, params, batch, loss=loss)  # 2 * (1 + 9) / 4
+    Array(5., dtype=float32)
+
+  References:
+    Turner et al., BlockSwap: Fisher-guided Block Substitution for Network
+    Compression on a Budget, arXiv:1906.04113, equation 4. Abdelfattah et al.,
+    Zero-Cost Proxies for Lightweight NAS, arXiv:2101.08134, equation 2.
+  """
+  del key
+  x, labels = _checks.as_labelled(batch)
+  _checks.check_outputs(apply, params, x)
+  mean_loss = _checks.mean_loss(apply, loss)
+
+  def run(shifts, params):
+    """The sum of the losses, with something added to each activation."""
+    activations, shift = [], iter(shifts)
+
+    def visit(eqn, inputs, output):
+      del inputs
+      if output.shape[:1] != x.shape[:1]:
+        return output
+      axis = _channel_axis(eqn)
+      activations.append(jnp.moveaxis(output, axis, -1))
+      shifted = activations[-1] + next(shift, 0)
+      return jnp.moveaxis(shifted, -1, axis)
+
+    total = program.intercept(mean_loss, _MATMULS, visit)(params, (x, labels))
+    return total * len(x), activations
+
+  shapes = jax.eval_shape(lambda: run((), params)[1])
+  zeros = [jnp.zeros(a.shape, a.dtype) for a in shapes]
+  grads, activations = jax.grad(run, has_aux=True)(zeros, params)
+  total = jnp.float32(0)
+  for a, g in zip(activations, grads, strict=True):
+    change = a.astype(jnp.float32) * g.astype(jnp.float32)
+    change = jnp.sum(change, range(1, a.ndim - 1))  # examples x channels
+    total += jnp.sum(jnp.mean(change**2, 0)) / 2
+  return total
+
+
+_MATMULS = ('conv_general_dilated', 'dot_general')
+
+
+def _channel_axis(eqn) -> int:
+  """Tells on which axis of its output a matmul or convolution has channels."""
+  if eqn.primitive.name == 'conv_general_dilated':
+    return eqn.params['dimension_numbers'].out_spec[1]
+  return eqn.outvars[0].aval.ndim - 1

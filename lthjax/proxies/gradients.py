@@ -1,0 +1,166 @@
+"""Proxies that sum what the gradient of the loss tells of the kernels."""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lthjax import masks, scores, trees
+from lthjax.proxies import _checks
+from lthjax.proxies._checks import Apply, Loss
+
+
+def grad_norm(
+  apply: Apply,
+  params: chex.ArrayTree,
+  batch: Any,
+  key: chex.PRNGKey | None = None,
+  *,
+  loss: Loss = _checks.cross_entropy,
+) -> jax.Array:
+  """Sums the Euclidean norms of the gradients of the kernels.
+
+  Args:
+    apply: ``apply(params, x) -> logits``.
+    params: tree of arrays.
+    batch: inputs and labels.
+    key: not used.
+    loss: ``loss(logits, labels)``, of each example or their mean.
+
+  Returns:
+    A scalar; higher is held to be better.
+
+  Raises:
+    ValueError: if the batch has no labels, or the model does not return a
+      single array.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from lthjax import proxies
+    >>> params = {'kernel': jnp.ones((2, 1))}
+    >>> apply = lambda params, x: x @ params['kernel']
+    >>> batch = jnp.array([[3.0, 4.0]]), jnp.zeros((1, 1))
+    >>> error = lambda y, labels: (y - labels) ** 2 / 14
+    >>> proxies.grad_norm(apply, params, batch, loss=error)
+    Array(5., dtype=float32)
+
+  References:
+    Abdelfattah et al., Zero-Cost Proxies for Lightweight NAS, arXiv:2101.08134,
+    section 3.1.
+  """
+  del key
+  mean_loss, batch = _prepare(apply, params, batch, loss)
+  grads = jax.grad(mean_loss)(params, batch)
+  return over_kernels(lambda g: jnp.sqrt(jnp.sum(g**2)), grads)
+
+
+def snip(
+  apply: Apply,
+  params: chex.ArrayTree,
+  batch: Any,
+  key: chex.PRNGKey | None = None,
+  *,
+  loss: Loss = _checks.cross_entropy,
+) -> jax.Array:
+  """Sums `lthjax.scores.snip` over the kernels: ``sum |w * dL/dw|``.
+
+  Args:
+    apply: ``apply(params, x) -> logits``.
+    params: tree of arrays.
+    batch: inputs and labels.
+    key: not used.
+    loss: ``loss(logits, labels)``, of each example or their mean.
+
+  Returns:
+    A scalar; higher is held to be better.
+
+  Raises:
+    ValueError: if the batch has no labels, or the model does not return a
+      single array.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from lthjax import proxies
+    >>> params = {'kernel': jnp.ones((2, 1))}
+    >>> apply = lambda params, x: x @ params['kernel']
+    >>> batch = jnp.array([[3.0, 4.0]]), jnp.zeros((1, 1))
+    >>> error = lambda y, labels: (y - labels) ** 2 / 14
+    >>> proxies.snip(apply, params, batch, loss=error)
+    Array(7., dtype=float32)
+
+  References:
+    Abdelfattah et al., Zero-Cost Proxies for Lightweight NAS, arXiv:2101.08134,
+    equation 1.
+  """
+  del key
+  mean_loss, batch = _prepare(apply, params, batch, loss)
+  return over_kernels(jnp.sum, scores.snip(mean_loss, params, batch))
+
+
+def grasp(
+  apply: Apply,
+  params: chex.ArrayTree,
+  batch: Any,
+  key: chex.PRNGKey | None = None,
+  *,
+  loss: Loss = _checks.cross_entropy,
+) -> jax.Array:
+  """Sums ``-w * (H g)`` over the kernels, with gradient g and Hessian H.
+
+  This is the sum of `lthjax.scores.grasp` with the sign turned: the proxy holds
+  a network for better whose weights, as a whole, reduce the gradient.
+
+  Args:
+    apply: ``apply(params, x) -> logits``.
+    params: tree of arrays.
+    batch: inputs and labels.
+    key: not used.
+    loss: ``loss(logits, labels)``, of each example or their mean.
+
+  Returns:
+    A scalar; higher is held to be better.
+
+  Raises:
+    ValueError: if the batch has no labels, or the model does not return a
+      single array.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from lthjax import proxies
+    >>> params = {'kernel': jnp.ones((2, 1))}
+    >>> apply = lambda params, x: x @ params['kernel']
+    >>> batch = jnp.array([[3.0, 4.0]]), jnp.zeros((1, 1))
+    >>> error = lambda y, labels: (y - labels) ** 2 / 2  # H is x x', g is 7 x
+    >>> proxies.grasp(apply, params, batch, loss=error)  # -7 * 7 * |x|^2
+    Array(-1225., dtype=float32)
+
+  References:
+    Abdelfattah et al., Zero-Cost Proxies for Lightweight NAS, arXiv:2101.08134,
+    equation 1.
+  """
+  del key
+  mean_loss, batch = _prepare(apply, params, batch, loss)
+  return -over_kernels(jnp.sum, scores.grasp(mean_loss, params, [batch]))
+
+
+def over_kernels(
+  f: Callable[[jax.Array], jax.Array], tree: chex.ArrayTree
+) -> jax.Array:
+  """Adds up a function of each kernel, in float32."""
+  named = trees.by_name(tree).items()
+  leaves = [x for name, x in named if masks.kernels(name, x)]
+  if not leaves:
+    raise ValueError(
+      'The params have no kernels to sum over: nothing of two or more'
+      ' dimensions that is neither a bias nor an embedding or normalization by'
+      ' its name. Take a proxy of activations or outputs.'
+    )
+  return sum((f(x.astype(jnp.float32)) for x in leaves), jnp.float32(0))
+
+
+def _prepare(apply, params, batch, loss):
+  batch = _checks.as_labelled(batch)
+  _checks.check_outputs(apply, params, batch[0])
+  return _checks.mean_loss(apply, loss), batch

@@ -1,0 +1,70 @@
+"""Jacobian covariance: whether examples move the outputs in different ways."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lthjax.proxies import _checks
+from lthjax.proxies._checks import Apply
+
+_K = 1e-5
+
+
+def jacob_cov(
+  apply: Apply,
+  params: chex.ArrayTree,
+  batch: Any,
+  key: chex.PRNGKey | None = None,
+) -> jax.Array:
+  """Takes ``-sum(log(v + k) + 1 / (v + k))`` of the eigenvalues v.
+
+  They are those of the correlation matrix between examples of the gradient of
+  the sum of the outputs with respect to the input, and k is 1e-5. Where all
+  examples are uncorrelated, every eigenvalue is one and the score is minus
+  their number; where two of them cannot be told apart, one is zero.
+
+  Eigenvalues are computed as squared singular values: float32 has too few
+  digits for the small ones otherwise.
+
+  Args:
+    apply: ``apply(params, x) -> outputs``.
+    params: tree of arrays.
+    batch: at least two inputs, and labels or None.
+    key: not used.
+
+  Returns:
+    A scalar; higher is held to be better.
+
+  Raises:
+    ValueError: if there are not two examples, or the model does not return a
+      single array.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from lthjax import proxies
+    >>> apply = lambda params, x: x**2 / 2  # the gradient is x
+    >>> x = jnp.array([[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 2.0, -2.0]])
+    >>> print(f'{proxies.jacob_cov(apply, None, (x, None)):.3f}')
+    -2.000
+
+  References:
+    Mellor et al., Neural Architecture Search without Training,
+    arXiv:2006.04647v1, equation 3 (later versions have `naswot`).
+  """
+  del key
+  x = _checks.as_batch(batch).x
+  n = len(x)
+  if n < 2:
+    raise ValueError(
+      'The batch has a single example, but correlations need at least two.'
+    )
+  _checks.check_outputs(apply, params, x)
+  rows = jax.grad(lambda x: jnp.sum(apply(params, x)))(x).reshape(n, -1)
+  rows = rows.astype(jnp.float32)
+  rows -= jnp.mean(rows, 1, keepdims=True)
+  rows /= jnp.linalg.norm(rows, axis=1, keepdims=True)
+  values = jnp.linalg.svd(rows, compute_uv=False) ** 2
+  values = jnp.pad(values, (0, n - len(values))) + _K
+  return -jnp.sum(jnp.log(values) + 1 / values)

@@ -1,0 +1,138 @@
+"""Puts the candidates of a search space in order."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import chex
+import jax
+
+Proxy = Callable[..., jax.Array]
+
+
+class Candidate(Protocol):
+  """A network as two pure functions, such as `lthjax.models.Model`."""
+
+  @property
+  def init(self) -> Callable[[jax.Array], tuple[Any, Any]]:
+    """``init(key)`` returns ``(params, model_state)``."""
+    ...
+
+  @property
+  def apply(self) -> Callable[..., tuple[Any, Any]]:
+    """``apply(params, model_state, x, train=)``: outputs and new state."""
+    ...
+
+
+class Ranking(NamedTuple):
+  """Candidates in order.
+
+  Attributes:
+    scores: ``{name: score}``, in the order they were given.
+    order: names, the best first; those that tie in the order they were given.
+  """
+
+  scores: dict[str, float]
+  order: list[str]
+
+
+def rank(
+  candidates: Mapping[str, Candidate],
+  proxy: Proxy,
+  batch: Any,
+  key: chex.PRNGKey,
+  *,
+  train: bool = False,
+  samples: int = 1,
+) -> Ranking:
+  """Scores every candidate by a proxy, and puts the best first.
+
+  All candidates see the same batch and draw params with the same key. Those
+  that compute the same with params and model states of the same shapes share a
+  compiled program, whatever values these have, and however they were built.
+
+  Args:
+    candidates: ``{name: model}``, two or more.
+    proxy: ``proxy(apply, params, batch, key)``, a scalar, higher is better: any
+      of `lthjax.proxies`, perhaps with options bound by `functools.partial`.
+    batch: inputs and labels.
+    key: random key of the initial params, and of what the proxy draws.
+    train: how models are applied. In training form, BatchNorm normalizes by the
+      batch, as in the code of most papers; `lthjax.proxies.synflow` needs the
+      inference form.
+    samples: of initial params, over which scores are averaged.
+
+  Returns:
+    Scores and order.
+
+  Raises:
+    ValueError: if there are less than two candidates, a candidate or the batch
+      does not fit the proxy, or scores are NaN; it names the candidates.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> batch = jnp.ones((8, 4, 4, 1)), jnp.zeros(8, int)
+    >>> candidates = {
+    ...   'lenet': lth.models.lenet_300_100((4, 4, 1)),
+    ...   'conv': lth.models.conv_2((4, 4, 1)),
+    ... }
+    >>> ranking = lth.rank(
+    ...   candidates, lth.proxies.num_params, batch, jax.random.key(0)
+    ... )
+    >>> ranking.order
+    ['conv', 'lenet']
+
+  References:
+    Abdelfattah et al., Zero-Cost Proxies for Lightweight NAS, arXiv:2101.08134.
+  """
+  if len(candidates) < 2:
+    raise ValueError(
+      f'There were {len(candidates)} candidates, but a ranking needs at least'
+      ' two. Give `{name: model}`.'
+    )
+  if samples < 1:
+    raise ValueError(f'`samples` was {samples}, but must be at least 1.')
+  draws = [jax.random.split(k) for k in jax.random.split(key, samples)]
+  programs: dict[Any, jax.stages.Compiled] = {}
+  scores = {}
+  for name, candidate in candidates.items():
+    found = []
+    for init_key, proxy_key in draws:
+      args = *candidate.init(init_key), batch, proxy_key
+      if not found:
+        lowered = _lower(name, candidate, proxy, train, args)
+        # The whole program, with shapes and constants.
+        program = lowered.in_tree, lowered.as_text()
+        if program not in programs:
+          programs[program] = lowered.compile()
+      found.append(float(programs[program](*args)))
+    scores[name] = sum(found) / samples
+  if bad := [name for name, score in scores.items() if math.isnan(score)]:
+    raise ValueError(
+      f'The scores of {", ".join(bad)} are NaN. Look at the batch and at the'
+      ' initial params, or leave these candidates out.'
+    )
+  order = sorted(scores, key=lambda name: -scores[name])
+  return Ranking(scores, order)
+
+
+def _lower(name, candidate, proxy, train, args) -> jax.stages.Lowered:
+  """Traces the score of a candidate as a function of arrays."""
+
+  def score(params, model_state, batch, key):
+    def apply(params, x):
+      return candidate.apply(params, model_state, x, train=train)[0]
+
+    value = proxy(apply, params, batch, key)
+    if jax.numpy.shape(value):
+      raise ValueError(
+        f'the proxy returned an array of shape {value.shape}, but must return a'
+        ' scalar'
+      )
+    return value
+
+  try:
+    return jax.jit(score).lower(*args)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'The candidate {name} has no score: {error}') from error

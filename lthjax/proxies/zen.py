@@ -1,0 +1,80 @@
+"""Zen-score: how far the outputs move when the input moves a little."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+
+from lthjax import program
+from lthjax.proxies import _checks
+from lthjax.proxies._checks import Apply
+
+
+def zen(
+  apply: Apply,
+  params: chex.ArrayTree,
+  batch: Any,
+  key: chex.PRNGKey | None = None,
+  *,
+  scale: float = 0.01,
+) -> jax.Array:
+  """Takes ``log E||f(x) - f(x + scale * e)|| + sum(log(root(mean(var))))``.
+
+  Here x and e are drawn from a Gaussian. The sum is over the normalizations of
+  the network: each divides what moves by the standard deviations of its
+  channels, and that is taken back. What counts as one is the root of a
+  variance, `jax.lax.rsqrt` or `jnp.sqrt` of an array that is no constant, as
+  BatchNorm and LayerNorm have it. In inference form at initialization
+  BatchNorm changes nothing, and the sum is nearly zero.
+
+  Args:
+    apply: ``apply(params, x) -> outputs``. The paper leaves out the pooling and
+      the last layer: to do so, return the features before them.
+    params: tree of arrays; the paper draws them from a Gaussian as well.
+    batch: inputs, of which only the shape counts, and labels or None.
+    key: random key.
+    scale: of the perturbation.
+
+  Returns:
+    A scalar; higher is held to be better.
+
+  Raises:
+    ValueError: if there is no key, or the model does not return a single array
+      or has roots inside of a `jax.lax.while_loop` or a `jax.lax.cond`.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from lthjax import proxies
+    >>> x, key = jnp.zeros((64, 9)), jax.random.key(0)
+    >>> apply = lambda params, x: params * x
+    >>> one = proxies.zen(apply, 1.0, (x, None), key)
+    >>> two = proxies.zen(apply, 2.0, (x, None), key)
+    >>> jnp.exp(two - one).round(3)
+    Array(2., dtype=float32)
+
+  References:
+    Lin et al., Zen-NAS: A Zero-Shot NAS for High-Performance Image Recognition,
+    arXiv:2102.01063, algorithm 1.
+  """
+  if key is None:
+    raise ValueError(
+      '`zen` draws its inputs, so it needs a key: pass `jax.random.key(0)`.'
+    )
+  shape = _checks.as_batch(batch).x.shape
+  x, noise = jax.random.normal(key, (2, *shape))
+  _checks.check_outputs(apply, params, x)
+  rescaled = []
+
+  def visit(eqn, inputs, output):
+    if not isinstance(eqn.invars[0], jex.Literal):
+      variance = inputs[0].astype(jnp.float32)
+      rescaled.append(jnp.log(jnp.mean(variance)) / 2)
+    return output
+
+  near = program.intercept(apply, ['rsqrt', 'sqrt'], visit)(params, x)
+  moved = near - apply(params, x + scale * noise)
+  moved = moved.astype(jnp.float32).reshape(len(x), -1)
+  distance = jnp.mean(jnp.linalg.norm(moved, axis=1))
+  return jnp.log(distance) + sum(rescaled, jnp.float32(0))
