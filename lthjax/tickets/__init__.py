@@ -1,4 +1,4 @@
-"""Finding winning tickets, rewinding them, and the controls they must beat."""
+"""Finding winning tickets, rewinding them, their controls, and other data."""
 
 from lthjax.tickets.controls import reshuffle, sign_preserved, signed_constant
 from lthjax.tickets.imp import Ticket, imp, one_shot
@@ -8,6 +8,7 @@ from lthjax.tickets.rewind import (
   rewind_learning_rate,
   rewind_weights,
 )
+from lthjax.tickets.transfer import transfer
 
 __all__ = [
   'Ticket',
@@ -20,4 +21,5 @@ __all__ = [
   'rewind_weights',
   'sign_preserved',
   'signed_constant',
+  'transfer',
 ]
