@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lthjax import (
   accounting,
   densities,
+  landscape,
   masks,
   opt_state,
   patterns,
@@ -62,6 +63,7 @@ __all__ = [
   'get_masks',
   'gradual',
   'keep_largest',
+  'landscape',
   'masks',
   'models',
   'nm',

@@ -1,4 +1,4 @@
-"""Finding winning tickets, rewinding them, and the controls they must beat."""
+"""Finding winning tickets, rewinding them, their controls, and other data."""
 
 from lthjax.tickets.controls import reshuffle, sign_preserved, signed_constant
 from lthjax.tickets.imp import Ticket, imp, one_shot
@@ -9,6 +9,7 @@ from lthjax.tickets.rewind import (
   rewind_weights,
 )
 from lthjax.tickets.sanity import hybrid, inverted, random_quotas, smart_ratio
+from lthjax.tickets.transfer import transfer
 
 __all__ = [
   'Ticket',
@@ -25,4 +26,5 @@ __all__ = [
   'sign_preserved',
   'signed_constant',
   'smart_ratio',
+  'transfer',
 ]

@@ -1,0 +1,167 @@
+"""Copies from one state, told apart by their keys alone."""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lthjax as lth
+from lthjax import landscape
+
+DATA = jnp.array([[1.0, -1.0], [3.0, 1.0], [-2.0, 0.5]])
+KEYS = jax.random.split(jax.random.key(1), 3)
+MASKS = {'w': jnp.array([[True, False]])}
+
+
+def error(params):
+  return jnp.mean((params['w'] - DATA) ** 2)
+
+
+class Toy(NamedTuple):
+  key: Any
+  params: Any
+  model_state: Any = ()
+
+
+def go_to_its_key(state):
+  """Trains to where the key says: known networks, without any training."""
+  places = {int(k[1]): i for i, k in enumerate(jax.random.key_data(KEYS))}
+  w = DATA[places[int(jax.random.key_data(state.key)[1])]]
+  return state._replace(params={'w': w})
+
+
+def report_of(state=None, keys=KEYS, **options):
+  state = state or Toy(jax.random.key(0), {'w': jnp.zeros(2)})
+  options = {'error': error, 'points': 3} | options
+  return landscape.instability(go_to_its_key, state, keys, **options)
+
+
+@pytest.fixture(scope='module')
+def trainer():
+  def loss(params, model_state, x, key):
+    return jnp.mean((params['w'] - x) ** 2), model_state
+
+  def batch(data, key, step):
+    return jax.random.choice(jax.random.fold_in(key, step), data)
+
+  return lth.trainer(
+    init=lambda key: ({'w': jax.random.normal(key, (1, 2))}, {}),
+    loss=loss,
+    tx=lth.static(optax.sgd(0.2), lth.masks.dense(MASKS)),
+    batch=batch,
+  )
+
+
+def test_all_pairs_by_hand():
+  report = report_of(
+    predict=lambda params: (DATA @ params['w'] > 0).astype(int)
+  )
+  assert report.pairs == ((0, 1), (0, 2), (1, 2))
+  np.testing.assert_array_equal([x['w'] for x in report.networks], DATA)
+  np.testing.assert_allclose(report.distances**2, [8, 11.25, 25.25], rtol=1e-6)
+  lengths = np.sqrt([2, 10, 4.25])
+  np.testing.assert_allclose(
+    report.cosines,
+    np.array([2, -2.5, -5.5])
+    / [
+      lengths[0] * lengths[1],
+      lengths[0] * lengths[2],
+      lengths[1] * lengths[2],
+    ],
+    rtol=1e-6,
+  )
+  # Inner products of the data: 2 2 -2.5 | 2 10 -5.5 | -2.5 -5.5 4.25.
+  np.testing.assert_allclose(report.disagreements, [0, 1, 1])
+  assert report.barriers.errors.shape == (3, 3)
+  for i, (a, b) in enumerate(report.pairs):
+    np.testing.assert_allclose(
+      report.barriers.errors[i],
+      [error({'w': x}) for x in (DATA[a], (DATA[a] + DATA[b]) / 2, DATA[b])],
+      rtol=1e-6,
+    )
+
+
+def test_copies_are_the_runs_of_their_keys(trainer):
+  start = trainer.fit(trainer.init(jax.random.key(0)), DATA, until=5)
+  report = landscape.instability(
+    lambda state: trainer.fit(state, DATA, until=20), start, KEYS, error=error
+  )
+  for key, network in zip(KEYS, report.networks, strict=True):
+    alone = trainer.fit(start._replace(key=key), DATA, until=20)
+    chex.assert_trees_all_equal(network, alone.params)
+  assert (report.distances > 0).all()
+  # A convex error is never above the line between its ends.
+  np.testing.assert_allclose(report.barriers.above_line, 0, atol=1e-6)
+  assert report.disagreements is None
+
+
+def test_copies_of_a_ticket_keep_its_masks(trainer):
+  start = lth.with_masks(trainer.init(jax.random.key(0)), MASKS)
+  report = landscape.instability(
+    lambda state: trainer.fit(state, DATA, until=5), start, KEYS, error=error
+  )
+  for network in report.networks:
+    assert not any(network['w'][0, 1:].tobytes())
+
+
+def test_networks_are_what_runs_where_weights_stay_dense():
+  tx = lth.straight_through(optax.sgd(0.1), sparsity=0.5)
+  params = {'w': jnp.array([[1.0, 2.0]])}
+  opt_state = tx.init(params)
+  best = lth.training.no_best(jnp.int32(0), params, {}, KEYS[0])
+  state = lth.TrainState(jnp.int32(0), params, opt_state, {}, KEYS[0], best)
+  report = landscape.instability(
+    lambda state: state._replace(step=state.step + 1), state, KEYS, error=error
+  )
+  np.testing.assert_array_equal(report.networks[0]['w'], [[0, 2]])
+  assert (report.distances == 0).all()
+  assert (report.barriers.barrier == 0).all()
+
+
+def test_running_statistics_need_a_decision():
+  state = Toy(
+    jax.random.key(0), {'w': jnp.zeros(2)}, {'norm': {'mean': jnp.ones(2)}}
+  )
+  with pytest.raises(
+    ValueError, match=r'beside its params: norm/mean\..*network='
+  ):
+    report_of(state)
+  report = report_of(state, network=lambda state: state.params)
+  assert report.networks[0].keys() == {'w'}
+  report = report_of(
+    state,
+    network=lambda state: (state.params, state.model_state),
+    error=lambda network: error(network[0]) + network[1]['norm']['mean'][0],
+  )
+  np.testing.assert_allclose(
+    report.barriers.errors[0, 0], error({'w': DATA[0]}) + 1
+  )
+
+
+@pytest.mark.parametrize(
+  ('keys', 'copies'),
+  [(KEYS[0], '1 key,'), (KEYS[:1], '1 key,'), (KEYS[:0], '0 keys,')],
+)
+def test_fewer_than_two_copies(keys, copies):
+  with pytest.raises(ValueError, match=f'`keys` held {copies} .* at least 2'):
+    report_of(keys=keys)
+  with pytest.raises(ValueError, match='`networks` held 1, but'):
+    landscape.compare([{'w': DATA[0]}], error=error)
+
+
+def test_bad_copies(trainer):
+  with pytest.raises(ValueError, match='holds the same key twice'):
+    report_of(keys=KEYS[jnp.array([0, 1, 0])])
+  with pytest.raises(ValueError, match='is a dict without a field `key`'):
+    landscape.instability(lambda x: x, {'w': DATA}, KEYS, error=error)
+  state = trainer.init(jax.random.key(0))
+  with pytest.raises(ValueError, match=r'`train` did no step: .* at step 0'):
+    landscape.instability(lambda state: state, state, KEYS, error=error)
+  with pytest.raises(
+    ValueError, match=r'integers, but returned float32 .*argmax'
+  ):
+    report_of(predict=lambda params: DATA @ params['w'])
