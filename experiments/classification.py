@@ -1,5 +1,6 @@
 """Image classification as the experiments have it: data, network, training."""
 
+import copy
 from collections.abc import Callable
 from typing import Literal
 
@@ -16,6 +17,7 @@ ModelName = Literal[
   'conv_2',
   'conv_4',
   'conv_6',
+  'conv_8',
   'resnet_20',
   'vgg_11',
   'vgg_16',
@@ -26,6 +28,7 @@ MODELS = {
   'conv_2': models.conv_2,
   'conv_4': models.conv_4,
   'conv_6': models.conv_6,
+  'conv_8': models.conv_8,
   'resnet_20': models.resnet_20,
   'vgg_11': models.vgg_11,
   'vgg_16': models.vgg_16,
@@ -36,6 +39,7 @@ TITLES = {
   'conv_2': 'Conv-2',
   'conv_4': 'Conv-4',
   'conv_6': 'Conv-6',
+  'conv_8': 'Conv-8',
   'resnet_20': 'ResNet-20',
   'vgg_11': 'VGG-11',
   'vgg_16': 'VGG-16',
@@ -57,15 +61,19 @@ class Classification:
   ):
     """Reads the data and builds the network."""
     self.dataset = data.load(dataset, validation=validation)
-    self.model = MODELS[model](
-      image_shape(self.dataset), classes=data.num_classes(self.dataset)
-    )
-    self.params, self.model_state = jax.eval_shape(
-      self.model.init, jax.random.key(0)
-    )
     self.compilations = 0  # of training steps
     self._batch_size, self._augment = batch_size, augment
-    self._test = jax.jit(jax.vmap(self._accuracy, in_axes=(0, 0, None)))
+    self._use(
+      MODELS[model](
+        image_shape(self.dataset), classes=data.num_classes(self.dataset)
+      )
+    )
+
+  def with_model(self, model: models.Model) -> 'Classification':
+    """The same task for another network."""
+    other = copy.copy(self)
+    other._use(model)
+    return other
 
   def trainer(
     self,
@@ -91,6 +99,13 @@ class Classification:
   ) -> list[float]:
     """Accuracy of every seed on the test set."""
     return self._test(params, model_state, self.dataset).tolist()
+
+  def _use(self, model):
+    self.model = model
+    self.params, self.model_state = jax.eval_shape(
+      model.init, jax.random.key(0)
+    )
+    self._test = jax.jit(jax.vmap(self._accuracy, in_axes=(0, 0, None)))
 
   def _batch(self, dataset, key, step):
     size = self._batch_size
