@@ -64,6 +64,9 @@ def bernoulli(
   is ``p * (1 - p) * w * g``, with the gradient ``g`` of the loss by the weight
   as the network runs with it, there or not.
 
+  Evaluate as it was trained, under masks that are drawn. The likely weights
+  alone make another network, until most probabilities are close to 0 or 1.
+
   Args:
     params: random weights, which nothing changes.
     logits: what trains, from `init_logits`: ``sigmoid(logit)`` is the
