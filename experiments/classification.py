@@ -16,6 +16,7 @@ ModelName = Literal[
   'conv_2',
   'conv_4',
   'conv_6',
+  'conv_8',
   'resnet_20',
   'vgg_11',
   'vgg_16',
@@ -26,6 +27,7 @@ MODELS = {
   'conv_2': models.conv_2,
   'conv_4': models.conv_4,
   'conv_6': models.conv_6,
+  'conv_8': models.conv_8,
   'resnet_20': models.resnet_20,
   'vgg_11': models.vgg_11,
   'vgg_16': models.vgg_16,
@@ -36,6 +38,7 @@ TITLES = {
   'conv_2': 'Conv-2',
   'conv_4': 'Conv-4',
   'conv_6': 'Conv-6',
+  'conv_8': 'Conv-8',
   'resnet_20': 'ResNet-20',
   'vgg_11': 'VGG-11',
   'vgg_16': 'VGG-16',
@@ -49,7 +52,7 @@ class Classification:
   def __init__(
     self,
     dataset: str | data.Dataset,
-    model: ModelName | Callable[..., models.Model],
+    model: ModelName | models.Model,
     *,
     validation: int | None = None,
     batch_size: int,
@@ -59,10 +62,11 @@ class Classification:
     if isinstance(dataset, str):
       dataset = data.load(dataset, validation=validation)
     self.dataset = dataset
-    make = MODELS[model] if isinstance(model, str) else model
-    self.model = make(
-      image_shape(self.dataset), classes=data.num_classes(self.dataset)
-    )
+    if isinstance(model, str):
+      model = MODELS[model](
+        image_shape(dataset), classes=data.num_classes(dataset)
+      )
+    self.model = model
     self.params, self.model_state = jax.eval_shape(
       self.model.init, jax.random.key(0)
     )

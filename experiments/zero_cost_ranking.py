@@ -194,7 +194,7 @@ class Experiment:
     config = self.config
     task = Classification(
       self.dataset,
-      lambda *_, **__: self.models[group[0]],
+      self.models[group[0]],
       batch_size=config.batch_size,
     )
     schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)

@@ -5,7 +5,7 @@ model_state, x, train=...)`` computes logits. The classification layer is always
 called ``output``, so that ``'output/*'`` finds it in every network.
 """
 
-from lthjax.models.conv import conv_2, conv_4, conv_6
+from lthjax.models.conv import conv_2, conv_4, conv_6, conv_8
 from lthjax.models.functional import Model, functional
 from lthjax.models.lenet import lenet_300_100
 from lthjax.models.resnet import resnet_20, resnet_50
@@ -17,6 +17,7 @@ __all__ = [
   'conv_2',
   'conv_4',
   'conv_6',
+  'conv_8',
   'functional',
   'lenet_300_100',
   'resnet_20',

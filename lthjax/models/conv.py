@@ -1,4 +1,4 @@
-"""Conv-2, Conv-4 and Conv-6, small VGG-like networks for CIFAR-10."""
+"""Conv-2, Conv-4, Conv-6 and Conv-8: small VGG-like networks for CIFAR-10."""
 
 import functools
 from collections.abc import Sequence
@@ -160,6 +160,38 @@ def conv_6(
     Trainable Neural Networks, arXiv:1803.03635, Figure 2.
   """
   return _conv_net('conv_6', (64, 64, 128, 128, 256, 256), input_shape, classes)
+
+
+def conv_8(
+  input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10
+) -> Model:
+  """Builds Conv-8: as `conv_6`, with two more convolutions of 512 filters.
+
+  On CIFAR-10 it has 5,275,840 weights, 4,683,456 of them in the convolutions.
+
+  Args:
+    input_shape: height, width and channels of one image.
+    classes: number of logits.
+
+  Returns:
+    The network as a `Model`; its ``model_state`` is empty.
+
+  Raises:
+    ValueError: if ``input_shape`` or ``classes`` is not valid.
+
+  Example:
+    >>> import jax
+    >>> from lthjax import models
+    >>> params, _ = jax.eval_shape(models.conv_8().init, jax.random.key(0))
+    >>> params['conv8']['kernel'].shape, params['fc1']['kernel'].shape
+    ((3, 3, 512, 512), (2048, 256))
+
+  References:
+    V. Ramanujan, M. Wortsman, A. Kembhavi, A. Farhadi, M. Rastegari, What's
+    Hidden in a Randomly Weighted Neural Network?, arXiv:1911.13299, Table 1.
+  """
+  widths = (64, 64, 128, 128, 256, 256, 512, 512)
+  return _conv_net('conv_8', widths, input_shape, classes)
 
 
 def _conv_net(name, widths, input_shape, classes) -> Model:

@@ -22,6 +22,7 @@ SIZES = {
   'conv_2': (38_592, [4_194_304, 65_536, 2_560], 4_300_992),
   'conv_4': (259_776, [2_097_152, 65_536, 2_560], 2_425_024),
   'conv_6': (1_144_512, [1_048_576, 65_536, 2_560], 2_261_184),
+  'conv_8': (4_683_456, [524_288, 65_536, 2_560], 5_275_840),
   'resnet_20': (270_256, [640], 270_896),
   'resnet_50': (23_454_912, [2_048_000], 25_502_912),
   'vgg_11': (9_217_728, [5_120], 9_222_848),
@@ -34,6 +35,7 @@ LAYERS = {
   'conv_2': ['conv1', 'conv2', 'fc1', 'fc2', 'output'],
   'conv_4': [*(f'conv{i}' for i in range(1, 5)), 'fc1', 'fc2', 'output'],
   'conv_6': [*(f'conv{i}' for i in range(1, 7)), 'fc1', 'fc2', 'output'],
+  'conv_8': [*(f'conv{i}' for i in range(1, 9)), 'fc1', 'fc2', 'output'],
   'resnet_20': [
     'conv1',
     *(f'blocks/{i}/conv{j}' for i in range(9) for j in (1, 2)),
@@ -371,7 +373,14 @@ def test_bad_classes_are_refused(classes):
 
 @pytest.mark.parametrize(
   ('name', 'pixels'),
-  [('conv_2', 2), ('conv_4', 4), ('conv_6', 8), ('vgg_11', 16), ('vgg_16', 16)],
+  [
+    ('conv_2', 2),
+    ('conv_4', 4),
+    ('conv_6', 8),
+    ('conv_8', 16),
+    ('vgg_11', 16),
+    ('vgg_16', 16),
+  ],
 )
 def test_too_small_images_are_refused(name, pixels):
   network = getattr(models, name)

@@ -1,0 +1,135 @@
+"""The ways to find a network inside of random weights that are compared.
+
+A method turns a network into one whose params are scores or logits. The weights
+are part of its model state, which training hands on as it is.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import chex
+import jax
+
+import lthjax as lth
+from lthjax import supermasks
+from lthjax.models import Model
+
+MethodName = Literal[
+  'dense', 'edge_popup_constant', 'edge_popup_kaiming', 'bernoulli'
+]
+
+
+class Frozen(NamedTuple):
+  """Model state of a network under a supermask.
+
+  Attributes:
+    weights: random weights.
+    model_state: model state of the network itself.
+    key: random key of the draw; training goes on from key to key.
+  """
+
+  weights: chex.ArrayTree
+  model_state: chex.ArrayTree
+  key: chex.PRNGKey
+
+
+class Method(NamedTuple):
+  """One way to find a supermask.
+
+  Attributes:
+    label: its name for people.
+    color: of its line.
+    weights: ``weights(key, params, kept)``, the weights to choose from.
+    init: ``init(key, params)``, what trains.
+    run: ``run(weights, trained, key, kept)``, what the network runs with.
+    masks: ``masks(trained, key, kept)``, of the weights that it runs with.
+  """
+
+  label: str
+  color: str
+  weights: Callable[..., chex.ArrayTree]
+  init: Callable[..., chex.ArrayTree]
+  run: Callable[..., chex.ArrayTree]
+  masks: Callable[..., chex.ArrayTree]
+
+
+def hidden(network: Model, method: Method, kept: float | None) -> Model:
+  """Makes the network whose params choose among random weights.
+
+  Args:
+    network: the network that has the weights.
+    method: how they are chosen.
+    kept: share of the weights to keep; `None` where the method learns it.
+  """
+
+  def init(key):
+    key, weights_key, first_key = jax.random.split(key, 3)
+    params, model_state = network.init(key)
+    weights = method.weights(weights_key, params, kept)
+    trained = method.init(first_key, params)
+    return trained, Frozen(weights, model_state, weights_key)
+
+  def apply(trained, frozen, x, *, train=False):
+    weights, model_state, key = frozen
+    if train:
+      key, _ = jax.random.split(key)
+    params = method.run(weights, trained, key, kept)
+    outputs, model_state = network.apply(params, model_state, x, train=train)
+    return outputs, Frozen(weights, model_state, key)
+
+  return Model(init, apply)
+
+
+def _edge_popup(label: str, color: str, weights: Any) -> Method:
+  return Method(
+    label,
+    color,
+    weights,
+    supermasks.init_scores,
+    lambda weights, scores, key, kept: supermasks.edge_popup(
+      weights, scores, sparsity=1 - kept
+    ),
+    lambda scores, key, kept: supermasks.edge_popup_masks(
+      scores, sparsity=1 - kept
+    ),
+  )
+
+
+def _signed_constant(params: chex.ArrayTree) -> chex.ArrayTree:
+  return lth.tickets.signed_constant(params, lth.masks.dense(params))
+
+
+METHODS: dict[MethodName, Method] = {
+  'edge_popup_constant': _edge_popup(
+    'edge-popup, signed constant',
+    '#1b6ca8',
+    lambda key, params, kept: supermasks.signed_constant(params),
+  ),
+  'edge_popup_kaiming': _edge_popup(
+    'edge-popup, scaled Kaiming',
+    '#2a9d8f',
+    lambda key, params, kept: supermasks.scaled_kaiming(
+      key, params, sparsity=1 - kept
+    ),
+  ),
+  'bernoulli': Method(
+    'Bernoulli, rescaled, signed constant',
+    '#c8553d',
+    lambda key, params, kept: _signed_constant(params),
+    lambda key, params: supermasks.init_logits(params),
+    lambda weights, logits, key, kept: supermasks.bernoulli(
+      weights, logits, key, rescale=True
+    ),
+    lambda logits, key, kept: supermasks.bernoulli_masks(logits, key),
+  ),
+}
+
+# Masks of the trained network, over its initial weights.
+CRITERIA = {
+  'large_final': lth.scores.large_final,
+  'large_final_same_sign': lth.scores.large_final_same_sign,
+}
+WEIGHTS = {
+  'initial': lambda params: params,
+  'signed_constant': _signed_constant,
+}

@@ -1,0 +1,152 @@
+"""What the search for supermasks shows and writes."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import rich.table
+import running
+from grid import Result, spread
+from matplotlib.axes import Axes
+from supermask_methods import CRITERIA, METHODS, WEIGHTS
+
+from lthjax import checkpoints
+
+LABELS: dict[str, str] = {
+  'dense': 'dense, trained',
+  **{name: method.label for name, method in METHODS.items()},
+  'bernoulli_likely': 'Bernoulli, likely weights',
+  **{
+    f'{criterion}_{weights}': (
+      f'{criterion.replace("_", " ")}, {weights.replace("_", " ")}'
+    )
+    for criterion in CRITERIA
+    for weights in WEIGHTS
+  },
+}
+COLORS = {
+  'dense': '#555555',
+  **{name: method.color for name, method in METHODS.items()},
+  'bernoulli_likely': '#7a2317',
+  'large_final_initial': '#e9a03b',
+  'large_final_signed_constant': '#7f4f24',
+  'large_final_same_sign_initial': '#e07a9b',
+  'large_final_same_sign_signed_constant': '#9b5de5',
+}
+COLUMNS = ('method', 'kept', 'seed', 'test_accuracy')
+
+
+def flat(results: list[Result]) -> list[Result]:
+  """All networks: those trained, and those read off them."""
+  return [one for result in results for one in (result, *result['found'])]
+
+
+def rows(result: Result) -> list[dict[str, Any]]:
+  """One row a network."""
+  return [
+    {
+      'method': one['method'],
+      'kept': one['kept'],
+      'seed': seed,
+      'test_accuracy': accuracy,
+    }
+    for one in flat([result])
+    for seed, accuracy in enumerate(one['test_accuracy'])
+  ]
+
+
+def cells(result: Result) -> list[str]:
+  """A row of the tables for people."""
+  kept = f'{100 * result["kept"]:.3g} %'
+  return [LABELS[result['method']], kept, spread(result)]
+
+
+HEADS = ('method', 'weights kept', 'test accuracy, %')
+CAPTION = (
+  'Mean ± standard deviation over the seeds, at the end of training. Weights'
+  ' are trained in the dense network only; the large ones of it are kept at the'
+  ' values it started from, or at a constant of their sign. Bernoulli masks are'
+  ' drawn, or made of the weights with a probability of at least a half.'
+)
+
+
+def table(results: list[Result]) -> rich.table.Table:
+  """All results, for the terminal."""
+  out = rich.table.Table(caption=CAPTION)
+  for head in HEADS:
+    out.add_column(head, justify='left' if head == 'method' else 'right')
+  for result in flat(results):
+    out.add_row(*cells(result))
+  return out
+
+
+def markdown(
+  results: list[Result], title: str, folder: Path, seeds: int
+) -> None:
+  """Writes all results as a page, with where they come from."""
+  table = [HEADS, ['---'] * len(HEADS), *map(cells, flat(results))]
+  lines = [f'| {" | ".join(row)} |' for row in table]
+  text = [
+    f'# Supermasks: {title}',
+    running.provenance(seeds),
+    CAPTION,
+    '\n'.join(lines),
+    '![Test accuracy over the weights kept](accuracy.png)\n',
+  ]
+  checkpoints.write_text(folder / 'results.md', '\n\n'.join(text))
+
+
+def figure(results: list[Result], title: str, folder: Path) -> None:
+  """Draws accuracy over the kept share, whole and close to the top."""
+  fig, axes = plt.subplots(1, 2, figsize=(9.6, 4.2), layout='constrained')
+  best = 100 * max(np.mean(r['test_accuracy']) for r in results)
+  for ax in axes:
+    draw(ax, flat(results))
+    ax.set_xlabel('weights kept (%)')
+  axes[1].set_ylim(best - 6, best + 0.5)
+  axes[0].set_ylabel('test accuracy (%)')
+  axes[0].set_title(title, fontsize=10, loc='left')
+  axes[1].set_title(
+    'close to the top (mean; bars: lowest to highest)', fontsize=10, loc='left'
+  )
+  handles, labels = axes[0].get_legend_handles_labels()
+  fig.legend(
+    handles,
+    labels,
+    frameon=False,
+    fontsize=8.5,
+    loc='outside lower center',
+    ncols=2,
+  )
+  running.save_figure(fig, folder, 'accuracy')
+  plt.close(fig)
+
+
+def draw(ax: Axes, results: list[Result]) -> None:
+  """Draws a line a method, or a point where it has one kept share."""
+  lines: dict[str, list[Result]] = {}
+  for result in results:
+    lines.setdefault(result['method'], []).append(result)
+  for name, line in lines.items():
+    line.sort(key=lambda result: result['kept'])
+    x = 100 * np.array([result['kept'] for result in line])
+    y = 100 * np.array([result['test_accuracy'] for result in line])
+    mean = y.mean(1)
+    if name == 'dense':
+      ax.axhline(mean[0], color=COLORS[name], lw=1, ls='--', label=LABELS[name])
+      continue
+    ax.errorbar(
+      x,
+      mean,
+      np.abs(np.stack([y.min(1), y.max(1)]) - mean),
+      fmt='o-',
+      ms=3.5,
+      lw=1.4,
+      elinewidth=0.8,
+      color=COLORS[name],
+      label=LABELS[name],
+    )
+  ax.set_xlim(0, 100)
+  ax.spines[['top', 'right']].set_visible(False)
+  ax.grid(axis='y', color='0.9', lw=0.8)

@@ -1,0 +1,298 @@
+"""Strong tickets: networks inside of random weights that nobody trains.
+
+Finds one with edge-popup for every share of the weights that may be kept, and
+one with learned Bernoulli masks, which settle the share themselves. Beside them
+stand the dense network, trained as usual, and the supermasks that are read off
+it: masks of its large weights, over the weights that it started from.
+
+Paper: Ramanujan et al., What's Hidden in a Randomly Weighted Neural Network?,
+arXiv:1911.13299, figures 3 and 4; Zhou et al., Deconstructing Lottery Tickets:
+Zeros, Signs, and the Supermask, arXiv:1905.01067, figure 5 and table 1.
+
+  python experiments/supermasks.py                                # mnist
+  python experiments/supermasks.py --preset conv6
+  python experiments/supermasks.py --methods edge_popup_constant --kept 0.5
+
+  mnist         LeNet-300-100 on MNIST, 3 seeds. Half an hour on 2 CPU cores.
+                Edge-popup has at least 97 % at half the weights, the Bernoulli
+                masks 96 %, and the best supermask of large weights that kept
+                their sign 80 %.
+  fashion_mnist the same on Fashion-MNIST.
+  conv2         Conv-2 on CIFAR-10, 100 epochs, and so on: for an accelerator.
+  conv4         In figure 3 of the paper, edge-popup peaks at about 77.5, 86,
+  conv6         88 and 88.5 %, with 30 to 70 % of the weights.
+  conv8
+
+All results go into one folder a configuration. Kill the command at any time
+and start it again: it goes on where it was, and ends with the same bits.
+"""
+
+import dataclasses
+import functools
+import sys
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import grid
+import jax
+import optax
+import running
+import supermask_report
+from classification import TITLES, Classification, ModelName, seed_keys
+from supermask_methods import (
+  CRITERIA,
+  METHODS,
+  WEIGHTS,
+  MethodName,
+  hidden,
+)
+
+import lthjax as lth
+from lthjax import checkpoints
+
+EVERY_METHOD: tuple[MethodName, ...] = ('dense', *METHODS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Finds networks inside of random weights."""
+
+  preset: Literal[
+    'mnist', 'fashion_mnist', 'conv2', 'conv4', 'conv6', 'conv8'
+  ] = dataclasses.field(default='mnist', compare=False)
+  """One of those above; sets the defaults of all options below."""
+  dataset: str = 'mnist'
+  """digits, which comes with scikit-learn, or a TFDS name such as mnist."""
+  validation: int | None = None
+  """Examples held out for the curves; None: about a tenth."""
+  model: ModelName = 'lenet_300_100'
+  """Network."""
+  methods: tuple[MethodName, ...] = EVERY_METHOD
+  """What to compare; supermasks of large weights come with dense."""
+  kept: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+  """Shares of the weights that edge-popup keeps, in (0, 1)."""
+  read_kept: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
+  """Shares that the supermasks of large weights keep, in (0, 1)."""
+  seeds: int = 3
+  """Runs side by side, with seeds 0, 1, and so on."""
+  steps: int = 6_000
+  """Training steps."""
+  batch_size: int = 100
+  """Examples a step."""
+  learning_rate: float = 1.2e-3
+  """Of Adam, for the weights of the dense network."""
+  score_rate: float = 1.0
+  """Of SGD with momentum 0.9 for scores of edge-popup; falls by a cosine."""
+  logit_rate: float = 0.1
+  """Of Adam, for the logits of Bernoulli masks; falls to zero by a cosine."""
+  weight_decay: float = 0.0
+  """L2 penalty on the scores of edge-popup, added to the gradient."""
+  augment: bool = False
+  """Random crops and flips."""
+  eval_every: int = 1_000
+  """Steps between evaluations on the validation set."""
+  output: Path = dataclasses.field(default=Path('runs'), compare=False)
+  """Folder in which the run gets its folder."""
+
+  def __post_init__(self):
+    """Refuses what cannot be trained."""
+    for name in ('seeds', 'steps', 'batch_size', 'eval_every'):
+      if (value := getattr(self, name)) < 1:
+        raise ValueError(f'{name} was {value}, but must be at least 1.')
+    for name in ('methods', 'kept', 'read_kept'):
+      values = getattr(self, name)
+      if not values or len(set(values)) < len(values):
+        raise ValueError(
+          f'{name} were {" ".join(map(str, values)) or "none"}, but must be'
+          ' one or more, each of them once.'
+        )
+    for name in ('kept', 'read_kept'):
+      if wrong := [x for x in getattr(self, name) if not 0 < x < 1]:
+        raise ValueError(
+          f'{name} was {wrong[0]}, but must be between 0 and 1: with all'
+          ' weights or none there is no mask to find.'
+        )
+
+
+CIFAR = Config(
+  dataset='cifar10',
+  model='conv_2',
+  steps=39_000,
+  batch_size=128,
+  score_rate=0.1,
+  weight_decay=1e-4,
+  augment=True,
+  eval_every=2_000,
+)
+PRESETS = {
+  'mnist': Config(),
+  'fashion_mnist': Config(dataset='fashion_mnist'),
+  'conv2': CIFAR,
+  'conv4': dataclasses.replace(CIFAR, model='conv_4'),
+  'conv6': dataclasses.replace(CIFAR, model='conv_6'),
+  'conv8': dataclasses.replace(CIFAR, model='conv_8'),
+}
+
+
+class Cell(NamedTuple):
+  """One training, of all seeds; ``kept`` is `None` where it is not chosen."""
+
+  method: MethodName
+  kept: float | None
+  steps: int
+
+  @property
+  def name(self) -> str:
+    """Names its files."""
+    return self.method if self.kept is None else f'{self.method}-{self.kept:g}'
+
+  @property
+  def label(self) -> str:
+    """Names it for people."""
+    label = supermask_report.LABELS[self.method]
+    return label if self.kept is None else f'{label}  {100 * self.kept:g} %'
+
+
+def cells(config: Config) -> list[Cell]:
+  """All that is to be trained; the dense network first."""
+  methods = sorted(config.methods, key=lambda name: name != 'dense')
+  return [
+    Cell(method, kept, config.steps)
+    for method in methods
+    for kept in (config.kept if method.startswith('edge') else (None,))
+  ]
+
+
+class Experiment:
+  """The network, its data, and a training loop a cell."""
+
+  def __init__(self, config: Config):
+    """Reads the data; raises now on budgets that do not fit the network."""
+    self.config = config
+    self.dense = Classification(
+      config.dataset,
+      config.model,
+      validation=config.validation,
+      batch_size=config.batch_size,
+      augment=config.augment,
+    )
+    self.keys = seed_keys(config.seeds)
+    for cell in cells(config):
+      if cell.method != 'dense':
+        masks = functools.partial(METHODS[cell.method].masks, kept=cell.kept)
+        jax.eval_shape(masks, self.task(cell).params, jax.random.key(0))
+
+  def task(self, cell: Cell) -> Classification:
+    """What a cell trains: weights, or what chooses among random ones."""
+    if cell.method == 'dense':
+      return self.dense
+    method = METHODS[cell.method]
+    return Classification(
+      self.dense.dataset,
+      hidden(self.dense.model, method, cell.kept),
+      batch_size=self.config.batch_size,
+      augment=self.config.augment,
+    )
+
+  def tx(self, cell: Cell) -> optax.GradientTransformation:
+    """The optimizer of a cell."""
+    config = self.config
+    if cell.method == 'dense':
+      return optax.adam(config.learning_rate)
+    cosine = functools.partial(
+      optax.cosine_decay_schedule, decay_steps=cell.steps
+    )
+    if cell.method == 'bernoulli':
+      return optax.adam(cosine(config.logit_rate))
+    return optax.chain(
+      optax.add_decayed_weights(config.weight_decay),
+      optax.sgd(cosine(config.score_rate), momentum=0.9),
+    )
+
+  def train(self, cell: Cell, report) -> tuple[grid.Result, dict[str, Any]]:
+    """Trains a cell; returns what came out, and the networks."""
+    task = self.task(cell)
+    trainer = task.trainer(self.tx(cell), every=self.config.eval_every)
+    start = trainer.init(self.keys)
+    state = trainer.fit(start, task.dataset, until=cell.steps, report=report)
+    if cell.method == 'dense':
+      (found, *more), networks = self.read(start.params, state)
+    else:
+      (found, *more), networks = self.choose(cell, state)
+    return {**found, 'steps': cell.steps, 'found': more}, networks
+
+  def read(self, initial: Any, state: Any) -> tuple[list[grid.Result], Any]:
+    """Tests the dense network, and its large weights as they were before."""
+    found = [self.test('dense', 1.0, state.params, state.model_state)]
+    for criterion, score in CRITERIA.items():
+      scores = score(state.params, initial)
+      for kept in self.config.read_kept:
+        masks = jax.vmap(
+          lambda scores, kept=kept: lth.prune(
+            scores, lth.masks.dense(scores), sparsity=1 - kept
+          )
+        )(scores)
+        for weights, make in WEIGHTS.items():
+          name = f'{criterion}_{weights}'
+          params = lth.masks.apply(masks, jax.vmap(make)(initial))
+          found.append(self.test(name, kept, params, state.model_state))
+    return found, {'initial': initial, 'params': state.params}
+
+  def choose(self, cell: Cell, state: Any) -> tuple[list[grid.Result], Any]:
+    """Tests the weights that a cell has chosen."""
+    method, frozen = METHODS[cell.method], state.model_state
+    run, masks_of = (
+      jax.vmap(functools.partial(f, kept=cell.kept))
+      for f in (method.run, method.masks)
+    )
+    # Without a key, Bernoulli masks are those of the likely weights.
+    keys = {cell.method: frozen.key}
+    if cell.method == 'bernoulli':
+      keys['bernoulli_likely'] = None
+    found, masks = [], {}
+    for name, key in keys.items():
+      masks[name] = masks_of(state.params, key)
+      kept = cell.kept or lth.masks.density(masks[name])
+      params = run(frozen.weights, state.params, key)
+      found.append(self.test(name, kept, params, frozen.model_state))
+    return found, {
+      'trained': state.params,
+      'weights': frozen.weights,
+      'masks': masks[cell.method],
+    }
+
+  def test(
+    self, method: str, kept: float, params: Any, model_state: Any
+  ) -> grid.Result:
+    """Tests networks of all seeds."""
+    accuracy = self.dense.test_accuracy(params, model_state)
+    return {'method': method, 'kept': kept, 'test_accuracy': accuracy}
+
+
+def run(config: Config, report: grid.Progress) -> Path:
+  """Trains what is still missing, and returns the folder with everything."""
+  experiment = Experiment(config)
+  dataset = config.dataset.replace('/', '-')
+  folder = checkpoints.open_run(
+    config.output, f'supermasks-{dataset}-{config.model}', config
+  )
+  grid.run(folder, experiment.train, report)
+  return folder
+
+
+def main() -> None:
+  """Runs the experiment and shows what came out."""
+  with running.friendly_exit('trains this network again'):
+    config = running.parse(sys.argv[1:], PRESETS, __doc__)
+    title = f'{TITLES[config.model]} on {config.dataset}, {config.seeds} seeds'
+    with grid.Progress(cells(config), supermask_report.rows) as report:
+      folder = run(config, report)
+    results = report.finished()
+    supermask_report.figure(results, title, folder)
+    supermask_report.markdown(results, title, folder, config.seeds)
+  report.console.print(supermask_report.table(results))
+  report.console.print(f'Figure, tables and networks: {folder}', soft_wrap=True)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,249 @@
+"""The search for supermasks as people run it: started, killed, and resumed."""
+
+import csv
+import dataclasses
+import functools
+import json
+import math
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import running
+import supermasks
+
+import lthjax as lth
+from lthjax import checkpoints
+
+METHODS = ['dense', 'edge_popup_constant', 'bernoulli']
+TINY = [
+  *('--dataset', 'digits', '--steps', '20', '--seeds', '2'),
+  *('--methods', *METHODS, '--kept', '0.5', '--read-kept', '0.3'),
+  *('--eval-every', '10', '--batch-size', '60'),
+]
+READ = [
+  f'{criterion}_{weights}'
+  for criterion in ('large_final', 'large_final_same_sign')
+  for weights in ('initial', 'signed_constant')
+]
+
+
+@pytest.fixture(scope='session')
+def unbroken(run_once):
+  """A run that nobody disturbed."""
+  return run_once('supermasks', TINY)
+
+
+@pytest.fixture
+def main(call):
+  """Calls the script in this process; returns exit code and what it prints."""
+  return functools.partial(call, supermasks)
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+  """Lets nothing be trained."""
+
+  def train(*arguments, **options):
+    raise AssertionError('nothing should be trained here')
+
+  monkeypatch.setattr(supermasks.Experiment, 'train', train)
+
+
+@pytest.fixture(scope='module')
+def experiment():
+  return supermasks.Experiment(parse(*TINY))
+
+
+def parse(*arguments):
+  return running.parse(arguments, supermasks.PRESETS, 'help')
+
+
+def load(folder, name, experiment):
+  """The networks of a cell, one entry a seed."""
+  tree = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype),
+    experiment.dense.params,
+  )
+  if name == 'dense':
+    like = {'initial': tree, 'params': tree}
+  else:
+    masks = jax.eval_shape(jax.vmap(lth.masks.dense), tree)
+    trained = jax.tree.map(
+      lambda m, x: None if m is None else x,
+      masks,
+      tree,
+      is_leaf=lambda m: m is None,
+    )
+    like = {'trained': trained, 'weights': tree, 'masks': masks}
+  return checkpoints.load(folder / 'networks' / name, like)
+
+
+def bits(tree):
+  return jax.tree.map(lambda x: np.asarray(x).tobytes(), tree)
+
+
+def test_summary_has_a_row_a_network(unbroken):
+  with (unbroken.folder / 'summary.csv').open(newline='') as file:
+    rows = list(csv.DictReader(file))
+  found = [(row['method'], row['kept'], row['seed']) for row in rows]
+  shares = {'dense': '1.0', 'edge_popup_constant': '0.5'}
+  assert [x for x in found if not x[0].startswith('bernoulli')] == [
+    (method, shares.get(method, '0.3'), seed)
+    for method in ['dense', *READ, 'edge_popup_constant']
+    for seed in '01'
+  ]
+  learned = [x for x in found if x[0].startswith('bernoulli')]
+  assert [x[0] for x in learned] == [
+    'bernoulli',
+    'bernoulli',
+    'bernoulli_likely',
+    'bernoulli_likely',
+  ]
+  assert all(0.3 < float(kept) < 0.9 for _, kept, _ in learned)
+  accuracy = {row['method']: float(row['test_accuracy']) for row in rows}
+  assert accuracy['edge_popup_constant'] > 0.7
+  assert all(0 < x <= 1 for x in accuracy.values())
+
+
+def test_no_weight_was_trained(unbroken, experiment):
+  """Weights have one magnitude a layer, to the bit, and half of them run."""
+  networks = load(unbroken.folder, 'edge_popup_constant-0.5', experiment)
+  alive = {}
+  for name, inputs in {'fc1': 64, 'fc2': 300, 'output': 100}.items():
+    weights = np.asarray(networks['weights'][name]['kernel'])
+    assert (np.abs(weights) == np.float32(math.sqrt(2 / inputs))).all()
+    assert 0.4 < (weights > 0).mean() < 0.6
+    assert not networks['weights'][name]['bias'].any()
+    alive[name] = networks['masks'][name]['kernel'].sum((1, 2)).tolist()
+  assert alive == {'fc1': [9_600] * 2, 'fc2': [15_000] * 2, 'output': [500] * 2}
+
+
+def test_kept_networks_have_the_accuracy_told(unbroken, experiment):
+  """Masks and weights alone make the network that was tested."""
+  networks = load(unbroken.folder, 'edge_popup_constant-0.5', experiment)
+  params = lth.masks.apply(networks['masks'], networks['weights'])
+  result = checkpoints.metadata(
+    unbroken.folder / 'networks' / 'edge_popup_constant-0.5'
+  )
+  found = experiment.dense.test_accuracy(params, {})
+  assert found == pytest.approx(result['test_accuracy'])
+
+
+def test_metrics_and_pictures(unbroken):
+  lines = (unbroken.folder / 'metrics.jsonl').read_text().splitlines()
+  results = [json.loads(line) for line in lines]
+  assert [result['method'] for result in results] == METHODS
+  for result in results:
+    assert [x['step'] for x in result['curve']] == [10, 20]
+    assert all(len(x['accuracy']) == 2 for x in result['curve'])
+  png = (unbroken.folder / 'accuracy.png').read_bytes()
+  assert png.startswith(b'\x89PNG')
+  assert '</svg>' in (unbroken.folder / 'accuracy.svg').read_text()
+
+
+def test_results_say_where_they_come_from(unbroken):
+  page = (unbroken.folder / 'results.md').read_text()
+  command = '`python experiments/supermasks.py --dataset digits'
+  assert f'| command | {command}' in page
+  assert '\n| seeds | 0, 1 |' in page
+  assert page.count('\n| large final same sign, ') == 2
+  assert '\n| edge-popup, signed constant | 50 % | ' in page
+
+
+@pytest.mark.usefixtures('compiled')
+def test_unfinished_run_ends_with_the_same_bits(
+  main, unbroken, tmp_path, experiment
+):
+  folder = shutil.copytree(unbroken.folder, tmp_path / unbroken.folder.name)
+  shutil.rmtree(folder / 'networks' / 'bernoulli')
+  code, printed, errors = main(*TINY, '--output', str(tmp_path))
+  assert code == 0, errors
+  assert '2 of 3 trainings are there already; going on' in printed
+  for name in ('summary.csv', 'metrics.jsonl', 'config.json'):
+    assert (folder / name).read_bytes() == (unbroken.folder / name).read_bytes()
+  again, before = (
+    load(f, 'bernoulli', experiment) for f in (folder, unbroken.folder)
+  )
+  assert bits(again) == bits(before)
+
+
+@pytest.mark.usefixtures('no_training')
+def test_finished_run_is_only_shown_again(unbroken, main):
+  code, printed, errors = main(*TINY, '--output', str(unbroken.folder.parent))
+  assert code == 0, errors
+  assert '3 of 3 trainings are there already.' in printed
+
+
+def test_help(main):
+  code, printed, _ = main('--help')
+  assert code == 0
+  assert 'python experiments/supermasks.py' in printed
+  for name in supermasks.PRESETS:
+    assert f'\n  {name} ' in f'{printed} '.replace('\n  conv8\n', '\n  conv8 ')
+
+
+@pytest.mark.parametrize('name', supermasks.PRESETS)
+def test_presets(name):
+  config = parse('--preset', name)
+  preset = supermasks.PRESETS[name]
+  assert config == preset
+  cells = supermasks.cells(config)
+  assert cells[0].method == 'dense'
+  assert len({cell.name for cell in cells}) == len(cells) == 12
+  other = parse('--preset', name, '--seeds', '7')
+  assert other == dataclasses.replace(preset, seeds=7)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'text'),
+  [
+    ('--kept 1.0', 'kept was 1.0, but must be between 0 and 1: with all'),
+    ('--read-kept 0.5 0', 'read_kept was 0.0, but must be between 0 and 1'),
+    ('--kept 0.5 0.5', 'kept were 0.5 0.5, but must be one or more'),
+    ('--steps 0', 'steps was 0, but must be at least 1'),
+    ('--methods snip', "invalid choice 'snip' for argument '--methods'"),
+  ],
+)
+def test_bad_command_line(arguments, text, main, tmp_path):
+  code, printed, errors = main(
+    *TINY, *arguments.split(), '--output', str(tmp_path)
+  )
+  assert (code, printed) == (2, '')
+  assert text in re.sub(r'[│╭╮╰╯─\s]+', ' ', errors)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures('no_training')
+def test_too_few_weights_before_anything_is_done(main, tmp_path):
+  code, _, errors = main(*TINY, '--kept', '0.0001', '--output', str(tmp_path))
+  assert code == 1
+  assert errors.startswith('error: A sparsity of 0.9999 leaves no weight alive')
+  assert 'output/kernel (of 1000 weights; keeping one is' in errors
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_mnist(main, tmp_path, tfds_data_dir):
+  """Strong tickets of LeNet-300-100 in 6,000 steps (mean of 3 seeds)."""
+  del tfds_data_dir
+  code, _, errors = main(
+    *('--methods', *METHODS, '--kept', '0.5', '--output', str(tmp_path))
+  )
+  assert code == 0, errors
+  (folder,) = tmp_path.iterdir()
+  best = {}
+  with (folder / 'summary.csv').open(newline='') as file:
+    for row in csv.DictReader(file):
+      accuracy = best.setdefault(row['method'], {})
+      seeds = accuracy.setdefault(row['kept'], [])
+      seeds.append(100 * float(row['test_accuracy']))
+  best = {
+    method: max(np.mean(seeds) for seeds in accuracy.values())
+    for method, accuracy in best.items()
+  }
+  assert best['edge_popup_constant'] >= 97.0
+  assert best['bernoulli'] >= 96.0
+  assert best['large_final_same_sign_initial'] >= 80.0

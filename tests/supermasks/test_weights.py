@@ -1,0 +1,141 @@
+"""Random weights for supermasks, and what becomes of those outside a mask."""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lthjax as lth
+from lthjax.supermasks.weights import fan_in
+
+supermasks = lth.supermasks
+
+PARAMS = {
+  'conv': {'kernel': jax.random.normal(jax.random.key(0), (3, 3, 8, 50))},
+  'out': {
+    'kernel': jax.random.normal(jax.random.key(1), (40, 90), jnp.bfloat16),
+    'bias': jnp.array([3.0, -1.0]),
+  },
+}
+FAN_INS = {'conv': 72, 'out': 40}
+
+
+def bits(tree):
+  return jax.tree.map(lambda x: np.asarray(x).tobytes(), tree)
+
+
+def draw(params, **options):
+  return supermasks.scaled_kaiming(jax.random.key(2), params, **options)
+
+
+@pytest.mark.parametrize('sparsity', [0.0, 0.75])
+def test_signed_constant(sparsity):
+  before = bits(PARAMS)
+  found = supermasks.signed_constant(PARAMS, sparsity=sparsity)
+  for layer, inputs in FAN_INS.items():
+    w, new = PARAMS[layer]['kernel'], found[layer]['kernel']
+    assert new.dtype == w.dtype
+    wanted = np.sign(w) * math.sqrt(2 / (inputs * (1 - sparsity)))
+    assert (new == wanted.astype(w.dtype)).all()
+  assert found['out']['bias'] is PARAMS['out']['bias']
+  assert bits(PARAMS) == before
+
+
+@pytest.mark.parametrize('sparsity', [0.0, 0.75])
+def test_scaled_kaiming(sparsity):
+  found = draw(PARAMS, sparsity=sparsity)
+  for layer, inputs in FAN_INS.items():
+    new = found[layer]['kernel']
+    assert new.dtype == PARAMS[layer]['kernel'].dtype
+    std = math.sqrt(2 / (inputs * (1 - sparsity)))
+    values = np.asarray(new, np.float64)
+    # Five standard errors.
+    assert abs(values.std() / std - 1) < 5 / math.sqrt(2 * values.size)
+    assert abs(values.mean()) < 5 * std / math.sqrt(values.size)
+  assert found['out']['bias'] is PARAMS['out']['bias']
+  only = draw(PARAMS, where='conv/kernel', sparsity=sparsity)
+  assert bits(only['conv']) == bits(found['conv'])
+  assert only['out']['kernel'] is PARAMS['out']['kernel']
+
+
+@pytest.mark.parametrize(
+  ('name', 'shape', 'inputs'),
+  [
+    ('fc/kernel', (784, 300), 784),
+    ('conv/kernel', (3, 3, 16, 32), 144),
+    ('attention/query/kernel', (64, 4, 16), 64),
+    ('attention/out/kernel', (4, 16, 64), 64),
+  ],
+)
+def test_fan_in(name, shape, inputs):
+  assert fan_in(name, shape) == inputs
+
+
+@pytest.mark.parametrize('make', [supermasks.signed_constant, draw])
+@pytest.mark.parametrize('sparsity', [1.0, -0.1, float('nan')])
+def test_sparsity_out_of_range(make, sparsity):
+  message = f'`sparsity` was {sparsity}, but must be in [0, 1): the share of'
+  with pytest.raises(ValueError, match=re.escape(message)):
+    make(PARAMS, sparsity=sparsity)
+
+
+MASKS = {'w': jnp.array([[True, False, False, True]]), 'b': None}
+INITIAL = {'w': jnp.array([[1.0, 2.0, -3.0, 4.0]]), 'b': jnp.ones(2)}
+FINAL = {'w': jnp.array([[5.0, -2.5, -1.0, 0.5]]), 'b': jnp.zeros(2)}
+
+
+def test_dead_weights_frozen_where_they_started():
+  found = supermasks.freeze(MASKS, FINAL, INITIAL)
+  assert found['w'].tolist() == [[5, 2, -3, 0.5]]
+  assert found['b'] is FINAL['b']
+
+
+def test_weights_that_shrank_are_zero():
+  start = supermasks.zero_shrunk(FINAL, INITIAL, MASKS)
+  assert start['w'].tolist() == [[1, 2, 0, 0]]
+  assert not np.signbit(start['w']).any()
+  assert start['b'] is INITIAL['b']
+  # The dead ones alone, and all of them.
+  dead = supermasks.freeze(MASKS, INITIAL, start)
+  assert dead['w'].tolist() == [[1, 2, 0, 4]]
+  assert supermasks.freeze(MASKS, start, start)['w'].tolist() == [[1, 2, 0, 0]]
+
+
+def test_frozen_weights_do_not_train():
+  def loss(params):
+    found = supermasks.freeze(MASKS, params, INITIAL)
+    return jnp.sum(found['w'] ** 2) / 2 + found['b'].sum()
+
+  grads = jax.grad(loss)(FINAL)
+  assert grads['w'].tolist() == [[5, 0, 0, 0.5]]
+  assert grads['b'].tolist() == [1, 1]
+
+
+def test_masks_that_do_not_fit():
+  wrong = {'w': jnp.ones((1, 3), bool), 'b': None}
+  message = 'w: mask of shape (1, 3), params of shape (1, 4)'
+  for treat in (
+    lambda: supermasks.freeze(wrong, FINAL, INITIAL),
+    lambda: supermasks.zero_shrunk(FINAL, INITIAL, wrong),
+  ):
+    with pytest.raises(ValueError, match=re.escape(message)):
+      treat()
+  initial = {**INITIAL, 'w': jnp.ones((4, 1))}
+  message = 'mask of shape (1, 4), initial params of shape (4, 1)'
+  with pytest.raises(ValueError, match=re.escape(message)):
+    supermasks.freeze(MASKS, FINAL, initial)
+
+
+def test_supermask_of_a_trained_network():
+  """Criteria and treatments put together: large final, same sign."""
+  masks = lth.prune(
+    lth.scores.large_final_same_sign(FINAL, INITIAL),
+    lth.masks.dense(INITIAL),
+    sparsity=0.5,
+  )
+  # 5 and 1 are the largest that kept their sign; -2.5 did not.
+  assert masks['w'].tolist() == [[True, False, True, False]]
+  assert lth.masks.apply(masks, INITIAL)['w'].tolist() == [[1, 0, -3, 0]]
