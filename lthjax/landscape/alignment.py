@@ -178,10 +178,11 @@ def align(
     better = False
     for group, size in sizes.items():
       likeness = np.zeros((size, size))
-      for name, axes in spec.items():
+      for name, x in first.items():
+        axes = spec[name]
         for axis in (i for i, g in enumerate(axes) if g == group):
-          second_moved = _permuted(second[name], axes, permutations, axis)
-          likeness += _inner_products(first[name], second_moved, axis, size)
+          y = _permuted(second[name], axes, permutations, but=axis)
+          likeness += _inner_products(x, y, axis, size)
       rows, units = optimize.linear_sum_assignment(likeness, maximize=True)
       gain = likeness[rows, units] - likeness[rows, permutations[group]]
       # More than rounding: every round is progress, and so they end.
@@ -309,6 +310,7 @@ def _on_host(params: chex.ArrayTree) -> dict[str, np.ndarray]:
   return {
     name: np.asarray(leaf, np.float64)
     for name, leaf in trees.by_name(jax.device_get(params)).items()
+    if leaf is not None
   }
 
 
