@@ -50,18 +50,17 @@ from classification import (
   Classification,
   ModelName,
   decay_kernels,
-  image_shape,
   seed_keys,
 )
+from init_criteria import Criterion, criteria
 
 import lthjax as lth
-from lthjax import checkpoints, data
+from lthjax import checkpoints
 from lthjax.training import TrainState, with_masks
 
 MethodName = Literal[
   'random', 'magnitude', 'snip', 'iterative_snip', 'grasp', 'synflow', 'imp'
 ]
-Criterion = Callable[[chex.ArrayTree], chex.ArrayTree]
 CheckName = Literal['shuffled', 'shuffled_input', 'reinit', 'inverted']
 
 
@@ -262,7 +261,6 @@ class Experiment:
     self.keys, self.new_keys, self.noise_keys = (
       seed_keys(config.seeds, offset) for offset in (0, 2**16, 2**17)
     )
-    self._criteria: dict[tuple[str, int], Criterion] = {}
     # Raises on a ratio that leaves too little before anything is trained.
     for ratio in config.ratios:
       self.prune(lth.scores.random(jax.random.key(0), self.dense), ratio)
@@ -313,7 +311,7 @@ class Experiment:
 
   def masks_at_init(self, cell: Cell, params: Any, seed: int) -> chex.ArrayTree:
     """Masks of one seed, from its params at initialization alone."""
-    criterion = self.criterion(cell.method, seed)
+    criterion = self.criteria[seed][cell.method]
     if cell.check == 'inverted':  # In one step: the first would empty a layer.
       return self.prune(lth.tickets.inverted(criterion(params)), cell.ratio)
     if cell.method in ('iterative_snip', 'synflow'):
@@ -325,53 +323,13 @@ class Experiment:
       )
     return self.prune(criterion(params), cell.ratio)
 
-  def criterion(self, method: str, seed: int) -> Criterion:
-    """Scores of params, the same function whenever asked: compiled once."""
-    if (method, seed) not in self._criteria:
-      made = self._criterion(method, self.noise_keys[seed])
-      self._criteria[method, seed] = made
-    return self._criteria[method, seed]
-
-  def _criterion(self, method: str, key: chex.PRNGKey) -> Criterion:
-    batches = self.score_batches(key)
-    whole = jax.tree.map(lambda *x: jnp.concatenate(x), *batches)
-    shape = image_shape(self.task.dataset)
-    return {
-      'random': lambda p: lth.scores.random(key, p),
-      'magnitude': lth.scores.magnitude,
-      'snip': lambda p: lth.scores.snip(self.loss, p, whole),
-      'iterative_snip': lambda p: lth.scores.snip(self.loss, p, whole),
-      'grasp': lambda p: lth.scores.grasp(
-        self.loss, p, batches, temperature=200.0
-      ),
-      'synflow': lambda p: lth.scores.synflow(self.apply, p, shape),
-    }[method]
-
   @functools.cached_property
-  def model_state(self) -> Any:
-    """What networks carry beside params at first, whatever the seed."""
-    return self.unstack(self.start.model_state)[0]
-
-  def apply(self, params: Any, x: jax.Array) -> jax.Array:
-    """Logits at initialization, with BatchNorm as in inference."""
-    return self.task.model.apply(params, self.model_state, x)[0]
-
-  def loss(
-    self, params: Any, batch: data.Split, temperature: float = 1.0
-  ) -> jax.Array:
-    """Mean loss over a batch at initialization."""
-    dataset = self.task.dataset
-    x = data.normalize(batch.images, dataset.mean, dataset.std)
-    logits, _ = self.task.model.apply(params, self.model_state, x, train=True)
-    return optax.losses.softmax_cross_entropy_with_integer_labels(
-      logits / temperature, batch.labels
-    ).mean()
-
-  def score_batches(self, key: chex.PRNGKey) -> list[data.Split]:
-    """Training examples to score by."""
+  def criteria(self) -> list[dict[str, Criterion]]:
+    """The criteria of every seed, which differ in what they score by."""
+    model_state = self.unstack(self.start.model_state)[0]  # As of any seed.
     return [
-      data.batch(self.task.dataset.train, key, jnp.int32(i), batch_size=100)
-      for i in range(self.config.score_batches)
+      criteria(self.task, model_state, key, self.config.score_batches)
+      for key in self.noise_keys
     ]
 
   def control(
