@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import rich.table
 import running
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 from small_networks import Network
 
@@ -167,7 +168,10 @@ def scatter(results: Results, title: str) -> None:
       (deep & see, 'C1', '^', 'deep, sees neighbours'),
     ):
       ax.scatter(
-        x[chosen], y[chosen], 12, color, marker, label=label, alpha=0.8
+        *(x[chosen], y[chosen], 12, color),
+        marker=marker,
+        label=label,
+        alpha=0.8,
       )
     rho = proxies.spearman(scores, test)
     ax.set_title(f'{name}  ({rho:.2f})', fontsize=9, loc='left')
@@ -178,12 +182,12 @@ def scatter(results: Results, title: str) -> None:
   for ax in axes[:, 0]:
     ax.set_ylabel('test accuracy (%)', fontsize=8)
   fig.supxlabel('rank of the score, the best on the right', fontsize=9)
-  fig.suptitle(f'{title} (Spearman correlation)', fontsize=10)
-  handles, labels = axes[0, 0].get_legend_handles_labels()
+  fig.suptitle(
+    f'{title} (Spearman correlation)', fontsize=10, x=0.01, ha='left'
+  )
   fig.legend(
-    handles,
-    labels,
-    loc='outside lower center',
+    *axes[0, 0].get_legend_handles_labels(),
+    loc='outside upper right',
     ncols=4,
     frameon=False,
     fontsize=8,
@@ -195,16 +199,20 @@ def scatter(results: Results, title: str) -> None:
 def searches(results: Results, title: str) -> None:
   """Draws the best accuracy so far over networks trained."""
   fig, ax = plt.subplots(figsize=(6.4, 4), layout='constrained')
-  for i, (name, curves) in enumerate(results.searches.items()):
+  colors: dict[str, str] = {}
+  for name, curves in results.searches.items():
     found = 100 * np.array(curves)
     trained = 1 + np.arange(found.shape[1])
     alone = len(found) == 1
-    ax.plot(
-      trained, found.mean(0), ':' if alone else '-', color=f'C{i}', label=name
-    )
+    # A proxy has one color, alone or before a search.
+    kind = name.removeprefix('by ').removesuffix(' alone')
+    kind = kind.removeprefix('Bayesian after ')
+    color = colors.setdefault(kind, f'C{len(colors)}')
+    ax.plot(trained, found.mean(0), ':' if alone else '-', c=color, label=name)
     if not alone:
       low, high = np.quantile(found, (0.25, 0.75), axis=0)
-      ax.fill_between(trained, low, high, color=f'C{i}', alpha=0.12, lw=0)
+      ax.fill_between(trained, low, high, color=color, alpha=0.12, lw=0)
+  ax.xaxis.set_major_locator(MaxNLocator(integer=True))
   ax.set_xlabel('networks trained')
   ax.set_ylabel('test accuracy of the best so far (%)')
   ax.set_title(f'{title} (mean; bands: quartiles)', fontsize=10, loc='left')

@@ -202,7 +202,8 @@ class Experiment:
     keys = jnp.concatenate([seed_keys(config.seeds)] * len(group))
     state = trainer.init(keys)
     skip = jnp.repeat(jnp.float32([n.skip for n in group]), config.seeds)
-    state = state._replace(model_state={**state.model_state, 'skip': skip})
+    model_state: Any = state.model_state
+    state = state._replace(model_state={**model_state, 'skip': skip})
     metrics: dict[str, Any] = {}
     state = trainer.fit(
       state,
@@ -257,7 +258,7 @@ def run(config: Config, report: running.Progress) -> ranking_report.Results:
 def search_all(
   config: Config,
   networks: list[Network],
-  scores: Mapping[ProxyName, dict[str, float]],
+  scores: Mapping[str, dict[str, float]],
   accuracies: dict[str, Any],
 ) -> dict[str, list[list[float]]]:
   """Test accuracy over networks trained: by kind of search, and repeat."""

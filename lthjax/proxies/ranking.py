@@ -14,12 +14,12 @@ class Candidate(Protocol):
   """A network as two pure functions, such as `lthjax.models.Model`."""
 
   @property
-  def init(self) -> Callable[[jax.Array], tuple[Any, Any]]:
+  def init(self) -> Any:
     """``init(key)`` returns ``(params, model_state)``."""
     ...
 
   @property
-  def apply(self) -> Callable[..., tuple[Any, Any]]:
+  def apply(self) -> Any:
     """``apply(params, model_state, x, train=)``: outputs and new state."""
     ...
 
@@ -97,16 +97,13 @@ def rank(
   programs: dict[Any, jax.stages.Compiled] = {}
   scores = {}
   for name, candidate in candidates.items():
-    found = []
-    for init_key, proxy_key in draws:
-      args = *candidate.init(init_key), batch, proxy_key
-      if not found:
-        lowered = _lower(name, candidate, proxy, train, args)
-        # The whole program, with shapes and constants.
-        program = lowered.in_tree, lowered.as_text()
-        if program not in programs:
-          programs[program] = lowered.compile()
-      found.append(float(programs[program](*args)))
+    args = [(*candidate.init(k), batch, proxy_key) for k, proxy_key in draws]
+    lowered = _lower(name, candidate, proxy, train, args[0])
+    # The whole program, with shapes and constants.
+    program = lowered.in_tree, lowered.as_text()
+    if program not in programs:
+      programs[program] = lowered.compile()
+    found = [float(programs[program](*arrays)) for arrays in args]
     scores[name] = sum(found) / samples
   if bad := [name for name, score in scores.items() if math.isnan(score)]:
     raise ValueError(

@@ -12,12 +12,12 @@ KEY = jax.random.key(0)
 BATCH = np.sin(np.arange(24.0, dtype='f4')).reshape(6, 4), np.arange(6) % 3
 
 
-def mlp(width, scale=1.0):
+def mlp(width, scale=1.0, gain=1.0):
   """A new pair of functions each time, as a search space builds them."""
 
   def init(key):
     phase = jax.random.key_data(key)[0] % 100  # Compiles faster than a draw.
-    waves = jnp.sin(jnp.arange(7.0 * width) + phase)
+    waves = jnp.sin(jnp.arange(7.0 * width) + phase) * gain
     fc, output = waves[: 4 * width], waves[4 * width :]
     return {
       'fc': {'kernel': fc.reshape(4, width)},
@@ -66,6 +66,13 @@ def test_constants_tell_candidates_apart(compiled):
   expected = np.log([1, 2, 2, 3]) + scores['one']
   np.testing.assert_allclose([*scores.values()], expected, rtol=1e-6)
   assert len(compiled) == 4
+
+
+def test_initial_values_share_a_program(compiled):
+  candidates = {'one': mlp(5), 'two': mlp(5, gain=2.0)}
+  scores = lth.rank(candidates, proxies.synflow, BATCH, KEY).scores
+  assert scores['two'] - scores['one'] == pytest.approx(np.log(4), rel=1e-5)
+  assert len(compiled) == 1
 
 
 def test_scores_are_those_of_the_proxy():
