@@ -13,7 +13,7 @@ Zeros, Signs, and the Supermask, arXiv:1905.01067, figure 5 and table 1.
   python experiments/supermasks.py --preset conv6
   python experiments/supermasks.py --methods edge_popup_constant --kept 0.5
 
-  mnist         LeNet-300-100 on MNIST, 3 seeds. Half an hour on 2 CPU cores.
+  mnist         LeNet-300-100 on MNIST, 3 seeds, in half an hour or so.
                 Edge-popup has at least 97 % at half the weights, the Bernoulli
                 masks 96 %, and the best supermask of large weights that kept
                 their sign 80 % with a signed constant (86.3 % in the paper).
