@@ -4,6 +4,7 @@ A method turns a network into one whose params are scores or logits. The weights
 are part of its model state, which training hands on as it is.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -133,3 +134,16 @@ WEIGHTS = {
   'initial': lambda params: params,
   'signed_constant': _signed_constant,
 }
+
+
+def large(scores: chex.ArrayTree, kept: float) -> chex.ArrayTree:
+  """Masks of the largest scores, with Zhou's rates.
+
+  A round of pruning that leaves 0.8 of other layers leaves 0.9 of the last one.
+  """
+  last = kept ** (math.log(0.9) / math.log(0.8))
+  return lth.prune(
+    scores,
+    lth.masks.dense(scores),
+    fraction={'output/*': 1 - last, '*': 1 - kept},
+  )
