@@ -144,6 +144,53 @@ def check_rigl(notebook, values):
   assert margin(end) < 0.8 * margin(start)
 
 
+SANITY_CHECKS = {
+  'accuracy': """{
+    name: {check: float(v.mean()) for check, v in result.items()}
+    for name, result in results.items()
+  }""",
+  'dense': 'float(tickets[0].metrics.mean())',
+  'alive': """{
+    name: [lth.masks.alive_by_name(m) for m in [found, *shuffled[name]]]
+    for name, found in masks.items()
+  }""",
+  'at_pixels': """{
+    name: [
+      m['fc1']['kernel'].sum(-1).tolist() for m in [found, *shuffled[name]]
+    ]
+    for name, found in masks.items()
+  }""",
+  'shares': 'shares',
+}
+
+
+def check_sanity_checks(notebook, values):
+  """Asserts what the notebook claims, on digits."""
+  assert 'Going on with digits' in texts(notebook, 'data')[0]
+
+  for name, (found, *others) in values['alive'].items():
+    # Rounded once; by IMP, at each of five levels.
+    kept = round((64 * 300 + 30_000 + 1_000) / 28)
+    assert abs(sum(found.values()) - 2 * kept) <= (4 if name == 'IMP' else 0)
+    assert others == [found, found]
+    before, anywhere, at_pixels = values['at_pixels'][name]
+    assert at_pixels == before != anywhere
+
+  # With six other pairs of seeds: at least 97.3; at least 2.0, 4.3 and 5.5;
+  # at least 3.6; at most 2.3.
+  assert values['dense'] > 95
+  imp, snip = values['accuracy']['IMP'], values['accuracy']['SNIP']
+  assert imp['as found'] > imp['new weights'] + 0.7
+  assert imp['as found'] > imp['shuffled at pixels'] + 2
+  assert imp['as found'] > imp['shuffled'] + 3
+  assert imp['as found'] > snip['as found'] + 2
+  assert abs(snip['as found'] - snip['new weights']) < 4
+
+  # With twelve other seeds: 0.08, 0.15 and 0.06.
+  share = values['shares']
+  assert max(share['SNIP'], share['IMP']) < 0.12 < share['SNIP, shuffled'] < 0.2
+
+
 # By notebook: a small setting, what to look at afterwards, and what must hold.
 RUNS = {
   'first_ticket': (
@@ -162,6 +209,14 @@ RUNS = {
     },
     RIGL,
     check_rigl,
+  ),
+  'sanity_checks': (
+    {
+      'LTHJAX_NOTEBOOK_DATASET': 'mnist',  # Not there, so that it is digits.
+      'LTHJAX_NOTEBOOK_STEPS': '300',
+    },
+    SANITY_CHECKS,
+    check_sanity_checks,
   ),
 }
 
