@@ -224,20 +224,19 @@ class Experiment:
       stop_step=round(config.stop_share * cell.steps),
       update_every=config.update_every,
       drop_fraction=config.drop_fraction,
+      weight_decay=config.weight_decay,
     )
 
   def trainer(self, cell: Cell) -> lth.Trainer:
     """The training loop of a cell; every seed draws masks of its own."""
     config, plan = self.config, self.plan(cell)
     schedule = optax.cosine_decay_schedule(config.learning_rate, cell.steps)
-    inner = decay_kernels(
-      config.weight_decay,
-      self.masks,
-      optax.sgd(schedule, momentum=0.9, nesterov=True),
-    )
-    make = METHODS[cell.method].make
+    method = METHODS[cell.method]
+    inner = optax.sgd(schedule, momentum=0.9, nesterov=True)
+    if not method.decays:
+      inner = decay_kernels(config.weight_decay, self.masks, inner)
     return self.task.trainer(
-      lambda key: make(inner, plan, key), every=config.eval_every
+      lambda key: method.make(inner, plan, key), every=config.eval_every
     )
 
   def train(self, cell: Cell, report) -> TrainState:

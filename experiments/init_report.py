@@ -23,7 +23,7 @@ LABELS = {
 CHECKS = {
   '': ('as pruned', '#1b6ca8'),
   'shuffled': ('shuffled within layers', '#c8553d'),
-  'shuffled_input': ('shuffled at each input', '#e9a03b'),
+  'shuffled_input': ('shuffled at each pixel', '#e9a03b'),
   'reinit': ('new weights', '#2a9d8f'),
   'inverted': ('lowest scores kept', '#9b5de5'),
 }

@@ -3,9 +3,10 @@
 Prunes at initialization by SNIP, GraSP, SynFlow and magnitude, or at random,
 and after training by IMP, at several compression ratios. Trains each network,
 and beside it the controls that destroy one thing each: the mask shuffled within
-its layers (shuffled), or at every input of a layer (shuffled_input); the same
-mask on new weights (reinit); the mask of the lowest scores (inverted). Where a
-control does as well, what it destroyed did not matter.
+its layers (shuffled), or so that every input of the network, such as a pixel,
+keeps how many weights look at it (shuffled_input); the same mask on new weights
+(reinit); the mask of the lowest scores (inverted). Where a control does as
+well, what it destroyed did not matter.
 
 Paper: Frankle et al., Pruning Neural Networks at Initialization: Why Are We
 Missing the Mark?, arXiv:2009.08576, figures 1 to 5; Su et al., Sanity-Checking
@@ -50,12 +51,13 @@ from classification import (
   Classification,
   ModelName,
   decay_kernels,
+  image_shape,
   seed_keys,
 )
 from init_criteria import Criterion, criteria
 
 import lthjax as lth
-from lthjax import checkpoints
+from lthjax import checkpoints, trees
 from lthjax.training import TrainState, with_masks
 
 MethodName = Literal[
@@ -338,13 +340,38 @@ class Experiment:
     """Where a cell starts to train, and its masks."""
     if cell.check == 'reinit':
       return self.trainer.init(self.new_keys), masks
-    shuffles = {
-      'shuffled': lth.masks.shuffle,
-      'shuffled_input': functools.partial(lth.masks.shuffle, within='input'),
-    }
-    if cell.check in shuffles:
-      masks = jax.vmap(shuffles[cell.check])(self.noise_keys, masks)
+    if cell.check in ('shuffled', 'shuffled_input'):
+      within = 'input' if cell.check == 'shuffled_input' else 'layer'
+      shuffle = functools.partial(self.shuffle, within_first=within)
+      masks = jax.vmap(shuffle)(self.noise_keys, masks)
     return self.start, masks
+
+  def shuffle(
+    self,
+    key: chex.PRNGKey,
+    masks: chex.ArrayTree,
+    within_first: Literal['layer', 'input'],
+  ) -> chex.ArrayTree:
+    """Shuffles masks within layers; the first layer perhaps at every input.
+
+    Not the others: they would keep their busy inputs, while the units that feed
+    those are drawn anew, and paths would end.
+    """
+    shuffled = trees.by_name(lth.masks.shuffle(key, masks))
+    kept = trees.by_name(lth.masks.shuffle(key, masks, within_first))
+    shuffled[self.first] = kept[self.first]
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: shuffled[trees.path_name(path)], masks
+    )
+
+  @functools.cached_property
+  def first(self) -> str:
+    """The kernel that sees the image."""
+    image = jnp.zeros((1, *image_shape(self.task.dataset)))
+    uses = lth.program.uses(
+      self.task.model.apply, self.task.params, self.task.model_state, image
+    )
+    return next(use.name for use in uses if use.name is not None)
 
   def unstack(self, tree: Any) -> list[Any]:
     """The trees of the seeds."""

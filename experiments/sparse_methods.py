@@ -38,6 +38,7 @@ class Plan(NamedTuple):
     stop_step: the last step at which masks may move.
     update_every: steps from one move to the next.
     drop_fraction: share of the alive weights that a move replaces at first.
+    weight_decay: L2 penalty on kernels.
   """
 
   sparsity: float
@@ -46,6 +47,7 @@ class Plan(NamedTuple):
   stop_step: int
   update_every: int
   drop_fraction: float
+  weight_decay: float
 
   @property
   def moves(self):
@@ -86,6 +88,7 @@ class Method(NamedTuple):
     make: ``make(inner, plan, key) -> tx``.
     cost: ``cost(forward, plan)``, multiply-adds of a training step on one
       example.
+    decays: whether it has a weight decay of its own, in the place of another.
   """
 
   label: str
@@ -95,6 +98,7 @@ class Method(NamedTuple):
     optax.GradientTransformation,
   ]
   cost: Callable[[Cost, Plan], float]
+  decays: bool = False
 
 
 def phases(plan: Plan) -> tuple[list[int], list[int]]:
@@ -186,12 +190,14 @@ METHODS: dict[MethodName, Method] = {
     lambda inner, plan, key: lth.top_kast(
       inner,
       backward_sparsity=backward_sparsity(plan),
+      decay=plan.weight_decay,
       **plan.budget,
       **plan.moves,
     ),
     lambda forward, plan: training.top_kast(
       forward.sparse, forward.at(backward_sparsity(plan))
     ),
+    decays=True,
   ),
   'straight_through': Method(
     'straight-through',

@@ -131,7 +131,7 @@ def test_costs_by_hand(unbroken):
 
 
 def test_cost_of_gradual_pruning_by_hand():
-  plan = sparse_methods.Plan(0.9, lth.densities.erk, 40, 30, 10, 0.3)
+  plan = sparse_methods.Plan(0.9, lth.densities.erk, 40, 30, 10, 0.3, 0.0)
   forward = sparse_methods.Cost(1, 0.1, lambda sparsity: 1 - sparsity)
   cost = sparse_methods.METHODS['gradual'].cost(forward, plan)
   # Moves after steps 10, 20 and 30; the last ten steps are at 90 %.
@@ -253,7 +253,7 @@ def test_presets(name):
 
 
 def test_ac_dc_phases():
-  plan = sparse_methods.Plan(0.9, lth.densities.erk, 100, 75, 10, 0.3)
+  plan = sparse_methods.Plan(0.9, lth.densities.erk, 100, 75, 10, 0.3, 0.0)
   assert sparse_methods.phases(plan) == ([10, 30, 50, 70], [20, 40, 60])
   assert sparse_methods.dense_share(plan) == pytest.approx(0.4)
 
