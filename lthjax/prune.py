@@ -71,7 +71,8 @@ def prune(
     ValueError: for a budget out of range or given twice, masks that do not fit
       the scores, no prunable leaf, a glob that matches nothing, a pattern that
       does not fit a leaf, fewer weights than leaves under one ``sparsity``
-      for all, or scores of alive weights that are NaN, or all zero in a leaf.
+      for all, or scores of alive weights that are NaN, or all zero in a leaf
+      that loses some.
 
   Example:
     >>> import jax.numpy as jnp
@@ -102,7 +103,6 @@ def prune(
   values = trees.by_name(scores)
   check_floating({name: values[name] for name in eligible})
   check_nan(scores, masks)
-  check_not_zero(scores, masks)
 
   budgets: list[tuple[list[str], Any]]
   if pattern.density is not None:
@@ -124,6 +124,7 @@ def prune(
         [values[n] for n in names], count, [eligible[n] for n in names]
       )
       pruned.update(zip(names, keep, strict=True))
+  _check_not_zero(values, eligible, pruned)
   return trees.map_alive(lambda name, _: pruned[name], masks)
 
 
@@ -239,34 +240,6 @@ def check_nan(scores: chex.ArrayTree, masks: chex.ArrayTree) -> None:
     )
 
 
-def check_not_zero(scores: chex.ArrayTree, masks: chex.ArrayTree) -> None:
-  """Raises if all alive weights of a leaf score zero; not under a trace.
-
-  Args:
-    scores: tree of arrays.
-    masks: tree of masks of the same structure.
-
-  Raises:
-    ValueError: naming each such leaf; emptied ones are none.
-  """
-  values = trees.by_name(scores)
-  silent = {
-    name: jnp.any(mask) & ~jnp.any((values[name] != 0) & mask)
-    for name, mask in trees.by_name(masks).items()
-    if mask is not None
-  }
-  if trees.is_traced(*silent.values()):
-    return
-  if found := [
-    n or 'the array' for n, x in jax.device_get(silent).items() if x
-  ]:
-    raise ValueError(
-      f'All scores of alive weights are zero in {", ".join(found)}. Pruning by'
-      ' them would be arbitrary: do gradients and signals reach these layers?'
-      ' Leave them dense with `lthjax.masks.dense(params, where=...)`.'
-    )
-
-
 def check_enough(count: int, names: Collection[str]) -> None:
   """Raises if fewer weights would be left than there are layers.
 
@@ -333,6 +306,28 @@ def _check_budget(
     raise ValueError(
       '`densities` spreads a `sparsity` over layers, so it needs `sparsity`'
       ' and `scope="layer"`.'
+    )
+
+
+def _check_not_zero(
+  values: Mapping[str, Any],
+  before: Mapping[str, Any],
+  after: Mapping[str, Any],
+) -> None:
+  """Raises if a leaf lost weights whose scores were all zero, if not traced."""
+  silent = {
+    name: jnp.any(mask & ~after[name]) & ~jnp.any((values[name] != 0) & mask)
+    for name, mask in before.items()
+  }
+  if trees.is_traced(*silent.values()):
+    return
+  if found := [
+    n or 'the array' for n, x in jax.device_get(silent).items() if x
+  ]:
+    raise ValueError(
+      f'All scores of alive weights are zero in {", ".join(found)}. Pruning by'
+      ' them would be arbitrary: do gradients and signals reach these layers?'
+      ' Leave them dense with `lthjax.masks.dense(params, where=...)`.'
     )
 
 

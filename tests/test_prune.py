@@ -526,6 +526,22 @@ def test_scores_that_are_all_zero_are_named():
   jax.jit(functools.partial(lth.prune, fraction=0.5))(scores, masks)
 
 
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'fraction': {'a': 0.5}},
+    {'fraction': {'a': 0.5, 'b': 0.0}, 'scope': 'global'},
+    {'sparsity': 0.0},
+    {'sparsity': 0.0, 'scope': 'global'},
+    {'sparsity': 0.5, 'densities': lambda *_: {'a': 0.0, 'b': 1.0}},
+  ],
+)
+def test_scores_of_leaves_that_lose_nothing_may_be_zero(options):
+  scores = {'a': jnp.arange(1.0, 7).reshape(2, 3), 'b': jnp.zeros((2, 3))}
+  masks = lth.masks.dense(scores, where='*')  # b would be a bias
+  assert lth.prune(scores, masks, **options)['b'].all()
+
+
 def test_fewer_weights_than_layers():
   scores, masks = network(SMALL)  # 96 weights
   lth.prune(scores, masks, sparsity=0.97, scope='global')

@@ -6,6 +6,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lthjax import trees
 
@@ -86,9 +87,19 @@ def as_batches(batches: Iterable[Any]) -> list[Any]:
   return found
 
 
+def check_not_empty(batch: Any) -> None:
+  """Raises if the first axis of all arrays has length zero."""
+  if _lengths(batch) == {0}:
+    raise ValueError(
+      f'A batch of {describe(batch)} has no examples, but at least one is'
+      ' needed. Leave empty batches out.'
+    )
+
+
 def examples(batch: Any) -> int:
   """Counts the examples: the length of the first axis of the arrays."""
-  sizes = {jnp.shape(x)[0] for x in jax.tree.leaves(batch) if jnp.ndim(x)}
+  check_not_empty(batch)
+  sizes = _lengths(batch)
   if len(sizes) != 1:
     raise ValueError(
       f'A batch of {describe(batch)} does not tell how many examples it has:'
@@ -109,6 +120,10 @@ def describe(tree: Any) -> str:
 
   leaves = [spell(name, x) for name, x in trees.by_name(tree).items()]
   return ', '.join(leaves) or f'an empty {type(tree).__name__}'
+
+
+def _lengths(batch: Any) -> set[int]:
+  return {np.shape(x)[0] for x in jax.tree.leaves(batch) if np.ndim(x)}
 
 
 def _is_floating(x: Any) -> bool:

@@ -14,11 +14,18 @@ from lthjax.scores import _checks
 def mean_over_batches(
   f: Callable[[Any], chex.ArrayTree], batches: list[Any]
 ) -> chex.ArrayTree:
-  """Averages ``f(batch)``, each weighted by its number of examples."""
+  """Averages ``f(batch)``, each weighted by its number of examples.
+
+  The sums are in float32 at least: in bfloat16, small parts would be lost.
+  """
   sizes = [_checks.examples(batch) for batch in batches]
 
   def part(size, batch):
-    return jax.tree.map(lambda x: x * (size / sum(sizes)), f(batch))
+    def weigh(x):
+      return x.astype(jnp.promote_types(x.dtype, jnp.float32)) * share
+
+    share = size / sum(sizes)
+    return jax.tree.map(weigh, f(batch))
 
   parts = map(part, sizes, batches)  # one after the other, to save memory
   return functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), parts)

@@ -6,6 +6,9 @@ power of two that belongs to all of its entries, and every matmul and
 convolution ends with a peak of about one. Scaling by powers of two is exact, so
 that this is arithmetic with float32's precision in a wider range; and because
 the exponents are constants to differentiation, gradients are in range as well.
+
+Infinities, and what stands for them, such as the lowest float32 in the masks of
+attention, belong to no scale: they have no say in it and are passed on.
 """
 
 import functools
@@ -91,11 +94,17 @@ def _is_float(x: Any) -> bool:
 
 
 def _scaled(x: Any) -> Any:
-  """Gives ordinary floats a scale; zeros have the lowest."""
+  """Gives ordinary floats a scale; zeros and infinities have the lowest."""
   if isinstance(x, Scaled) or not _is_float(x):
     return x
   x = jnp.asarray(x)
-  return Scaled(x, jnp.where(jnp.any(x != 0), 0, _NONE).astype(jnp.int32))
+  known = jnp.any((x != 0) & _is_finite(x))
+  return Scaled(x, jnp.where(known, 0, _NONE).astype(jnp.int32))
+
+
+def _is_finite(x: jax.Array) -> jax.Array:
+  """Tells numbers from infinities and what stands for them."""
+  return jnp.abs(x) < min(2.0**_LIMIT, float(jnp.finfo(x.dtype).max))
 
 
 def _is_zero(x: Any) -> bool:
@@ -115,7 +124,8 @@ def _float(exponent: jax.Array) -> jax.Array:
 
 def _times(x: jax.Array, factor: jax.Array) -> jax.Array:
   dtype = jnp.promote_types(x.dtype, factor.dtype)
-  return (x.astype(dtype) * factor.astype(dtype)).astype(x.dtype)
+  product = (x.astype(dtype) * factor.astype(dtype)).astype(x.dtype)
+  return jnp.where(_is_finite(x), product, x)
 
 
 def _normal(x: Any) -> Scaled:
@@ -126,8 +136,9 @@ def _normal(x: Any) -> Scaled:
   )
   # The maximum includes the old exponent: what comes out of a reduction is
   # kept, where XLA would compute a chain of scalars again in every loop.
-  each = jnp.minimum((bits >> 23 & 255) - 126, _LIMIT) + exponent
-  peak = jnp.max(jnp.where(value == 0, _NONE, each), initial=_NONE)
+  each = (bits >> 23 & 255) - 126 + exponent
+  known = (value != 0) & _is_finite(value)
+  peak = jnp.max(jnp.where(known, each, _NONE), initial=_NONE)
   shift = jnp.minimum(exponent - peak, _LIMIT)  # zeros have no peak
   return Scaled(_times(value, _float(shift)), peak)
 
@@ -136,7 +147,10 @@ def _plain(x: Any) -> Any:
   """The numbers themselves, or the largest ones that there are."""
   if not isinstance(x, Scaled):
     return x
-  value, exponent = _normal(x)
+  far = jnp.abs(x.exponent) > _LIMIT // 2
+  value, exponent = (
+    jnp.where(far, *pair) for pair in zip(_normal(x), x, strict=True)
+  )
   return _times(value, power_of_two(exponent))
 
 
@@ -266,7 +280,7 @@ _RULES = {
     'reduce_max', 'reduce_min', 'reduce_precision', 'reduce_sum',
     'reduce_window_max', 'reduce_window_min', 'reduce_window_sum', 'reshape',
     'reshard', 'rev', 'sharding_constraint', 'slice', 'split', 'squeeze',
-    'transpose',
+    'stop_gradient', 'transpose',
   ), _move),
   **dict.fromkeys((
     'add', 'add_any', 'clamp', 'concatenate', 'dynamic_update_slice', 'eq',

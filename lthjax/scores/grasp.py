@@ -44,8 +44,8 @@ def grasp(
 
   Raises:
     ValueError: if ``temperature`` is not positive, the loss fails on a batch or
-      is no scalar, or a batch does not tell its number of examples; outside of
-      transformations also if a score is not finite.
+      is no scalar, or a batch is empty or does not tell its number of examples;
+      outside of transformations also if a score is not finite.
 
   Example:
     >>> import jax.numpy as jnp
@@ -86,4 +86,5 @@ def _gradient(loss, params, batch, options):
 @functools.partial(jax.jit, static_argnums=0)
 def _hessian_product(loss, params, batch, options, vector):
   gradient = jax.grad(lambda params: loss(params, batch, **options))
+  vector = jax.tree.map(lambda v, w: v.astype(w.dtype), vector, params)
   return jax.jvp(gradient, (params,), (vector,))[1]

@@ -31,9 +31,9 @@ def snip(
     Scores of the same structure and shapes, at least float32.
 
   Raises:
-    ValueError: if the loss fails on the batch (because labels are missing, for
-      instance) or is no scalar; outside of transformations also if a score is
-      not finite.
+    ValueError: if the batch is empty, or the loss fails on it (because labels
+      are missing, for instance) or is no scalar; outside of transformations
+      also if a score is not finite.
 
   Example:
     >>> import jax.numpy as jnp
@@ -49,6 +49,7 @@ def snip(
     which changes no order). De Jorge et al., Progressive Skeletonization,
     arXiv:2006.09081 (iterative SNIP).
   """
+  _checks.check_not_empty(batch)
   _checks.check_loss(loss, params, batch)
   return _checks.check_finite(_sensitivity(loss, params, batch), 'SNIP')
 

@@ -152,6 +152,13 @@ def test_any_split_gives_the_same_scores(criterion):
     close(found, flatten(whole), 2e-6)
 
 
+def test_many_batches_in_half_precision():
+  params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), network())
+  whole = flatten(scores.grasp(loss, params, [BATCH]))
+  found = scores.grasp(loss, params, [BATCH] * 64)
+  np.testing.assert_allclose(flatten(found), whole, rtol=1e-6)
+
+
 def test_taylor_of_one_batch_ranks_as_snip():
   params = network()
   snip = flatten(scores.snip(loss, params, BATCH))
@@ -277,6 +284,18 @@ def test_batches_must_be_several(name):
     criterion([])
   with pytest.raises(ValueError, match='does not tell how many examples'):
     criterion([Batch(X, Y[:1])])
+
+
+@each_criterion
+def test_empty_batches(name):
+  with pytest.raises(
+    ValueError,
+    match=re.escape(
+      'A batch of images: float32[0, 3], labels: int64[0] has no examples, but'
+      ' at least one is needed. Leave empty batches out.'
+    ),
+  ):
+    CRITERIA[name](loss, Batch(X[:0], Y[:0]))
 
 
 def test_temperature():

@@ -198,6 +198,61 @@ def test_layer_norm_far_out_of_range():
   )
 
 
+@pytest.mark.parametrize('mask_value', [-jnp.inf, np.finfo('f4').min, -1e9])
+def test_masked_attention(mask_value):
+  mask = np.tri(4, dtype=bool)
+
+  def attend(x, w):
+    weights = jax.nn.softmax(jnp.where(mask, x @ w @ x.T, mask_value))
+    return jnp.sum(weights @ x**2)
+
+  def scaled(x, w):
+    value, exponent = _scaled.evaluate(attend, x, w)
+    return value * _scaled.power_of_two(exponent)
+
+  x, w = draw(4, 3), draw(3, 3, seed=1)
+  expected = jax.jit(jax.value_and_grad(attend, (0, 1)))(x, w)
+  found = jax.jit(jax.value_and_grad(scaled, (0, 1)))(x, w)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5),
+    found,
+    expected,
+  )
+
+
+@pytest.mark.parametrize('size', [2.0**44, 2.0**-44])
+@pytest.mark.parametrize('lowest', [-jnp.inf, np.finfo('f4').min])
+def test_infinities_belong_to_no_scale(size, lowest):
+  def f(x):
+    return jnp.max(x @ x @ x @ x, initial=lowest)
+
+  value, exponent = _scaled.evaluate(f, jnp.full((2, 2), size))
+  assert float(value) == 0.5
+  assert int(exponent) == 4 * np.log2(size) + 4
+
+
+@pytest.mark.parametrize('scale', [1e4, 1e-4])
+@pytest.mark.parametrize(
+  'tail',
+  [lambda x: x * jax.nn.softmax(x), lambda x: jnp.max(x, initial=-jnp.inf)],
+  ids=['softmax', 'max'],
+)
+def test_tails_with_infinities_after_many_layers(tail, scale):
+  params = draw(20, 8, 8) * np.float32(scale)
+  found = scores.synflow(lambda p, x: tail(plain(p, x)), list(params), (8,))
+  # Far out of range, softmax picks the largest, or is uniform.
+  only = tail(jnp.arange(8.0)).ndim == 0 or scale > 1
+  matrices = np.abs(params.astype(np.float64))
+  last = np.linalg.multi_dot([np.ones((1, 8)), *matrices])[0]
+  weights = np.eye(8)[last.argmax()] if only else np.full(8, 1 / 8)
+  expected = numpy_flow([*params[:-1], params[-1] * weights], False)
+  ratio = np.sum(found, (1, 2)) / np.sum(expected, (1, 2))
+  np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5)
+  np.testing.assert_allclose(
+    np.stack(found), ratio[0] * np.stack(expected), rtol=1e-4
+  )
+
+
 # ---- Bad input.
 
 
