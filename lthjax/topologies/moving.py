@@ -25,15 +25,18 @@ from lthjax.schedules import cosine_drop_fraction
 from lthjax.scores import random
 
 
-def check_times(update_every: int, stop_step: int) -> None:
+def check_times(
+  update_every: int, stop_step: int, applies_gradient: bool = True
+) -> None:
   """Checks when masks move.
 
   Args:
     update_every: steps between moves.
     stop_step: the last step at which they may.
+    applies_gradient: whether a step that moves masks also trains.
 
   Raises:
-    ValueError: if no move would fit.
+    ValueError: if no move would fit, or no step between them would train.
   """
   if update_every < 1:
     raise ValueError(
@@ -44,6 +47,12 @@ def check_times(update_every: int, stop_step: int) -> None:
       f'`stop_step` was {stop_step}, before the first move at step'
       f' {update_every}: masks would never move. Give a later step, or use'
       ' `lthjax.static_sparse`.'
+    )
+  if update_every == 1 and not applies_gradient:
+    raise ValueError(
+      '`update_every` was 1 and `applies_gradient` False: every step would move'
+      f' masks and none would train until step {stop_step}. Raise'
+      ' `update_every`, or give `applies_gradient=True`.'
     )
 
 
@@ -207,6 +216,7 @@ def start_masks(
     10
   """
   dense = masks_lib.dense(params, where)
+  pattern.check(shapes_of(dense))
   like = jax.tree.map(lambda m: jnp.zeros(m.shape), dense)
   if pattern.density is not None:
     if densities is not None:

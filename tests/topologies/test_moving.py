@@ -433,6 +433,17 @@ def test_out_of_range(method, options, message):
     make(method, **options)
 
 
+@pytest.mark.parametrize('method', ['set', 'rigl', 'snfs', 'srigl'])
+def test_some_steps_have_to_train(method):
+  message = (
+    '`update_every` was 1 and `applies_gradient` False: every step would move'
+    ' masks and none would train until step 60. Raise `update_every`, or give'
+    ' `applies_gradient=True`.'
+  )
+  with pytest.raises(ValueError, match=re.escape(message)):
+    make(method, update_every=1, applies_gradient=False)
+
+
 @pytest.mark.parametrize('method', ['set', 'rigl', 'snfs'])
 def test_layers_left_empty_are_named(method):
   message = (
@@ -480,7 +491,7 @@ def check_sharded():
         sharded,
         is_leaf=lambda x: isinstance(x, P),
       )
-      tx = make(method, update_every=1)
+      tx = make(method, update_every=1, applies_gradient=True)
       params = jax.device_put(draw(0), places)
       state = jax.jit(tx.init)(params)
       params = lth.masks.apply(lth.get_masks(state), params)
