@@ -1,6 +1,7 @@
 """What the topologies that move masks have in common."""
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 
@@ -36,8 +37,17 @@ def check_times(
     applies_gradient: whether a step that moves masks also trains.
 
   Raises:
-    ValueError: if no move would fit, or no step between them would train.
+    ValueError: if a number is not an integer, no move would fit, or no step
+      between them would train.
   """
+  for name, number in ('update_every', update_every), ('stop_step', stop_step):
+    try:
+      operator.index(number)
+    except TypeError:
+      raise ValueError(
+        f'`{name}` was {number!r}, but steps are counted in integers. Give one,'
+        ' such as 100.'
+      ) from None
   if update_every < 1:
     raise ValueError(
       f'`update_every` was {update_every}, but must be at least 1 step.'
@@ -45,8 +55,8 @@ def check_times(
   if stop_step < update_every:
     raise ValueError(
       f'`stop_step` was {stop_step}, before the first move at step'
-      f' {update_every}: masks would never move. Give a later step, or use'
-      ' `lthjax.static_sparse`.'
+      f' {update_every}: masks would never move. Give a later step, or move'
+      ' them more often.'
     )
   if update_every == 1 and not applies_gradient:
     raise ValueError(

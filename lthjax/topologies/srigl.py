@@ -119,7 +119,7 @@ def srigl(
     Lasby et al., Dynamic Sparse Training with Structured Sparsity,
     arXiv:2305.02299, section 3.
   """
-  starting.check_given(sparsity, masks, key, densities)
+  starting.check_given(sparsity, masks, key, densities, where)
   moving.check_times(update_every, stop_step, applies_gradient)
   ratios = moving.drop_ratios(drop_fraction, update_every, stop_step)
   if min_salient is not None and min_salient <= 0:

@@ -421,9 +421,14 @@ def test_ratios_survive_being_traced():
     ),
     ({'update_every': 0}, '`update_every` was 0, but must be at least 1 step.'),
     (
+      {'update_every': 100.0},
+      '`update_every` was 100.0, but steps are counted in integers. Give one,',
+    ),
+    ({'stop_step': 1e4}, '`stop_step` was 10000.0, but steps are counted in'),
+    (
       {'update_every': 61},
       '`stop_step` was 60, before the first move at step 61: masks would never'
-      ' move. Give a later step, or use `lthjax.static_sparse`.',
+      ' move. Give a later step, or move them more often.',
     ),
   ],
 )
