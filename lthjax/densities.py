@@ -174,8 +174,9 @@ def smart_ratio(
     A distribution.
 
   Raises:
-    ValueError: if ``last`` is outside [0, 1]; when called, if globs match
-      nothing or leave leaves out, or the budget does not fit the layers.
+    ValueError: if ``last`` is outside [0, 1]; when called, if there are fewer
+      than two layers, globs match nothing or leave leaves out, or the budget
+      does not fit the layers.
 
   Example:
     >>> from lthjax import densities
@@ -193,6 +194,13 @@ def smart_ratio(
 
   def spread(shapes: Shapes, sparsity: float) -> dict[str, float]:
     size = {name: math.prod(shape) for name, shape in shapes.items()}
+    if len(shapes) < 2:
+      raise ValueError(
+        'Smart ratios fix the density of the last layer and spread the budget'
+        ' over those before it, so they need two prunable layers or more, but'
+        f' there is {", ".join(shapes) or "none"}. Use'
+        ' `lthjax.densities.uniform`.'
+      )
     *names, output = _in_order(shapes, order)
     kept = {output: last * size[output]}
     budget = (1 - sparsity) * sum(size.values()) - kept[output]

@@ -168,14 +168,18 @@ def keeps_dense_params(opt_state: optax.OptState) -> bool:
 def share_steps(opt_state: optax.OptState) -> tuple[optax.OptState, Any]:
   """Makes the steps of replicates one number, so that masks move for all.
 
-  Under `jax.vmap` a branch whose condition differs between replicates is taken
-  by all of them, at every step. Replicates count alike, however.
+  Under `jax.vmap` a branch whose condition may differ between replicates is
+  taken by all of them, at every step. Replicates count alike, however, unless
+  a wrapper may skip the update of some, as `optax.apply_if_finite` and
+  `optax.MultiSteps` do. Steps are therefore shared only in chains, partitions
+  and next to injected hyperparameters. Elsewhere each replicate keeps its own,
+  which is slower.
 
   Args:
     opt_state: state whose leaves have a leading axis, one entry a replicate.
 
   Returns:
-    The state with the first entry of these steps, and ``in_axes`` for it.
+    The state with the first entry of the steps shared, and ``in_axes`` for it.
 
   Example:
     >>> import jax, jax.numpy as jnp, optax
@@ -192,22 +196,39 @@ def share_steps(opt_state: optax.OptState) -> tuple[optax.OptState, Any]:
   def share(node):
     if not _holds_masks(node):
       return node
-    inner_state = _map(share, node.inner_state)
+    inner_state = _map(share, node.inner_state, _may_skip)
     return node._replace(step=node.step[0], inner_state=inner_state)
 
   def axes(node):
-    if not _holds_masks(node):
-      return 0
-    inner_state = _map(axes, node.inner_state)
     every = jax.tree.map(lambda _: 0, node)
+    if not _holds_masks(node):
+      return every
+    inner_state = _map(axes, node.inner_state, _may_skip)
     return every._replace(step=None, inner_state=inner_state)
 
-  return _map(share, opt_state), _map(axes, opt_state)
+  return _map(share, opt_state, _may_skip), _map(axes, opt_state, _may_skip)
 
 
-def _map(f: Callable[[Any], Any], opt_state: optax.OptState) -> Any:
+def _map(
+  f: Callable[[Any], Any],
+  opt_state: optax.OptState,
+  stop: Callable[[Any], bool] = lambda node: False,
+) -> Any:
   """Maps over the leaves and, as a whole, the states that hold masks."""
-  return jax.tree.map(f, opt_state, is_leaf=_holds_masks)
+  return jax.tree.map(
+    f, opt_state, is_leaf=lambda node: _holds_masks(node) or stop(node)
+  )
+
+
+def _may_skip(node: Any) -> bool:
+  """Tells states that are not known to be updated at every step."""
+  known = (
+    dict,
+    optax.InjectStatefulHyperparamsState,
+    optax.MaskedState,
+    optax.transforms.PartitionState,
+  )
+  return type(node) is not tuple and not isinstance(node, known)
 
 
 def _find(opt_state: optax.OptState) -> list[Any]:

@@ -30,7 +30,8 @@ class Topology(NamedTuple):
     observe: ``observe(state, grads) -> state``, called at every step before
       masks move, to keep statistics of the gradients; `None` for nothing.
     applies_gradient: whether a step that moves masks also trains. Then the
-      masks move after the weights; otherwise they move instead.
+      masks move after the weights; otherwise they move instead, and of the
+      optimizer only the counts of steps go on.
   """
 
   init: Callable[[optax.Params], Any]
@@ -145,7 +146,7 @@ def sparsify(
       )
       if not topology.applies_gradient:
         updates = jax.tree.map(lambda u: jnp.where(moving, 0, u), updates)
-        inner_state = _select(moving, slots(), inner_state)
+        inner_state = _skip_when(moving, slots(), inner_state)
       # What dies loses its slots, and what comes alive starts with empty ones.
       masks = both(topology_state.masks, old)
       inner_state = zero_slots(inner, inner_state, masks)
@@ -190,14 +191,16 @@ def _move(
   return topology.move(state, where_alive(state.masks, params), grads, step)
 
 
-def _select(which: jax.Array, a: Any, b: Any) -> Any:
-  """One tree or the other; dtypes are those of the second."""
+def _skip_when(moving: jax.Array, old: Any, new: Any) -> Any:
+  """Takes back what a step did, but for its counts, which schedules follow."""
 
-  def select(x, y):
+  def skip(x, y):
+    if y.ndim == 0 and jnp.issubdtype(y.dtype, jnp.integer):
+      return y
     same = x.dtype == y.dtype  # Random keys cannot be cast, even to their own.
-    return jnp.where(which, x if same else x.astype(y.dtype), y)
+    return jnp.where(moving, x if same else x.astype(y.dtype), y)
 
-  return jax.tree.map(select, a, b)
+  return jax.tree.map(skip, old, new)
 
 
 def both(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:

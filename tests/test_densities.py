@@ -282,3 +282,11 @@ def test_smart_ratio_out_of_range(make, sparsity, message):
   shapes = {'a': (10, 10), 'b': (10, 20), 'out': (10, 10)}
   with pytest.raises(ValueError, match=re.escape(message)):
     make()(shapes, sparsity)
+
+
+@pytest.mark.parametrize('names', [[], ['out']])
+def test_smart_ratio_needs_two_layers(names):
+  found = ''.join(names) or 'none'
+  message = f'two prunable layers or more, but there is {found}. Use'
+  with pytest.raises(ValueError, match=re.escape(message)):
+    densities.smart_ratio()(dict.fromkeys(names, (4, 4)), 0.5)

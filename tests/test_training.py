@@ -567,9 +567,15 @@ def test_replicates_with_moving_masks_are_single_runs(method):
     )
 
 
-@pytest.mark.parametrize('wrapped', [False, True])
+@pytest.mark.parametrize('wrapped', [None, 'chain', 'injected'])
 def test_replicates_do_not_pay_for_moves_at_every_step(wrapped):
-  tx = optax.chain(optax.clip(9.0), rigl(KEYS[0])) if wrapped else rigl(KEYS[0])
+  tx = {
+    None: rigl,
+    'chain': lambda key: optax.chain(optax.clip(9.0), rigl(key)),
+    'injected': lambda key: optax.inject_hyperparams(
+      lambda rate: optax.chain(optax.scale(rate), rigl(key))
+    )(rate=1.0),
+  }[wrapped](KEYS[0])
   train = sparse_trainer(tx, replicated=True, scanned=False)
   state = train.init(KEYS)
 

@@ -24,14 +24,10 @@ class ACDCState(NamedTuple):
   Attributes:
     masks: which weights are alive.
     counts: ``{name: int32}``, how many weights a sparse phase keeps.
-    sparse_steps: int32[phases], the steps after which a phase is sparse.
-    dense_steps: int32[phases], the steps after which a phase is dense.
   """
 
   masks: chex.ArrayTree
   counts: dict[str, jax.Array]
-  sparse_steps: jax.Array
-  dense_steps: jax.Array
 
 
 def ac_dc(
@@ -96,10 +92,7 @@ def ac_dc(
     moving.check_not_empty(shapes, sparsity, densities)
     counts = layer_counts(shapes, sparsity, densities)
     return ACDCState(
-      masks,
-      {name: jnp.int32(count) for name, count in counts.items()},
-      jnp.asarray(sparse_steps, jnp.int32),
-      jnp.asarray(dense_steps, jnp.int32),
+      masks, {name: jnp.int32(count) for name, count in counts.items()}
     )
 
   def moves(step):
@@ -107,7 +100,8 @@ def ac_dc(
 
   def move_fn(state, params, grads, step):
     del grads
-    dense = jnp.any(step == state.dense_steps)
+    # Phases take turns, beginning with a sparse one.
+    dense = jnp.any(step == jnp.asarray(phases[1::2], jnp.int32))
 
     def move(name, mask, w):
       count = jnp.where(dense, mask.size, state.counts[name])

@@ -81,8 +81,8 @@ def drop_and_grow(
       ``sparsity`` and ``masks`` are both given, or neither; or for a schedule
       of sparsity under a pattern that fixes it.
   """
-  starting.check_given(sparsity, masks, key, densities)
-  moving.check_times(update_every, stop_step)
+  starting.check_given(sparsity, masks, key, densities, where)
+  moving.check_times(update_every, stop_step, applies_gradient)
   ratios = moving.drop_ratios(drop_fraction, update_every, stop_step)
   if scheduled := callable(sparsity):
     if pattern.density is not None:

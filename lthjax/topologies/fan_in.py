@@ -1,7 +1,7 @@
 """Kernels as inputs by neurons, whatever the order of their axes."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -94,14 +94,15 @@ def columns(
 def faults(
   masks: Mapping[str, jax.Array],
   axes: Mapping[str, Shape],
-  protected: Collection[str],
+  needed: Mapping[str, float],
 ) -> list[str]:
   """Tells which masks have no constant fan-in, or lack neurons.
 
   Args:
     masks: ``{name: mask}``.
     axes: ``{name: axes}``, those that count neurons.
-    protected: names of layers none of whose neurons may be ablated.
+    needed: ``{name: number}`` of the layers whose neurons may be ablated, those
+      with fewer salient weights than that. All others keep their neurons.
 
   Returns:
     A line for every mask that is at fault; none if masks are traced.
@@ -122,10 +123,15 @@ def faults(
         f'{name} has fan-ins from {active.min()} to {active.max()}, but'
         ' neurons need the same unless they are ablated'
       )
-    elif name in protected and active.sum() < fan_in.size:
+    elif name not in needed and active.size < fan_in.size:
       lines.append(
-        f'{name} has {active.sum()} weights for {fan_in.size} neurons, none of'
-        ' which may be ablated'
+        f'{name} has {fan_in.size - active.size} of {fan_in.size} neurons'
+        ' without a weight, none of which may be ablated'
+      )
+    elif active.max() < needed.get(name, 0):
+      lines.append(
+        f'{name} has a fan-in of {active.max()}, less than the `min_salient` of'
+        f' {needed[name]}'
       )
   return lines
 
@@ -134,16 +140,18 @@ def check_budgets(
   shapes: Mapping[str, Shape],
   axes: Mapping[str, Shape],
   budgets: Mapping[str, np.ndarray],
+  needed: Mapping[str, float],
 ) -> None:
-  """Checks that every neuron gets a weight.
+  """Checks that every neuron gets a weight, and as many as it needs to stay.
 
   Args:
     shapes: ``{name: shape}`` of the prunable leaves.
     axes: ``{name: axes}``, those that count neurons.
     budgets: ``{name: int32[moves]}``, the most alive weights of each layer.
+    needed: see `faults`.
 
   Raises:
-    ValueError: naming every layer that has fewer weights than neurons.
+    ValueError: naming every layer that has fewer weights than that.
   """
   neurons = {name: _number(shape, axes[name]) for name, shape in shapes.items()}
   faults = [
@@ -157,6 +165,18 @@ def check_budgets(
       'A constant fan-in needs at least one weight a neuron, but'
       f' {"; ".join(faults)}. Lower the sparsity, spread it with `densities=`,'
       ' or leave these layers dense with `where=`.'
+    )
+  fan_ins = {name: budgets[name].min() // neurons[name] for name in shapes}
+  faults = [
+    f'{name} has a fan-in of {fan_ins[name]}'
+    for name, least in needed.items()
+    if fan_ins[name] < least
+  ]
+  if faults:
+    raise ValueError(
+      f'`min_salient` was {max(needed.values())}, more weights than a neuron'
+      f' has: {"; ".join(faults)}. Lower it, give a share of the fan-in below'
+      ' 1, or lower the sparsity.'
     )
 
 

@@ -80,11 +80,8 @@ def run_largest(
     counts, backward_counts = {}, {}
     if wanted:
       moving.check_not_empty(shapes, max(wanted), densities)
-      kept = [layer_counts(shapes, share, densities) for share in wanted]
-      counts = {
-        name: jnp.asarray([counts[name] for counts in kept], jnp.int32)
-        for name in shapes
-      }
+      tables = moving.count_tables(shapes, wanted, densities)
+      counts = {name: jnp.asarray(table) for name, table in tables.items()}
     if backward_sparsity is not None:
       trained = layer_counts(shapes, backward_sparsity, densities)
       backward_counts = {
@@ -166,15 +163,4 @@ def _sparsities(
       '`sparsity` is a schedule, which is evaluated before training, so'
       ' `stop_step` is needed: give the step at which it comes to an end.'
     )
-  wanted = moving.at_moves(
-    lambda step: sparsity(step - update_every),
-    update_every,
-    stop_step + update_every,
-  )
-  for i, share in enumerate(wanted):
-    if not 0 <= share < 1:
-      raise ValueError(
-        f'`sparsity` was {share} at step {i * update_every}, but must be in'
-        ' [0, 1).'
-      )
-  return wanted
+  return moving.sparsities(sparsity, range(0, stop_step + 1, update_every))

@@ -1,6 +1,7 @@
 """What the topologies that move masks have in common."""
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 
@@ -25,16 +26,28 @@ from lthjax.schedules import cosine_drop_fraction
 from lthjax.scores import random
 
 
-def check_times(update_every: int, stop_step: int) -> None:
+def check_times(
+  update_every: int, stop_step: int, applies_gradient: bool = True
+) -> None:
   """Checks when masks move.
 
   Args:
     update_every: steps between moves.
     stop_step: the last step at which they may.
+    applies_gradient: whether a step that moves masks also trains.
 
   Raises:
-    ValueError: if no move would fit.
+    ValueError: if a number is not an integer, no move would fit, or no step
+      between them would train.
   """
+  for name, number in ('update_every', update_every), ('stop_step', stop_step):
+    try:
+      operator.index(number)
+    except TypeError:
+      raise ValueError(
+        f'`{name}` was {number!r}, but steps are counted in integers. Give one,'
+        ' such as 100.'
+      ) from None
   if update_every < 1:
     raise ValueError(
       f'`update_every` was {update_every}, but must be at least 1 step.'
@@ -42,8 +55,14 @@ def check_times(update_every: int, stop_step: int) -> None:
   if stop_step < update_every:
     raise ValueError(
       f'`stop_step` was {stop_step}, before the first move at step'
-      f' {update_every}: masks would never move. Give a later step, or use'
-      ' `lthjax.static_sparse`.'
+      f' {update_every}: masks would never move. Give a later step, or move'
+      ' them more often.'
+    )
+  if update_every == 1 and not applies_gradient:
+    raise ValueError(
+      '`update_every` was 1 and `applies_gradient` False: every step would move'
+      f' masks and none would train until step {stop_step}. Raise'
+      ' `update_every`, or give `applies_gradient=True`.'
     )
 
 
@@ -207,6 +226,7 @@ def start_masks(
     10
   """
   dense = masks_lib.dense(params, where)
+  pattern.check(shapes_of(dense))
   like = jax.tree.map(lambda m: jnp.zeros(m.shape), dense)
   if pattern.density is not None:
     if densities is not None:

@@ -51,7 +51,9 @@ def rigl(
       a number, which falls by a cosine to zero at ``stop_step``, or an optax
       schedule over steps.
     applies_gradient: whether a step that moves masks also trains, before they
-      move. RigL's own code moves masks instead.
+      move. RigL's own code moves masks instead: no weight, moment or other slot
+      changes then, but counts of steps go on, so that learning-rate schedules
+      and bias corrections stay in time.
 
   Returns:
     A transformation whose ``update`` requires ``params``.

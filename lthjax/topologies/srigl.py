@@ -102,7 +102,8 @@ def srigl(
   Raises:
     ValueError: if times, sparsities or fractions are out of range, or both of
       ``sparsity`` and ``masks`` are given, or neither; from ``init`` if a layer
-      has a budget below one weight a neuron, or the masks do not fit.
+      has a budget below one weight a neuron or a fan-in below ``min_salient``,
+      or the masks do not fit.
 
   Example:
     >>> import jax, jax.numpy as jnp, optax
@@ -118,8 +119,8 @@ def srigl(
     Lasby et al., Dynamic Sparse Training with Structured Sparsity,
     arXiv:2305.02299, section 3.
   """
-  starting.check_given(sparsity, masks, key, densities)
-  moving.check_times(update_every, stop_step)
+  starting.check_given(sparsity, masks, key, densities, where)
+  moving.check_times(update_every, stop_step, applies_gradient)
   ratios = moving.drop_ratios(drop_fraction, update_every, stop_step)
   if min_salient is not None and min_salient <= 0:
     raise ValueError(
@@ -139,12 +140,16 @@ def srigl(
   def ablates(name):
     return min_salient is not None and not trees.matches(globs, name)
 
+  def needed_by_name(names):
+    # A share of the fan-in is never too much.
+    least = 1 if min_salient is None or min_salient < 1 else min_salient
+    return {name: least for name in names if ablates(name)}
+
   def take(masks, params):
     def faults(masks):
       shapes = {name: mask.shape for name, mask in masks.items()}
       axes = fan_in.axes_by_name(neuron_axes, shapes)
-      protected = [name for name in masks if not ablates(name)]
-      return fan_in.faults(masks, axes, protected)
+      return fan_in.faults(masks, axes, needed_by_name(masks))
 
     first = starting.take(masks, params, faults)
     alive = masks_lib.alive_by_name(first)
@@ -158,7 +163,7 @@ def srigl(
     shapes = moving.shapes_of(dense)
     axes = fan_in.axes_by_name(neuron_axes, shapes)
     budgets = moving.count_tables(shapes, wanted, densities, rounding='ceil')
-    fan_in.check_budgets(shapes, axes, budgets)
+    fan_in.check_budgets(shapes, axes, budgets, needed_by_name(shapes))
 
     noise = random(key, jax.tree.map(lambda m: jnp.zeros(m.shape), dense))
 

@@ -6,6 +6,7 @@ from typing import Any
 import chex
 import jax
 
+from lthjax import masks as masks_lib
 from lthjax import trees
 from lthjax.densities import Densities
 
@@ -15,6 +16,7 @@ def check_given(
   masks: chex.ArrayTree | None,
   key: chex.PRNGKey | None,
   densities: Densities | None,
+  where: Any,
 ) -> None:
   """Checks that one thing, and one only, says what the first masks are.
 
@@ -23,6 +25,7 @@ def check_given(
     masks: to start from.
     key: random key.
     densities: how a sparsity spreads over layers.
+    where: which leaves a sparsity is for.
 
   Raises:
     ValueError: if nothing does, or two things contradict each other.
@@ -42,6 +45,11 @@ def check_given(
     raise ValueError(
       '`masks` fix the density of every layer, so they take no `densities`'
       ' beside them. Leave those out.'
+    )
+  if masks is not None and where is not masks_lib.kernels:
+    raise ValueError(
+      '`masks` tell which layers are dense, by None, so they take no `where`'
+      ' beside them. Leave it out.'
     )
 
 

@@ -421,9 +421,14 @@ def test_ratios_survive_being_traced():
     ),
     ({'update_every': 0}, '`update_every` was 0, but must be at least 1 step.'),
     (
+      {'update_every': 100.0},
+      '`update_every` was 100.0, but steps are counted in integers. Give one,',
+    ),
+    ({'stop_step': 1e4}, '`stop_step` was 10000.0, but steps are counted in'),
+    (
       {'update_every': 61},
       '`stop_step` was 60, before the first move at step 61: masks would never'
-      ' move. Give a later step, or use `lthjax.static_sparse`.',
+      ' move. Give a later step, or move them more often.',
     ),
   ],
 )
@@ -431,6 +436,17 @@ def test_ratios_survive_being_traced():
 def test_out_of_range(method, options, message):
   with pytest.raises(ValueError, match=re.escape(message)):
     make(method, **options)
+
+
+@pytest.mark.parametrize('method', ['set', 'rigl', 'snfs', 'srigl'])
+def test_some_steps_have_to_train(method):
+  message = (
+    '`update_every` was 1 and `applies_gradient` False: every step would move'
+    ' masks and none would train until step 60. Raise `update_every`, or give'
+    ' `applies_gradient=True`.'
+  )
+  with pytest.raises(ValueError, match=re.escape(message)):
+    make(method, update_every=1, applies_gradient=False)
 
 
 @pytest.mark.parametrize('method', ['set', 'rigl', 'snfs'])
@@ -480,7 +496,7 @@ def check_sharded():
         sharded,
         is_leaf=lambda x: isinstance(x, P),
       )
-      tx = make(method, update_every=1)
+      tx = make(method, update_every=1, applies_gradient=True)
       params = jax.device_put(draw(0), places)
       state = jax.jit(tx.init)(params)
       params = lth.masks.apply(lth.get_masks(state), params)

@@ -79,7 +79,9 @@ def test_a_move_that_also_trains_by_hand():
 
 
 @pytest.mark.parametrize('applies_gradient', [False, True])
-def test_a_move_instead_of_a_step_leaves_the_optimizer_alone(applies_gradient):
+def test_a_move_instead_of_a_step_counts_and_no_more(
+  applies_gradient,
+):
   inner = optax.chain(
     optax.add_noise(0.1, 0.55, jax.random.key(1)), optax.adam(0.1)
   )
@@ -90,7 +92,7 @@ def test_a_move_instead_of_a_step_leaves_the_optimizer_alone(applies_gradient):
   old, new = (x.inner_state[1][0] for x in (before, after))
   noise = [x.inner_state[0] for x in (before, after)]
   assert int(after.step) == 2
-  assert int(new.count) == int(noise[1].count) == 1 + applies_gradient
+  assert int(new.count) == int(noise[1].count) == 2
   keys = [jax.random.key_data(x.rng_key).tolist() for x in noise]
   assert (keys[0] != keys[1]) == applies_gradient
   if not applies_gradient:
@@ -114,10 +116,16 @@ def oracle(mask, w, g, drop):
   return keep | largest(np.abs(g), alive - keep.sum(), ~keep)
 
 
+def every_step(**options):
+  """RigL that moves at every step; weights stay as they are."""
+  options |= {'update_every': 1, 'applies_gradient': True}
+  return make(optax.sgd(0.0), **options)
+
+
 @functools.cache
 def compiled_update(**options):
   """Serves all states with as many moves."""
-  return jax.jit(make(optax.sgd(0.0), update_every=1, **options).update)
+  return jax.jit(every_step(**options).update)
 
 
 @pytest.mark.parametrize(
@@ -126,10 +134,8 @@ def compiled_update(**options):
 )
 def test_moves_against_an_oracle_with_ties(share, dtype):
   rng = np.random.default_rng(round(share * 100))
-  tx = make(
-    optax.sgd(0.0),
+  tx = every_step(
     sparsity=0.5,
-    update_every=1,
     drop_fraction=optax.constant_schedule(share),
   )
   update = compiled_update()
@@ -147,11 +153,9 @@ WAVE = [0.5, 0.9, 0.9, 0.7, 0.75]  # sparsity at steps 0, 1, 2, ...
 
 
 def test_counts_follow_a_schedule():
-  tx = make(
-    optax.sgd(0.0),
+  tx = every_step(
     sparsity=lambda step: jnp.asarray(WAVE)[step],
     densities=lth.densities.custom({'c': 1.0}, keep_total=True),
-    update_every=1,
     stop_step=4,
     drop_fraction=optax.constant_schedule(0.29),
   )
@@ -182,7 +186,7 @@ def groups(mask):
 
 
 def test_a_move_under_n_of_m_by_hand():
-  tx = make(optax.sgd(0.0), sparsity=0.5, pattern=NM(2, 4), update_every=1)
+  tx = every_step(sparsity=0.5, pattern=NM(2, 4))
   # One column of two groups: 4, 3 and 1, 2; half of all four is dropped.
   mask = np.array([[1, 1, 0, 0, 1, 0, 1, 0]], bool).T
   params = {'w': jnp.array([[4.0, 3.0, 0.0, 0.0, 1.0, 0.0, 2.0, 0.0]]).T}
@@ -203,6 +207,7 @@ def test_every_group_keeps_exactly_n(method):
     update_every=1,
     stop_step=30,
     drop_fraction=optax.constant_schedule(0.3),
+    applies_gradient=True,
   )
   rng = np.random.default_rng(0)
   params = {'w': jnp.asarray(rng.normal(size=(16, 6)), jnp.float32)}
@@ -229,6 +234,9 @@ def test_every_group_keeps_exactly_n(method):
     ),
     ({'pattern': NM(2, 3), 'sparsity': 1 / 3}, r'w \(8, 4\) has 8 on axis -2'),
     ({'pattern': NM(5, 4), 'sparsity': -0.25}, 'needs 1 <= n <= m'),
+    ({'pattern': NM(4, 2), 'sparsity': 0.5}, 'but n is 4 and m is 2'),
+    ({'pattern': NM(0, 4), 'sparsity': 0.5}, 'but n is 0 and m is 4'),
+    ({'pattern': NM(2, 3), 'sparsity': 0.5}, r'w \(8, 4\) has 8 on axis -2'),
     (
       {
         'pattern': NM(2, 4),

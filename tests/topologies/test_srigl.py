@@ -298,7 +298,8 @@ def test_masks_that_cannot_be_started_from_are_named():
     'uneven': jnp.ones((4, 3)),
     'query': {'kernel': jnp.ones((4, 3, 2))},
   }
-  ablated = jnp.asarray(neurons([0, 1], [], []))
+  # As many weights as neurons, but not one each.
+  ablated = jnp.asarray(neurons([0, 1, 2], [], []))
   masks = {
     'empty': jnp.zeros((4, 3), bool),
     'fc': ablated,
@@ -307,7 +308,9 @@ def test_masks_that_cannot_be_started_from_are_named():
     'query': {'kernel': jnp.ones((4, 3, 2), bool).at[0, 0, 0].set(False)},
   }
   empty = 'empty has none alive; '
-  lacking = '{} has 2 weights for 3 neurons, none of which may be ablated; '
+  lacking = (
+    '{} has 2 of 3 neurons without a weight, none of which may be ablated; '
+  )
   uneven = (
     '{} has fan-ins from {} to {}, but neurons need the same unless they are'
     ' ablated'
@@ -330,6 +333,25 @@ def test_masks_that_cannot_be_started_from_are_named():
     for init in (tx.init, jax.jit(tx.init)):
       with pytest.raises(ValueError, match=re.escape(message)):
         init(params)
+
+
+def test_more_salient_weights_than_a_neuron_has():
+  shapes = {'a': (8, 6), 'c': (8, 4), 'output/x': (8, 6)}
+  params = {name: jnp.ones(shape) for name, shape in shapes.items()}
+  message = (
+    '`min_salient` was 10, more weights than a neuron has: a has a fan-in of 4;'
+    ' c has a fan-in of 4. Lower it, give a share of the fan-in below 1, or'
+    ' lower the sparsity.'
+  )
+  with pytest.raises(ValueError, match=re.escape(message)):
+    make(sparsity=0.5, min_salient=10).init(params)
+  masks = lth.get_masks(make(sparsity=0.5, min_salient=4).init(params))
+  message = (
+    '`masks`: a has a fan-in of 4, less than the `min_salient` of 5; c has a'
+    ' fan-in of 4, less than the `min_salient` of 5. Mend them'
+  )
+  with pytest.raises(ValueError, match=re.escape(message)):
+    make(sparsity=None, masks=masks, min_salient=5).init(params)
 
 
 @pytest.mark.parametrize('axes', [2, (), (0, 0), (0, -2), {'w': -3}])

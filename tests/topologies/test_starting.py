@@ -67,6 +67,11 @@ def test_masks_to_start_from_move():
       GIVEN | {'densities': lth.densities.erk},
       '`masks` fix the density of every layer, so they take no `densities`',
     ),
+    (
+      GIVEN | {'where': 'fc/*'},
+      '`masks` tell which layers are dense, by None, so they take no `where`'
+      ' beside them. Leave it out.',
+    ),
     ({'key': None}, 'The first masks are random, so they need a `key`, such'),
     (
       {'sparsity': lambda step: step / 50},

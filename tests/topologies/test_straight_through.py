@@ -56,6 +56,24 @@ def test_groups_by_hand():
   assert again == found
 
 
+def test_a_schedule_is_spread_once_for_each_sparsity():
+  seen = []
+
+  def spread(shapes, sparsity):
+    seen.append(sparsity)
+    return lth.densities.uniform(shapes, sparsity)
+
+  tx = STE(
+    sparsity=lambda step: 0.5 if step < 90 else 0.75,
+    densities=spread,
+    stop_step=99,
+  )
+  counts = tx.init(W).topology_state.counts['w']
+  assert counts.tolist() == [2] * 90 + [1] * 10
+  # Once more, for the highest, to see that no layer is left empty.
+  assert sorted(seen) == [0.5, 0.75, 0.75]
+
+
 def test_a_schedule_may_rise_and_fall():
   def schedule(step):
     return jnp.asarray([0.0, 0.25, 0.75, 0.5, 0.9])[step]
