@@ -18,9 +18,10 @@ networks without any data, arXiv:2006.05467, figure 6.
   python experiments/pruning_at_init.py --methods synflow imp --ratios 20 50
 
   mnist          LeNet-300-100 on MNIST, 7 ratios, 3 seeds, 3,000 steps of Adam.
-                 Three quarters of an hour on 2 CPU cores. SynFlow and GraSP
-                 stay within 0.7 points of their own controls; IMP at 32 times
-                 compression is at least 2 points ahead of its shuffles.
+                 Three quarters of an hour on 2 CPU cores. At 20 and 50 times
+                 compression, SNIP and SynFlow are within 0.7 points of their
+                 own shuffles and of new weights; IMP at 32 times is at least 2
+                 points ahead of its shuffles.
   fashion_mnist  the same on Fashion-MNIST, where no pixel is always black.
   conv2_mnist, conv2_fashion_mnist
                  Conv-2. For an accelerator.
