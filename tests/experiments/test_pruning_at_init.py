@@ -179,6 +179,7 @@ def test_pages_and_pictures(unbroken):
   assert [x['step'] for x in json.loads(lines[0])['curve']] == [20]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('compiled')
 def test_killed_run_ends_with_the_same_bits(start, main, unbroken, tmp_path):
   process = start('pruning_at_init', *TINY, '--output', str(tmp_path))
