@@ -92,7 +92,7 @@ def markdown(
     f'Pruning at initialization: {title}',
     seeds,
     CAPTION,
-    [HEADS, *lines(results)],
+    running.markdown_table(HEADS, lines(results)),
     '![Test accuracy over compression](accuracy.png)',
   )
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy import stats
 from small_networks import Network
 
-from lthjax import checkpoints, proxies
+from lthjax import proxies
 
 
 class Results(NamedTuple):
@@ -114,23 +114,18 @@ def table(results: Results) -> rich.table.Table:
 
 def markdown(results: Results, title: str, seeds: int) -> None:
   """Writes all results as a page, with where they come from."""
-
-  def lines(head, body):
-    table = [head, ['---'] * len(head), *body]
-    return '\n'.join(f'| {" | ".join(row)} |' for row in table)
-
-  text = [
-    f'# Zero-cost proxies: {title}',
-    running.provenance(seeds),
+  running.write_page(
+    results.folder / 'results.md',
+    f'Zero-cost proxies: {title}',
+    seeds,
     CAPTION,
-    lines(HEADS, rows(results)),
+    running.markdown_table(HEADS, rows(results)),
     '![Test accuracy over the rank of the score](scores.png)',
     'Test accuracy of the network with the best validation accuracy so far, by'
     ' how many were trained: mean ± standard deviation over the repeats.',
-    lines(search_heads(results), search_rows(results)),
-    '![Test accuracy over networks trained](search.png)\n',
-  ]
-  checkpoints.write_text(results.folder / 'results.md', '\n\n'.join(text))
+    running.markdown_table(search_heads(results), search_rows(results)),
+    '![Test accuracy over networks trained](search.png)',
+  )
 
 
 def figures(results: Results, title: str) -> None:

@@ -121,25 +121,16 @@ def save_figure(fig: Figure, folder: Path, name: str) -> None:
     temporary.replace(folder / f'{name}.{suffix}')
 
 
-def write_page(
-  path: Path,
-  title: str,
-  seeds: int,
-  text: str,
-  table: Sequence[Sequence[str]],
-  figure: str,
-) -> None:
+def write_page(path: Path, title: str, seeds: int, *parts: str) -> None:
   """Writes a page of results, with where they come from."""
-  head, *rows = table
+  page = [f'# {title}', provenance(seeds), *parts]
+  checkpoints.write_text(path, '\n\n'.join(page) + '\n')
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+  """Writes a table in Markdown."""
   lines = [head, ['---'] * len(head), *rows]
-  parts = [
-    f'# {title}',
-    provenance(seeds),
-    text,
-    '\n'.join(f'| {" | ".join(line)} |' for line in lines),
-    figure + '\n',
-  ]
-  checkpoints.write_text(path, '\n\n'.join(parts))
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def provenance(seeds: int) -> str:

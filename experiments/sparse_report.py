@@ -75,7 +75,7 @@ def markdown(
     f'Sparse training: {title}',
     seeds,
     CAPTION,
-    [HEADS, *map(cells, results)],
+    running.markdown_table(HEADS, map(cells, results)),
     '![Test accuracy over FLOPs](accuracy.png)',
   )
 

@@ -11,8 +11,6 @@ from grid import Result, spread
 from matplotlib.axes import Axes
 from supermask_methods import CRITERIA, METHODS, WEIGHTS
 
-from lthjax import checkpoints
-
 LABELS: dict[str, str] = {
   'dense': 'dense, trained',
   **{name: method.label for name, method in METHODS.items()},
@@ -87,16 +85,14 @@ def markdown(
   results: list[Result], title: str, folder: Path, seeds: int
 ) -> None:
   """Writes all results as a page, with where they come from."""
-  table = [HEADS, ['---'] * len(HEADS), *map(cells, flat(results))]
-  lines = [f'| {" | ".join(row)} |' for row in table]
-  text = [
-    f'# Supermasks: {title}',
-    running.provenance(seeds),
+  running.write_page(
+    folder / 'results.md',
+    f'Supermasks: {title}',
+    seeds,
     CAPTION,
-    '\n'.join(lines),
-    '![Test accuracy over the weights kept](accuracy.png)\n',
-  ]
-  checkpoints.write_text(folder / 'results.md', '\n\n'.join(text))
+    running.markdown_table(HEADS, map(cells, flat(results))),
+    '![Test accuracy over the weights kept](accuracy.png)',
+  )
 
 
 def figure(results: list[Result], title: str, folder: Path) -> None:
