@@ -1,6 +1,7 @@
 """The criteria that prune at initialization, as functions of the params."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
@@ -19,18 +20,23 @@ TEMPERATURE = 200.0  # of GraSP, as in its code
 
 
 def criteria(
-  task: Classification, model_state: Any, key: chex.PRNGKey, batches: int
-) -> dict[str, Criterion]:
-  """Makes the criteria of one seed; keep them, as each is compiled once.
+  task: Classification,
+  model_state: Any,
+  keys: Sequence[chex.PRNGKey],
+  batches: int,
+) -> dict[str, list[Criterion]]:
+  """Makes the criteria of all seeds; keep them, as each is compiled once.
 
   Args:
     task: the network and its data.
     model_state: what the network carries beside params at initialization.
-    key: decides which training examples there are to score by.
+    keys: one for every seed; decides which training examples there are to score
+      by.
     batches: how many batches of them.
 
   Returns:
-    ``{name: criterion}``; a criterion gives scores of params.
+    ``{name: criteria}``, one for every key; a criterion gives scores of params.
+    Those that need no data are the same function for all keys.
   """
   dataset, shape = task.dataset, image_shape(task.dataset)
 
@@ -44,22 +50,31 @@ def criteria(
       logits / temperature, batch.labels
     ).mean()
 
-  several = [
-    data.batch(dataset.train, key, jnp.int32(i), batch_size=EXAMPLES)
-    for i in range(batches)
-  ]
-  whole = jax.tree.map(lambda *x: jnp.concatenate(x), *several)
+  def synflow(params):
+    return lth.scores.synflow(apply, params, shape)
 
-  def snip(params):
-    return lth.scores.snip(loss, params, whole)
+  def examples(key):
+    return [
+      data.batch(dataset.train, key, jnp.int32(i), batch_size=EXAMPLES)
+      for i in range(batches)
+    ]
 
-  return {
-    'random': lambda params: lth.scores.random(key, params),
-    'magnitude': lth.scores.magnitude,
-    'snip': snip,
-    'iterative_snip': snip,
-    'grasp': lambda params: lth.scores.grasp(
+  def snip(key):
+    whole = jax.tree.map(lambda *x: jnp.concatenate(x), *examples(key))
+    return lambda params: lth.scores.snip(loss, params, whole)
+
+  def grasp(key):
+    several = examples(key)
+    return lambda params: lth.scores.grasp(
       loss, params, several, temperature=TEMPERATURE
-    ),
-    'synflow': lambda params: lth.scores.synflow(apply, params, shape),
+    )
+
+  snips = [snip(key) for key in keys]
+  return {
+    'random': [functools.partial(lth.scores.random, key) for key in keys],
+    'magnitude': [lth.scores.magnitude] * len(keys),
+    'snip': snips,
+    'iterative_snip': snips,
+    'grasp': [grasp(key) for key in keys],
+    'synflow': [synflow] * len(keys),
   }

@@ -34,7 +34,6 @@ and start it again: it goes on where it was, and ends with the same bits.
 
 import dataclasses
 import functools
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,13 +51,13 @@ from classification import (
   Classification,
   ModelName,
   decay_kernels,
-  image_shape,
   seed_keys,
 )
 from init_criteria import Criterion, criteria
+from init_masks import first_kernel, imp_ratios, shuffle_masks, stack
 
 import lthjax as lth
-from lthjax import checkpoints, trees
+from lthjax import checkpoints
 from lthjax.training import TrainState, with_masks
 
 MethodName = Literal[
@@ -159,35 +158,25 @@ class Config:
       )
 
 
+CIFAR = Config(
+  dataset='cifar10',
+  model='resnet_20',
+  ratios=(3.16, 10.0, 31.6, 100.0, 316.0),
+  steps=63_000,
+  batch_size=128,
+  optimizer='sgd',
+  learning_rate=0.1,
+  weight_decay=1e-4,
+  augment=True,
+  eval_every=2_000,
+)
 PRESETS = {
   'mnist': Config(),
   'fashion_mnist': Config(dataset='fashion_mnist'),
   'conv2_mnist': Config(model='conv_2'),
   'conv2_fashion_mnist': Config(dataset='fashion_mnist', model='conv_2'),
-  'vgg11': Config(
-    dataset='cifar10',
-    model='vgg_11',
-    ratios=(3.16, 10.0, 31.6, 100.0, 316.0),
-    steps=60_000,
-    batch_size=128,
-    optimizer='sgd',
-    learning_rate=0.1,
-    weight_decay=1e-4,
-    augment=True,
-    eval_every=2_000,
-  ),
-  'resnet20': Config(
-    dataset='cifar10',
-    model='resnet_20',
-    ratios=(3.16, 10.0, 31.6, 100.0, 316.0),
-    steps=63_000,
-    batch_size=128,
-    optimizer='sgd',
-    learning_rate=0.1,
-    weight_decay=1e-4,
-    augment=True,
-    eval_every=2_000,
-  ),
+  'vgg11': dataclasses.replace(CIFAR, model='vgg_11', steps=60_000),
+  'resnet20': CIFAR,
 }
 
 
@@ -210,25 +199,14 @@ class Cell(NamedTuple):
     return f'{self.method} at {self.ratio:g}  {self.check}'
 
 
-def imp_ratios(config: Config) -> list[float]:
-  """The ratios that IMP goes through, in rounds that are not too large."""
-  found, last = [], 1.0
-  for ratio in sorted(config.ratios):
-    rounds = math.log(ratio / last) / -math.log(1 - config.imp_fraction)
-    # A hair above a whole number is that number.
-    rounds = max(1, math.ceil(round(rounds, 9)))
-    factor = (ratio / last) ** (1 / rounds)
-    found += [last * factor**i for i in range(1, rounds)] + [ratio]
-    last = ratio
-  return found
-
-
 def cells(config: Config) -> list[Cell]:
   """All that is to be trained; the dense network first."""
   found = [Cell('dense', 1.0, '', config.steps)]
   for method in config.methods:
-    imp = method == 'imp'
-    for ratio in imp_ratios(config) if imp else sorted(config.ratios):
+    ratios = sorted(config.ratios)
+    if method == 'imp':
+      ratios = imp_ratios(ratios, config.imp_fraction)
+    for ratio in ratios:
       checks: list[Any] = ['', *checks_of(method, config)]
       if ratio not in config.ratios:
         checks = ['']  # On the way to the next ratio.
@@ -264,6 +242,7 @@ class Experiment:
     self.keys, self.new_keys, self.noise_keys = (
       seed_keys(config.seeds, offset) for offset in (0, 2**16, 2**17)
     )
+    self.first = first_kernel(self.task)
     # Raises on a ratio that leaves too little before anything is trained.
     for ratio in config.ratios:
       self.prune(lth.scores.random(jax.random.key(0), self.dense), ratio)
@@ -294,7 +273,8 @@ class Experiment:
     if cell.method == 'dense':
       return stack([self.dense] * self.config.seeds)
     if cell.method == 'imp':
-      ratios = [1.0, *imp_ratios(self.config)]
+      config = self.config
+      ratios = [1.0, *imp_ratios(config.ratios, config.imp_fraction)]
       before = ratios[ratios.index(cell.ratio) - 1]
       name: Any = 'imp' if before > 1 else 'dense'
       networks = earlier(Cell(name, before, '', cell.steps))
@@ -314,7 +294,7 @@ class Experiment:
 
   def masks_at_init(self, cell: Cell, params: Any, seed: int) -> chex.ArrayTree:
     """Masks of one seed, from its params at initialization alone."""
-    criterion = self.criteria[seed][cell.method]
+    criterion = self.criteria[cell.method][seed]
     if cell.check == 'inverted':  # In one step: the first would empty a layer.
       return self.prune(lth.tickets.inverted(criterion(params)), cell.ratio)
     if cell.method in ('iterative_snip', 'synflow'):
@@ -327,13 +307,12 @@ class Experiment:
     return self.prune(criterion(params), cell.ratio)
 
   @functools.cached_property
-  def criteria(self) -> list[dict[str, Criterion]]:
-    """The criteria of every seed, which differ in what they score by."""
+  def criteria(self) -> dict[str, list[Criterion]]:
+    """The criteria, one for every seed."""
     model_state = self.unstack(self.start.model_state)[0]  # As of any seed.
-    return [
-      criteria(self.task, model_state, key, self.config.score_batches)
-      for key in self.noise_keys
-    ]
+    return criteria(
+      self.task, model_state, list(self.noise_keys), self.config.score_batches
+    )
 
   def control(
     self, cell: Cell, masks: chex.ArrayTree
@@ -342,48 +321,16 @@ class Experiment:
     if cell.check == 'reinit':
       return self.trainer.init(self.new_keys), masks
     if cell.check in ('shuffled', 'shuffled_input'):
-      within = 'input' if cell.check == 'shuffled_input' else 'layer'
-      shuffle = functools.partial(self.shuffle, within_first=within)
+      fixed = self.first if cell.check == 'shuffled_input' else None
+      shuffle = functools.partial(shuffle_masks, keep_inputs_of=fixed)
       masks = jax.vmap(shuffle)(self.noise_keys, masks)
     return self.start, masks
-
-  def shuffle(
-    self,
-    key: chex.PRNGKey,
-    masks: chex.ArrayTree,
-    within_first: Literal['layer', 'input'],
-  ) -> chex.ArrayTree:
-    """Shuffles masks within layers; the first layer perhaps at every input.
-
-    Not the others: they would keep their busy inputs, while the units that feed
-    those are drawn anew, and paths would end.
-    """
-    shuffled = trees.by_name(lth.masks.shuffle(key, masks))
-    kept = trees.by_name(lth.masks.shuffle(key, masks, within_first))
-    shuffled[self.first] = kept[self.first]
-    return jax.tree_util.tree_map_with_path(
-      lambda path, _: shuffled[trees.path_name(path)], masks
-    )
-
-  @functools.cached_property
-  def first(self) -> str:
-    """The kernel that sees the image."""
-    image = jnp.zeros((1, *image_shape(self.task.dataset)))
-    uses = lth.program.uses(
-      self.task.model.apply, self.task.params, self.task.model_state, image
-    )
-    return next(use.name for use in uses if use.name is not None)
 
   def unstack(self, tree: Any) -> list[Any]:
     """The trees of the seeds."""
     return [
       jax.tree.map(lambda x, i=i: x[i], tree) for i in range(self.config.seeds)
     ]
-
-
-def stack(trees: Any) -> Any:
-  """Puts the trees of all seeds into one."""
-  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def make_optimizer(

@@ -35,7 +35,7 @@ HEADS = ('proxy', 'Spearman', 'Kendall', 'best, %', 'first five, %')
 CAPTION = (
   'Rank correlations with the mean test accuracy of the trained networks, and'
   ' the accuracy of the network that a proxy holds for the best one and of the'
-  ' best among its first five. The first two rows are the baselines.'
+  ' best among its first five. num_params and multiply_adds are the baselines.'
 )
 
 

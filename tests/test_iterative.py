@@ -6,6 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import lthjax as lth
@@ -40,6 +41,13 @@ def apply(params, x):
   for w in params[:-1]:
     x = jax.nn.relu(x @ w)
   return x @ params[-1]
+
+
+def cross_entropy(params, batch):
+  x, labels = batch
+  return optax.losses.softmax_cross_entropy_with_integer_labels(
+    apply(params, x), labels
+  ).mean()
 
 
 def synflow(params):
@@ -103,6 +111,9 @@ def test_at_ratio_10000_the_others_lose_a_layer():
   budget = {'sparsity': 0.9999, 'scope': 'global'}
   magnitude = lth.prune(lth.scores.magnitude(params), dense, **budget)
   assert alive(magnitude)[0] == 0
+  x = jax.random.normal(jax.random.key(1), (100, 784))
+  snip = lth.scores.snip(cross_entropy, params, (x, jnp.arange(100) % 10))
+  assert min(alive(lth.prune(snip, dense, **budget))) == 0
   kept = alive(lth.prune_iteratively(synflow, params, sparsity=0.9999))
   assert sum(kept) == 27
   assert min(kept) > 0

@@ -148,19 +148,19 @@ def test_imp_prunes_the_smallest_weights_of_the_round_before(networks):
 
 
 def test_rounds_of_imp():
-  config = dataclasses.replace(
-    parse(*TINY), ratios=(100.0, 10.0), imp_fraction=0.69
-  )
-  found = pruning_at_init.imp_ratios(config)
+  found = pruning_at_init.imp_ratios((100.0, 10.0), 0.69)
   # Two rounds from 1 to 10, two from there to 100: 1 - 1/sqrt(10) is 0.684.
   assert found == pytest.approx([10**0.5, 10, 10**1.5, 100])
-  config = dataclasses.replace(config, imp_fraction=0.9)
-  assert pruning_at_init.imp_ratios(config) == [10, 100]
+  assert pruning_at_init.imp_ratios((100.0, 10.0), 0.9) == [10, 100]
+  config = dataclasses.replace(
+    parse(*TINY),
+    ratios=(100.0, 10.0),
+    imp_fraction=0.69,
+    methods=('imp',),
+  )
   on_the_way = [
     cell
-    for cell in pruning_at_init.cells(
-      dataclasses.replace(config, imp_fraction=0.69, methods=('imp',))
-    )
+    for cell in pruning_at_init.cells(config)
     if cell.ratio not in (1.0, 10.0, 100.0)
   ]
   assert len(on_the_way) == 2
