@@ -135,8 +135,11 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def provenance(seeds: int) -> str:
   """The head of a table of results: where its numbers come from."""
-  script = Path(sys.argv[0])
-  command = shlex.join(['python', f'experiments/{script.name}', *sys.argv[1:]])
+  script, *options = sys.argv
+  if '--output' in options:  # A path of this machine.
+    at = options.index('--output')
+    del options[at : at + 2]
+  command = shlex.join(['python', f'experiments/{Path(script).name}', *options])
   git = ['git', '-C', str(Path(__file__).parent)]
   describe = subprocess.run(
     [*git, 'describe', '--always', '--dirty'],

@@ -13,7 +13,7 @@ arXiv:2101.08134, tables 1 and 2, figure 3.
   python experiments/zero_cost_ranking.py --proxies naswot num_params
 
   fashion_mnist  64 networks of 1 or 4 layers, 4 or 16 channels, and so on, on
-                 Fashion-MNIST, 2 seeds. A quarter of an hour on 2 CPU cores.
+                 Fashion-MNIST, 2 seeds. 10 minutes on 2 CPU cores.
   digits         the same choices on the digits of scikit-learn.
 
 Networks whose arrays have the same shapes train side by side. The table puts
