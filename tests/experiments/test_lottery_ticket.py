@@ -137,6 +137,7 @@ def test_folder(unbroken):
     'accuracy.svg',
     'config.json',
     'metrics.jsonl',
+    'report.html',
     'summary.csv',
     'tickets',
   }
@@ -204,6 +205,17 @@ def test_pictures(unbroken):
   assert svg.getroot().tag.endswith('svg')
 
 
+def test_report(unbroken):
+  text = (unbroken.folder / 'report.html').read_text(encoding='utf-8')
+  assert '>25,919 of 50,200 weights alive: 51.63 %.<' in text
+  assert 'from each of 8 × 8 × 1 inputs' in text
+  assert '<th scope="row">seed 1</th>' in text
+  ratio = re.search(
+    r'Movement.*?fc1/kernel.*?data-value="([\d.]+)"', text, re.S
+  )
+  assert float(ratio[1]) > 0
+
+
 def test_what_is_printed(unbroken):
   lines = unbroken.printed.splitlines()
   assert lines[-1] == f'Figure, tables and tickets: {unbroken.folder}'
@@ -249,7 +261,8 @@ def test_killed_runs_end_with_the_same_bits(launch, unbroken, tmp_path):
     codes.append(process.returncode)
   assert codes[:2] == [-signal.SIGKILL] * 2
   finish(launch(*arguments))
-  for name in ['summary.csv', 'metrics.jsonl', 'config.json']:
+  files = ['summary.csv', 'metrics.jsonl', 'config.json', 'report.html']
+  for name in files:
     assert (folder / name).read_bytes() == (unbroken.folder / name).read_bytes()
   assert {path.name for path in folder.rglob('.*')} == set()
   pairs = zip(
