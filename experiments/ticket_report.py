@@ -159,21 +159,19 @@ def page(
   dense: Ticket, ticket: Ticket, pixels: tuple[int, ...] | None, path: Path
 ) -> None:
   """Shows where the capacity of a ticket lives, that of the first seed."""
-  every = [
-    jax.tree.map(lambda m, i=i: m[i], ticket.masks)
+  seeds = {
+    f'seed {i}': jax.tree.map(lambda m, i=i: m[i], ticket.masks)
     for i in range(len(jax.tree.leaves(ticket.masks)[0]))
-  ]
+  }
   params = dense.start, dense.trained.params
   initial, final = jax.tree.map(lambda x: x[0], params)
   found = lth.report.capacity(
-    every[0],
+    seeds['seed 0'],
     initial=initial,
     final=final,
     input_layers='fc1/kernel' if pixels else (),
     input_shape=pixels,
-    compared={f'seed {i}': x for i, x in enumerate(every)}
-    if every[1:]
-    else None,
+    compared=seeds if len(seeds) > 1 else None,
   )
   text = lth.report.html(found, title='Where the capacity of seed 0 lives')
   checkpoints.write_text(path, text)
