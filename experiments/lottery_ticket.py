@@ -50,6 +50,7 @@ from classification import (
   Classification,
   ModelName,
   decay_kernels,
+  image_shape,
   seed_keys,
 )
 
@@ -325,6 +326,13 @@ def run(config: Config, report: ticket_report.Progress) -> Path:
     ticket = ticket._replace(
       start=ticket.start.params, trained=slim(ticket.trained), metrics=results
     )
+    if ticket.level == config.levels - 1:
+      first = level_folder(folder, 0)
+      dense = checkpoints.load_ticket(first, ticket) if ticket.level else ticket
+      pixels = image_shape(experiment.task.dataset)
+      if config.model != 'lenet_300_100':
+        pixels = None  # Convolutions look at all pixels alike.
+      ticket_report.page(dense, ticket, pixels, folder / 'report.html')
     checkpoints.save_ticket(level_folder(folder, ticket.level), ticket)
     levels.append(summary(ticket))
     results = []

@@ -3,10 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import rich.table
 import running
+
+import lthjax as lth
+from lthjax import checkpoints
+from lthjax.tickets import Ticket
 
 Level = dict[str, Any]
 
@@ -148,6 +153,28 @@ def verdict(levels: list[Level]) -> str:
   return '\n'.join(
     [*lines, f'  {dense:5.1f} %  dense network, with all weights']
   )
+
+
+def page(
+  dense: Ticket, ticket: Ticket, pixels: tuple[int, ...] | None, path: Path
+) -> None:
+  """Shows where the capacity of a ticket lives, that of the first seed."""
+  seeds = {
+    f'seed {i}': jax.tree.map(lambda m, i=i: m[i], ticket.masks)
+    for i in range(len(jax.tree.leaves(ticket.masks)[0]))
+  }
+  params = dense.start, dense.trained.params
+  initial, final = jax.tree.map(lambda x: x[0], params)
+  found = lth.report.capacity(
+    seeds['seed 0'],
+    initial=initial,
+    final=final,
+    input_layers='fc1/kernel' if pixels else (),
+    input_shape=pixels,
+    compared=seeds if len(seeds) > 1 else None,
+  )
+  text = lth.report.html(found, title='Where the capacity of seed 0 lives')
+  checkpoints.write_text(path, text)
 
 
 def figure(levels: list[Level], title: str, folder: Path) -> None:

@@ -13,30 +13,41 @@ from lthjax.topologies import moving
 Shape = tuple[int, ...]
 
 
-def axes_of(given: patterns.Axes | None, name: str, shape: Shape) -> Shape:
+def axes_of(
+  given: patterns.Axes | None,
+  name: str,
+  shape: Shape,
+  default: Callable[[str, Shape], int | Shape] = patterns.neuron_axes,
+) -> Shape:
   """Returns the axes that count the neurons of one kernel.
 
   Args:
     given: a number or a tuple, ``{glob: axes}`` over names, a function of name
-      and shape, or `None` for `lthjax.patterns.neuron_axes`.
+      and shape, or `None` for the default.
     name: name of the kernel.
     shape: its shape.
+    default: function of name and shape, for what is not given.
 
   Returns:
     Tuple of axes.
   """
-  axes = patterns.choose(given, patterns.neuron_axes, name, shape)
+  axes = patterns.choose(given, default, name, shape)
   return (axes,) if isinstance(axes, int) else tuple(axes)
 
 
 def axes_by_name(
-  given: patterns.Axes | None, shapes: Mapping[str, Shape]
+  given: patterns.Axes | None,
+  shapes: Mapping[str, Shape],
+  default: Callable[[str, Shape], int | Shape] = patterns.neuron_axes,
+  what: str = 'neuron_axes',
 ) -> dict[str, Shape]:
   """Returns the axes of all kernels, after a check.
 
   Args:
     given: see `axes_of`.
     shapes: ``{name: shape}`` of the prunable leaves.
+    default: see `axes_of`.
+    what: what the axes were given as, for the error.
 
   Returns:
     ``{name: axes}``.
@@ -45,8 +56,10 @@ def axes_by_name(
     ValueError: naming every kernel without such axes, or globs without a leaf.
   """
   if isinstance(given, Mapping):
-    trees.first_match(given, shapes, 'neuron_axes')
-  axes = {name: axes_of(given, name, shape) for name, shape in shapes.items()}
+    trees.first_match(given, shapes, what)
+  axes = {
+    name: axes_of(given, name, shape, default) for name, shape in shapes.items()
+  }
   faults = [
     f'{name} {shape} has no axes {axes[name]}'
     for name, shape in shapes.items()
@@ -54,9 +67,9 @@ def axes_by_name(
   ]
   if faults:
     raise ValueError(
-      '`neuron_axes` must be one or more axes of every kernel, but'
+      f'`{what}` must be one or more axes of every kernel, but'
       f' {"; ".join(faults)}. Give others, by name if need be, as in'
-      ' `neuron_axes={"*/kernel": -1}`.'
+      f' `{what}={{"*/kernel": -1}}`.'
     )
   return axes
 

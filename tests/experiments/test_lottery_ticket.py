@@ -85,7 +85,7 @@ def alive(masks):
 
 
 @pytest.fixture(scope='session')
-def start(start):
+def launch(start):  # Another `start` here would be that of `run_once` too.
   """Starts the experiment in a process of its own."""
   return functools.partial(start, 'lottery_ticket')
 
@@ -137,6 +137,7 @@ def test_folder(unbroken):
     'accuracy.svg',
     'config.json',
     'metrics.jsonl',
+    'report.html',
     'summary.csv',
     'tickets',
   }
@@ -204,6 +205,17 @@ def test_pictures(unbroken):
   assert svg.getroot().tag.endswith('svg')
 
 
+def test_report(unbroken):
+  text = (unbroken.folder / 'report.html').read_text(encoding='utf-8')
+  assert '>25,919 of 50,200 weights alive: 51.63 %.<' in text
+  assert 'from each of 8 × 8 × 1 inputs' in text
+  assert '<th scope="row">seed 1</th>' in text
+  ratio = re.search(
+    r'Movement.*?fc1/kernel.*?data-value="([\d.]+)"', text, re.S
+  )
+  assert float(ratio[1]) > 0
+
+
 def test_what_is_printed(unbroken):
   lines = unbroken.printed.splitlines()
   assert lines[-1] == f'Figure, tables and tickets: {unbroken.folder}'
@@ -234,13 +246,13 @@ def test_tickets(unbroken):
 # Killing and starting again.
 
 
-def test_killed_runs_end_with_the_same_bits(start, unbroken, tmp_path):
+def test_killed_runs_end_with_the_same_bits(launch, unbroken, tmp_path):
   moments = random.Random(0)
   arguments = [*TINY, '--output', str(tmp_path)]
   codes = []
   folder = tmp_path / unbroken.folder.name
   for mark in ['config.json', 'tickets/00', 'tickets/02']:
-    process = start(*arguments)
+    process = launch(*arguments)
     while process.poll() is None and not (folder / mark).exists():
       time.sleep(0.01)
     time.sleep(moments.uniform(0, 0.6))
@@ -248,8 +260,9 @@ def test_killed_runs_end_with_the_same_bits(start, unbroken, tmp_path):
     process.communicate()
     codes.append(process.returncode)
   assert codes[:2] == [-signal.SIGKILL] * 2
-  finish(start(*arguments))
-  for name in ['summary.csv', 'metrics.jsonl', 'config.json']:
+  finish(launch(*arguments))
+  files = ['summary.csv', 'metrics.jsonl', 'config.json', 'report.html']
+  for name in files:
     assert (folder / name).read_bytes() == (unbroken.folder / name).read_bytes()
   assert {path.name for path in folder.rglob('.*')} == set()
   pairs = zip(
@@ -427,9 +440,9 @@ def test_bad_values_before_anything_is_done(arguments, text, main, tmp_path):
     ('mnits', "Did you mean 'mnist'"),
   ],
 )
-def test_data_that_is_not_there(name, text, start, tmp_path):
+def test_data_that_is_not_there(name, text, launch, tmp_path):
   arguments = ['--dataset', name, '--output', str(tmp_path / 'runs')]
-  process = start(*arguments, TFDS_DATA_DIR=str(tmp_path / 'data'))
+  process = launch(*arguments, TFDS_DATA_DIR=str(tmp_path / 'data'))
   _, errors = process.communicate()
   assert process.returncode == 1
   assert text in errors
@@ -509,8 +522,8 @@ def test_damaged_run(damage, copied, main):
 
 
 @pytest.mark.slow
-def test_digits(start, tmp_path):
-  finish(start('--output', str(tmp_path)))
+def test_digits(launch, tmp_path):
+  finish(launch('--output', str(tmp_path)))
   (folder,) = tmp_path.iterdir()
   last = read_summary(folder)[-1]
   assert abs(float(last['density']) - 0.02) < 0.001
@@ -521,9 +534,9 @@ def test_digits(start, tmp_path):
 
 
 @pytest.mark.slow
-def test_mnist(start, tmp_path, tfds_data_dir):
+def test_mnist(launch, tmp_path, tfds_data_dir):
   arguments = ['--preset', 'mnist', '--output', str(tmp_path)]
-  finish(start(*arguments, TFDS_DATA_DIR=str(tfds_data_dir)))
+  finish(launch(*arguments, TFDS_DATA_DIR=str(tfds_data_dir)))
   (folder,) = tmp_path.iterdir()
   check_mnist(folder)
 

@@ -1,0 +1,108 @@
+"""A report as one figure of matplotlib, which is loaded when it is drawn."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lthjax.report import _tables
+from lthjax.report._leaves import label
+from lthjax.report.capacity import Capacity
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+  from matplotlib.figure import Figure
+
+_ALIVE, _PRUNED = '#1b6ca8', '#e9a03b'
+
+
+def figure(found: Capacity) -> 'Figure':
+  """Draws what was found side by side: density, inputs, movement, overlap.
+
+  Args:
+    found: what `lthjax.report.capacity` returned.
+
+  Returns:
+    A figure; ``figure(found).savefig('capacity.png')`` writes it. It has one
+    panel for each thing that was looked at.
+
+  Raises:
+    ImportError: if matplotlib is missing.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> masks = {'fc': jnp.array([[True, False], [False, False]])}
+    >>> fig = lth.report.figure(lth.report.capacity(masks, input_layers='fc'))
+    >>> [ax.get_title(loc='left') for ax in fig.axes]
+    ['density (%)', 'alive weights by input', '']
+  """
+  try:
+    from matplotlib.figure import Figure
+  except ModuleNotFoundError as error:
+    raise ImportError(
+      '`lthjax.report.figure` draws with matplotlib, which is not installed:'
+      ' run `pip install matplotlib`, or take `lthjax.report.html`, which needs'
+      ' nothing.'
+    ) from error
+  panels = [_density]
+  panels += [_inputs] if found.saliency is not None else []
+  panels += [_movement] if found.movement is not None else []
+  panels += [_overlap] if found.overlaps is not None else []
+  height = max(3.2, 0.8 + 0.28 * len(found.layers))
+  fig = Figure(figsize=(4.4 * len(panels), height), layout='constrained')
+  axes = fig.subplots(1, len(panels), squeeze=False)[0]
+  for draw, ax in zip(panels, axes, strict=True):
+    draw(found, ax)
+  return fig
+
+
+def _density(found: Capacity, ax: 'Axes') -> None:
+  some = [layer for layer in found.layers if layer.shape is not None]
+  places = np.arange(len(some))
+  bars = ax.barh(places, [100 * x.density for x in some], color=_ALIVE)
+  ax.bar_label(bars, fmt='%.2f', padding=3, fontsize=8)
+  ax.set_xlim(0, 118)  # Room for the label of a full bar.
+  ax.set_xticks([0, 25, 50, 75, 100])
+  _name_rows(ax, [layer.name for layer in some])
+  ax.set_title('density (%)', loc='left', fontsize=10)
+
+
+def _inputs(found: Capacity, ax: 'Axes') -> None:
+  assert found.saliency is not None
+  drawn = ax.imshow(_tables.picture(found.saliency), aspect='auto', vmin=0)
+  ax.set_aspect('equal' if found.saliency.ndim > 1 else 'auto')
+  ax.set_axis_off()
+  what = 'paths' if len(found.input_layers) > 1 else 'alive weights'
+  ax.set_title(f'{what} by input', loc='left', fontsize=10)
+  ax.figure.colorbar(drawn, ax=ax, shrink=0.8)
+
+
+def _movement(found: Capacity, ax: 'Axes') -> None:
+  assert found.movement is not None
+  pairs = np.array(list(found.movement.values()))
+  places = np.arange(len(pairs))
+  ax.barh(places - 0.2, pairs[:, 0], 0.38, color=_ALIVE, label='alive')
+  ax.barh(places + 0.2, pairs[:, 1], 0.38, color=_PRUNED, label='pruned')
+  _name_rows(ax, list(found.movement))
+  ax.legend(frameon=False, fontsize=8)
+  ax.set_title('mean distance moved', loc='left', fontsize=10)
+
+
+def _overlap(found: Capacity, ax: 'Axes') -> None:
+  assert found.overlaps is not None
+  names, total = found.overlaps.names, found.overlaps.total
+  ax.imshow(total, cmap='Blues', vmin=0, vmax=1)
+  for (i, j), x in np.ndenumerate(total):
+    color = 'white' if x > 0.6 else 'black'
+    ax.text(j, i, f'{x:.2f}', ha='center', va='center', color=color, fontsize=8)
+  places = range(len(names))
+  ax.set_xticks(places, names, rotation=45, ha='right', fontsize=8)
+  ax.set_yticks(places, names, fontsize=8)
+  ax.set_title('overlap of masks', loc='left', fontsize=10)
+
+
+def _name_rows(ax: 'Axes', names: list[str]) -> None:
+  """Names the bars, the first one on top."""
+  ax.set_yticks(range(len(names)), list(map(label, names)), fontsize=8)
+  ax.invert_yaxis()
+  ax.spines[['top', 'right']].set_visible(False)

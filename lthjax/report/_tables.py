@@ -1,0 +1,165 @@
+"""What a report says, in tables and sentences that text and page share."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from lthjax.report._leaves import label
+from lthjax.report.capacity import Capacity
+from lthjax.report.layers import Layer
+
+
+class Cell(NamedTuple):
+  """What stands in a table.
+
+  Attributes:
+    text: for people.
+    value: to sort by, and NaN where there is none; names have only their text.
+    share: in [0, 1], to be drawn beside the text.
+  """
+
+  text: str
+  value: float | None = None
+  share: float | None = None
+
+
+class Table(NamedTuple):
+  """Rows of cells under a header, and what they mean.
+
+  Attributes:
+    title: what it is about.
+    caption: how to read it.
+    header: names of the columns.
+    rows: cells, the first of which names the row.
+    total: a last row over all others, or `None`.
+  """
+
+  title: str
+  caption: str
+  header: tuple[str, ...]
+  rows: list[tuple[Cell, ...]]
+  total: tuple[Cell, ...] | None = None
+
+
+MISSING = Cell('–', math.nan)
+
+
+def headline(found: Capacity) -> str:
+  """The whole network in a line."""
+  total = _total(found)
+  share = f'{100 * total.density:.2f} %'
+  return f'{total.alive:,} of {total.total:,} weights alive: {share}.'
+
+
+def layers(found: Capacity) -> Table:
+  """What is alive, a row a leaf."""
+  total = _total(found)
+  return Table(
+    'Layers',
+    'An output, a neuron or a channel, is dead if no alive weight feeds it, and'
+    ' an input if no alive weight of the layer reads it. Layers without a mask'
+    ' are dense and not counted.',
+    ('layer', 'shape', 'alive', 'density', 'dead inputs', 'dead outputs'),
+    [
+      _row(x, 'dense' if x.shape is None else str(x.shape))
+      for x in found.layers
+    ],
+    _row(total, f'{total.total:,}'),
+  )
+
+
+def movement(found: Capacity) -> Table | None:
+  """How far weights moved, a row a leaf."""
+  if found.movement is None:
+    return None
+  distances = [x for pair in found.movement.values() for x in pair]
+  largest = max([x for x in distances if math.isfinite(x)], default=0) or 1
+
+  def cell(x):
+    if math.isnan(x):
+      return MISSING
+    return Cell(f'{x:#.3g}', x, min(x / largest, 1.0))
+
+  rows = []
+  for name, (alive, pruned) in found.movement.items():
+    ratio = alive / pruned if pruned else math.nan
+    compared = MISSING if math.isnan(ratio) else Cell(f'{ratio:.2f}', ratio)
+    rows.append((Cell(label(name)), cell(alive), cell(pruned), compared))
+  return Table(
+    'Movement',
+    'Mean distance of weights from their values before training, of those that'
+    ' the masks keep and of those that they remove.',
+    ('layer', 'alive', 'pruned', 'alive / pruned'),
+    rows,
+  )
+
+
+def overlap(found: Capacity) -> list[Table]:
+  """Pairs of masks: over all leaves, then leaf by leaf."""
+  if found.overlaps is None:
+    return []
+  names, total, by_layer = found.overlaps
+  matrices = {'All layers': total}
+  matrices |= {label(name): matrix for name, matrix in by_layer.items()}
+  return [
+    Table(
+      title,
+      'Weights alive in both masks, as a share of those alive in either.',
+      ('masks', *names),
+      [
+        (Cell(name), *(Cell(f'{x:.3f}', x, x) for x in row))
+        for name, row in zip(names, matrix.tolist(), strict=True)
+      ],
+    )
+    for title, matrix in matrices.items()
+  ]
+
+
+def inputs(found: Capacity) -> str | None:
+  """The map of the inputs in words."""
+  if (counts := found.saliency) is None:
+    return None
+  names = ', '.join(map(label, found.input_layers))
+  what = f'Alive weights of {names}'
+  if len(found.input_layers) > 1:
+    what = f'Paths of alive weights through {names}'
+  return (
+    f'{what} from each of {" × ".join(map(str, counts.shape))} inputs:'
+    f' {counts.min():,} to {counts.max():,}, {counts.mean():,.2f} on average,'
+    f' none from {np.sum(counts == 0):,} of {counts.size:,}.'
+  )
+
+
+def picture(counts: np.ndarray) -> np.ndarray:
+  """The map of the inputs as rows and columns; channels are summed."""
+  if counts.ndim < 2:
+    return counts.reshape(1, -1)
+  return counts.reshape(*counts.shape[:2], -1).sum(-1)
+
+
+def _total(found: Capacity) -> Layer:
+  """All leaves together."""
+  columns = zip(*(layer[2:] for layer in found.layers), strict=True)
+  return Layer('total', (), *(sum(n or 0 for n in x) for x in columns))
+
+
+def _row(layer: Layer, shape: str) -> tuple[Cell, ...]:
+  """What is alive in a leaf, or in all of them."""
+  alive, share = MISSING, MISSING
+  if layer.shape is not None:
+    alive = Cell(f'{layer.alive:,}', layer.alive)
+    density = layer.density
+    share = Cell(f'{100 * density:.2f} %', density, density)
+  return (
+    Cell(label(layer.name)),
+    Cell(shape, layer.total),
+    alive,
+    share,
+    _dead(layer.dead_inputs, layer.inputs),
+    _dead(layer.dead_outputs, layer.outputs),
+  )
+
+
+def _dead(dead: int | None, units: int | None) -> Cell:
+  return Cell(f'{dead:,} of {units:,}', dead) if units else MISSING
