@@ -102,6 +102,8 @@ def figure(results: list[Result], title: str, folder: Path) -> None:
   methods = [m for m in LABELS if m in {r['method'] for r in results}]
   methods.remove('dense')
   dense = 100 * np.mean(results[0]['test_accuracy'])
+  ratios = sorted(r['ratio'] for r in results if r['method'] != 'dense')
+  ticks = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
   across = min(3, len(methods))
   down = math.ceil(len(methods) / across)
   fig, axes = plt.subplots(
@@ -131,12 +133,16 @@ def figure(results: list[Result], title: str, folder: Path) -> None:
       ax.fill_between(x, y.min(1), y.max(1), color=color, alpha=0.15, lw=0)
     ax.set_title(LABELS[method], fontsize=9, loc='left')
     ax.set_xscale('log')
+    ax.set_xticks([t for t in ticks if ratios[0] <= t <= ratios[-1]])
     ax.xaxis.set_major_formatter('{x:g}')
+    ax.minorticks_off()
     ax.spines[['top', 'right']].set_visible(False)
     ax.grid(axis='y', color='0.9', lw=0.8)
-  fig.suptitle(
-    f'{title} (mean; band: lowest to highest)', fontsize=10, x=0.01, ha='left'
-  )
+  shown = '(mean; band: lowest to highest)'
+  if axes[0, 0].get_ylim()[0] < (lowest := math.floor(dense) - 25):
+    axes[0, 0].set_ylim(bottom=lowest)  # Else nothing is seen of the others.
+    shown = f'(mean; band: lowest to highest; from {lowest} % on)'
+  fig.suptitle(f'{title} {shown}', fontsize=10, x=0.01, ha='left')
   fig.supxlabel('compression', fontsize=9)
   fig.supylabel('test accuracy (%)', fontsize=9)
   labelled = [ax.get_legend_handles_labels() for ax in axes.flat]
