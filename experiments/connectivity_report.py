@@ -164,8 +164,9 @@ def markdown(
     running.markdown_table(HEADS, map(line, found)),
     '![Error barrier, and accuracy beside the dense network, over the step that'
     ' copies start from](barriers.png)',
-    '![Error on the line between two copies, above the mean of their'
-    ' own](paths.png)',
+    'Below, the error on the line between two copies, above the straight line'
+    ' between their own errors.',
+    '![Error on the line between two copies](paths.png)',
   )
 
 
@@ -250,7 +251,7 @@ def decorate(ax: Axes) -> None:
 
 
 def paths(found: list[Summary], title: str, folder: Path) -> None:
-  """Draws the error between two copies, above their own: a column a start."""
+  """Draws how the error rises between two copies: a column a start."""
   steps = sorted({x.rewind_step for x in found})
   fig, axes = plt.subplots(
     2,
@@ -266,9 +267,12 @@ def paths(found: list[Summary], title: str, folder: Path) -> None:
       axes[:, steps.index(summary.rewind_step)], ('test', 'train'), strict=True
     ):
       errors = summary.errors[split]
-      above = errors - errors[..., [0, -1]].mean(-1, keepdims=True)
-      above = above.reshape(-1, above.shape[-1])
-      alphas = np.linspace(0, 1, above.shape[-1])
+      errors = errors.reshape(-1, errors.shape[-1])
+      alphas = np.linspace(0, 1, errors.shape[-1])
+      ends = np.outer(errors[:, 0], 1 - alphas) + np.outer(
+        errors[:, -1], alphas
+      )
+      above = errors - ends
       color, label = COLORS[summary.network], LABELS[summary.network]
       ax.plot(alphas, above.mean(0), lw=1.6, color=color, label=label)
       ax.fill_between(
@@ -278,11 +282,13 @@ def paths(found: list[Summary], title: str, folder: Path) -> None:
   for ax, step in zip(axes[0], steps, strict=True):
     ax.set_title(f'from step {step:,}', fontsize=9, loc='left')
   for ax, split in zip(axes[:, 0], ('test', 'train'), strict=True):
-    ax.set_ylabel(f'{split} error above the ends (points)', fontsize=9)
+    ax.set_ylabel(f'rise of the {split} error\n(points)', fontsize=9)
+  for ax in axes[-1]:
+    ax.set_xlabel('from copy to copy', fontsize=9)
+    ax.set_xticks([0, 0.5, 1], ['0', '½', '1'])
   fig.suptitle(
     f'{title} (mean; band: lowest to highest)', fontsize=10, x=0.01, ha='left'
   )
-  fig.supxlabel('way from one copy (0) to another (1)', fontsize=9)
   handles, labels = axes[0, 0].get_legend_handles_labels()
   fig.legend(
     handles,
@@ -290,7 +296,7 @@ def paths(found: list[Summary], title: str, folder: Path) -> None:
     frameon=False,
     fontsize=8.5,
     loc='outside lower center',
-    ncols=4,
+    ncols=2 if len(steps) < 3 else 4,
   )
   running.save_figure(fig, folder, 'paths')
   plt.close(fig)
