@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import pathlib
 import re
@@ -191,6 +192,65 @@ def check_sanity_checks(notebook, values):
   assert max(share['SNIP'], share['IMP']) < 0.12 < share['SNIP, shuffled'] < 0.2
 
 
+LANDSCAPE = {
+  'alive': '[lth.masks.alive_by_name(m) for m in masks.values()]',
+  'copies': """[
+    {k: float(x[0]) for k, x in {
+      'barrier': found.barriers.barrier,
+      'distance': found.distances,
+      'error': found.barriers.errors[:, 0],
+    }.items()}
+    for found in copies.values()
+  ]""",
+  'inits': """[
+    [float(found.barriers.barrier[0]), float(found.distances[0])]
+    for found in inits.values()
+  ]""",
+  'same': 'float(same)',
+  'places': 'places',
+  'plane': 'plane.tolist()',
+  'ends': '[float(error(x)) for x in (a, b)]',
+}
+
+
+def check_landscape(notebook, values):
+  """Asserts what the notebook claims, on digits."""
+  assert 'Going on with digits' in texts(notebook, 'data')[0]
+
+  dense, ticket, shuffled = values['alive']
+  assert dense == {
+    'fc1/kernel': 64 * 300,
+    'fc2/kernel': 30_000,
+    'output/kernel': 1_000,
+  }
+  assert shuffled == ticket
+  # Rounded once a level.
+  assert abs(sum(ticket.values()) - sum(dense.values()) / 28) <= 2
+
+  # With three other seeds: at most 0.42 and 0.14; at least 8 times, and 5.
+  dense, ticket, shuffled = values['copies']
+  assert max(dense['barrier'], ticket['barrier']) < 2
+  assert ticket['distance'] < dense['distance'] / 3
+  assert shuffled['error'] > ticket['error'] + 2
+
+  # With three other seeds: at least 14.5, at most 4.1.
+  (before, far), (after, near) = values['inits']
+  assert before > 8
+  assert after < before / 2
+  assert near < far
+  assert values['same'] == 1
+
+  # The plane goes through the three networks, at their distances.
+  first, other, aligned = values['places'].values()
+  assert first == [0, 0]
+  assert abs(other[0] - far) < 0.01
+  assert abs(other[1]) < 0.01
+  assert abs(math.hypot(*aligned) - near) < 0.01
+  # Its best network is about as good as those.
+  assert min(map(min, values['plane'])) <= min(values['ends']) + 1
+  assert max(map(max, values['plane'])) > max(values['ends']) + 8
+
+
 # By notebook: a small setting, what to look at afterwards, and what must hold.
 RUNS = {
   'first_ticket': (
@@ -201,6 +261,14 @@ RUNS = {
     },
     FIRST_TICKET,
     check_first_ticket,
+  ),
+  'landscape': (
+    {
+      'LTHJAX_NOTEBOOK_DATASET': 'mnist',  # Not there, so that it is digits.
+      'LTHJAX_NOTEBOOK_STEPS': '300',
+    },
+    LANDSCAPE,
+    check_landscape,
   ),
   'rigl': (
     {

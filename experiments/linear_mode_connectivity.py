@@ -1,0 +1,433 @@
+"""Late rewinding explained: a ticket trains well where training is stable.
+
+Two copies of a network start from the same weights and see the data in another
+order. Where the error does not rise on the straight line between them, training
+is stable to its noise. That is measured from every step that tickets may be
+rewound to: for the dense network, its tickets by iterative magnitude pruning,
+the tickets' masks shuffled within their layers (shuffled), and the tickets'
+masks on new weights that were trained for as many steps (reinit). Beside it
+stands how far the accuracy of each is from that of the dense network.
+
+Paper: Frankle et al., Linear Mode Connectivity and the Lottery Ticket
+Hypothesis, arXiv:1912.05671, figures 3 and 5. It calls a network stable if the
+error rises by less than 2 points.
+
+  python experiments/linear_mode_connectivity.py                    # digits
+  python experiments/linear_mode_connectivity.py --preset mnist
+  python experiments/linear_mode_connectivity.py --networks ticket --copies 4
+
+  digits    LeNet-300-100 on digits, 3 seeds. A minute on 2 CPU cores.
+  mnist     LeNet-300-100 on MNIST, 3 seeds, tickets of 3.6 % of the weights.
+            A quarter of an hour on 2 CPU cores. Dense network and ticket are
+            stable from initialization on: the error rises by less than a point.
+  resnet20  ResNet-20 on CIFAR-10, 1 seed, tickets of 16.8 % of the weights. For
+            an accelerator: 4 million steps, perhaps half a day. In the paper
+            the dense network is stable from step 2,000 on and the ticket from
+            step 500 on, and only then is it as good as the dense network.
+
+On the line, batch statistics are computed anew from training examples. All
+results go into one folder a configuration. Kill the command at any time and
+start it again: it goes on where it was, and ends with the same bits.
+"""
+
+import dataclasses
+import functools
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import chex
+import connectivity_report
+import grid
+import jax
+import jax.numpy as jnp
+import optax
+import running
+import tyro
+from classification import (
+  TITLES,
+  Classification,
+  ModelName,
+  decay_kernels,
+  seed_keys,
+)
+
+import lthjax as lth
+from lthjax import checkpoints, data
+from lthjax.tickets import Ticket
+from lthjax.training import TrainState, with_masks
+
+NetworkName = Literal['ticket', 'shuffled', 'reinit']
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Asks from which step on training is stable to its noise."""
+
+  preset: Literal['digits', 'mnist', 'resnet20'] = dataclasses.field(
+    default='digits', compare=False
+  )
+  """One of those above; sets the defaults of all options below."""
+  dataset: str = 'digits'
+  """digits, which comes with scikit-learn, or a TFDS name such as mnist."""
+  validation: int | None = None
+  """Examples held out for the curves; None: about a tenth."""
+  model: ModelName = 'lenet_300_100'
+  """Network."""
+  networks: tuple[NetworkName, ...] = ('ticket', 'shuffled', 'reinit')
+  """What to look at beside the dense network."""
+  rewind_steps: tuple[int, ...] = (0, 20, 100)
+  """Steps to start copies from, and to rewind tickets to."""
+  seeds: int = 3
+  """Runs side by side, with seeds 0, 1, and so on."""
+  copies: int = 2
+  """Trainings from each start, each with an order of the data of its own."""
+  levels: int = 16
+  """Trainings in a row to find a ticket, that of the dense network included."""
+  fraction: tuple[tuple[str, float], ...] = (('output/*', 0.1), ('*', 0.2))
+  """Share of alive weights to prune a level, by the first glob that fits."""
+  scope: Literal['layer', 'global'] = 'layer'
+  """Whether each layer has a budget of its own."""
+  points: int = 31
+  """Points on the line between two copies, the ends included."""
+  train_examples: int = 10_000
+  """Training examples for the training error, and for batch statistics."""
+  steps: int = 300
+  """Training steps, those before the start of a copy included."""
+  batch_size: int = 60
+  """Examples a step."""
+  optimizer: Literal['adam', 'sgd'] = 'adam'
+  """Adam, or SGD with momentum 0.9."""
+  learning_rate: float = 1.2e-3
+  """Step size."""
+  decay_steps: Annotated[
+    tuple[int, ...], tyro.conf.arg(help_behavior_hint='(default: none)')
+  ] = ()
+  """Steps at which the learning rate falls to a tenth."""
+  weight_decay: float = 0.0
+  """L2 penalty on kernels, added to the gradient."""
+  augment: bool = False
+  """Random crops and flips."""
+  eval_every: int = 50
+  """Steps between evaluations on the validation set."""
+  output: Path = dataclasses.field(default=Path('runs'), compare=False)
+  """Folder in which the run gets its folder."""
+
+  def __post_init__(self):
+    """Refuses what cannot be trained."""
+    for name, least in {
+      **dict.fromkeys(('seeds', 'train_examples', 'steps', 'batch_size'), 1),
+      **dict.fromkeys(('copies', 'levels', 'points'), 2),
+      'eval_every': 1,
+    }.items():
+      if (value := getattr(self, name)) < least:
+        raise ValueError(f'{name} was {value}, but must be at least {least}.')
+    steps = self.rewind_steps
+    if not steps or len(set(steps)) < len(steps):
+      raise ValueError(
+        f'rewind_steps were {" ".join(map(str, steps)) or "none"}, but must be'
+        ' one or more, each of them once.'
+      )
+    if wrong := [k for k in steps if not 0 <= k < self.steps]:
+      raise ValueError(
+        f'rewind_steps had {wrong[0]}, but must be from 0 to {self.steps - 1}:'
+        f' training ends at step {self.steps}.'
+      )
+
+
+PRESETS = {
+  'digits': Config(),
+  'mnist': Config(
+    dataset='mnist',
+    rewind_steps=(0, 50, 200, 800),
+    steps=1500,
+    eval_every=500,
+  ),
+  'resnet20': Config(
+    dataset='cifar10',
+    model='resnet_20',
+    networks=('ticket', 'shuffled'),
+    rewind_steps=(0, 100, 500, 2_000),
+    seeds=1,
+    copies=3,
+    levels=9,
+    fraction=(('*', 0.2),),
+    scope='global',
+    steps=63_000,
+    batch_size=128,
+    optimizer='sgd',
+    learning_rate=0.1,
+    decay_steps=(32_000, 48_000),
+    weight_decay=1e-4,
+    augment=True,
+    eval_every=3_000,
+  ),
+}
+
+
+class Cell(NamedTuple):
+  """One training, of all seeds.
+
+  The ``number`` is that of a copy, or of a level of pruning for ``imp``.
+  """
+
+  network: Literal['imp', 'dense'] | NetworkName
+  rewind_step: int
+  number: int
+  steps: int
+
+  @property
+  def name(self) -> str:
+    """Names its files."""
+    return f'{self.network}-{self.rewind_step}-{self.number:02d}'
+
+  @property
+  def label(self) -> str:
+    """Names it for people."""
+    what = 'level' if self.network == 'imp' else 'copy'
+    return f'{self.network} from {self.rewind_step}  {what} {self.number}'
+
+
+def cells(config: Config) -> list[Cell]:
+  """All that is to be trained; level 0 is the same for all tickets."""
+  found = [Cell('imp', 0, 0, config.steps)] if config.networks else []
+  for k in sorted(config.rewind_steps):
+    levels = range(1, config.levels) if config.networks else ()
+    found += [Cell('imp', k, level, config.steps) for level in levels]
+    found += [
+      Cell(network, k, copy, config.steps)
+      for network in ('dense', *config.networks)
+      for copy in range(config.copies)
+    ]
+  return found
+
+
+class Experiment:
+  """A network, its data, its training, and what lies between two copies."""
+
+  def __init__(self, config: Config):
+    """Reads the data and builds the training loop, which is compiled once."""
+    self.config = config
+    self.task = Classification(
+      config.dataset,
+      config.model,
+      validation=config.validation,
+      batch_size=config.batch_size,
+      augment=config.augment,
+    )
+    dense = lth.masks.dense(self.task.params)
+    self.trainer = self.task.trainer(
+      lth.static(make_optimizer(config, dense), dense), every=config.eval_every
+    )
+    self.dense = jax.tree.map(
+      lambda m: jnp.ones((config.seeds, *m.shape), bool), dense
+    )
+    # Raises on a bad fraction now, before anything is trained or written.
+    prune = functools.partial(
+      lth.prune, fraction=dict(config.fraction), scope=config.scope
+    )
+    jax.eval_shape(prune, self.task.params, dense)
+    self.keys, self.new_keys, self.shuffle_keys, self.copy_keys = (
+      seed_keys(config.seeds, i * 2**16) for i in range(4)
+    )
+    self.start = functools.cache(self._start)
+    self.classes = jax.jit(self._classes)
+    dataset = self.task.dataset
+    self.splits = {
+      'test': dataset.test,
+      'train': jax.tree.map(
+        lambda x: x[: config.train_examples], dataset.train
+      ),
+    }
+
+  def train(
+    self, state: TrainState, report=None, *, until: int | None = None
+  ) -> TrainState:
+    """Trains up to a step, by default to the end."""
+    until = self.config.steps if until is None else until
+    return self.trainer.fit(
+      state, self.task.dataset, until=until, report=report
+    )
+
+  def _start(self, step: int, new: bool = False) -> TrainState:
+    """Dense networks after so many steps, or those of other weights."""
+    keys = self.new_keys if new else self.keys
+    return self.train(self.trainer.init(keys), until=step)
+
+  def level(self, cell: Cell, before: Any, report) -> TrainState:
+    """Prunes what the level before has trained, rewinds, and trains."""
+    start, last = self.start(cell.rewind_step), None
+    if before is not None:
+      trained = start._replace(params=before['params'])
+      masks = before['masks']
+      last = Ticket(cell.number - 1, 1.0, masks, start, trained, None)
+    tickets = lth.tickets.imp(
+      lambda state, masks: self.train(with_masks(state, masks), report),
+      start,
+      self.dense,
+      levels=cell.number + 1,
+      fraction=dict(self.config.fraction),
+      scope=self.config.scope,
+      replicated=True,
+      resume=last,
+    )
+    return next(tickets).trained
+
+  def copy(self, cell: Cell, masks: chex.ArrayTree, report) -> TrainState:
+    """Trains a copy of a network, with noise of its own."""
+    state = self.start(cell.rewind_step, new=cell.network == 'reinit')
+    if cell.network == 'shuffled':
+      masks = jax.vmap(lth.masks.shuffle)(self.shuffle_keys, masks)
+    fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+    state = state._replace(key=fold_in(self.copy_keys, cell.number))
+    return self.train(with_masks(state, masks), report)
+
+  def between(self, a: chex.ArrayTree, b: chex.ArrayTree) -> dict[str, Any]:
+    """What lies between two copies, for every seed."""
+    dataset = self.task.dataset
+    test, train = self.splits['test'], self.splits['train']
+
+    def classes(split, params):
+      return self.classes(params, dataset, self.splits['train'], split.images)
+
+    def error(split, params):
+      return jnp.mean(classes(split, params) != split.labels)
+
+    found = []
+    for seed in range(self.config.seeds):
+      networks = [jax.tree.map(lambda x, i=seed: x[i], tree) for tree in (a, b)]
+      options = {'points': self.config.points, 'batch_size': 1}
+      report = lth.landscape.compare(
+        networks,
+        error=functools.partial(error, test),
+        predict=functools.partial(classes, test),
+        **options,
+      )
+      other = lth.landscape.error_barrier(
+        functools.partial(error, train), *networks, **options
+      )
+      assert report.disagreements is not None
+      found.append(
+        {
+          'distance': report.distances[0],
+          'cosine': report.cosines[0],
+          'disagreement': report.disagreements[0],
+          'test_barrier': report.barriers.barrier[0],
+          'test_above_line': report.barriers.above_line[0],
+          'test_errors': report.barriers.errors[0],
+          'train_barrier': other.barrier,
+          'train_above_line': other.above_line,
+          'train_errors': other.errors,
+        }
+      )
+    return {name: [x[name].tolist() for x in found] for name in found[0]}
+
+  def _classes(self, params, dataset, examples, images):
+    """The class that one network predicts for each image."""
+    size = min(self.config.batch_size, len(examples.images))
+    model, count = self.task.model, len(examples.images) // size
+
+    def normalize(images):
+      return data.normalize(images, dataset.mean, dataset.std)
+
+    seen = examples.images[: count * size]
+    if self.config.augment:
+      seen = data.random_crop_flip(jax.random.key(0), seen)
+    model_state = lth.landscape.batch_statistics(
+      functools.partial(model.apply, train=True),
+      params,
+      jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), self.task.model_state
+      ),
+      normalize(seen.reshape(count, size, *seen.shape[1:])),
+    )
+
+    def one(image):
+      logits, _ = model.apply(params, model_state, normalize(image[None]))
+      return jnp.argmax(logits[0])
+
+    return jax.lax.map(one, images, batch_size=1000)
+
+
+def make_optimizer(
+  config: Config, masks: chex.ArrayTree
+) -> optax.GradientTransformation:
+  """Adam, or SGD with momentum, with steps in the learning rate."""
+  schedule = optax.piecewise_constant_schedule(
+    config.learning_rate, dict.fromkeys(config.decay_steps, 0.1)
+  )
+  inner = {
+    'adam': lambda: optax.adam(schedule),
+    'sgd': lambda: optax.sgd(schedule, momentum=0.9),
+  }[config.optimizer]()
+  return decay_kernels(config.weight_decay, masks, inner)
+
+
+def run(config: Config, report: grid.Progress) -> Path:
+  """Trains what is still missing, and returns the folder with everything."""
+  experiment = Experiment(config)
+  dataset = config.dataset.replace('/', '-')
+  folder = checkpoints.open_run(
+    config.output, f'connectivity-{dataset}-{config.model}', config
+  )
+  start = jax.eval_shape(experiment.trainer.init, experiment.keys)
+  like = {'params': start.params, 'masks': experiment.dense}
+
+  def load(network, step, number):
+    cell = Cell(network, step, number, config.steps)
+    return checkpoints.load(grid.network_folder(folder, cell), like)
+
+  def train(cell, evaluated):
+    network, k, number, _ = cell
+    others = {}
+    if network == 'imp':
+      before = None
+      if number:
+        before = load('imp', k if number > 1 else 0, number - 1)
+      state = experiment.level(cell, before, evaluated)
+    else:
+      masks = experiment.dense
+      if network != 'dense':
+        masks = load('imp', k, config.levels - 1)['masks']
+      state = experiment.copy(cell, masks, evaluated)
+      others = {i: load(network, k, i)['params'] for i in range(number)}
+    masks = lth.get_masks(state.opt_state)
+    return {
+      **cell._asdict(),
+      'density': lth.masks.density(masks),
+      'test_accuracy': experiment.task.test_accuracy(
+        state.params, state.model_state
+      ),
+      'pairs': [
+        {'other': i, **experiment.between(params, state.params)}
+        for i, params in others.items()
+      ],
+    }, {'params': state.params, 'masks': masks}
+
+  grid.run(folder, train, report)
+  if (compilations := experiment.task.compilations) > 1:
+    raise RuntimeError(
+      f'The training step was compiled {compilations} times, once was enough.'
+    )
+  return folder
+
+
+def main() -> None:
+  """Runs the experiment and shows what came out."""
+  with running.friendly_exit('trains this network again'):
+    config = running.parse(sys.argv[1:], PRESETS, __doc__)
+    title = f'{TITLES[config.model]} on {config.dataset}, {config.seeds} seeds'
+    with grid.Progress(cells(config), connectivity_report.rows) as report:
+      folder = run(config, report)
+    found = connectivity_report.summarize(report.finished())
+    connectivity_report.barriers(found, title, folder)
+    connectivity_report.paths(found, title, folder)
+    connectivity_report.markdown(found, title, folder, config.seeds)
+  report.console.print(connectivity_report.table(found))
+  report.console.print(
+    f'Figures, tables and networks: {folder}', soft_wrap=True
+  )
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,71 @@
+"""Data sets between which tickets move: all of one shape."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lthjax import data
+
+Change = Callable[[np.ndarray], np.ndarray]
+
+
+def transpose(images: np.ndarray) -> np.ndarray:
+  """Mirrors square images at their diagonal."""
+  return images.swapaxes(1, 2)
+
+
+def permute(images: np.ndarray) -> np.ndarray:
+  """Puts all pixels to random places, the same ones in each image."""
+  places = np.random.default_rng(0).permutation(images[0].size)
+  return images.reshape(len(images), -1)[:, places].reshape(images.shape)
+
+
+def grey_28(images: np.ndarray) -> np.ndarray:
+  """Cuts out the middle 28 x 28 pixels and averages the colors."""
+  top, left = (np.array(images.shape[1:3]) - 28) // 2
+  window = images[:, top : top + 28, left : left + 28]
+  return np.round(window.mean(-1, keepdims=True)).astype(np.uint8)
+
+
+# By name: the data set that each is made of, and how.
+DERIVED: dict[str, tuple[str, Change]] = {
+  'digits_transposed': ('digits', transpose),
+  'digits_permuted': ('digits', permute),
+  'cifar10_grey': ('cifar10', grey_28),
+}
+
+
+def load(name: str, validation: int | None = None) -> data.Dataset:
+  """Loads a data set by name, whether it is derived from another or not."""
+  if name not in DERIVED:
+    return data.load(name, validation=validation)
+  origin, change = DERIVED[name]
+  dataset = data.load(origin, validation=validation)
+  train, held_out, test = (
+    split._replace(images=jnp.asarray(change(np.asarray(split.images))))
+    for split in (dataset.train, dataset.validation, dataset.test)
+  )
+  pixels = np.asarray(train.images) / np.float32(255)
+  mean, std = (
+    jnp.asarray(f(pixels, axis=(0, 1, 2), dtype=np.float64), jnp.float32)
+    for f in (np.mean, np.std)
+  )
+  return data.Dataset(train, held_out, test, mean, std)
+
+
+def load_alike(
+  names: tuple[str, ...], validation: int | None
+) -> dict[str, data.Dataset]:
+  """Loads several sets, and raises unless one network fits all of them."""
+  sets = {name: load(name, validation) for name in names}
+  shapes = {name: x.train.images.shape[1:] for name, x in sets.items()}
+  if len(set(shapes.values())) > 1:
+    raise ValueError(
+      'The images have several shapes, '
+      + ', '.join(f'{shape} in {name}' for name, shape in shapes.items())
+      + ', but a ticket fits networks of one shape. Choose sets of one shape,'
+      ' such as mnist, fashion_mnist and cifar10_grey.'
+    )
+  return jax.device_put(sets)
