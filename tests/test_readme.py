@@ -54,5 +54,17 @@ def test_tickets_of_one_run_and_of_several(run_python):
   assert densities == pytest.approx([1, 0.8, 0.64, 0.512], abs=1e-4)
 
 
+def test_report(run_python, tmp_path):
+  source = BLOCKS[6].replace('runs/', f'{tmp_path}/')
+  lines = run(source, run_python)
+  assert lines[0] == '502 of 50,200 weights alive: 1.00 %.'
+  # By chance 192 * 192 / 19,200, and so on.
+  observed, *_, expected = lines[-1].split()
+  assert int(observed) < 15
+  assert float(expected) == pytest.approx(1.92 + 3 + 0.1)
+  page = (tmp_path / 'capacity.html').read_text()
+  assert '502 of 50,200 weights alive' in page
+
+
 def test_every_block_is_tested():
-  assert len(BLOCKS) == 6
+  assert len(BLOCKS) == 7
