@@ -51,9 +51,10 @@ from classification import (
   decay_kernels,
   seed_keys,
 )
+from connectivity_line import Line
 
 import lthjax as lth
-from lthjax import checkpoints, data
+from lthjax import checkpoints
 from lthjax.tickets import Ticket
 from lthjax.training import TrainState, with_masks
 
@@ -231,14 +232,13 @@ class Experiment:
       seed_keys(config.seeds, i * 2**16) for i in range(4)
     )
     self.start = functools.cache(self._start)
-    self.classes = jax.jit(self._classes)
-    dataset = self.task.dataset
-    self.splits = {
-      'test': dataset.test,
-      'train': jax.tree.map(
-        lambda x: x[: config.train_examples], dataset.train
-      ),
-    }
+    self.line = Line(
+      self.task,
+      points=config.points,
+      train_examples=config.train_examples,
+      batch_size=config.batch_size,
+      augment=config.augment,
+    )
 
   def train(
     self, state: TrainState, report=None, *, until: int | None = None
@@ -281,72 +281,6 @@ class Experiment:
     fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
     state = state._replace(key=fold_in(self.copy_keys, cell.number))
     return self.train(with_masks(state, masks), report)
-
-  def between(self, a: chex.ArrayTree, b: chex.ArrayTree) -> dict[str, Any]:
-    """What lies between two copies, for every seed."""
-    dataset = self.task.dataset
-    test, train = self.splits['test'], self.splits['train']
-
-    def classes(split, params):
-      return self.classes(params, dataset, self.splits['train'], split.images)
-
-    def error(split, params):
-      return jnp.mean(classes(split, params) != split.labels)
-
-    found = []
-    for seed in range(self.config.seeds):
-      networks = [jax.tree.map(lambda x, i=seed: x[i], tree) for tree in (a, b)]
-      options = {'points': self.config.points, 'batch_size': 1}
-      report = lth.landscape.compare(
-        networks,
-        error=functools.partial(error, test),
-        predict=functools.partial(classes, test),
-        **options,
-      )
-      other = lth.landscape.error_barrier(
-        functools.partial(error, train), *networks, **options
-      )
-      assert report.disagreements is not None
-      found.append(
-        {
-          'distance': report.distances[0],
-          'cosine': report.cosines[0],
-          'disagreement': report.disagreements[0],
-          'test_barrier': report.barriers.barrier[0],
-          'test_above_line': report.barriers.above_line[0],
-          'test_errors': report.barriers.errors[0],
-          'train_barrier': other.barrier,
-          'train_above_line': other.above_line,
-          'train_errors': other.errors,
-        }
-      )
-    return {name: [x[name].tolist() for x in found] for name in found[0]}
-
-  def _classes(self, params, dataset, examples, images):
-    """The class that one network predicts for each image."""
-    size = min(self.config.batch_size, len(examples.images))
-    model, count = self.task.model, len(examples.images) // size
-
-    def normalize(images):
-      return data.normalize(images, dataset.mean, dataset.std)
-
-    seen = examples.images[: count * size]
-    if self.config.augment:
-      seen = data.random_crop_flip(jax.random.key(0), seen)
-    model_state = lth.landscape.batch_statistics(
-      functools.partial(model.apply, train=True),
-      params,
-      jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), self.task.model_state
-      ),
-      normalize(seen.reshape(count, size, *seen.shape[1:])),
-    )
-
-    def one(image):
-      logits, _ = model.apply(params, model_state, normalize(image[None]))
-      return jnp.argmax(logits[0])
-
-    return jax.lax.map(one, images, batch_size=1000)
 
 
 def make_optimizer(
@@ -399,7 +333,7 @@ def run(config: Config, report: grid.Progress) -> Path:
         state.params, state.model_state
       ),
       'pairs': [
-        {'other': i, **experiment.between(params, state.params)}
+        {'other': i, **experiment.line.between(params, state.params)}
         for i, params in others.items()
       ],
     }, {'params': state.params, 'masks': masks}

@@ -14,6 +14,7 @@ import linear_mode_connectivity
 import numpy as np
 import pytest
 import running
+from connectivity_line import Line
 from linear_mode_connectivity import Cell
 
 from lthjax import checkpoints, data
@@ -200,20 +201,19 @@ def test_batch_statistics_are_those_of_the_examples():
     new = {'mean': 0.9 * state['mean'] + 0.1 * mean} if train else state
     return x - mean, new
 
-  model = Model(lambda key: None, apply)
-  task = types.SimpleNamespace(model=model, model_state={'mean': jnp.zeros(2)})
-  experiment = types.SimpleNamespace(config=parse(*TINY), task=task)
   images = jnp.arange(12, dtype=jnp.uint8).reshape(6, 1, 2, 1)
-  dataset = types.SimpleNamespace(mean=jnp.zeros(1), std=jnp.ones(1))
-  classes = linear_mode_connectivity.Experiment._classes(
-    experiment,
-    {'w': jnp.array([[1.0, 0.0], [0.0, -1.0]])},
-    dataset,
-    data.Split(images, jnp.zeros(6, int)),
-    images,
+  split = data.Split(images, jnp.zeros(6, int))
+  task = types.SimpleNamespace(
+    model=Model(lambda key: None, apply),
+    model_state={'mean': jnp.zeros(2)},
+    dataset=data.Dataset(split, split, split, jnp.zeros(1), jnp.ones(1)),
   )
+  line = Line(task, points=3, train_examples=6, batch_size=3, augment=False)
+  params = {'w': jnp.array([[1.0, 0.0], [0.0, -1.0]])}
+  classes = line.classes(split, params)
   # Pixels 2i and 2i + 1 have means 5 and 6: class 0 where 2i - 5 > 5 - 2i.
   assert classes.tolist() == [1, 1, 1, 0, 0, 0]
+  assert line.error(split, params) == 0.5
 
 
 def test_summaries_by_hand():

@@ -201,6 +201,7 @@ def test_pages_and_pictures(unbroken):
   assert '</svg>' in (unbroken.folder / 'transfer.svg').read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('compiled')
 def test_unfinished_run_ends_with_the_same_bits(main, unbroken, tmp_path):
   folder = shutil.copytree(unbroken.folder, tmp_path / unbroken.folder.name)
