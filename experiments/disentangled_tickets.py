@@ -8,7 +8,9 @@ each part the core alone, with its own specialist (which is the ticket of the
 part), with that of another part, with random weights in place of a specialist,
 and with all of them; and tests each network on all parts. Beside them stand the
 dense network and the ticket of COLT, whose parts agree on a mask at every
-level. All networks have a head for all classes, so that parts can be swapped.
+level. All networks have a head for all classes, so that parts can be swapped;
+if parts are classes, a swapped specialist has its output weights at the wrong
+ones.
 
 Core and specialists were proposed in arXiv:2508.16915v2 (DiLT), without any
 numbers; it also proposes to compare layers by Gromov-Wasserstein distances and
@@ -75,7 +77,7 @@ class Config:
   """Runs side by side, with seeds 0, 1, and so on."""
   levels: int = 16
   """Trainings in a row on each part, that of the dense network included."""
-  colt_levels: int = 12
+  colt_levels: int = 10
   """The same for COLT, which prunes more at a level."""
   fraction: tuple[tuple[str, float], ...] = (('output/*', 0.1), ('*', 0.2))
   """Share of alive weights to prune a level, by the first glob that fits."""
@@ -214,6 +216,7 @@ class Experiment:
       task.trainer(tx, every=config.eval_every)
       for task in (self.whole, *self.parts)
     )
+    self.draw = jax.jit(jax.vmap(lth.tickets.random_quotas))
     self.keys, self.noise_keys = (
       seed_keys(config.seeds, offset) for offset in (0, 2**16)
     )
@@ -246,8 +249,11 @@ class Experiment:
     report: Callable[..., None],
   ) -> TrainState:
     """Trains on a part of the data."""
+    # Masks from checkpoints are committed to a device. Unless all else is, too,
+    # each mixture compiles again.
+    start = jax.device_put(with_masks(state, masks), jax.devices()[0])
     return self.trainers[part].fit(
-      with_masks(state, masks),
+      start,
       self.parts[part].dataset,
       until=self.config.steps,
       report=report,
@@ -353,8 +359,8 @@ class Experiment:
       return lth.masks.union(core, specialists[cell.specialist or 0])
     others = lth.masks.difference(self.all_masks, core)
     counts = jax.vmap(lth.masks.alive_by_name)(specialists[cell.part or 0])
-    draw = jax.vmap(lth.tickets.random_quotas)
-    return lth.masks.union(core, draw(self.noise_keys, others, counts))
+    drawn = self.draw(self.noise_keys, others, counts)
+    return lth.masks.union(core, drawn)
 
   def test(self, states: dict[int, TrainState]) -> list[grid.Result]:
     """Tests networks on every part."""
