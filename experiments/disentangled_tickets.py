@@ -34,9 +34,10 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import chex
+import disentangled_measures
 import disentangled_report
 import grid
 import jax
@@ -46,11 +47,15 @@ import optax
 import representations
 import running
 from classification import TITLES, Classification, ModelName, seed_keys
+from disentangled_cells import Cell, cells
 
 import lthjax as lth
 from lthjax import checkpoints, data
 from lthjax.tickets import Ticket
 from lthjax.training import TrainState, with_masks
+
+Load = Callable[[Cell], Any]
+Report = Callable[..., None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +105,7 @@ class Config:
 
   def __post_init__(self):
     """Refuses what cannot be trained."""
-    for name in (
-      'seeds',
-      'steps',
-      'batch_size',
-      'eval_every',
-      'validation',
-    ):
+    for name in ('seeds', 'steps', 'batch_size', 'eval_every', 'validation'):
       value = getattr(self, name)
       if value is not None and value < 1:
         raise ValueError(f'{name} was {value}, but must be at least 1.')
@@ -126,61 +125,6 @@ PRESETS = {
   'mnist': MNIST,
   'fashion_mnist': dataclasses.replace(MNIST, dataset='fashion_mnist'),
 }
-
-
-class Cell(NamedTuple):
-  """One training of all seeds; those of COLT are one a part."""
-
-  kind: Literal['imp', 'colt', 'core', 'specialist', 'random', 'union']
-  level: int
-  part: int | None
-  specialist: int | None
-  steps: int
-
-  @property
-  def name(self) -> str:
-    """Names its files."""
-    if self.kind == 'colt':
-      return f'colt-{self.level:02d}'
-    if self.kind == 'imp':
-      return f'imp-{self.part}-{self.level:02d}'
-    return f'{self.masks}-{self.part}'
-
-  @property
-  def masks(self) -> str:
-    """Names its masks in the results."""
-    chosen = '' if self.specialist is None else f'_{self.specialist}'
-    return self.kind + chosen
-
-  @property
-  def label(self) -> str:
-    """Names it for people."""
-    if self.kind in ('imp', 'colt'):
-      part = '' if self.part is None else f', part {self.part}'
-      return f'{self.kind.upper()}, level {self.level}{part}'
-    label = disentangled_report.label(self.masks)
-    return f'{label}, on part {self.part}'
-
-
-def cells(config: Config) -> list[Cell]:
-  """All that is to be trained, in an order in which it can be."""
-  parts, steps = range(config.parts), config.steps
-  last = config.levels - 1
-  found = [
-    Cell('imp', level, part, None, steps)
-    for level in range(config.levels)
-    for part in parts
-  ]
-  found += [
-    Cell('colt', level, None, None, config.parts * steps)
-    for level in range(1, config.colt_levels)
-  ]
-  for part in parts:
-    found.append(Cell('core', last, part, None, steps))
-    found += [Cell('specialist', last, part, i, steps) for i in parts]
-    found.append(Cell('random', last, part, None, steps))
-    found.append(Cell('union', last, part, None, steps))
-  return found
 
 
 class Experiment:
@@ -242,28 +186,17 @@ class Experiment:
     return {'params': state.params, 'model_state': state.model_state}
 
   def train(
-    self,
-    part: int,
-    state: TrainState,
-    masks: chex.ArrayTree,
-    report: Callable[..., None],
+    self, part: int, state: TrainState, masks: chex.ArrayTree, report: Report
   ) -> TrainState:
     """Trains on a part of the data."""
     # Masks from checkpoints are committed to a device. Unless all else is, too,
     # each mixture compiles again.
     start = jax.device_put(with_masks(state, masks), jax.devices()[0])
-    return self.trainers[part].fit(
-      start,
-      self.parts[part].dataset,
-      until=self.config.steps,
-      report=report,
-    )
+    fit, dataset = self.trainers[part].fit, self.parts[part].dataset
+    return fit(start, dataset, until=self.config.steps, report=report)
 
   def run(
-    self,
-    cell: Cell,
-    load: Callable[[Cell], Any],
-    report: Callable[..., None],
+    self, cell: Cell, load: Load, report: Report
   ) -> tuple[chex.ArrayTree, dict[int, TrainState]]:
     """Trains a cell; returns its masks, and a state for each of its parts."""
     if cell.kind == 'colt':
@@ -277,7 +210,7 @@ class Experiment:
     masks = self.compose(cell, load)
     return masks, {cell.part: train(self.start, masks)}
 
-  def imp(self, cell: Cell, load: Callable[[Cell], Any], train: Any) -> Ticket:
+  def imp(self, cell: Cell, load: Load, train: Any) -> Ticket:
     """The next ticket of a part."""
     last = cell.level - 1
     resume = None
@@ -285,25 +218,9 @@ class Experiment:
       kept = load(cell._replace(level=last))
       trained = self.state(kept['networks'][0])
       resume = Ticket(last, 0.0, kept['masks'], None, trained, None)
-    return next(
-      lth.tickets.imp(
-        train,
-        self.start,
-        self.all_masks,
-        levels=cell.level + 1,
-        fraction=dict(self.config.fraction),
-        scope=self.config.scope,
-        replicated=True,
-        resume=resume,
-      )
-    )
+    return next(lth.tickets.imp(train, resume=resume, **self.search(cell)))
 
-  def colt(
-    self,
-    cell: Cell,
-    load: Callable[[Cell], Any],
-    report: Callable[..., None],
-  ) -> Ticket:
+  def colt(self, cell: Cell, load: Load, report: Report) -> Ticket:
     """The next ticket of COLT; its dense networks are those of the parts."""
     config, last = self.config, cell.level - 1
     if last:
@@ -325,24 +242,26 @@ class Experiment:
 
       return self.train(part, state, masks, shifted)
 
-    return next(
-      lth.tickets.colt(
-        [functools.partial(train, part) for part in range(config.parts)],
-        self.start,
-        self.all_masks,
-        levels=cell.level + 1,
-        fraction=dict(config.fraction),
-        scope=config.scope,
-        replicated=True,
-        resume=Ticket(last, 0.0, kept['masks'], None, trained, None),
-      )
-    )
+    trains = [functools.partial(train, part) for part in range(config.parts)]
+    resume = Ticket(last, 0.0, kept['masks'], None, trained, None)
+    return next(lth.tickets.colt(trains, resume=resume, **self.search(cell)))
+
+  def search(self, cell: Cell) -> dict[str, Any]:
+    """What the searches for tickets have in common, up to a level."""
+    return {
+      'state': self.start,
+      'masks': self.all_masks,
+      'levels': cell.level + 1,
+      'fraction': dict(self.config.fraction),
+      'scope': self.config.scope,
+      'replicated': True,
+    }
 
   def state(self, network: dict[str, Any]) -> TrainState:
     """A trained network as the state from which masks are read."""
     return self.start._replace(**network)
 
-  def compose(self, cell: Cell, load: Callable[[Cell], Any]) -> chex.ArrayTree:
+  def compose(self, cell: Cell, load: Load) -> chex.ArrayTree:
     """Puts masks together from the core and specialists."""
     tickets = [
       load(Cell('imp', cell.level, part, None, cell.steps))['masks']
@@ -374,85 +293,18 @@ class Experiment:
       for tested_on, task in enumerate(self.parts)
     ]
 
+  def common_images(self) -> jax.Array:
+    """Test images of all parts, by which layers are compared."""
+    mean, std = self.whole.dataset.mean, self.whole.dataset.std
+    images, count = self.whole.dataset.test.images, self.config.examples
+    apart = max(1, len(images) // count)
+    return data.normalize(images[::apart][:count], mean, std)
+
   def unstack(self, tree: Any) -> list[Any]:
     """The trees of the seeds."""
     return [
       jax.tree.map(lambda x, i=i: x[i], tree) for i in range(self.config.seeds)
     ]
-
-
-def overlaps(
-  experiment: Experiment, load: Callable[[Cell], Any]
-) -> list[dict[str, Any]]:
-  """The core at every level, against what random masks would share.
-
-  Also for tickets of different seeds, which differ in more than the data: what
-  these share does not come from the initialization.
-  """
-  config, found = experiment.config, []
-  shifts = {'same': 0}
-  # With fewer seeds than parts, two parts would have the same.
-  if config.seeds >= config.parts:
-    shifts['other'] = 1
-  for level in range(1, config.levels):
-    masks = [
-      experiment.unstack(load(cell)['masks'])
-      for cell in cells(config)
-      if (cell.kind, cell.level) == ('imp', level)
-    ]
-    for start, shift in shifts.items():
-      for seed in range(config.seeds):
-        of_parts = [
-          of_seeds[(seed + shift * part) % config.seeds]
-          for part, of_seeds in enumerate(masks)
-        ]
-        whole, layers = lth.tickets.overlap_against_chance(of_parts)
-        found += [
-          {
-            'level': level,
-            'density': lth.masks.density(of_parts[0]),
-            'layer': layer,
-            'initialization': start,
-            'seed': seed,
-            **overlap._asdict(),
-            'z': overlap.z,
-          }
-          for layer, overlap in {'all': whole, **layers}.items()
-        ]
-  return found
-
-
-def compare_layers(
-  experiment: Experiment, load: Callable[[Cell], Any]
-) -> tuple[list[tuple[int, str]], np.ndarray]:
-  """Distances between the layers of the parts' tickets, mean of the seeds.
-
-  Returns (part, layer) of each row, and the matrix.
-  """
-  config, whole = experiment.config, experiment.whole
-  test = whole.dataset.test
-  apart = max(1, len(test.labels) // config.examples)
-  images = test.images[::apart][: config.examples]
-  x = data.normalize(images, whole.dataset.mean, whole.dataset.std)
-  networks = [
-    experiment.unstack(load(cell)['networks'][0])
-    for cell in cells(config)
-    if (cell.kind, cell.level) == ('imp', config.levels - 1)
-  ]
-  rows, matrices = [], []
-  for of_parts in zip(*networks, strict=True):
-    layers = {
-      (part, name): output
-      for part, network in enumerate(of_parts)
-      for name, output in representations.layer_outputs(
-        whole.model.apply, network['params'], network['model_state'], x
-      ).items()
-    }
-    rows = list(layers)
-    matrices.append(
-      representations.gromov_wasserstein_matrix(list(layers.values()))
-    )
-  return rows, np.mean(matrices, 0)
 
 
 def run(config: Config, report: grid.Progress) -> disentangled_report.Found:
@@ -498,15 +350,26 @@ def run(config: Config, report: grid.Progress) -> disentangled_report.Found:
     raise RuntimeError(
       f'The training step of a part was compiled {most} times, once was enough.'
     )
-  rows, matrix = compare_layers(experiment, load)
-  layers = len({layer for _, layer in rows})
+  tickets = [
+    [load(Cell('imp', level, part, None, 0)) for part in range(config.parts)]
+    for level in range(1, config.levels)
+  ]
+  overlaps = disentangled_measures.overlaps(
+    {
+      level: [experiment.unstack(ticket['masks']) for ticket in of_parts]
+      for level, of_parts in enumerate(tickets, 1)
+    }
+  )
+  rows, matrix = disentangled_measures.compare_layers(
+    experiment.whole.model.apply,
+    [experiment.unstack(ticket['networks'][0]) for ticket in tickets[-1]],
+    experiment.common_images(),
+  )
+  clusters = representations.spectral_clusters(
+    matrix, len({layer for _, layer in rows})
+  )
   return disentangled_report.Found(
-    folder,
-    report.finished(),
-    overlaps(experiment, load),
-    rows,
-    matrix,
-    representations.spectral_clusters(matrix, layers),
+    folder, report.finished(), overlaps, rows, matrix, clusters
   )
 
 
@@ -518,7 +381,8 @@ def main() -> None:
       f'{TITLES[config.model]} on {config.dataset} in {config.parts} parts by'
       f' {config.by}, {config.seeds} seeds'
     )
-    with grid.Progress(cells(config), disentangled_report.rows) as report:
+    todo = cells(config.parts, config.levels, config.colt_levels, config.steps)
+    with grid.Progress(todo, disentangled_report.rows) as report:
       found = run(config, report)
     disentangled_report.write(found, title, config.seeds)
   report.console.print(disentangled_report.table(found.results))

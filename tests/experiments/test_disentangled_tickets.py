@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 
+import disentangled_cells
 import disentangled_report
 import disentangled_tickets
 import jax
@@ -274,7 +275,9 @@ def test_presets(name):
   config = parse('--preset', name)
   preset = disentangled_tickets.PRESETS[name]
   assert config == preset
-  cells = disentangled_tickets.cells(config)
+  cells = disentangled_cells.cells(
+    config.parts, config.levels, config.colt_levels, config.steps
+  )
   names = [cell.name for cell in cells]
   assert len(set(names)) == len(names)
   assert len({cell.label for cell in cells}) == len(names)
