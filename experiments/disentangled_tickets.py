@@ -21,7 +21,11 @@ spectral clustering. COLT: Hossain et al., arXiv:2212.12770, algorithm 1.
   python experiments/disentangled_tickets.py --preset mnist --by example
 
   digits         LeNet-300-100 on digits, classes 0 to 4 and 5 to 9, 3 seeds.
-                 About a minute on 2 CPU cores.
+                 About a minute on 2 CPU cores. At 4 % of the weights, the
+                 tickets of the parts share some 50 standard deviations more
+                 than by chance, and no more than by chance if they start from
+                 different weights. The specialist of a part is 3 points better
+                 on it than that of the other part, at least.
   mnist          the same on MNIST. About 10 minutes on 2 CPU cores.
   fashion_mnist  the same on Fashion-MNIST.
 
