@@ -18,6 +18,7 @@ from lthjax.data.batches import (
   random_crop_flip,
 )
 from lthjax.data.loading import Dataset, load, num_classes
+from lthjax.data.partitions import partition
 
 __all__ = [
   'Dataset',
@@ -27,5 +28,6 @@ __all__ = [
   'load',
   'normalize',
   'num_classes',
+  'partition',
   'random_crop_flip',
 ]

@@ -1,45 +1,27 @@
 """Iterative magnitude pruning: train, prune, rewind, repeat."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import chex
-import jax
-import jax.numpy as jnp
 
-from lthjax import masks as masks_lib
 from lthjax import trees
 from lthjax.patterns import Pattern, Unstructured
-from lthjax.prune import Rounding, Scope, check_nan, prune
+from lthjax.prune import Rounding, Scope
 from lthjax.scores import magnitude
+from lthjax.tickets._levels import (
+  Fraction,
+  Score,
+  State,
+  Ticket,
+  Train,
+  any_scores,
+  check_replicated,
+  prune_each,
+  train_level,
+)
 from lthjax.tickets.rewind import Rewind, rewind_weights
-from lthjax.training import TrainState
-
-State = Any
-Train = Callable[[State, chex.ArrayTree], State]
-Score = Callable[[chex.ArrayTree, chex.ArrayTree], chex.ArrayTree]
-Fraction = float | Mapping[str, float]
-
-
-class Ticket(NamedTuple):
-  """One level: masks, where their training started and where it led.
-
-  Attributes:
-    level: number of prunings so far; 0 is the dense network.
-    density: alive share of the prunable weights.
-    masks: tree of masks.
-    start: the state that training started from, before the masks are applied.
-    trained: the state that training returned.
-    metrics: what ``evaluate`` said of the trained state.
-  """
-
-  level: int
-  density: float
-  masks: chex.ArrayTree
-  start: State
-  trained: State
-  metrics: Any
 
 
 def imp(
@@ -129,16 +111,16 @@ def imp(
     )
   trees.check_like(masks, params(state), 'params')
   remove = functools.partial(
-    _remove,
+    prune_each,
     fraction=None if pattern.density is not None else fraction,
     scope=scope,
     pattern=pattern,
     rounding=rounding,
     replicated=replicated,
   )
-  remove(_any_scores(masks), masks)  # Raises on a bad budget now.
-  _check_replicated(state, replicated)
-  level = functools.partial(_level, train, evaluate, params)
+  remove(any_scores(masks), masks)  # Raises on a bad budget now.
+  check_replicated(state, replicated)
+  level = functools.partial(train_level, train, evaluate, params)
 
   def run():
     ticket = resume
@@ -219,7 +201,7 @@ def one_shot(
   trees.check_like(masks, params(state), 'params')
   removals = [
     functools.partial(
-      _remove,
+      prune_each,
       fraction=fraction,
       scope=scope,
       pattern=pattern,
@@ -229,9 +211,9 @@ def one_shot(
     for fraction in fractions
   ]
   for remove in removals:
-    remove(_any_scores(masks), masks)  # Raises on a bad budget now.
-  _check_replicated(state, replicated)
-  level = functools.partial(_level, train, evaluate, params)
+    remove(any_scores(masks), masks)  # Raises on a bad budget now.
+  check_replicated(state, replicated)
+  level = functools.partial(train_level, train, evaluate, params)
 
   def run():
     dense = level(0, state, masks)
@@ -242,73 +224,3 @@ def one_shot(
       yield level(i + 1, start, remove(scores, masks))
 
   return run()
-
-
-def _remove(
-  scores: chex.ArrayTree,
-  masks: chex.ArrayTree,
-  *,
-  replicated: bool,
-  **budget: Any,
-) -> chex.ArrayTree:
-  """`prune`, for every replicate on its own."""
-  if not replicated:
-    return prune(scores, masks, **budget)
-  trees.check_like(masks, scores, 'scores')
-  check_nan(scores, masks)
-  return jax.vmap(functools.partial(prune, **budget))(scores, masks)
-
-
-def _any_scores(masks: chex.ArrayTree) -> chex.ArrayTree:
-  """Scores of no meaning, to try a budget out before anything is trained."""
-  return jax.tree.map(lambda m: jnp.ones(m.shape), masks)
-
-
-def _level(
-  train: Train,
-  evaluate: Callable[[State], Any] | None,
-  params: Callable[[State], chex.ArrayTree],
-  level: int,
-  start: State,
-  masks: chex.ArrayTree,
-) -> Ticket:
-  """Trains one ticket."""
-  trained = train(start, masks)
-  if isinstance(trained, TrainState) and trained.step == start.step:
-    raise ValueError(
-      f'`train` did no step: its state was at step {int(start.step)} already.'
-      ' To go on from there, train until `int(state.step) + steps`.'
-    )
-  _check_dead(masks, params(trained))
-  metrics = None if evaluate is None else evaluate(trained)
-  return Ticket(level, masks_lib.density(masks), masks, start, trained, metrics)
-
-
-def _check_replicated(state: State, replicated: bool) -> None:
-  """Raises if runs side by side would be pruned as one, or one as several."""
-  if isinstance(state, TrainState) and jnp.ndim(state.best.loss) != replicated:
-    raise ValueError(
-      'The state is that of several runs side by side, so `replicated=True` is'
-      ' needed to prune each on its own.'
-      if not replicated
-      else 'The state is that of one run, but `replicated` was True. Leave it'
-      ' out, or train several runs with `trainer(..., replicated=True)`.'
-    )
-
-
-def _check_dead(masks: chex.ArrayTree, params: chex.ArrayTree) -> None:
-  """Raises if a training function did not hold dead weights at zero."""
-  trees.check_like(masks, params, 'params that `train` returned')
-  values = trees.by_name(params)
-  wrong = {
-    name: jnp.any((values[name] != 0) & ~mask)
-    for name, mask in trees.by_name(masks).items()
-    if mask is not None
-  }
-  if names := [n for n, x in jax.device_get(wrong).items() if x]:
-    raise ValueError(
-      '`train` returned weights that are not zero where the masks are false,'
-      f' in {", ".join(names)}. Start it with'
-      ' `state = lthjax.training.with_masks(state, masks)`, and train with'
-      ' `lthjax.static(tx, masks)`.'
-    )
