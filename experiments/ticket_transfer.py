@@ -17,10 +17,13 @@ are the better ones.
 
   digits  LeNet-300-100 between digits, digits mirrored at their diagonal, and
           digits with their pixels at random places, 3 seeds. A minute on 2 CPU
-          cores. Tickets of other pixels are hardly better than random ones.
+          cores. On its own data a ticket with its weights is at least 4 points
+          above a random one. On the permuted pixels, those of the others are no
+          better than random.
   images  LeNet-300-100 between MNIST, Fashion-MNIST and grey CIFAR-10, of which
-          it sees the middle 28 x 28 pixels; 3 seeds. Ten minutes on 2 CPU
-          cores. All tickets keep 3.6 % of the weights.
+          it sees the middle 28 x 28 pixels; 3 seeds, tickets of 3.6 % of the
+          weights. Ten minutes on 2 CPU cores. On its own data a ticket with its
+          weights is 4 to 7 points above a random one, elsewhere at most 1.
 
 All results go into one folder a configuration. Kill the command at any time
 and start it again: it goes on where it was, and ends with the same bits.
