@@ -193,11 +193,9 @@ class Experiment:
     self, part: int, state: TrainState, masks: chex.ArrayTree, report: Report
   ) -> TrainState:
     """Trains on a part of the data."""
-    # Masks from checkpoints are committed to a device. Unless all else is, too,
-    # each mixture compiles again.
-    start = jax.device_put(with_masks(state, masks), jax.devices()[0])
     fit, dataset = self.trainers[part].fit, self.parts[part].dataset
-    return fit(start, dataset, until=self.config.steps, report=report)
+    state = with_masks(state, masks)
+    return fit(state, dataset, until=self.config.steps, report=report)
 
   def run(
     self, cell: Cell, load: Load, report: Report

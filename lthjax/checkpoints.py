@@ -21,6 +21,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from lthjax import masks as masks_lib
@@ -90,7 +91,8 @@ def load(path: str | os.PathLike[str], like: chex.ArrayTree) -> Any:
     path: what `save` wrote.
     like: tree of arrays or of `jax.ShapeDtypeStruct`, such as
       ``jax.eval_shape(make_state)``. Its structure, shapes and dtypes are
-      required; arrays are placed on its devices.
+      required; arrays are placed on its devices, and are committed to them only
+      where its own are.
 
   Returns:
     The tree, to the bit as it was saved.
@@ -121,7 +123,7 @@ def load(path: str | os.PathLike[str], like: chex.ArrayTree) -> Any:
       f'The checkpoint {path} holds another tree: {"; ".join(differ)}. Load it'
       ' into the structure it was saved from.'
     )
-  return ocp.load(os.fspath(path), target)
+  return jax.tree.map(_commit_like, like, ocp.load(os.fspath(path), target))
 
 
 def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -383,6 +385,20 @@ def _abstract(x: Any) -> Any:
   return jax.ShapeDtypeStruct(
     jnp.shape(x), jax.dtypes.result_type(x), sharding=place
   )
+
+
+def _commit_like(like: Any, x: jax.Array) -> jax.Array:
+  """Frees an array from its device unless its place was asked for.
+
+  A program is compiled anew for each mixture of committed arrays and others.
+  """
+  asked = isinstance(like, jax.ShapeDtypeStruct) and like.sharding is not None
+  if asked or getattr(like, 'committed', False):
+    return x
+  if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+    data = jnp.asarray(np.asarray(jax.random.key_data(x)))
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+  return jnp.asarray(np.asarray(x))
 
 
 def _first_line(error: Exception) -> str:
