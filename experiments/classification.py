@@ -57,14 +57,16 @@ class Classification:
     validation: int | None = None,
     batch_size: int,
     augment: bool = False,
+    width: float = 1.0,
   ):
     """Reads the data and builds the network, by name or as they are."""
     if isinstance(dataset, str):
       dataset = data.load(dataset, validation=validation)
     self.dataset = dataset
     if isinstance(model, str):
+      options = {} if width == 1 else {'width': width}
       model = MODELS[model](
-        image_shape(dataset), classes=data.num_classes(dataset)
+        image_shape(dataset), classes=data.num_classes(dataset), **options
       )
     self.model = model
     self.params, self.model_state = jax.eval_shape(

@@ -45,6 +45,29 @@ def check(
   return (height, width, channels), count[0]
 
 
+def scaled(name: str, width: float, *sizes: int) -> tuple[int, ...]:
+  """Multiplies the sizes of hidden layers.
+
+  Args:
+    name: the function to name in the error.
+    width: what to multiply them by.
+    *sizes: of the layers at width 1.
+
+  Returns:
+    The sizes, rounded.
+
+  Raises:
+    ValueError: if the width is not positive, or leaves a layer without units.
+  """
+  found = tuple(round(size * width) for size in sizes) if width > 0 else (0,)
+  if min(found) < 1:
+    raise ValueError(
+      f'`{name}` was given width={width!r}, but it multiplies the'
+      f' {min(sizes)} units of its narrowest layer and must leave one at least.'
+    )
+  return found
+
+
 def _ints(values) -> list[int] | None:
   """``values`` as a list of Python ints, None if they are anything else."""
   try:

@@ -17,6 +17,7 @@ class ConvNet(nnx.Module):
     widths: filters of each convolution; a pooling follows every second one.
     input_shape: height, width and channels of one image.
     classes: number of logits.
+    hidden: units of the two hidden linear layers.
     rngs: source of the weights.
   """
 
@@ -25,6 +26,7 @@ class ConvNet(nnx.Module):
     widths: Sequence[int],
     input_shape: tuple[int, int, int],
     classes: int,
+    hidden: int = 256,
     *,
     rngs: nnx.Rngs,
   ):
@@ -39,9 +41,10 @@ class ConvNet(nnx.Module):
       setattr(self, f'conv{i}', conv(features, filters))
       features = filters
     shrink = 2 ** (self.depth // 2)
-    self.fc1 = linear((height // shrink) * (width // shrink) * features, 256)
-    self.fc2 = linear(256, 256)
-    self.output = linear(256, classes)
+    pixels = (height // shrink) * (width // shrink)
+    self.fc1 = linear(pixels * features, hidden)
+    self.fc2 = linear(hidden, hidden)
+    self.output = linear(hidden, classes)
 
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Computes logits.
@@ -65,7 +68,9 @@ class ConvNet(nnx.Module):
 
 
 def conv_2(
-  input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10
+  input_shape: tuple[int, int, int] = (32, 32, 3),
+  classes: int = 10,
+  width: float = 1.0,
 ) -> Model:
   """Builds Conv-2: ``conv1``, ``conv2``, ``fc1``, ``fc2`` and ``output``.
 
@@ -77,12 +82,13 @@ def conv_2(
   Args:
     input_shape: height, width and channels of one image.
     classes: number of logits.
+    width: what filters and hidden units are multiplied by.
 
   Returns:
     The network as a `Model`; its ``model_state`` is empty.
 
   Raises:
-    ValueError: if ``input_shape`` or ``classes`` is not valid.
+    ValueError: if an argument is not valid.
 
   Example:
     >>> import jax
@@ -96,11 +102,13 @@ def conv_2(
     J. Frankle, M. Carbin, The Lottery Ticket Hypothesis: Finding Sparse,
     Trainable Neural Networks, arXiv:1803.03635, Figure 2.
   """
-  return _conv_net('conv_2', (64, 64), input_shape, classes)
+  return _conv_net('conv_2', (64, 64), input_shape, classes, width)
 
 
 def conv_4(
-  input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10
+  input_shape: tuple[int, int, int] = (32, 32, 3),
+  classes: int = 10,
+  width: float = 1.0,
 ) -> Model:
   """Builds Conv-4: as `conv_2`, with two more convolutions of 128 filters.
 
@@ -109,12 +117,13 @@ def conv_4(
   Args:
     input_shape: height, width and channels of one image.
     classes: number of logits.
+    width: what filters and hidden units are multiplied by.
 
   Returns:
     The network as a `Model`; its ``model_state`` is empty.
 
   Raises:
-    ValueError: if ``input_shape`` or ``classes`` is not valid.
+    ValueError: if an argument is not valid.
 
   Example:
     >>> import jax
@@ -127,11 +136,13 @@ def conv_4(
     J. Frankle, M. Carbin, The Lottery Ticket Hypothesis: Finding Sparse,
     Trainable Neural Networks, arXiv:1803.03635, Figure 2.
   """
-  return _conv_net('conv_4', (64, 64, 128, 128), input_shape, classes)
+  return _conv_net('conv_4', (64, 64, 128, 128), input_shape, classes, width)
 
 
 def conv_6(
-  input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10
+  input_shape: tuple[int, int, int] = (32, 32, 3),
+  classes: int = 10,
+  width: float = 1.0,
 ) -> Model:
   """Builds Conv-6: as `conv_4`, with two more convolutions of 256 filters.
 
@@ -141,12 +152,13 @@ def conv_6(
   Args:
     input_shape: height, width and channels of one image.
     classes: number of logits.
+    width: what filters and hidden units are multiplied by.
 
   Returns:
     The network as a `Model`; its ``model_state`` is empty.
 
   Raises:
-    ValueError: if ``input_shape`` or ``classes`` is not valid.
+    ValueError: if an argument is not valid.
 
   Example:
     >>> import jax
@@ -159,11 +171,15 @@ def conv_6(
     J. Frankle, M. Carbin, The Lottery Ticket Hypothesis: Finding Sparse,
     Trainable Neural Networks, arXiv:1803.03635, Figure 2.
   """
-  return _conv_net('conv_6', (64, 64, 128, 128, 256, 256), input_shape, classes)
+  return _conv_net(
+    'conv_6', (64, 64, 128, 128, 256, 256), input_shape, classes, width
+  )
 
 
 def conv_8(
-  input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10
+  input_shape: tuple[int, int, int] = (32, 32, 3),
+  classes: int = 10,
+  width: float = 1.0,
 ) -> Model:
   """Builds Conv-8: as `conv_6`, with two more convolutions of 512 filters.
 
@@ -172,12 +188,13 @@ def conv_8(
   Args:
     input_shape: height, width and channels of one image.
     classes: number of logits.
+    width: what filters and hidden units are multiplied by.
 
   Returns:
     The network as a `Model`; its ``model_state`` is empty.
 
   Raises:
-    ValueError: if ``input_shape`` or ``classes`` is not valid.
+    ValueError: if an argument is not valid.
 
   Example:
     >>> import jax
@@ -190,15 +207,17 @@ def conv_8(
     V. Ramanujan, M. Wortsman, A. Kembhavi, A. Farhadi, M. Rastegari, What's
     Hidden in a Randomly Weighted Neural Network?, arXiv:1911.13299, Table 1.
   """
-  widths = (64, 64, 128, 128, 256, 256, 512, 512)
-  return _conv_net('conv_8', widths, input_shape, classes)
+  filters = (64, 64, 128, 128, 256, 256, 512, 512)
+  return _conv_net('conv_8', filters, input_shape, classes, width)
 
 
-def _conv_net(name, widths, input_shape, classes) -> Model:
+def _conv_net(name, filters, input_shape, classes, width) -> Model:
   """Checks the arguments and wraps a `ConvNet`."""
   input_shape, classes = _arguments.check(
-    name, input_shape, classes, pixels=2 ** (len(widths) // 2)
+    name, input_shape, classes, pixels=2 ** (len(filters) // 2)
   )
+  *filters, hidden = _arguments.scaled(name, width, *filters, 256)
   return functional(
-    lambda rngs: ConvNet(widths, input_shape, classes, rngs=rngs), input_shape
+    lambda rngs: ConvNet(filters, input_shape, classes, hidden, rngs=rngs),
+    input_shape,
   )

@@ -16,6 +16,7 @@ class LeNet300100(nnx.Module):
   Args:
     input_shape: height, width and channels of one image.
     classes: number of logits.
+    hidden: units of the two hidden layers.
     rngs: source of the weights.
   """
 
@@ -23,15 +24,17 @@ class LeNet300100(nnx.Module):
     self,
     input_shape: tuple[int, int, int],
     classes: int,
+    hidden: tuple[int, ...] = (300, 100),
     *,
     rngs: nnx.Rngs,
   ):
     linear = functools.partial(
       nnx.Linear, kernel_init=jax.nn.initializers.glorot_normal(), rngs=rngs
     )
-    self.fc1 = linear(math.prod(input_shape), 300)
-    self.fc2 = linear(300, 100)
-    self.output = linear(100, classes)
+    first, second = hidden
+    self.fc1 = linear(math.prod(input_shape), first)
+    self.fc2 = linear(first, second)
+    self.output = linear(second, classes)
 
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Computes logits.
@@ -51,7 +54,9 @@ class LeNet300100(nnx.Module):
 
 
 def lenet_300_100(
-  input_shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10
+  input_shape: tuple[int, int, int] = (28, 28, 1),
+  classes: int = 10,
+  width: float = 1.0,
 ) -> Model:
   """Builds LeNet-300-100: layers ``fc1``, ``fc2`` and ``output``.
 
@@ -62,12 +67,13 @@ def lenet_300_100(
   Args:
     input_shape: height, width and channels of one image.
     classes: number of logits.
+    width: what the 300 and 100 hidden units are multiplied by.
 
   Returns:
     The network as a `Model`; its ``model_state`` is empty.
 
   Raises:
-    ValueError: if ``input_shape`` or ``classes`` is not valid.
+    ValueError: if an argument is not valid.
 
   Example:
     >>> import jax
@@ -89,6 +95,8 @@ def lenet_300_100(
     Trainable Neural Networks, arXiv:1803.03635, Figure 2.
   """
   input_shape, classes = _arguments.check('lenet_300_100', input_shape, classes)
+  hidden = _arguments.scaled('lenet_300_100', width, 300, 100)
   return functional(
-    lambda rngs: LeNet300100(input_shape, classes, rngs=rngs), input_shape
+    lambda rngs: LeNet300100(input_shape, classes, hidden, rngs=rngs),
+    input_shape,
   )

@@ -113,6 +113,33 @@ def test_weight_count_on_digits():
   assert sum(x.size for x in params.values() if x.ndim == 2) == 50_200
 
 
+@pytest.mark.parametrize(
+  ('name', 'width', 'outputs'),
+  [
+    ('lenet_300_100', 0.5, [150, 50, 10]),
+    ('lenet_300_100', 2, [600, 200, 10]),
+    ('conv_2', 0.25, [16, 16, 64, 64, 10]),
+    ('conv_4', 1.5, [96, 96, 192, 192, 384, 384, 10]),
+    ('conv_6', 0.02, [1, 1, 3, 3, 5, 5, 5, 5, 10]),
+    ('conv_8', 0.5, [32, 32, 64, 64, 128, 128, 256, 256, 128, 128, 10]),
+  ],
+)
+def test_width(name, width, outputs):
+  _, params, _ = build(name, width=width)
+  kernels = [params[f'{layer}/kernel'] for layer in LAYERS[name]]
+  assert [kernel.shape[-1] for kernel in kernels] == outputs
+
+
+@pytest.mark.parametrize('width', [0, -1, 0.001, float('nan')])
+def test_a_width_that_leaves_nothing_is_refused(width):
+  message = (
+    f'`lenet_300_100` was given width={width}, but it multiplies the 100 units'
+    ' of its narrowest layer and must leave one at least.'
+  )
+  with pytest.raises(ValueError, match=re.escape(message)):
+    models.lenet_300_100(width=width)
+
+
 @pytest.mark.parametrize('name', SIZES)
 def test_paths(name):
   _, params, model_state = build(name)
