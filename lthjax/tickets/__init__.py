@@ -1,6 +1,13 @@
 """Finding winning tickets, rewinding them, their controls, and other data."""
 
+from lthjax.tickets.channels import (
+  add_l1,
+  channel_masks,
+  mask_channels,
+  scales,
+)
 from lthjax.tickets.controls import reshuffle, sign_preserved, signed_constant
+from lthjax.tickets.early_bird import EarlyBird, early_bird, settled
 from lthjax.tickets.imp import Ticket, imp, one_shot
 from lthjax.tickets.rewind import (
   fine_tune,
@@ -12,17 +19,24 @@ from lthjax.tickets.sanity import hybrid, inverted, random_quotas, smart_ratio
 from lthjax.tickets.transfer import transfer
 
 __all__ = [
+  'EarlyBird',
   'Ticket',
+  'add_l1',
+  'channel_masks',
+  'early_bird',
   'fine_tune',
   'fresh_slots',
   'hybrid',
   'imp',
   'inverted',
+  'mask_channels',
   'one_shot',
   'random_quotas',
   'reshuffle',
   'rewind_learning_rate',
   'rewind_weights',
+  'scales',
+  'settled',
   'sign_preserved',
   'signed_constant',
   'smart_ratio',
