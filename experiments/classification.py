@@ -74,6 +74,12 @@ class Classification:
     self._batch_size, self._augment = batch_size, augment
     self._test = jax.jit(jax.vmap(self._accuracy, in_axes=(0, 0, None)))
 
+  def with_model(self, model: models.Model) -> 'Classification':
+    """The same for another network."""
+    return Classification(
+      self.dataset, model, batch_size=self._batch_size, augment=self._augment
+    )
+
   def trainer(
     self,
     tx: optax.GradientTransformation

@@ -6,7 +6,12 @@ from lthjax.tickets.channels import (
   mask_channels,
   scales,
 )
-from lthjax.tickets.controls import reshuffle, sign_preserved, signed_constant
+from lthjax.tickets.controls import (
+  random_signs,
+  reshuffle,
+  sign_preserved,
+  signed_constant,
+)
 from lthjax.tickets.early_bird import EarlyBird, early_bird, settled
 from lthjax.tickets.imp import Ticket, imp, one_shot
 from lthjax.tickets.rewind import (
@@ -32,6 +37,7 @@ __all__ = [
   'mask_channels',
   'one_shot',
   'random_quotas',
+  'random_signs',
   'reshuffle',
   'rewind_learning_rate',
   'rewind_weights',

@@ -16,14 +16,17 @@ import time
 import xml.etree.ElementTree
 
 import jax
+import jax.numpy as jnp
 import lottery_ticket
 import numpy as np
 import pytest
+import ticket_controls
 import ticket_report
 
 import lthjax as lth
 from lthjax import checkpoints
 from lthjax.tickets import Ticket
+from lthjax.training import with_masks
 
 ROOT = pathlib.Path(__file__).parents[2]
 LEVELS, SEEDS = 4, 2
@@ -137,6 +140,7 @@ def test_folder(unbroken):
     'accuracy.svg',
     'config.json',
     'metrics.jsonl',
+    'results.md',
     'summary.csv',
     'tickets',
   }
@@ -194,6 +198,20 @@ def test_config(unbroken):
   assert (config['levels'], config['steps']) == (4, 60)
   assert config['fraction'] == [['output/*', 0.1], ['*', 0.2]]
   assert 'output' not in config
+
+
+def test_page_says_what_each_control_keeps(unbroken):
+  page = (unbroken.folder / 'results.md').read_text()
+  assert '| command | `python experiments/lottery_ticket.py --levels 4' in page
+  assert '|  | sign | magnitude | mask | 80.22 % | 51.63 % |' in page
+  for line in [
+    'winning ticket | yes | yes | yes |',
+    'new magnitudes, same signs | yes | no | yes |',
+    'random reinitialization | no | no | yes |',
+    'shuffled mask | yes | yes | no |',
+  ]:
+    assert f'\n| {line} ' in page
+  assert page.count(' ± ') == 1 + 2 * (1 + len(CONTROLS))
 
 
 def test_pictures(unbroken):
@@ -272,7 +290,8 @@ def test_finished_run_is_not_repeated(copied, main):
   assert 'Levels 0 to 3 are there already.' in printed
   assert '51.63 %' in printed
   after = contents(copied)
-  assert [x for x in after if after[x] != before[x]] in ([], ['accuracy.svg'])
+  changed = {x for x in after if after[x] != before[x]}
+  assert changed <= {'accuracy.svg', 'results.md'}
 
 
 # Other settings.
@@ -289,9 +308,8 @@ def run(tmp_path, monkeypatch, compiled):
       experiments.append(self)
 
   def run(**changes):
-    config = dataclasses.replace(
-      CONFIG, levels=3, steps=40, output=tmp_path, **changes
-    )
+    changes = {'levels': 3, 'steps': 40, 'output': tmp_path, **changes}
+    config = dataclasses.replace(CONFIG, **changes)
     with monkeypatch.context() as patch:
       patch.setattr(lottery_ticket, 'Experiment', Counted)
       with ticket_report.Progress(dict.fromkeys(range(3), 9), 40) as report:
@@ -322,6 +340,67 @@ def test_learning_rate_rewinding_and_resuming(run):
   _, again, _ = run(**change)
   assert bits(again[2].trained) == bits(tickets[2].trained)
   assert (folder / 'summary.csv').read_bytes() == summary
+
+
+@pytest.fixture(scope='module')
+def starts():
+  """Where a ticket of half of the weights and all its controls start."""
+  experiment = lottery_ticket.Experiment(CONFIG)
+  start = experiment.trainer.init(experiment.keys)
+  masks = lth.prune(
+    lth.scores.magnitude(start.params), experiment.masks(), sparsity=0.5
+  )
+  ticket = Ticket(1, 0.5, masks, start, start, None)
+  return {
+    'ticket': (start, masks),
+    **{
+      name: experiment.control(name, start, ticket)
+      for name in ticket_controls.ARMS
+      if name != 'ticket'
+    },
+  }
+
+
+@pytest.mark.parametrize('name', ticket_controls.ARMS)
+def test_what_a_control_keeps(starts, name):
+  """Exactly the signs, magnitudes and masks that the table says."""
+  arm = ticket_controls.ARMS[name]
+  (start, masks), (state, found) = starts['ticket'], starts[name]
+  before, after = (x.params['fc1']['kernel'] for x in (start, state))
+  mask, other = (x['fc1']['kernel'] for x in (masks, found))
+  assert alive(found) == alive(masks)
+  assert (mask == other).all() == arm.mask
+  assert (jnp.sign(before) == jnp.sign(after))[mask].all() == arm.sign
+  assert (jnp.abs(before) == jnp.abs(after))[mask].all() == arm.magnitude
+  if name == 'reshuffled':
+    np.testing.assert_array_equal(
+      *(np.sort(x[0][mask[0]]) for x in (before, after))
+    )
+
+
+def test_frozen_weights_are_where_they_started(starts):
+  """Before training, the network is the dense one to the bit."""
+  state, masks = starts['frozen']
+  task = lottery_ticket.Experiment(CONFIG).task
+  model = ticket_controls.beside_frozen(task.model)
+  state = with_masks(state, masks)
+  ticket, dense = (
+    jax.tree.map(lambda x: x[0], x) for x in (state, starts['ticket'][0])
+  )
+  x = task.dataset.test.images[:9] / 16
+  expected, _ = task.model.apply(dense.params, {}, x)
+  found, _ = model.apply(ticket.params, ticket.model_state, x)
+  np.testing.assert_array_equal(found, expected)
+  zero, _ = task.model.apply(ticket.params, {}, x)
+  assert (found != zero).any()
+
+
+def test_frozen_weights_beside_a_ticket(run):
+  folder, _, experiment = run(levels=2, controls=('frozen',))
+  assert set(mean_accuracy(folder)) == {
+    *((0, 'ticket'), (1, 'ticket'), (1, 'frozen'))
+  }
+  assert experiment.frozen[0].compilations == 1
 
 
 # The command line.
