@@ -22,7 +22,6 @@ import optax
 from lthjax import masks as masks_lib
 from lthjax import trees
 from lthjax.prune import prune
-from lthjax.scores import magnitude
 
 _SCALE = re.compile(r'(^|/)(scale|gamma)$|norm[^/]*/weight$', re.IGNORECASE)
 
@@ -91,7 +90,8 @@ def channel_masks(
     above a threshold, and so one channel less, or none of those that tie.
   """
   masks = masks_lib.dense(params, where)
-  return prune(magnitude(params), masks, sparsity=sparsity, scope='global')
+  sizes = trees.map_alive(lambda name, mask, x: jnp.abs(x), masks, params)
+  return prune(sizes, masks, sparsity=sparsity, scope='global')
 
 
 def mask_channels(
