@@ -45,6 +45,7 @@ from classification import (
   image_shape,
   seed_keys,
 )
+from early_bird_report import distances, settled
 
 import lthjax as lth
 from lthjax import checkpoints, data, models, trees
@@ -269,7 +270,8 @@ class Experiment:
       'cost': [1.0] * config.seeds,
       'distances': {f'{s:g}': x.round(6).tolist() for s, x in apart.items()},
       'settled': {
-        f'{s:g}': [self.settled(one) for one in x] for s, x in apart.items()
+        f'{s:g}': [settled(one, config.window, config.threshold) for one in x]
+        for s, x in apart.items()
       },
     }, kept
 
@@ -292,18 +294,6 @@ class Experiment:
       self.task.dataset,
       until=epoch * self.epoch,
       report=lambda step, found: report((step - first) // self.epoch, found),
-    )
-
-  def settled(self, apart: np.ndarray) -> int | None:
-    """The epoch at which the rule draws the ticket, if it ever does."""
-    options = {x: getattr(self.config, x) for x in ('window', 'threshold')}
-    return next(
-      (
-        epoch
-        for epoch in range(len(apart))
-        if lth.tickets.settled(apart[epoch, :epoch][::-1].tolist(), **options)
-      ),
-      None,
     )
 
   def forward(self, masks: chex.ArrayTree, seed: int) -> float:
@@ -365,15 +355,6 @@ def readers(params: Any) -> dict[str, list[str]]:
 
   pairs = zip(layers('scale'), layers('kernel')[1:], strict=True)
   return {f'{norm}/scale': [f'{after}/kernel'] for norm, after in pairs}
-
-
-def distances(masks: np.ndarray) -> np.ndarray:
-  """Hamming distances of all pairs: ``(seeds, epochs, epochs)``.
-
-  Args:
-    masks: bool, ``(seeds, epochs, channels)``.
-  """
-  return (masks[:, :, None] != masks[:, None]).mean(-1)
 
 
 def run(config: Config, report: grid.Progress) -> Path:

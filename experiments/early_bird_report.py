@@ -10,12 +10,32 @@ import running
 from grid import Result, spread
 from matplotlib.axes import Axes
 
+from lthjax import tickets
+
 COLORS = ('#1b6ca8', '#2a9d8f', '#e9a03b', '#c8553d', '#9b5de5')
+
+
+def distances(masks: np.ndarray) -> np.ndarray:
+  """Hamming distances of all pairs: ``(seeds, epochs, epochs)``.
+
+  Args:
+    masks: bool, ``(seeds, epochs, channels)``.
+  """
+  return (masks[:, :, None] != masks[:, None]).mean(-1)
+
+
+def settled(apart: np.ndarray, window: int, threshold: float) -> int | None:
+  """The epoch at which the rule draws the ticket, if it ever does."""
+  for epoch, row in enumerate(apart):
+    before = row[:epoch][::-1].tolist()
+    if tickets.settled(before, window=window, threshold=threshold):
+      return epoch
+  return None
 
 
 def rows(result: Result) -> list[dict[str, Any]]:
   """One row a network."""
-  settled = result.get('settled', {})
+  rule = result.get('settled', {})
   return [
     {
       'sparsity': result['sparsity'] or 0,
@@ -24,7 +44,7 @@ def rows(result: Result) -> list[dict[str, Any]]:
       'test_accuracy': accuracy,
       'forward': result['forward'][seed],
       'cost': result['cost'][seed],
-      'settled': '/'.join(str(epochs[seed]) for epochs in settled.values()),
+      'settled': '/'.join(str(epochs[seed]) for epochs in rule.values()),
     }
     for seed, accuracy in enumerate(result['test_accuracy'])
   ]
@@ -45,18 +65,18 @@ def split(
 ) -> tuple[Result, dict[float, list[Result]]]:
   """The dense network, and the tickets by sparsity."""
   dense, *others = results
-  tickets: dict[float, list[Result]] = {}
+  found: dict[float, list[Result]] = {}
   for result in others:
-    tickets.setdefault(result['sparsity'], []).append(result)
-  return dense, tickets
+    found.setdefault(result['sparsity'], []).append(result)
+  return dense, found
 
 
-def by_rule(dense: Result, tickets: list[Result]) -> Result | None:
+def by_rule(dense: Result, line: list[Result]) -> Result | None:
   """The tickets that the rule draws, each from the first draw after it."""
-  settled = dense['settled'][f'{tickets[0]["sparsity"]:g}']
+  epochs = dense['settled'][f'{line[0]["sparsity"]:g}']
   chosen = [
-    next((t for t in tickets if e is not None and t['draw'] >= e), None)
-    for e in settled
+    next((t for t in line if e is not None and t['draw'] >= e), None)
+    for e in epochs
   ]
   if None in chosen:
     return None
@@ -74,9 +94,9 @@ def cells(first: str, draw: str, result: Result) -> list[str]:
 
 def lines(results: list[Result]) -> list[list[str]]:
   """All rows of the tables for people."""
-  dense, tickets = split(results)
+  dense, drawn = split(results)
   found = [cells('none', '', dense)]
-  for sparsity, line in tickets.items():
+  for sparsity, line in drawn.items():
     first = f'{100 * sparsity:g} %'
     found += [cells(first, str(t['draw']), t) for t in line]
     epochs = dense['settled'][f'{sparsity:g}']
@@ -116,24 +136,24 @@ def figure(
   results: list[Result], title: str, threshold: float, folder: Path
 ) -> None:
   """Draws how far masks of all epochs are apart, and what tickets reach."""
-  dense, tickets = split(results)
+  dense, drawn = split(results)
   fig, axes = plt.subplots(
     2,
-    len(tickets),
-    figsize=(1.2 + 2.9 * len(tickets), 5.6),
+    len(drawn),
+    figsize=(1.2 + 2.9 * len(drawn), 5.6),
     layout='constrained',
     squeeze=False,
   )
   shown = None
-  for i, (sparsity, line) in enumerate(tickets.items()):
+  for i, (sparsity, line) in enumerate(drawn.items()):
     color = COLORS[i % len(COLORS)]
     apart = np.array(dense['distances'][f'{sparsity:g}']).mean(0)
-    settled = [e for e in dense['settled'][f'{sparsity:g}'] if e is not None]
-    shown = matrix(axes[0, i], apart, settled, threshold)
+    epochs = [e for e in dense['settled'][f'{sparsity:g}'] if e is not None]
+    shown = matrix(axes[0, i], apart, epochs, threshold)
     axes[0, i].set_title(
       f'{100 * sparsity:g} % of channels gone', fontsize=10, loc='left'
     )
-    accuracies(axes[1, i], dense, line, settled, color)
+    accuracies(axes[1, i], dense, line, epochs, color)
   low = min(ax.get_ylim()[0] for ax in axes[1])
   high = max(ax.get_ylim()[1] for ax in axes[1])
   for ax in axes[1]:
@@ -149,27 +169,27 @@ def figure(
 
 
 def matrix(
-  ax: Axes, apart: np.ndarray, settled: list[int], threshold: float
+  ax: Axes, apart: np.ndarray, epochs: list[int], threshold: float
 ) -> Any:
   """Draws the distances of all pairs, and where seeds settle."""
   shown = ax.imshow(apart, vmin=0, vmax=3 * threshold, cmap='viridis_r')
-  for epoch in settled:
+  for epoch in epochs:
     ax.plot(epoch, epoch, 'o', ms=5, mfc='none', color='#c8553d')
   ax.set_xlabel('epoch')
   return shown
 
 
 def accuracies(
-  ax: Axes, dense: Result, tickets: list[Result], settled: list[int], color: str
+  ax: Axes, dense: Result, line: list[Result], epochs: list[int], color: str
 ) -> None:
   """Draws what tickets reach, over the epoch at which they are drawn."""
   whole = 100 * np.mean(dense['test_accuracy'])
   ax.axhline(whole, color='0.45', lw=1, ls='--', label='dense network')
-  x = [ticket['draw'] for ticket in tickets]
-  y = 100 * np.array([ticket['test_accuracy'] for ticket in tickets])
+  x = [ticket['draw'] for ticket in line]
+  y = 100 * np.array([ticket['test_accuracy'] for ticket in line])
   ax.plot(x, y.mean(1), 'o-', ms=3.5, lw=1.6, color=color, label='ticket')
   ax.fill_between(x, y.min(1), y.max(1), color=color, alpha=0.15, lw=0)
-  for epoch in settled:
+  for epoch in epochs:
     ax.axvline(epoch, color='#c8553d', lw=0.8, alpha=0.6)
   ax.set_xlabel('drawn after epoch')
   ax.spines[['top', 'right']].set_visible(False)

@@ -22,6 +22,7 @@ import optax
 from lthjax import masks as masks_lib
 from lthjax import trees
 from lthjax.prune import prune
+from lthjax.selection import keep_largest
 
 _SCALE = re.compile(r'(^|/)(scale|gamma)$|norm[^/]*/weight$', re.IGNORECASE)
 
@@ -56,8 +57,8 @@ def channel_masks(
   """Keeps the channels with the largest scales, all layers together.
 
   Counts are exact, and ties go to the lowest index: at initialization, where
-  all scales are one, the first layers keep all of their channels. Nothing keeps
-  a layer from losing all of them.
+  all scales are one, the first layers keep all of their channels. The largest
+  of each layer stays in any case, so that no layer cuts the network in two.
 
   Args:
     params: tree of arrays.
@@ -72,7 +73,7 @@ def channel_masks(
 
   Raises:
     ValueError: if there is no scale, if the sparsity is out of range or leaves
-      fewer channels than layers, or if scales are NaN or all zero.
+      fewer channels than layers, or if scales are NaN.
 
   Example:
     >>> import jax.numpy as jnp
@@ -87,10 +88,17 @@ def channel_masks(
   References:
     You et al., Drawing Early-Bird Tickets: Towards More Efficient Training of
     Deep Networks, arXiv:1909.11957, section 3. The authors' code keeps what is
-    above a threshold, and so one channel less, or none of those that tie.
+    above a threshold, and so one channel less, none of those that tie, and
+    sometimes none of a layer.
   """
   masks = masks_lib.dense(params, where)
-  sizes = trees.map_alive(lambda name, mask, x: jnp.abs(x), masks, params)
+
+  def size(name, mask, scale):
+    del name, mask
+    x = jnp.abs(scale)
+    return jnp.where(keep_largest(x, 1), jnp.inf, x)
+
+  sizes = trees.map_alive(size, masks, params)
   return prune(sizes, masks, sparsity=sparsity, scope='global')
 
 

@@ -96,12 +96,11 @@ def test_settled_as_numpy_has_it():
   """The first epoch whose mask agrees with the four before."""
   moved = np.cumsum([9] * 8 + [4] * 4 + [2] * 8)
   masks = np.arange(200) < moved[None, :, None]
-  (apart,) = early_bird.distances(masks)
+  (apart,) = early_bird_report.distances(masks)
   expected = next(e for e in range(4, 20) if moved[e] - moved[e - 4] <= 20)
-  experiment = object.__new__(early_bird.Experiment)
-  experiment.config = early_bird.PRESETS['digits']
-  assert experiment.settled(apart) == expected == 11
-  assert experiment.settled(apart[:expected, :expected]) is None
+  find = functools.partial(early_bird_report.settled, window=5, threshold=0.1)
+  assert find(apart) == expected == 11
+  assert find(apart[:expected, :expected]) is None
 
 
 def test_tickets_of_the_rule():

@@ -52,7 +52,7 @@ def params():
 
 def test_largest_scales_of_all_layers(params):
   sizes = np.concatenate([np.abs(params[norm]['scale']) for norm in NORMS])
-  for sparsity, removed in [(0.0, 0), (0.3, 3), (0.5, 5), (0.7, 7)]:
+  for sparsity, removed in [(0.0, 0), (0.3, 3), (0.5, 5)]:
     masks = tickets.channel_masks(params, sparsity)
     assert masks['conv1']['kernel'] is masks['norm1']['bias'] is None
     kept = np.concatenate([masks[n]['scale'] for n in NORMS])
@@ -65,6 +65,22 @@ def test_equal_scales_still_give_exact_counts():
   masks = tickets.channel_masks(params, 0.3)
   assert lth.masks.alive_by_name(masks) == {'norm1/scale': 6, 'norm2/scale': 1}
   assert masks['norm2']['scale'].tolist() == [True, False, False, False]
+
+
+def test_no_layer_loses_its_largest_channel():
+  params = {
+    'norm1': {'scale': jnp.array([1.0, 2.0, 3.0, 4.0])},
+    'norm2': {'scale': jnp.array([0.1, -0.2])},
+  }
+  masks = tickets.channel_masks(params, 0.5)
+  assert masks['norm1']['scale'].tolist() == [False, False, True, True]
+  assert masks['norm2']['scale'].tolist() == [False, True]
+
+
+def test_scales_that_are_not_numbers():
+  params = {'norm': {'scale': jnp.array([1.0, jnp.nan, 2.0])}}
+  with pytest.raises(ValueError, match=r'NaN in norm/scale \(1\)'):
+    tickets.channel_masks(params, 0.5)
 
 
 def test_replicates_choose_on_their_own(params):
