@@ -14,7 +14,9 @@ of Deep Networks, arXiv:1909.11957, figures 2 and 3, table 2.
   python experiments/early_bird.py --preset vgg16 --sparsities 0.5
 
   digits   A small convolutional network on digits, 3 seeds. A minute or so on 2
-           CPU cores.
+           CPU cores. Without half of the channels, drawn by epoch 8 of 20 as
+           the rule has it, it is at most 3 points below the dense network, for
+           less than 60 % of the multiply-adds of training.
   mnist    The same on MNIST, 3 seeds.
   vgg16    VGG-16 on CIFAR-10, 1 seed, 160 epochs. For an accelerator.
 

@@ -222,3 +222,18 @@ def test_bad_values_before_anything_is_done(arguments, text, main, tmp_path):
   assert errors.startswith('error: ')
   assert text in errors
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_digits(main, tmp_path):
+  code, _, errors = main('--sparsities', '0.5', '--output', str(tmp_path))
+  assert code == 0, errors
+  (folder,) = tmp_path.iterdir()
+  dense, *tickets = [
+    json.loads(line)
+    for line in (folder / 'metrics.jsonl').read_text().splitlines()
+  ]
+  ruled = early_bird_report.by_rule(dense, tickets)
+  whole, found = (np.mean(x['test_accuracy']) for x in (dense, ruled))
+  assert found >= whole - 0.03
+  assert max(ruled['cost']) < 0.6
