@@ -1,5 +1,6 @@
 """Image classification as the experiments have it: data, network, training."""
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -22,7 +23,7 @@ ModelName = Literal[
   'vgg_16',
   'wide_resnet_22_2',
 ]
-MODELS = {
+MODELS: dict[ModelName, Callable[..., models.Model]] = {
   'lenet_300_100': models.lenet_300_100,
   'conv_2': models.conv_2,
   'conv_4': models.conv_4,
@@ -64,10 +65,10 @@ class Classification:
       dataset = data.load(dataset, validation=validation)
     self.dataset = dataset
     if isinstance(model, str):
-      options = {} if width == 1 else {'width': width}
-      model = MODELS[model](
-        image_shape(dataset), classes=data.num_classes(dataset), **options
-      )
+      build = MODELS[model]
+      if width != 1:
+        build = functools.partial(build, width=width)
+      model = build(image_shape(dataset), classes=data.num_classes(dataset))
     self.model = model
     self.params, self.model_state = jax.eval_shape(
       self.model.init, jax.random.key(0)
@@ -75,6 +76,12 @@ class Classification:
     self.compilations = 0  # of training steps
     self._batch_size, self._augment = batch_size, augment
     self._test = jax.jit(jax.vmap(self._accuracy, in_axes=(0, 0, None)))
+
+  def with_model(self, model: models.Model) -> 'Classification':
+    """The same for another network."""
+    return Classification(
+      self.dataset, model, batch_size=self._batch_size, augment=self._augment
+    )
 
   def trainer(
     self,

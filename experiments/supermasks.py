@@ -188,12 +188,7 @@ class Experiment:
     if cell.method == 'dense':
       return self.dense
     method = METHODS[cell.method]
-    return Classification(
-      self.dense.dataset,
-      hidden(self.dense.model, method, cell.kept),
-      batch_size=self.config.batch_size,
-      augment=self.config.augment,
-    )
+    return self.dense.with_model(hidden(self.dense.model, method, cell.kept))
 
   def tx(self, cell: Cell) -> optax.GradientTransformation:
     """The optimizer of a cell."""

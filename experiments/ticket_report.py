@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import rich.table
 import running
+from ticket_controls import ARMS
 
 import lthjax as lth
 from lthjax import checkpoints
@@ -24,20 +25,6 @@ COLUMNS: tuple[str, ...] = (
   'best_step',
   'test_accuracy_at_best',
 )
-LABELS = {
-  'ticket': 'winning ticket',
-  'sign_preserved': 'new magnitudes, same signs',
-  'signed_constant': 'constant magnitude, same signs',
-  'reinit': 'random reinitialization',
-  'shuffled': 'shuffled mask',
-}
-COLORS = {
-  'ticket': '#1b6ca8',
-  'sign_preserved': '#2a9d8f',
-  'signed_constant': '#9b5de5',
-  'reinit': '#e9a03b',
-  'shuffled': '#c8553d',
-}
 
 
 def rows(levels: list[Level]) -> list[dict[str, Any]]:
@@ -62,7 +49,7 @@ def accuracy(level: Level) -> dict[str, np.ndarray]:
     result['control']: 100 * np.array(result['test_accuracy_at_best'])
     for result in level['results']
   }
-  return {name: found[name] for name in LABELS if name in found}
+  return {name: found[name] for name in ARMS if name in found}
 
 
 class Progress(running.Progress):
@@ -149,7 +136,7 @@ def verdict(levels: list[Level]) -> str:
   dense = accuracy(levels[0])['ticket'].mean()
   lines = [f'With {100 * levels[-1]["density"]:.2f} % of the weights:']
   for name, values in accuracy(levels[-1]).items():
-    lines.append(f'  {values.mean():5.1f} %  {LABELS[name]} ({name})')
+    lines.append(f'  {values.mean():5.1f} %  {ARMS[name].label} ({name})')
   return '\n'.join(
     [*lines, f'  {dense:5.1f} %  dense network, with all weights']
   )
@@ -177,6 +164,42 @@ def page(
   checkpoints.write_text(path, text)
 
 
+CAPTION = (
+  'What each training keeps of the ticket, and its test accuracy in % at the'
+  ' best validation step: mean ± standard deviation over the seeds.'
+)
+
+
+def markdown(levels: list[Level], title: str, folder: Path, seeds: int) -> None:
+  """Writes what sign, magnitude and mask are worth, at two densities."""
+  found = [(f'{100 * x["density"]:.2f} %', accuracy(x)) for x in levels]
+  whole = spread(found[0][1]['ticket'])
+  found = [(name, arms) for name, arms in found if len(arms) > 1] or found[-1:]
+  found = [found[i] for i in sorted({(len(found) - 1) // 2, len(found) - 1})]
+  lines = []
+  for name in found[-1][1]:
+    arm = ARMS[name]
+    keeps = ['yes' if x else 'no' for x in (arm.sign, arm.magnitude, arm.mask)]
+    lines.append(
+      [arm.label, *keeps, *(spread(arms[name]) for _, arms in found)]
+    )
+  running.write_page(
+    folder / 'results.md',
+    f'Lottery tickets: {title}',
+    seeds,
+    f'{CAPTION} The dense network has {whole}.',
+    running.markdown_table(
+      ['', 'sign', 'magnitude', 'mask', *(name for name, _ in found)], lines
+    ),
+    '![Test accuracy against weights remaining](accuracy.png)',
+  )
+
+
+def spread(values: np.ndarray) -> str:
+  """Mean and standard deviation over the seeds."""
+  return f'{values.mean():.2f} ± {values.std():.2f}'
+
+
 def figure(levels: list[Level], title: str, folder: Path) -> None:
   """Draws accuracy against weights remaining, as PNG and SVG."""
   fig, ax = plt.subplots(figsize=(7.2, 4.4), layout='constrained')
@@ -190,7 +213,7 @@ def figure(levels: list[Level], title: str, folder: Path) -> None:
     ]
     x = np.array([density for density, _ in found])
     y = np.array([values for _, values in found])
-    color, label = COLORS[control], LABELS[control]
+    label, color = ARMS[control][:2]
     ax.plot(x, y.mean(1), 'o-', ms=3.5, lw=1.6, color=color, label=label)
     ax.fill_between(x, y.min(1), y.max(1), color=color, alpha=0.15, lw=0)
   ax.set_xscale('log')

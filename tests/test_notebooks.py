@@ -251,6 +251,48 @@ def check_landscape(notebook, values):
   assert max(map(max, values['plane'])) > max(values['ends']) + 8
 
 
+SUPERMASKS = {
+  'popup': 'popup',
+  'random': 'test(weights)',
+  'trained': 'test(final)',
+  'bernoulli': 'bernoulli',
+  'read': '{name: max(values) for name, values in read.items()}',
+  'alive': 'lth.masks.alive_by_name(masks)',
+  'magnitudes': """{
+    name: np.unique(np.abs(layer['kernel'])).tolist()
+    for name, layer in weights.items()
+  }""",
+  'likeness': '{name: likeness(name) for name in networks}',
+}
+
+
+def check_supermasks(notebook, values):
+  """Asserts what the notebook claims, on digits."""
+  assert 'Going on with digits' in texts(notebook, 'data')[0]
+
+  magnitudes = {'fc1': 64, 'fc2': 300, 'output': 100}
+  for name, inputs in magnitudes.items():
+    assert values['magnitudes'][name] == pytest.approx([(2 / inputs) ** 0.5])
+  alive = {'fc1/kernel': 9_600, 'fc2/kernel': 15_000, 'output/kernel': 500}
+  assert values['alive'] == alive
+  for cell in ('bits', 'bernoulli'):
+    assert texts(notebook, cell)[0].startswith('same bits as before: True')
+
+  # With three other seeds: at most 16; at least 97.7, 96.9, 4.4, 79 and 95;
+  # at most 0.08; at least 0.87.
+  assert values['random'] < 30
+  assert values['trained'] > 95
+  assert values['popup']['0.5'] > 94
+  assert values['popup']['0.5'] > values['popup']['0.1'] + 1
+  density, accuracy = values['bernoulli']
+  assert 0.45 < density < 0.55
+  assert accuracy > 70
+  assert values['read']['large, same sign, constant'] > 90
+  likeness = values['likeness']
+  assert abs(likeness['random']) < 0.3
+  assert likeness['edge-popup'] > 0.7
+
+
 # By notebook: a small setting, what to look at afterwards, and what must hold.
 RUNS = {
   'first_ticket': (
@@ -285,6 +327,15 @@ RUNS = {
     },
     SANITY_CHECKS,
     check_sanity_checks,
+  ),
+  'supermasks': (
+    {
+      'LTHJAX_NOTEBOOK_DATASET': 'mnist',  # Not there, so that it is digits.
+      'LTHJAX_NOTEBOOK_STEPS': '200',
+      'LTHJAX_NOTEBOOK_KEPT': '0.1',
+    },
+    SUPERMASKS,
+    check_supermasks,
   ),
 }
 

@@ -105,7 +105,8 @@ def multiply_adds(
     params: tree of arrays or of `jax.ShapeDtypeStruct`.
     *args: trees of arrays or of `jax.ShapeDtypeStruct`. For the cost of one
       example, give a batch of one.
-    masks: tree of masks, not traced; all weights are alive without it.
+    masks: tree of masks, not traced; all weights are alive without it. Those of
+      biases, scales and other vectors play no part.
     where: the leaves to count by name, as in `lthjax.masks.dense`. By default
       those that have a mask, or all kernels without masks.
 
@@ -136,7 +137,7 @@ def multiply_adds(
   if masks is not None:
     trees.check_like(masks, params, 'params')
     named = trees.by_name(masks)
-    pruned = {name: mask for name, mask in named.items() if mask is not None}
+    pruned = {n: m for n, m in named.items() if m is not None and m.ndim > 1}
     where = where or (lambda name, _: name in pruned)
   where = where or masks_lib.kernels
   shapes = jax.eval_shape(lambda p: masks_lib.dense(p, where), params)

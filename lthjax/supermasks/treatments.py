@@ -3,9 +3,8 @@
 At zero they are under `lthjax.masks.apply`. Here they are frozen where they
 started, all of them or those that training moved away from zero. What becomes
 of the weights inside (mask-1) is in `lthjax.tickets`: rewound they are the
-initial params themselves, and `lthjax.tickets.reshuffle`,
-`lthjax.tickets.sign_preserved` and `lthjax.tickets.signed_constant` give them
-other values.
+initial params themselves, and `lthjax.tickets.reshuffle`, `random_signs`,
+`sign_preserved` and `signed_constant` give them other values.
 
 References:
   Zhou et al., Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask,

@@ -82,6 +82,44 @@ def signed_constant(
   return jax.tree.map(flatten, masks, params, is_leaf=trees.is_none)
 
 
+def random_signs(
+  key: chex.PRNGKey, params: chex.ArrayTree, masks: chex.ArrayTree
+) -> chex.ArrayTree:
+  """Keeps the magnitudes and draws new signs.
+
+  Args:
+    key: random key; each leaf folds in its name.
+    params: tree of arrays.
+    masks: tree of masks, of which only the `None` leaves matter.
+
+  Returns:
+    Tree like the params.
+
+  Raises:
+    ValueError: if the masks do not fit.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> params = {'w': jnp.array([[1.0, -2.0, 3.0, -4.0]])}
+    >>> masks = lth.masks.dense(params)
+    >>> drawn = lth.tickets.random_signs(jax.random.key(0), params, masks)
+    >>> jnp.abs(drawn['w'])
+    Array([[1., 2., 3., 4.]], dtype=float32)
+  """
+  trees.check_like(masks, params, 'params')
+
+  def draw(path, m, p):
+    if m is None:
+      return p
+    own = trees.fold_in_name(key, trees.path_name(path))
+    return jnp.abs(p) * jax.random.rademacher(own, p.shape, p.dtype)
+
+  return jax.tree_util.tree_map_with_path(
+    draw, masks, params, is_leaf=trees.is_none
+  )
+
+
 def reshuffle(
   key: chex.PRNGKey, params: chex.ArrayTree, masks: chex.ArrayTree
 ) -> chex.ArrayTree:

@@ -138,6 +138,7 @@ def test_folder(unbroken):
     'config.json',
     'metrics.jsonl',
     'report.html',
+    'results.md',
     'summary.csv',
     'tickets',
   }
@@ -195,6 +196,20 @@ def test_config(unbroken):
   assert (config['levels'], config['steps']) == (4, 60)
   assert config['fraction'] == [['output/*', 0.1], ['*', 0.2]]
   assert 'output' not in config
+
+
+def test_page_says_what_each_control_keeps(unbroken):
+  page = (unbroken.folder / 'results.md').read_text()
+  assert '| command | `python experiments/lottery_ticket.py --levels 4' in page
+  assert '|  | sign | magnitude | mask | 80.20 % | 51.63 % |' in page
+  for line in [
+    'winning ticket | yes | yes | yes |',
+    'new magnitudes, same signs | yes | no | yes |',
+    'random reinitialization | no | no | yes |',
+    'shuffled mask | yes | yes | no |',
+  ]:
+    assert f'\n| {line} ' in page
+  assert page.count(' ± ') == 2 + 2 * (1 + len(CONTROLS))
 
 
 def test_pictures(unbroken):
@@ -285,7 +300,8 @@ def test_finished_run_is_not_repeated(copied, main):
   assert 'Levels 0 to 3 are there already.' in printed
   assert '51.63 %' in printed
   after = contents(copied)
-  assert [x for x in after if after[x] != before[x]] in ([], ['accuracy.svg'])
+  changed = {x for x in after if after[x] != before[x]}
+  assert changed <= {'accuracy.svg', 'results.md'}
 
 
 # Other settings.
@@ -302,9 +318,8 @@ def run(tmp_path, monkeypatch, compiled):
       experiments.append(self)
 
   def run(**changes):
-    config = dataclasses.replace(
-      CONFIG, levels=3, steps=40, output=tmp_path, **changes
-    )
+    changes = {'levels': 3, 'steps': 40, 'output': tmp_path, **changes}
+    config = dataclasses.replace(CONFIG, **changes)
     with monkeypatch.context() as patch:
       patch.setattr(lottery_ticket, 'Experiment', Counted)
       with ticket_report.Progress(dict.fromkeys(range(3), 9), 40) as report:
@@ -335,6 +350,14 @@ def test_learning_rate_rewinding_and_resuming(run):
   _, again, _ = run(**change)
   assert bits(again[2].trained) == bits(tickets[2].trained)
   assert (folder / 'summary.csv').read_bytes() == summary
+
+
+def test_frozen_weights_beside_a_ticket(run):
+  folder, _, experiment = run(levels=2, controls=('frozen',))
+  assert set(mean_accuracy(folder)) == {
+    *((0, 'ticket'), (1, 'ticket'), (1, 'frozen'))
+  }
+  assert experiment.frozen[0].compilations == 1
 
 
 # The command line.

@@ -60,6 +60,23 @@ def test_signed_constant_has_the_deviation_of_its_layer():
   assert constant['bias'] is BIAS
 
 
+def test_random_signs_keep_magnitudes_to_the_bit():
+  """A sign is a fair coin, thrown for each weight of each layer."""
+  kernel = jax.random.normal(KEY, (100, 100)).at[0, 0].set(0)
+  params = {'one': kernel, 'two': kernel, 'bias': BIAS}
+  masks = lth.masks.dense(params)
+  drawn = tickets.random_signs(KEY, params, masks)
+  assert drawn['bias'] is BIAS
+  for name in ('one', 'two'):
+    np.testing.assert_array_equal(jnp.abs(drawn[name]), jnp.abs(kernel))
+    # Five standard deviations of the share of heads in 10,000 throws.
+    for values in (drawn[name], drawn[name] * kernel):
+      assert abs((np.asarray(values) > 0).mean() - 0.5) < 0.025
+  assert 0.475 < (drawn['one'] == drawn['two']).mean() < 0.525
+  other = tickets.random_signs(jax.random.key(1), params, masks)
+  assert 0.475 < (drawn['one'] == other['one']).mean() < 0.525
+
+
 @pytest.mark.parametrize('density', [0.0, 0.01, 0.3, 1.0])
 def test_reshuffle_permutes_the_alive_values_of_each_layer(density):
   rng = np.random.default_rng(0)
@@ -114,6 +131,7 @@ def test_replicates_are_those_of_single_runs():
     (tickets.sign_preserved, (params, fresh, masks)),
     (tickets.signed_constant, (params, masks)),
     (tickets.reshuffle, (keys, params, masks)),
+    (tickets.random_signs, (keys, params, masks)),
   ]:
     control = jax.jit(control)
     together = jax.jit(jax.vmap(control))(*arguments)
@@ -129,6 +147,7 @@ def test_replicates_are_those_of_single_runs():
     lambda params: tickets.sign_preserved(params, params, MASKS),
     lambda params: tickets.signed_constant(params, MASKS),
     lambda params: tickets.reshuffle(KEY, params, MASKS),
+    lambda params: tickets.random_signs(KEY, params, MASKS),
   ],
 )
 def test_masks_have_to_fit(control):

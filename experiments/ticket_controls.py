@@ -1,0 +1,136 @@
+"""What is trained beside a ticket: all but one thing of it, or one thing of it.
+
+A ticket is three things: which weights are alive, and their signs and
+magnitudes at the start. A control keeps some of them. One keeps all three, and
+changes what the dead weights are: not zero, but what they were at the start.
+"""
+
+from typing import Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+import lthjax as lth
+from lthjax import supermasks
+from lthjax.models import Model
+from lthjax.training import TrainState
+
+Control = Literal[
+  'reinit',
+  'shuffled',
+  'sign_preserved',
+  'signed_constant',
+  'random_signs',
+  'reshuffled',
+  'frozen',
+]
+
+
+class Arm(NamedTuple):
+  """What is trained: a ticket, or a control beside it.
+
+  Attributes:
+    label: its name for people.
+    color: of its line.
+    sign: whether alive weights keep their signs.
+    magnitude: whether they keep their magnitudes.
+    mask: whether the same weights are alive.
+  """
+
+  label: str
+  color: str
+  sign: bool
+  magnitude: bool
+  mask: bool
+
+
+ARMS = {
+  'ticket': Arm('winning ticket', '#1b6ca8', True, True, True),
+  'sign_preserved': Arm(
+    'new magnitudes, same signs', '#2a9d8f', True, False, True
+  ),
+  'signed_constant': Arm(
+    'constant magnitude, same signs', '#9b5de5', True, False, True
+  ),
+  'random_signs': Arm(
+    'same magnitudes, new signs', '#7f4f24', False, True, True
+  ),
+  'reshuffled': Arm(
+    'values permuted within layers', '#e07a9b', False, False, True
+  ),
+  'reinit': Arm('random reinitialization', '#e9a03b', False, False, True),
+  'shuffled': Arm('shuffled mask', '#c8553d', True, True, False),
+  'frozen': Arm(
+    'ticket, dead weights at their start', '#6c757d', True, True, True
+  ),
+}
+
+
+def begin(
+  name: Control,
+  keys: chex.PRNGKey,
+  start: TrainState,
+  fresh: TrainState,
+  masks: chex.ArrayTree,
+  tx: optax.GradientTransformation,
+) -> tuple[TrainState, chex.ArrayTree]:
+  """Where a control of several runs side by side starts, and its masks.
+
+  Args:
+    name: which control.
+    keys: random keys, one a run.
+    start: where the ticket starts.
+    fresh: where other seeds start.
+    masks: masks of the ticket.
+    tx: the optimizer.
+  """
+  if name == 'shuffled':
+    return start, jax.vmap(lth.masks.shuffle)(keys, masks)
+  if name == 'frozen':
+    # Dead weights: their start beside params that are zero there.
+    zeros = jax.tree.map(jnp.zeros_like, start.params)
+    frozen = supermasks.freeze(masks, zeros, start.params)
+    return start._replace(model_state=(frozen, start.model_state)), masks
+  tickets = lth.tickets
+  params = {
+    'reinit': lambda: fresh.params,
+    'sign_preserved': lambda: tickets.sign_preserved(
+      start.params, fresh.params, masks
+    ),
+    'signed_constant': lambda: jax.vmap(tickets.signed_constant)(
+      start.params, masks
+    ),
+    'random_signs': lambda: jax.vmap(tickets.random_signs)(
+      keys, start.params, masks
+    ),
+    'reshuffled': lambda: jax.vmap(tickets.reshuffle)(
+      keys, start.params, masks
+    ),
+  }[name]()
+  # New weights have no past: neither momentum nor batch statistics.
+  return start._replace(
+    params=params,
+    model_state=fresh.model_state,
+    opt_state=tickets.fresh_slots(tx, start.opt_state),
+  ), masks
+
+
+def beside_frozen(network: Model) -> Model:
+  """A network that adds constant values, part of its state, to its params.
+
+  Params that a mask holds at zero are therefore these values.
+  """
+
+  def init(key):
+    params, state = network.init(key)
+    return params, (jax.tree.map(jnp.zeros_like, params), state)
+
+  def apply(params, model_state, x, *, train=False):
+    frozen, state = model_state
+    params = jax.tree.map(jnp.add, params, frozen)
+    outputs, state = network.apply(params, state, x, train=train)
+    return outputs, (frozen, state)
+
+  return Model(init, apply)
