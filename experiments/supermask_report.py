@@ -32,7 +32,6 @@ COLORS = {
   'large_final_same_sign_initial': '#e07a9b',
   'large_final_same_sign_signed_constant': '#9b5de5',
 }
-COLUMNS = ('method', 'kept', 'seed', 'test_accuracy')
 
 
 def flat(results: list[Result]) -> list[Result]:
@@ -46,6 +45,7 @@ def rows(result: Result) -> list[dict[str, Any]]:
     {
       'method': one['method'],
       'kept': one['kept'],
+      'width': one['width'],
       'seed': seed,
       'test_accuracy': accuracy,
     }
@@ -57,10 +57,15 @@ def rows(result: Result) -> list[dict[str, Any]]:
 def cells(result: Result) -> list[str]:
   """A row of the tables for people."""
   kept = f'{100 * result["kept"]:.3g} %'
-  return [LABELS[result['method']], kept, spread(result)]
+  return [
+    LABELS[result['method']],
+    f'{result["width"]:g}',
+    kept,
+    spread(result),
+  ]
 
 
-HEADS = ('method', 'weights kept', 'test accuracy, %')
+HEADS = ('method', 'width', 'weights kept', 'test accuracy, %')
 CAPTION = (
   'Mean ± standard deviation over the seeds, at the end of training. Weights'
   ' are trained in the dense network only; the large ones of it are kept at the'
@@ -85,17 +90,76 @@ def markdown(
   results: list[Result], title: str, folder: Path, seeds: int
 ) -> None:
   """Writes all results as a page, with where they come from."""
+  pictures = ['![Test accuracy over the weights kept](accuracy.png)']
+  if len(widths(results)) > 1:
+    pictures.append('![Test accuracy over the width](widths.png)')
   running.write_page(
     folder / 'results.md',
     f'Supermasks: {title}',
     seeds,
     CAPTION,
     running.markdown_table(HEADS, map(cells, flat(results))),
-    '![Test accuracy over the weights kept](accuracy.png)',
+    *pictures,
   )
 
 
-def figure(results: list[Result], title: str, folder: Path) -> None:
+def widths(results: list[Result]) -> list[float]:
+  """The widths of the networks."""
+  return sorted({result['width'] for result in results})
+
+
+def figures(results: list[Result], title: str, folder: Path) -> None:
+  """Draws accuracy over the kept share, and over the width if it varies."""
+  several = widths(results)
+  if len(several) > 1:
+    over_width(results, title, folder)
+  width = 1.0 if 1 in several else several[-1]
+  if several != [1]:
+    title = f'{title}, width {width:g}'
+  over_kept([r for r in results if r['width'] == width], title, folder)
+
+
+def over_width(results: list[Result], title: str, folder: Path) -> None:
+  """Draws a line a method, and a share of the weights where it is chosen."""
+  fig, ax = plt.subplots(figsize=(6.4, 4.2), layout='constrained')
+  lines: dict[tuple[str, float | None], list[Result]] = {}
+  for result in results:
+    kept = result['kept'] if result['method'].startswith('edge') else None
+    lines.setdefault((result['method'], kept), []).append(result)
+  shares = sorted({kept for _, kept in lines if kept is not None})
+  for (name, kept), line in lines.items():
+    line.sort(key=lambda result: result['width'])
+    y = 100 * np.array([result['test_accuracy'] for result in line])
+    part = '' if kept is None else f', {100 * kept:g} %'
+    ax.errorbar(
+      [result['width'] for result in line],
+      y.mean(1),
+      np.abs(np.stack([y.min(1), y.max(1)]) - y.mean(1)),
+      fmt='o--' if name == 'dense' else 'o-',
+      ms=3.5,
+      lw=1.4,
+      elinewidth=0.8,
+      color=COLORS[name],
+      # The more weights, the stronger the line.
+      alpha=1 if kept is None else (1 + shares.index(kept)) / len(shares),
+      label=LABELS[name] + part,
+    )
+  ax.set_xscale('log', base=2)
+  ax.set_xticks(widths(results))
+  ax.xaxis.set_major_formatter('{x:g}')
+  ax.minorticks_off()
+  ax.set_xlabel('width of the hidden layers')
+  ax.set_ylabel('test accuracy (%)')
+  ax.set_title(
+    f'{title} (mean; bars: lowest to highest)', fontsize=10, loc='left'
+  )
+  decorate(ax)
+  ax.legend(frameon=False, fontsize=8.5)
+  running.save_figure(fig, folder, 'widths')
+  plt.close(fig)
+
+
+def over_kept(results: list[Result], title: str, folder: Path) -> None:
   """Draws accuracy over the kept share, whole and close to the top."""
   fig, axes = plt.subplots(1, 2, figsize=(9.6, 4.2), layout='constrained')
   best = 100 * max(np.mean(r['test_accuracy']) for r in results)
@@ -146,5 +210,10 @@ def draw(ax: Axes, results: list[Result]) -> None:
       label=LABELS[name],
     )
   ax.set_xlim(0, 100)
+  decorate(ax)
+
+
+def decorate(ax: Axes) -> None:
+  """Leaves out what is not needed to read a plot."""
   ax.spines[['top', 'right']].set_visible(False)
   ax.grid(axis='y', color='0.9', lw=0.8)

@@ -11,13 +11,15 @@ Zeros, Signs, and the Supermask, arXiv:1905.01067, figure 5 and table 1.
 
   python experiments/supermasks.py                                # mnist
   python experiments/supermasks.py --preset conv6
-  python experiments/supermasks.py --methods edge_popup_constant --kept 0.5
+  python experiments/supermasks.py --preset mnist_widths
 
   mnist         LeNet-300-100 on MNIST, 3 seeds, in half an hour or so.
                 Edge-popup has at least 97 % at half the weights, the Bernoulli
                 masks 96 %, and the best supermask of large weights that kept
                 their sign 80 % with a signed constant (86.3 % in the paper).
-  fashion_mnist the same on Fashion-MNIST.
+  mnist_widths  edge-popup in networks of a quarter to twice the width. The
+                wider the network is, the better its random weights do.
+  fashion_mnist as mnist, on Fashion-MNIST.
   conv2         Conv-2 on CIFAR-10, 100 epochs, and so on: for an accelerator.
   conv4         In figure 3 of the paper, edge-popup peaks at about 77.5, 86,
   conv6         88 and 88.5 %, with 30 to 70 % of the weights.
@@ -49,7 +51,7 @@ from supermask_methods import (
 )
 
 import lthjax as lth
-from lthjax import checkpoints
+from lthjax import checkpoints, data
 
 EVERY_METHOD: tuple[MethodName, ...] = ('dense', *METHODS)
 
@@ -59,7 +61,13 @@ class Config:
   """Finds networks inside of random weights."""
 
   preset: Literal[
-    'mnist', 'fashion_mnist', 'conv2', 'conv4', 'conv6', 'conv8'
+    'mnist',
+    'mnist_widths',
+    'fashion_mnist',
+    'conv2',
+    'conv4',
+    'conv6',
+    'conv8',
   ] = dataclasses.field(default='mnist', compare=False)
   """One of those above; sets the defaults of all options below."""
   dataset: str = 'mnist'
@@ -70,6 +78,8 @@ class Config:
   """Network."""
   methods: tuple[MethodName, ...] = EVERY_METHOD
   """What to compare; supermasks of large weights come with dense."""
+  widths: tuple[float, ...] = (1.0,)
+  """Multiples of the hidden units and filters of LeNet or a Conv network."""
   kept: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
   """Shares of the weights of a layer that edge-popup keeps, in (0, 1)."""
   read_kept: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
@@ -100,7 +110,7 @@ class Config:
     for name in ('seeds', 'steps', 'batch_size', 'eval_every'):
       if (value := getattr(self, name)) < 1:
         raise ValueError(f'{name} was {value}, but must be at least 1.')
-    for name in ('methods', 'kept', 'read_kept'):
+    for name in ('methods', 'widths', 'kept', 'read_kept'):
       values = getattr(self, name)
       if not values or len(set(values)) < len(values):
         raise ValueError(
@@ -113,6 +123,12 @@ class Config:
           f'{name} was {wrong[0]}, but must be between 0 and 1: with all'
           ' weights or none there is no mask to find.'
         )
+    if self.widths != (1,) and not self.model.startswith(('lenet', 'conv')):
+      raise ValueError(
+        f'widths were {" ".join(map(str, self.widths))}, but {self.model} has'
+        ' one width only. Choose lenet_300_100, conv_2, conv_4, conv_6 or'
+        ' conv_8.'
+      )
 
 
 CIFAR = Config(
@@ -127,6 +143,12 @@ CIFAR = Config(
 )
 PRESETS = {
   'mnist': Config(),
+  'mnist_widths': Config(
+    methods=('dense', 'edge_popup_constant'),
+    widths=(0.25, 0.5, 1.0, 2.0),
+    kept=(0.3, 0.5, 0.7),
+    read_kept=(0.2,),
+  ),
   'fashion_mnist': Config(dataset='fashion_mnist'),
   'conv2': CIFAR,
   'conv4': dataclasses.replace(CIFAR, model='conv_4'),
@@ -140,26 +162,31 @@ class Cell(NamedTuple):
 
   method: MethodName
   kept: float | None
+  width: float
   steps: int
 
   @property
   def name(self) -> str:
     """Names its files."""
-    return self.method if self.kept is None else f'{self.method}-{self.kept:g}'
+    name = self.method if self.kept is None else f'{self.method}-{self.kept:g}'
+    return name if self.width == 1 else f'{name}-width-{self.width:g}'
 
   @property
   def label(self) -> str:
     """Names it for people."""
     label = supermask_report.LABELS[self.method]
-    return label if self.kept is None else f'{label}  {100 * self.kept:g} %'
+    if self.kept is not None:
+      label = f'{label}  {100 * self.kept:g} %'
+    return label if self.width == 1 else f'{label}  width {self.width:g}'
 
 
 def cells(config: Config) -> list[Cell]:
   """All that is to be trained; the dense network first."""
   methods = sorted(config.methods, key=lambda name: name != 'dense')
   return [
-    Cell(method, kept, config.steps)
+    Cell(method, kept, width, config.steps)
     for method in methods
+    for width in sorted(config.widths)
     for kept in (config.kept if method.startswith('edge') else (None,))
   ]
 
@@ -170,13 +197,17 @@ class Experiment:
   def __init__(self, config: Config):
     """Reads the data; raises now on budgets that do not fit the network."""
     self.config = config
-    self.dense = Classification(
-      config.dataset,
-      config.model,
-      validation=config.validation,
-      batch_size=config.batch_size,
-      augment=config.augment,
-    )
+    dataset = data.load(config.dataset, validation=config.validation)
+    self.dense = {
+      width: Classification(
+        dataset,
+        config.model,
+        batch_size=config.batch_size,
+        augment=config.augment,
+        width=width,
+      )
+      for width in config.widths
+    }
     self.keys = seed_keys(config.seeds)
     for cell in cells(config):
       if cell.method != 'dense':
@@ -185,10 +216,11 @@ class Experiment:
 
   def task(self, cell: Cell) -> Classification:
     """What a cell trains: weights, or what chooses among random ones."""
+    dense = self.dense[cell.width]
     if cell.method == 'dense':
-      return self.dense
+      return dense
     method = METHODS[cell.method]
-    return self.dense.with_model(hidden(self.dense.model, method, cell.kept))
+    return dense.with_model(hidden(dense.model, method, cell.kept))
 
   def tx(self, cell: Cell) -> optax.GradientTransformation:
     """The optimizer of a cell."""
@@ -212,14 +244,17 @@ class Experiment:
     start = trainer.init(self.keys)
     state = trainer.fit(start, task.dataset, until=cell.steps, report=report)
     if cell.method == 'dense':
-      (found, *more), networks = self.read(start.params, state)
+      (found, *more), networks = self.read(cell, start.params, state)
     else:
       (found, *more), networks = self.choose(cell, state)
     return {**found, 'steps': cell.steps, 'found': more}, networks
 
-  def read(self, initial: Any, state: Any) -> tuple[list[grid.Result], Any]:
+  def read(
+    self, cell: Cell, initial: Any, state: Any
+  ) -> tuple[list[grid.Result], Any]:
     """Tests the dense network, and its large weights as they were before."""
-    found = [self.test('dense', 1.0, state.params, state.model_state)]
+    model_state = state.model_state
+    found = [self.test(cell, 'dense', 1.0, state.params, model_state)]
     for criterion, score in CRITERIA.items():
       scores = score(state.params, initial)
       for kept in self.config.read_kept:
@@ -227,7 +262,7 @@ class Experiment:
         for weights, make in WEIGHTS.items():
           name = f'{criterion}_{weights}'
           params = lth.masks.apply(masks, jax.vmap(make)(initial))
-          found.append(self.test(name, kept, params, state.model_state))
+          found.append(self.test(cell, name, kept, params, model_state))
     return found, {'initial': initial, 'params': state.params}
 
   def choose(self, cell: Cell, state: Any) -> tuple[list[grid.Result], Any]:
@@ -246,7 +281,7 @@ class Experiment:
       masks[name] = masks_of(state.params, key)
       kept = cell.kept or lth.masks.density(masks[name])
       params = run(frozen.weights, state.params, key)
-      found.append(self.test(name, kept, params, frozen.model_state))
+      found.append(self.test(cell, name, kept, params, frozen.model_state))
     return found, {
       'trained': state.params,
       'weights': frozen.weights,
@@ -254,11 +289,16 @@ class Experiment:
     }
 
   def test(
-    self, method: str, kept: float, params: Any, model_state: Any
+    self, cell: Cell, method: str, kept: float, params: Any, model_state: Any
   ) -> grid.Result:
     """Tests networks of all seeds."""
-    accuracy = self.dense.test_accuracy(params, model_state)
-    return {'method': method, 'kept': kept, 'test_accuracy': accuracy}
+    accuracy = self.dense[cell.width].test_accuracy(params, model_state)
+    return {
+      'method': method,
+      'kept': kept,
+      'width': cell.width,
+      'test_accuracy': accuracy,
+    }
 
 
 def run(config: Config, report: grid.Progress) -> Path:
@@ -280,7 +320,7 @@ def main() -> None:
     with grid.Progress(cells(config), supermask_report.rows) as report:
       folder = run(config, report)
     results = report.finished()
-    supermask_report.figure(results, title, folder)
+    supermask_report.figures(results, title, folder)
     supermask_report.markdown(results, title, folder, config.seeds)
   report.console.print(supermask_report.table(results))
   report.console.print(f'Figure, tables and networks: {folder}', soft_wrap=True)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import running
 import supermask_methods
+import supermask_report
 import supermasks
 
 import lthjax as lth
@@ -69,7 +70,7 @@ def load(folder, name, experiment):
   """The networks of a cell, one entry a seed."""
   tree = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype),
-    experiment.dense.params,
+    experiment.dense[1].params,
   )
   if name == 'dense':
     like = {'initial': tree, 'params': tree}
@@ -124,7 +125,7 @@ def test_kept_networks_have_the_accuracy_told(unbroken, experiment):
   result = checkpoints.metadata(
     unbroken.folder / 'networks' / 'edge_popup_constant-0.5'
   )
-  found = experiment.dense.test_accuracy(params, {})
+  found = experiment.dense[1].test_accuracy(params, {})
   assert found == pytest.approx(result['test_accuracy'])
 
 
@@ -136,7 +137,7 @@ def test_masks_drawn_and_likely(unbroken, experiment):
   )
   frozen = supermask_methods.Frozen(weights, {}, experiment.keys)
   state = types.SimpleNamespace(params=logits, model_state=frozen)
-  cell = supermasks.Cell('bernoulli', None, 1)
+  cell = supermasks.Cell('bernoulli', None, 1, 1)
   (drawn, likely), networks = experiment.choose(cell, state)
   assert (drawn['method'], likely['method'], likely['kept']) == (
     *('bernoulli', 'bernoulli_likely'),
@@ -145,7 +146,7 @@ def test_masks_drawn_and_likely(unbroken, experiment):
   assert drawn['kept'] == lth.masks.density(networks['masks'])
   # Five standard errors of a share of 100,400 weights.
   assert abs(drawn['kept'] - 0.75) < 5 * math.sqrt(0.75 * 0.25 / 100_400)
-  whole = experiment.dense.test_accuracy(weights, {})
+  whole = experiment.dense[1].test_accuracy(weights, {})
   assert likely['test_accuracy'] == pytest.approx(whole)
 
 
@@ -242,7 +243,8 @@ def test_presets(name):
   assert config == preset
   cells = supermasks.cells(config)
   assert cells[0].method == 'dense'
-  assert len({cell.name for cell in cells}) == len(cells) == 12
+  assert len({cell.name for cell in cells}) == len(cells)
+  assert len(cells) == (16 if name == 'mnist_widths' else 12)
   other = parse('--preset', name, '--seeds', '7')
   assert other == dataclasses.replace(preset, seeds=7)
 
@@ -254,6 +256,10 @@ def test_presets(name):
     ('--read-kept 0.5 0', 'read_kept was 0.0, but must be between 0 and 1'),
     ('--kept 0.5 0.5', 'kept were 0.5 0.5, but must be one or more'),
     ('--steps 0', 'steps was 0, but must be at least 1'),
+    (
+      '--model resnet_20 --widths 1 2',
+      'widths were 1.0 2.0, but resnet_20 has one width only',
+    ),
     ('--methods snip', "invalid choice 'snip' for argument '--methods'"),
   ],
 )
@@ -273,6 +279,41 @@ def test_too_few_weights_before_anything_is_done(main, tmp_path):
   assert errors.startswith('error: A sparsity of 0.9999 leaves no weight alive')
   assert 'output/kernel (of 1000 weights; keeping one is' in errors
   assert not list(tmp_path.iterdir())
+
+
+def test_widths(tmp_path):
+  """Every method runs at every width, and both figures show it."""
+  config = parse(*TINY, '--widths', '1', '0.5')
+  experiment = supermasks.Experiment(config)
+  found = supermasks.cells(config)
+  assert [cell.name for cell in found] == [
+    *('dense-width-0.5', 'dense'),
+    *('edge_popup_constant-0.5-width-0.5', 'edge_popup_constant-0.5'),
+  ]
+  assert found[2].label == 'edge-popup, signed constant  50 %  width 0.5'
+  hidden = {
+    cell.width: experiment.task(cell).params['fc1']['kernel'].shape
+    for cell in found
+  }
+  assert hidden == {0.5: (64, 150), 1: (64, 300)}
+  results = [
+    {
+      **cell._asdict(),
+      'kept': cell.kept or 1.0,
+      'test_accuracy': [0.9, 0.8],
+      'found': [],
+    }
+    for cell in found
+  ]
+  supermask_report.figures(results, 'title', tmp_path)
+  supermask_report.markdown(results, 'title', tmp_path, 2)
+  assert {path.name for path in tmp_path.iterdir()} == {
+    *('accuracy.png', 'accuracy.svg', 'results.md'),
+    *('widths.png', 'widths.svg'),
+  }
+  lines = (tmp_path / 'results.md').read_text().splitlines()
+  assert '| dense, trained | 0.5 | 100 % | 85.00 ± 5.00 |' in lines
+  assert '![Test accuracy over the width](widths.png)' in lines
 
 
 @pytest.mark.slow
