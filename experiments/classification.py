@@ -1,7 +1,7 @@
 """Image classification as the experiments have it: data, network, training."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import chex
@@ -149,6 +149,27 @@ class Classification:
 def seed_keys(seeds: int, offset: int = 0) -> chex.PRNGKey:
   """One key a seed: those of the seeds 0, 1, and so on, or others."""
   return jax.vmap(jax.random.key)(jnp.arange(seeds) + offset)
+
+
+def make_optimizer(
+  name: Literal['adam', 'sgd'],
+  learning_rate: float | optax.Schedule,
+  weight_decay: float,
+  masks: chex.ArrayTree,
+) -> optax.GradientTransformation:
+  """Adam, or SGD with momentum, with an L2 penalty on what has a mask."""
+  if name == 'adam':
+    inner = optax.adam(learning_rate)
+  else:
+    inner = optax.sgd(learning_rate, momentum=0.9)
+  return decay_kernels(weight_decay, masks, inner)
+
+
+def steps_down(learning_rate: float, steps: Sequence[int]) -> optax.Schedule:
+  """A learning rate that falls to a tenth at each of some steps."""
+  return optax.piecewise_constant_schedule(
+    learning_rate, dict.fromkeys(steps, 0.1)
+  )
 
 
 def decay_kernels(

@@ -43,9 +43,10 @@ import small_networks
 from classification import (
   TITLES,
   Classification,
-  decay_kernels,
   image_shape,
+  make_optimizer,
   seed_keys,
+  steps_down,
 )
 from early_bird_report import distances, settled
 
@@ -215,16 +216,11 @@ class Experiment:
     """The optimizer of the paper, with masks in its state."""
     config = self.config
     falls = [config.epochs * self.epoch * i // 4 for i in (2, 3)]
-    schedule = optax.piecewise_constant_schedule(
-      config.learning_rate, dict.fromkeys(falls, 0.1)
-    )
-    decayed = decay_kernels(
-      config.weight_decay,
-      lth.masks.dense(self.task.params),
-      optax.sgd(schedule, momentum=0.9),
-    )
-    inner = optax.chain(lth.tickets.add_l1(config.l1), decayed)
-    return lth.static(inner, self.dense)
+    learning_rate = steps_down(config.learning_rate, falls)
+    kernels = lth.masks.dense(self.task.params)
+    tx = make_optimizer('sgd', learning_rate, config.weight_decay, kernels)
+    tx = optax.chain(lth.tickets.add_l1(config.l1), tx)
+    return lth.static(tx, self.dense)
 
   def train(
     self, folder: Path, cell: Cell, report

@@ -41,15 +41,15 @@ import connectivity_report
 import grid
 import jax
 import jax.numpy as jnp
-import optax
 import running
 import tyro
 from classification import (
   TITLES,
   Classification,
   ModelName,
-  decay_kernels,
+  make_optimizer,
   seed_keys,
+  steps_down,
 )
 from connectivity_line import Line
 
@@ -217,8 +217,12 @@ class Experiment:
       augment=config.augment,
     )
     dense = lth.masks.dense(self.task.params)
+    learning_rate = steps_down(config.learning_rate, config.decay_steps)
+    tx = make_optimizer(
+      config.optimizer, learning_rate, config.weight_decay, dense
+    )
     self.trainer = self.task.trainer(
-      lth.static(make_optimizer(config, dense), dense), every=config.eval_every
+      lth.static(tx, dense), every=config.eval_every
     )
     self.dense = jax.tree.map(
       lambda m: jnp.ones((config.seeds, *m.shape), bool), dense
@@ -281,20 +285,6 @@ class Experiment:
     fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
     state = state._replace(key=fold_in(self.copy_keys, cell.number))
     return self.train(with_masks(state, masks), report)
-
-
-def make_optimizer(
-  config: Config, masks: chex.ArrayTree
-) -> optax.GradientTransformation:
-  """Adam, or SGD with momentum, with steps in the learning rate."""
-  schedule = optax.piecewise_constant_schedule(
-    config.learning_rate, dict.fromkeys(config.decay_steps, 0.1)
-  )
-  inner = {
-    'adam': lambda: optax.adam(schedule),
-    'sgd': lambda: optax.sgd(schedule, momentum=0.9),
-  }[config.optimizer]()
-  return decay_kernels(config.weight_decay, masks, inner)
 
 
 def run(config: Config, report: grid.Progress) -> Path:

@@ -42,7 +42,6 @@ from typing import Annotated, Any, Literal, get_args
 import chex
 import jax
 import jax.numpy as jnp
-import optax
 import running
 import ticket_controls
 import ticket_report
@@ -51,9 +50,10 @@ from classification import (
   TITLES,
   Classification,
   ModelName,
-  decay_kernels,
   image_shape,
+  make_optimizer,
   seed_keys,
+  steps_down,
 )
 from ticket_controls import Control
 
@@ -190,21 +190,6 @@ PRESETS = {
 }
 
 
-def make_optimizer(
-  config: Config, masks: chex.ArrayTree
-) -> optax.GradientTransformation:
-  """The optimizer of the paper, with masks in its state."""
-  schedule = optax.piecewise_constant_schedule(
-    config.learning_rate, dict.fromkeys(config.decay_steps, 0.1)
-  )
-  inner = {
-    'adam': lambda: optax.adam(schedule),
-    'sgd': lambda: optax.sgd(schedule, momentum=0.9),
-  }[config.optimizer]()
-  inner = decay_kernels(config.weight_decay, masks, inner)
-  return lth.static(inner, masks)
-
-
 class Experiment:
   """Everything that is compiled once: a network, its data and its training."""
 
@@ -225,7 +210,11 @@ class Experiment:
       lth.prune, fraction=dict(config.fraction), scope=config.scope
     )
     jax.eval_shape(budget, params, self.dense)
-    self.tx = make_optimizer(config, self.dense)
+    learning_rate = steps_down(config.learning_rate, config.decay_steps)
+    tx = make_optimizer(
+      config.optimizer, learning_rate, config.weight_decay, self.dense
+    )
+    self.tx = lth.static(tx, self.dense)
     self.trainer = self.task.trainer(self.tx, every=config.eval_every)
     self.keys, self.control_keys = (
       seed_keys(config.seeds, offset) for offset in (0, 2**16)

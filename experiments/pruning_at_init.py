@@ -50,7 +50,7 @@ from classification import (
   TITLES,
   Classification,
   ModelName,
-  decay_kernels,
+  make_optimizer,
   seed_keys,
 )
 from init_criteria import Criterion, criteria
@@ -235,9 +235,14 @@ class Experiment:
       augment=config.augment,
     )
     self.dense = jax.tree.map(jnp.asarray, lth.masks.dense(self.task.params))
+    learning_rate = config.learning_rate
+    if config.optimizer == 'sgd':
+      learning_rate = optax.cosine_decay_schedule(learning_rate, config.steps)
+    tx = make_optimizer(
+      config.optimizer, learning_rate, config.weight_decay, self.dense
+    )
     self.trainer = self.task.trainer(
-      lth.static(make_optimizer(config, self.dense), self.dense),
-      every=config.eval_every,
+      lth.static(tx, self.dense), every=config.eval_every
     )
     self.keys, self.new_keys, self.noise_keys = (
       seed_keys(config.seeds, offset) for offset in (0, 2**16, 2**17)
@@ -331,18 +336,6 @@ class Experiment:
     return [
       jax.tree.map(lambda x, i=i: x[i], tree) for i in range(self.config.seeds)
     ]
-
-
-def make_optimizer(
-  config: Config, masks: chex.ArrayTree
-) -> optax.GradientTransformation:
-  """Adam, or SGD with momentum along a cosine."""
-  if config.optimizer == 'adam':
-    inner = optax.adam(config.learning_rate)
-  else:
-    schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
-    inner = optax.sgd(schedule, momentum=0.9)
-  return decay_kernels(config.weight_decay, masks, inner)
 
 
 def run(config: Config, report: grid.Progress) -> Path:

@@ -340,7 +340,17 @@ RUNS = {
 }
 
 
-@each_notebook
+@pytest.mark.parametrize(
+  'path',
+  [
+    # These two take half a minute each.
+    pytest.param(path, marks=pytest.mark.slow)
+    if path.stem in ('sanity_checks', 'supermasks')
+    else path
+    for path in NOTEBOOKS
+  ],
+  ids=[path.stem for path in NOTEBOOKS],
+)
 def test_notebook_shows_what_it_says(path, tmp_path, monkeypatch):
   settings, expressions, check = RUNS[path.stem]
   for name, value in settings.items():

@@ -275,6 +275,7 @@ def test_a_missing_package_says_what_to_install(monkeypatch, name, module):
 # Real data.
 
 
+@pytest.mark.slow
 def test_mnist_is_mnist(tfds_data_dir, folders, monkeypatch):
   if not (tfds_data_dir / 'mnist').is_dir():
     pytest.skip(f'needs mnist, which is not prepared in {tfds_data_dir}')

@@ -261,6 +261,7 @@ def test_tickets(unbroken):
 # Killing and starting again.
 
 
+@pytest.mark.slow
 def test_killed_runs_end_with_the_same_bits(launch, unbroken, tmp_path):
   moments = random.Random(0)
   arguments = [*TINY, '--output', str(tmp_path)]
