@@ -98,15 +98,14 @@ class Config:
 
   def __post_init__(self):
     """Refuses what cannot be trained."""
-    for name in ('epochs', 'seeds', 'batch_size', 'patch'):
-      if (value := getattr(self, name)) < 1:
-        raise ValueError(f'{name} was {value}, but must be at least 1.')
+    running.at_least(
+      self, epochs=1, seeds=1, batch_size=1, patch=1, validation=1
+    )
+    running.each_once(self, 'sparsities', 'draws')
     for name in ('sparsities', 'draws'):
-      values = getattr(self, name)
-      if not values or list(values) != sorted(set(values)):
+      if list(values := getattr(self, name)) != sorted(values):
         raise ValueError(
-          f'{name} were {" ".join(map(str, values)) or "none"}, but must be'
-          ' one or more, in order, each of them once.'
+          f'{name} were {" ".join(map(str, values))}, but must be in order.'
         )
     if wrong := [x for x in self.sparsities if not 0 < x < 1]:
       raise ValueError(
@@ -371,7 +370,7 @@ def main() -> None:
   with running.friendly_exit('trains this network again'):
     config = running.parse(sys.argv[1:], PRESETS, __doc__)
     name = TITLES.get(config.model, 'A small network')
-    title = f'{name} on {config.dataset}, {config.seeds} seeds'
+    title = f'{name} on {config.dataset}, {running.seeds(config.seeds)}'
     with grid.Progress(cells(config), early_bird_report.rows) as report:
       folder = run(config, report)
     results = report.finished()

@@ -42,6 +42,36 @@ def parse(
   return tyro.cli(type(usual), default=default, args=arguments)
 
 
+def at_least(config: Any, **least: int) -> None:
+  """Refuses options that are too small; those that are `None` are fine."""
+  for name, smallest in least.items():
+    value = getattr(config, name)
+    if value is not None and value < smallest:
+      raise ValueError(f'{name} was {value}, but must be at least {smallest}.')
+
+
+def each_once(config: Any, *names: str, none: bool = False) -> None:
+  """Refuses options that hold a value twice, or no value at all."""
+  for name in names:
+    values = getattr(config, name)
+    if not (values or none) or len(set(values)) < len(values):
+      raise ValueError(
+        f'{name} were {" ".join(map(str, values)) or "none"}, but must be'
+        f' {"none" if none else "one"} or more, each of them once.'
+      )
+
+
+def rewindable(config: Any, name: str) -> None:
+  """Refuses steps to rewind to that leave nothing to train."""
+  steps = getattr(config, name)
+  said, steps = ('had', steps) if isinstance(steps, tuple) else ('was', [steps])
+  if wrong := [k for k in steps if not 0 <= k < config.steps]:
+    raise ValueError(
+      f'{name} {said} {wrong[0]}, but must be from 0 to {config.steps - 1}:'
+      f' training ends at step {config.steps}.'
+    )
+
+
 @contextlib.contextmanager
 def friendly_exit(again: str) -> Iterator[None]:
   """Ends the command with one line where the user can do something about it."""
@@ -133,12 +163,17 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
+def seeds(number: int) -> str:
+  """Says how many seeds there are."""
+  return '1 seed' if number == 1 else f'{number} seeds'
+
+
 def provenance(seeds: int) -> str:
   """The head of a table of results: where its numbers come from."""
   script, *options = sys.argv
-  if '--output' in options:  # A path of this machine.
-    at = options.index('--output')
-    del options[at : at + 2]
+  parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  parser.add_argument('--output')  # A path of this machine.
+  options = parser.parse_known_args(options)[1]
   command = shlex.join(['python', f'experiments/{Path(script).name}', *options])
   git = ['git', '-C', str(Path(__file__).parent)]
   describe = subprocess.run(

@@ -119,21 +119,10 @@ class Config:
 
   def __post_init__(self):
     """Refuses what cannot be done."""
-    at_least = {'proxy_batch': 2, 'warm_trials': 0}
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      least = at_least.get(field.name, 1)
-      if isinstance(value, int) and value < least:
-        raise ValueError(
-          f'{field.name} was {value}, but must be at least {least}.'
-        )
-      if isinstance(value, tuple) and (
-        not value or len(set(value)) < len(value)
-      ):
-        raise ValueError(
-          f'{field.name} were {" ".join(map(str, value)) or "none"}, but must'
-          ' be one or more, each of them once.'
-        )
+    running.at_least(self, proxy_batch=2, samples=1, seeds=1, steps=1)
+    running.at_least(self, batch_size=1, warm_trials=0, budget=1, repeats=1)
+    running.each_once(self, 'depths', 'widths', 'kernels', 'patches')
+    running.each_once(self, 'proxies', 'warm')
     if wrong := [x for x in self.kernels if x % 2 == 0]:
       raise ValueError(
         f'kernels were {wrong[0]}, but must be odd, to have a centre.'

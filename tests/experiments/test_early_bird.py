@@ -193,9 +193,10 @@ def test_presets(name):
   [
     ('--sparsities 1.0', 'sparsities had 1.0, but must be between 0 and 1'),
     ('--draws 2', 'draws had 2, but must be between 0 and the number of'),
-    ('--draws 2 1', 'draws were 2 1, but must be one or more, in order'),
+    ('--draws 2 1', 'draws were 2 1, but must be in order.'),
     ('--window 1', '`window` was 1, but must be at least 2'),
     ('--epochs 0', 'epochs was 0, but must be at least 1'),
+    ('--validation 0', 'validation was 0, but must be at least 1'),
     ('--model conv_2', "invalid choice 'conv_2' for argument '--model'"),
   ],
 )
@@ -213,6 +214,7 @@ def test_bad_command_line(arguments, text, main, tmp_path):
   ('arguments', 'text'),
   [
     ('--sparsities 0.99', 'leaves 1 weights for 4 layers'),
+    ('--batch-size 5000', 'batch_size was 5000, but there are 1257 training'),
     ('--patch 3', 'cannot be cut into patches of 3 x 3'),
   ],
 )

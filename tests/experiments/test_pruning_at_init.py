@@ -223,6 +223,8 @@ def test_presets(name):
   ('arguments', 'text'),
   [
     ('--ratios 1', 'ratios were 1.0, but must be above 1'),
+    ('--checks reinit reinit', 'checks were reinit reinit, but must be none'),
+    ('--validation 0', 'validation was 0, but must be at least 1'),
     ('--ratios 10 10', 'ratios were 10.0 10.0, but must be one or more'),
     ('--imp-fraction 1', 'imp_fraction was 1.0, but must be in (0, 1)'),
     ('--score-batches 0', 'score_batches was 0, but must be at least 1'),

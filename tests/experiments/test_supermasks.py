@@ -255,6 +255,7 @@ def test_presets(name):
     ('--kept 1.0', 'kept was 1.0, but must be between 0 and 1: with all'),
     ('--read-kept 0.5 0', 'read_kept was 0.0, but must be between 0 and 1'),
     ('--kept 0.5 0.5', 'kept were 0.5 0.5, but must be one or more'),
+    ('--validation 0', 'validation was 0, but must be at least 1'),
     ('--steps 0', 'steps was 0, but must be at least 1'),
     (
       '--model resnet_20 --widths 1 2',
