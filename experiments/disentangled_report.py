@@ -229,7 +229,10 @@ def accuracy_figure(found: list[Network], title: str, folder: Path) -> None:
     layout='constrained',
   )
   for tested, ax in enumerate(axes.flat):
-    draw(ax, shown[:, :, tested], '{:.1f}', own.min(), own.max())
+    matrix = np.ma.masked_all((len(labels), parts))
+    matrix.data[:] = shown[:, :, tested]
+    matrix.mask[:, tested] = False  # Of the others, the numbers are enough.
+    draw(ax, matrix, '{:.1f}', own.min(), own.max())
     ax.set_xticks(range(parts), [f'part {part}' for part in range(parts)])
     ax.set_yticks(range(len(labels)), labels)
     ax.set_title(f'tested on part {tested}', fontsize=9)
@@ -274,10 +277,12 @@ def draw(
   high: float,
   colors: str = 'viridis',
 ) -> None:
-  """Draws a matrix with its numbers."""
-  image = ax.imshow(matrix, vmin=low, vmax=high, cmap=colors, aspect='auto')
-  for (i, j), value in np.ndenumerate(matrix):
-    red, green, blue, _ = image.cmap(image.norm(value))
+  """Draws a matrix with its numbers; what is masked is grey."""
+  cmap = plt.get_cmap(colors).with_extremes(bad='0.93')
+  image = ax.imshow(matrix, vmin=low, vmax=high, cmap=cmap, aspect='auto')
+  shades = image.to_rgba(matrix)
+  for (i, j), value in np.ndenumerate(np.ma.getdata(matrix)):
+    red, green, blue, _ = shades[i, j]
     dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
     color = 'white' if dark else 'black'
     ax.text(

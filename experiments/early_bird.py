@@ -226,9 +226,9 @@ class Experiment:
   ) -> tuple[grid.Result, dict[str, Any]]:
     """Trains a cell; returns what came out, and the networks."""
     if cell.sparsity is None:
-      return self.train_dense(cell, report)
+      return self.train_dense(folder, cell, report)
     start, epochs = self.trainer.init(self.keys), self.config.epochs
-    drawn = self.drawn(folder)[cell.draw]
+    drawn = self.drawn(folder, cell.draw)
     masks = per_seed(masks_of, cell.sparsity)(drawn.params)
     state = drawn._replace(best=start.best)
     if cell.draw == epochs:
@@ -246,10 +246,10 @@ class Experiment:
     }, networks
 
   def train_dense(
-    self, cell: Cell, report
-  ) -> tuple[grid.Result, dict[str, TrainState]]:
+    self, folder: Path, cell: Cell, report
+  ) -> tuple[grid.Result, dict[str, Any]]:
     """Trains the dense network; keeps it wherever tickets are drawn."""
-    config, kept = self.config, {}
+    config = self.config
     state = self.trainer.init(self.keys)
     find = {s: per_seed(channels_of, s) for s in config.sparsities}
     seen: dict[float, list[np.ndarray]] = {s: [] for s in find}
@@ -258,8 +258,10 @@ class Experiment:
       for sparsity, masks in seen.items():
         leaves = jax.tree.leaves(find[sparsity](state.params))
         masks.append(np.concatenate(leaves, axis=1))
-      if epoch in (*config.draws, config.epochs):
-        kept[f'{epoch:03d}'] = slim(state)
+      path = drawn_folder(folder, epoch)
+      # What an earlier run has left there is the same to the bit.
+      if epoch in (*config.draws, config.epochs) and not path.exists():
+        checkpoints.save(path, slim(state))
     apart = {s: distances(np.stack(x, axis=1)) for s, x in seen.items()}
     return {
       **self.test(cell, state),
@@ -270,16 +272,12 @@ class Experiment:
         f'{s:g}': [settled(one, config.window, config.threshold) for one in x]
         for s, x in apart.items()
       },
-    }, kept
+    }, {'params': state.params}
 
-  def drawn(self, folder: Path) -> dict[int, TrainState]:
-    """The dense network wherever tickets are drawn, as it was kept."""
-    state = slim(jax.eval_shape(self.trainer.init, self.keys))
-    draws = {x: f'{x:03d}' for x in (*self.config.draws, self.config.epochs)}
-    like: Any = dict.fromkeys(draws.values(), state)
-    path = grid.network_folder(folder, cells(self.config)[0])
-    kept = checkpoints.load(path, like)
-    return {draw: kept[name] for draw, name in draws.items()}
+  def drawn(self, folder: Path, epoch: int) -> TrainState:
+    """The dense network after an epoch, as it was kept."""
+    like = slim(jax.eval_shape(self.trainer.init, self.keys))
+    return checkpoints.load(drawn_folder(folder, epoch), like)
 
   def fit(
     self, state: TrainState, epoch: int, report, start: int | None = None
@@ -319,6 +317,11 @@ def small(config: Config, dataset: data.Dataset) -> models.Model:
   return small_networks.build(
     network, image_shape(dataset), data.num_classes(dataset)
   )
+
+
+def drawn_folder(folder: Path, epoch: int) -> Path:
+  """Where the dense network from which tickets are drawn is kept."""
+  return folder / 'drawn' / f'{epoch:03d}'
 
 
 def slim(state: TrainState) -> TrainState:

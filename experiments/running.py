@@ -21,6 +21,7 @@ import rich.console
 import rich.progress
 import tyro
 from benchmarks import timing
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lthjax import checkpoints
@@ -141,6 +142,12 @@ def write_csv(
 def write_jsonl(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
   """Writes one JSON object a line anew."""
   checkpoints.write_text(path, ''.join(json.dumps(x) + '\n' for x in lines))
+
+
+def decorate(ax: Axes) -> None:
+  """Leaves out what is not needed to read a plot."""
+  ax.spines[['top', 'right']].set_visible(False)
+  ax.grid(axis='y', color='0.9', lw=0.8)
 
 
 def save_figure(fig: Figure, folder: Path, name: str) -> None:

@@ -153,7 +153,7 @@ def over_width(results: list[Result], title: str, folder: Path) -> None:
   ax.set_title(
     f'{title} (mean; bars: lowest to highest)', fontsize=10, loc='left'
   )
-  decorate(ax)
+  running.decorate(ax)
   ax.legend(frameon=False, fontsize=8.5)
   running.save_figure(fig, folder, 'widths')
   plt.close(fig)
@@ -210,10 +210,4 @@ def draw(ax: Axes, results: list[Result]) -> None:
       label=LABELS[name],
     )
   ax.set_xlim(0, 100)
-  decorate(ax)
-
-
-def decorate(ax: Axes) -> None:
-  """Leaves out what is not needed to read a plot."""
-  ax.spines[['top', 'right']].set_visible(False)
-  ax.grid(axis='y', color='0.9', lw=0.8)
+  running.decorate(ax)
