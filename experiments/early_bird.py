@@ -198,10 +198,12 @@ class Experiment:
       augment=config.augment,
     )
     params = self.task.params
-    shapes, *_ = (
-      jax.eval_shape(functools.partial(masks_of, sparsity), params)
-      for sparsity in config.sparsities
-    )
+
+    def shapes_of(sparsity):
+      with running.blaming(f'--sparsities {sparsity:g}'):
+        return jax.eval_shape(functools.partial(masks_of, sparsity), params)
+
+    shapes, *_ = map(shapes_of, config.sparsities)
     self.dense = jax.tree.map(lambda m: jnp.ones(m.shape, bool), shapes)
     self.epoch = len(dataset.train.labels) // config.batch_size
     self.trainer = self.task.trainer(self.tx(), every=self.epoch)
@@ -324,7 +326,7 @@ def drawn_folder(folder: Path, epoch: int) -> Path:
   return folder / 'drawn' / f'{epoch:03d}'
 
 
-def slim(state: TrainState) -> TrainState:
+def slim(state: TrainState) -> Any:
   """What is worth keeping of a state to go on from."""
   return state._replace(best=None)
 

@@ -237,7 +237,8 @@ class Experiment:
     self.first = first_kernel(self.task)
     # Raises on a ratio that leaves too little before anything is trained.
     for ratio in config.ratios:
-      self.prune(lth.scores.random(jax.random.key(0), self.dense), ratio)
+      with running.blaming(f'--ratios {ratio:g}'):
+        self.prune(lth.scores.random(jax.random.key(0), self.dense), ratio)
 
   @functools.cached_property
   def start(self) -> TrainState:

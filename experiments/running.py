@@ -84,6 +84,15 @@ def friendly_exit(again: str) -> Iterator[None]:
     sys.exit(f'Stopped. The same command {again} and goes on.')
 
 
+@contextlib.contextmanager
+def blaming(option: str) -> Iterator[None]:
+  """Says which option an error comes from."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f'{option}: {error}') from error
+
+
 class Progress:
   """A bar over all training steps of a command."""
 

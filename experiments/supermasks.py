@@ -14,9 +14,10 @@ Zeros, Signs, and the Supermask, arXiv:1905.01067, figure 5 and table 1.
   python experiments/supermasks.py --preset mnist_widths
 
   mnist         LeNet-300-100 on MNIST, 3 seeds, in half an hour or so.
-                Edge-popup has at least 97 % at half the weights, the Bernoulli
-                masks 96 %, and the best supermask of large weights that kept
-                their sign 80 % with a signed constant (86.3 % in the paper).
+                Edge-popup has at least 97 % at half the weights, drawn
+                Bernoulli masks 96 %, and the best supermask of large weights
+                that kept their sign 80 % with a signed constant (86.3 % in the
+                paper).
   mnist_widths  edge-popup in networks of a quarter to twice the width. The
                 wider the network is, the better its random weights do.
   fashion_mnist as mnist, on Fashion-MNIST.

@@ -136,10 +136,11 @@ def test_pages_and_pictures(unbroken):
 @pytest.mark.usefixtures('compiled')
 def test_unfinished_run_ends_with_the_same_bits(main, unbroken, tmp_path):
   folder = shutil.copytree(unbroken.folder, tmp_path / unbroken.folder.name)
-  shutil.rmtree(folder / 'networks' / '0.5-001')
+  for name in ('networks/0.5-001', 'networks/dense', 'drawn/002'):
+    shutil.rmtree(folder / name)
   code, printed, errors = main(*TINY, '--output', str(tmp_path))
   assert code == 0, errors
-  assert '2 of 3 trainings are there already; going on' in printed
+  assert '1 of 3 trainings are there already; going on' in printed
   for name in ('summary.csv', 'metrics.jsonl', 'config.json'):
     assert (folder / name).read_bytes() == (unbroken.folder / name).read_bytes()
 
@@ -213,7 +214,7 @@ def test_bad_command_line(arguments, text, main, tmp_path):
 @pytest.mark.parametrize(
   ('arguments', 'text'),
   [
-    ('--sparsities 0.99', 'leaves 1 weights for 4 layers'),
+    ('--sparsities 0.99', '--sparsities 0.99: This sparsity leaves 1 weights'),
     ('--batch-size 5000', 'batch_size was 5000, but there are 1257 training'),
     ('--patch 3', 'cannot be cut into patches of 3 x 3'),
   ],

@@ -242,8 +242,8 @@ def test_bad_command_line(arguments, text, main, tmp_path):
 def test_too_high_a_ratio_before_anything_is_done(main, tmp_path):
   code, _, errors = main(*TINY, '--ratios', '30000', '--output', str(tmp_path))
   assert code == 1
-  assert errors.startswith('error: ')
-  assert 'leaves 2 weights for 3 layers (fc1/kernel,' in errors
+  assert errors.startswith('error: --ratios 30000: This sparsity leaves 2 ')
+  assert 'weights for 3 layers (fc1/kernel,' in errors
   assert not list(tmp_path.iterdir())
 
 
