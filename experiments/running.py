@@ -52,7 +52,7 @@ def at_least(config: Any, **least: int) -> None:
 
 
 def each_once(config: Any, *names: str, none: bool = False) -> None:
-  """Refuses options that hold a value twice, or no value at all."""
+  """Refuses options with a value twice, or without one where that is bad."""
   for name in names:
     values = getattr(config, name)
     if not (values or none) or len(set(values)) < len(values):
