@@ -64,6 +64,11 @@ class Classification:
     if isinstance(dataset, str):
       dataset = data.load(dataset, validation=validation)
     self.dataset = dataset
+    if batch_size > (examples := len(dataset.train.labels)):
+      raise ValueError(
+        f'batch_size was {batch_size}, but there are {examples} training'
+        ' examples. Take smaller batches.'
+      )
     if isinstance(model, str):
       build = MODELS[model]
       if width != 1:

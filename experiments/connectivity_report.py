@@ -241,13 +241,7 @@ def draw(
     elinewidth=0.8,
     **style,
   )
-  decorate(ax)
-
-
-def decorate(ax: Axes) -> None:
-  """Leaves out what is not needed to read a plot."""
-  ax.spines[['top', 'right']].set_visible(False)
-  ax.grid(axis='y', color='0.9', lw=0.8)
+  running.decorate(ax)
 
 
 def paths(found: list[Summary], title: str, folder: Path) -> None:
@@ -278,7 +272,7 @@ def paths(found: list[Summary], title: str, folder: Path) -> None:
       ax.fill_between(
         alphas, above.min(0), above.max(0), color=color, alpha=0.12, lw=0
       )
-      decorate(ax)
+      running.decorate(ax)
   for ax, step in zip(axes[0], steps, strict=True):
     ax.set_title(f'from step {step:,}', fontsize=9, loc='left')
   for ax, split in zip(axes[:, 0], ('test', 'train'), strict=True):

@@ -114,8 +114,11 @@ CAPTION = (
 OVERLAP = (
   'Weights that the tickets of all parts share, against tickets with as many'
   ' weights in each layer at random places: mean over the seeds. z counts the'
-  ' standard deviations of the latter. Other starts: tickets of the parts from'
-  ' different initializations, which share no more than the data makes them.'
+  ' standard deviations of the latter.'
+)
+OTHER_STARTS = (
+  ' Other starts: tickets of the parts from different initializations, which'
+  ' share no more than the data makes them.'
 )
 
 
@@ -140,7 +143,7 @@ def overlap_lines(overlaps: list[dict[str, Any]]) -> list[list[str]]:
 
   def mean(group, column, start):
     values = [r[column] for r in group if r['initialization'] == start]
-    return f'{np.mean(values):,.1f}' if values else ''
+    return f'{np.mean(values):,.1f}'
 
   return [
     [
@@ -150,7 +153,7 @@ def overlap_lines(overlaps: list[dict[str, Any]]) -> list[list[str]]:
       mean(group, 'expected', 'same'),
       *(
         mean(group, column, start)
-        for start in ('same', 'other')
+        for start in ('same', 'other')[: 1 + other_starts(overlaps)]
         for column in ('observed', 'z')
       ),
     ]
@@ -158,22 +161,28 @@ def overlap_lines(overlaps: list[dict[str, Any]]) -> list[list[str]]:
   ]
 
 
-OVERLAP_HEADS = (
-  'level',
-  'weights',
-  'layer',
-  'by chance',
-  'shared',
-  'z',
-  'shared, other starts',
-  'z, other starts',
-)
+def overlap_heads(overlaps: list[dict[str, Any]]) -> list[str]:
+  """The head of the table of what the tickets share."""
+  heads = ['level', 'weights', 'layer', 'by chance', 'shared', 'z']
+  if other_starts(overlaps):
+    heads += ['shared, other starts', 'z, other starts']
+  return heads
+
+
+def overlap_caption(overlaps: list[dict[str, Any]]) -> str:
+  """What the numbers of that table are."""
+  return OVERLAP + (OTHER_STARTS if other_starts(overlaps) else '')
+
+
+def other_starts(overlaps: list[dict[str, Any]]) -> bool:
+  """Tells whether there were seeds enough to compare different starts."""
+  return any(row['initialization'] == 'other' for row in overlaps)
 
 
 def overlap_table(overlaps: list[dict[str, Any]]) -> rich.table.Table:
   """What the tickets share, for the terminal."""
-  out = rich.table.Table(caption=OVERLAP)
-  for head in OVERLAP_HEADS:
+  out = rich.table.Table(caption=overlap_caption(overlaps))
+  for head in overlap_heads(overlaps):
     head = head.replace(', ', ',\n')
     out.add_column(head, justify='left' if head == 'layer' else 'right')
   for line in overlap_lines(overlaps):
@@ -204,8 +213,10 @@ def write(found: Found, title: str, seeds: int) -> None:
     CAPTION,
     running.markdown_table(heads(len(compared[0].tests)), map(cells, compared)),
     '![Test accuracy of the subnetworks on each part](accuracy.png)',
-    OVERLAP,
-    running.markdown_table(OVERLAP_HEADS, overlap_lines(found.overlaps)),
+    overlap_caption(found.overlaps),
+    running.markdown_table(
+      overlap_heads(found.overlaps), overlap_lines(found.overlaps)
+    ),
     "How the layers of the parts' tickets represent the same test examples:"
     ' Gromov-Wasserstein distances between them, mean over the seeds, and'
     ' clusters found from these.',
@@ -229,7 +240,10 @@ def accuracy_figure(found: list[Network], title: str, folder: Path) -> None:
     layout='constrained',
   )
   for tested, ax in enumerate(axes.flat):
-    draw(ax, shown[:, :, tested], '{:.1f}', own.min(), own.max())
+    matrix = np.ma.masked_all((len(labels), parts))
+    matrix.data[:] = shown[:, :, tested]
+    matrix.mask[:, tested] = False  # Of the others, the numbers are enough.
+    draw(ax, matrix, '{:.1f}', own.min(), own.max())
     ax.set_xticks(range(parts), [f'part {part}' for part in range(parts)])
     ax.set_yticks(range(len(labels)), labels)
     ax.set_title(f'tested on part {tested}', fontsize=9)
@@ -274,10 +288,12 @@ def draw(
   high: float,
   colors: str = 'viridis',
 ) -> None:
-  """Draws a matrix with its numbers."""
-  image = ax.imshow(matrix, vmin=low, vmax=high, cmap=colors, aspect='auto')
-  for (i, j), value in np.ndenumerate(matrix):
-    red, green, blue, _ = image.cmap(image.norm(value))
+  """Draws a matrix with its numbers; what is masked is grey."""
+  cmap = plt.get_cmap(colors).with_extremes(bad='0.93')
+  image = ax.imshow(matrix, vmin=low, vmax=high, cmap=cmap, aspect='auto')
+  shades = image.to_rgba(matrix)
+  for (i, j), value in np.ndenumerate(np.ma.getdata(matrix)):
+    red, green, blue, _ = shades[i, j]
     dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
     color = 'white' if dark else 'black'
     ax.text(

@@ -109,18 +109,11 @@ class Config:
 
   def __post_init__(self):
     """Refuses what cannot be trained."""
-    for name in ('seeds', 'steps', 'batch_size', 'eval_every', 'validation'):
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f'{name} was {value}, but must be at least 1.')
-    for name in ('levels', 'colt_levels', 'examples'):
-      if (value := getattr(self, name)) < 2:
-        raise ValueError(f'{name} was {value}, but must be at least 2.')
-    if not 0 <= self.rewind_step < self.steps:
-      raise ValueError(
-        f'rewind_step was {self.rewind_step}, but must be from 0 to'
-        f' {self.steps - 1}: training ends at step {self.steps}.'
-      )
+    running.at_least(
+      self, seeds=1, steps=1, batch_size=1, eval_every=1, validation=1
+    )
+    running.at_least(self, levels=2, colt_levels=2, examples=2)
+    running.rewindable(self, 'rewind_step')
 
 
 MNIST = Config(dataset='mnist', steps=1500, eval_every=500, examples=200)
@@ -277,9 +270,11 @@ class Experiment:
     if cell.kind == 'union':
       return functools.reduce(lth.masks.union, [core, *specialists])
     if cell.kind == 'specialist':
-      return lth.masks.union(core, specialists[cell.specialist or 0])
+      assert cell.specialist is not None
+      return lth.masks.union(core, specialists[cell.specialist])
+    assert cell.part is not None
     others = lth.masks.difference(self.all_masks, core)
-    counts = jax.vmap(lth.masks.alive_by_name)(specialists[cell.part or 0])
+    counts = jax.vmap(lth.masks.alive_by_name)(specialists[cell.part])
     drawn = self.draw(self.noise_keys, others, counts)
     return lth.masks.union(core, drawn)
 
@@ -381,7 +376,7 @@ def main() -> None:
     config = running.parse(sys.argv[1:], PRESETS, __doc__)
     title = (
       f'{TITLES[config.model]} on {config.dataset} in {config.parts} parts by'
-      f' {config.by}, {config.seeds} seeds'
+      f' {config.by}, {running.seeds(config.seeds)}'
     )
     todo = cells(config.parts, config.levels, config.colt_levels, config.steps)
     with grid.Progress(todo, disentangled_report.rows) as report:

@@ -109,16 +109,11 @@ class Config:
 
   def __post_init__(self):
     """Refuses what cannot be trained."""
-    for name in ('seeds', 'steps', 'batch_size', 'update_every', 'eval_every'):
-      if (value := getattr(self, name)) < 1:
-        raise ValueError(f'{name} was {value}, but must be at least 1.')
-    for name in ('methods', 'sparsities', 'lengths'):
-      values = getattr(self, name)
-      if not values or len(set(values)) < len(values):
-        raise ValueError(
-          f'{name} were {" ".join(map(str, values)) or "none"}, but must be'
-          ' one or more, each of them once.'
-        )
+    running.at_least(
+      self, seeds=1, steps=1, batch_size=1, update_every=1, eval_every=1
+    )
+    running.at_least(self, validation=1)
+    running.each_once(self, 'methods', 'sparsities', 'lengths')
     if wrong := [s for s in self.sparsities if not 0 < s < 1]:
       raise ValueError(
         f'sparsities were {wrong[0]}, but must be between 0 and 1; the dense'
@@ -316,7 +311,10 @@ def main() -> None:
   """Runs the experiment and shows what came out."""
   with running.friendly_exit('trains this network again'):
     config = running.parse(sys.argv[1:], PRESETS, __doc__)
-    title = f'{TITLES[config.model]} on {config.dataset}, {config.seeds} seeds'
+    title = (
+      f'{TITLES[config.model]} on {config.dataset},'
+      f' {running.seeds(config.seeds)}'
+    )
     with grid.Progress(cells(config), sparse_report.rows) as report:
       folder = run(config, report)
     results = report.finished()

@@ -98,15 +98,14 @@ class Config:
 
   def __post_init__(self):
     """Refuses what cannot be trained."""
-    for name in ('epochs', 'seeds', 'batch_size', 'patch'):
-      if (value := getattr(self, name)) < 1:
-        raise ValueError(f'{name} was {value}, but must be at least 1.')
+    running.at_least(
+      self, epochs=1, seeds=1, batch_size=1, patch=1, validation=1
+    )
+    running.each_once(self, 'sparsities', 'draws')
     for name in ('sparsities', 'draws'):
-      values = getattr(self, name)
-      if not values or list(values) != sorted(set(values)):
+      if list(values := getattr(self, name)) != sorted(values):
         raise ValueError(
-          f'{name} were {" ".join(map(str, values)) or "none"}, but must be'
-          ' one or more, in order, each of them once.'
+          f'{name} were {" ".join(map(str, values))}, but must be in order.'
         )
     if wrong := [x for x in self.sparsities if not 0 < x < 1]:
       raise ValueError(
@@ -199,10 +198,12 @@ class Experiment:
       augment=config.augment,
     )
     params = self.task.params
-    shapes, *_ = (
-      jax.eval_shape(functools.partial(masks_of, sparsity), params)
-      for sparsity in config.sparsities
-    )
+
+    def shapes_of(sparsity):
+      with running.blaming(f'--sparsities {sparsity:g}'):
+        return jax.eval_shape(functools.partial(masks_of, sparsity), params)
+
+    shapes, *_ = map(shapes_of, config.sparsities)
     self.dense = jax.tree.map(lambda m: jnp.ones(m.shape, bool), shapes)
     self.epoch = len(dataset.train.labels) // config.batch_size
     self.trainer = self.task.trainer(self.tx(), every=self.epoch)
@@ -227,9 +228,9 @@ class Experiment:
   ) -> tuple[grid.Result, dict[str, Any]]:
     """Trains a cell; returns what came out, and the networks."""
     if cell.sparsity is None:
-      return self.train_dense(cell, report)
+      return self.train_dense(folder, cell, report)
     start, epochs = self.trainer.init(self.keys), self.config.epochs
-    drawn = self.drawn(folder)[cell.draw]
+    drawn = self.drawn(folder, cell.draw)
     masks = per_seed(masks_of, cell.sparsity)(drawn.params)
     state = drawn._replace(best=start.best)
     if cell.draw == epochs:
@@ -247,10 +248,10 @@ class Experiment:
     }, networks
 
   def train_dense(
-    self, cell: Cell, report
-  ) -> tuple[grid.Result, dict[str, TrainState]]:
+    self, folder: Path, cell: Cell, report
+  ) -> tuple[grid.Result, dict[str, Any]]:
     """Trains the dense network; keeps it wherever tickets are drawn."""
-    config, kept = self.config, {}
+    config = self.config
     state = self.trainer.init(self.keys)
     find = {s: per_seed(channels_of, s) for s in config.sparsities}
     seen: dict[float, list[np.ndarray]] = {s: [] for s in find}
@@ -259,8 +260,10 @@ class Experiment:
       for sparsity, masks in seen.items():
         leaves = jax.tree.leaves(find[sparsity](state.params))
         masks.append(np.concatenate(leaves, axis=1))
-      if epoch in (*config.draws, config.epochs):
-        kept[f'{epoch:03d}'] = slim(state)
+      path = drawn_folder(folder, epoch)
+      # What an earlier run has left there is the same to the bit.
+      if epoch in (*config.draws, config.epochs) and not path.exists():
+        checkpoints.save(path, slim(state))
     apart = {s: distances(np.stack(x, axis=1)) for s, x in seen.items()}
     return {
       **self.test(cell, state),
@@ -271,16 +274,12 @@ class Experiment:
         f'{s:g}': [settled(one, config.window, config.threshold) for one in x]
         for s, x in apart.items()
       },
-    }, kept
+    }, {'params': state.params}
 
-  def drawn(self, folder: Path) -> dict[int, TrainState]:
-    """The dense network wherever tickets are drawn, as it was kept."""
-    state = slim(jax.eval_shape(self.trainer.init, self.keys))
-    draws = {x: f'{x:03d}' for x in (*self.config.draws, self.config.epochs)}
-    like: Any = dict.fromkeys(draws.values(), state)
-    path = grid.network_folder(folder, cells(self.config)[0])
-    kept = checkpoints.load(path, like)
-    return {draw: kept[name] for draw, name in draws.items()}
+  def drawn(self, folder: Path, epoch: int) -> TrainState:
+    """The dense network after an epoch, as it was kept."""
+    like = slim(jax.eval_shape(self.trainer.init, self.keys))
+    return checkpoints.load(drawn_folder(folder, epoch), like)
 
   def fit(
     self, state: TrainState, epoch: int, report, start: int | None = None
@@ -322,7 +321,12 @@ def small(config: Config, dataset: data.Dataset) -> models.Model:
   )
 
 
-def slim(state: TrainState) -> TrainState:
+def drawn_folder(folder: Path, epoch: int) -> Path:
+  """Where the dense network from which tickets are drawn is kept."""
+  return folder / 'drawn' / f'{epoch:03d}'
+
+
+def slim(state: TrainState) -> Any:
   """What is worth keeping of a state to go on from."""
   return state._replace(best=None)
 
@@ -371,7 +375,7 @@ def main() -> None:
   with running.friendly_exit('trains this network again'):
     config = running.parse(sys.argv[1:], PRESETS, __doc__)
     name = TITLES.get(config.model, 'A small network')
-    title = f'{name} on {config.dataset}, {config.seeds} seeds'
+    title = f'{name} on {config.dataset}, {running.seeds(config.seeds)}'
     with grid.Progress(cells(config), early_bird_report.rows) as report:
       folder = run(config, report)
     results = report.finished()

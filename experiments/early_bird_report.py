@@ -192,5 +192,4 @@ def accuracies(
   for epoch in epochs:
     ax.axvline(epoch, color='#c8553d', lw=0.8, alpha=0.6)
   ax.set_xlabel('drawn after epoch')
-  ax.spines[['top', 'right']].set_visible(False)
-  ax.grid(axis='y', color='0.9', lw=0.8)
+  running.decorate(ax)

@@ -136,8 +136,7 @@ def figure(results: list[Result], title: str, folder: Path) -> None:
     ax.set_xticks([t for t in ticks if ratios[0] <= t <= ratios[-1]])
     ax.xaxis.set_major_formatter('{x:g}')
     ax.minorticks_off()
-    ax.spines[['top', 'right']].set_visible(False)
-    ax.grid(axis='y', color='0.9', lw=0.8)
+    running.decorate(ax)
   shown = '(mean; band: lowest to highest)'
   if axes[0, 0].get_ylim()[0] < (lowest := math.floor(dense) - 25):
     axes[0, 0].set_ylim(bottom=lowest)  # Else nothing is seen of the others.

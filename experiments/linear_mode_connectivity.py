@@ -116,24 +116,13 @@ class Config:
 
   def __post_init__(self):
     """Refuses what cannot be trained."""
-    for name, least in {
-      **dict.fromkeys(('seeds', 'train_examples', 'steps', 'batch_size'), 1),
-      **dict.fromkeys(('copies', 'levels', 'points'), 2),
-      'eval_every': 1,
-    }.items():
-      if (value := getattr(self, name)) < least:
-        raise ValueError(f'{name} was {value}, but must be at least {least}.')
-    steps = self.rewind_steps
-    if not steps or len(set(steps)) < len(steps):
-      raise ValueError(
-        f'rewind_steps were {" ".join(map(str, steps)) or "none"}, but must be'
-        ' one or more, each of them once.'
-      )
-    if wrong := [k for k in steps if not 0 <= k < self.steps]:
-      raise ValueError(
-        f'rewind_steps had {wrong[0]}, but must be from 0 to {self.steps - 1}:'
-        f' training ends at step {self.steps}.'
-      )
+    running.at_least(
+      self, seeds=1, train_examples=1, steps=1, batch_size=1, eval_every=1
+    )
+    running.at_least(self, validation=1, copies=2, levels=2, points=2)
+    running.each_once(self, 'networks', none=True)
+    running.each_once(self, 'rewind_steps')
+    running.rewindable(self, 'rewind_steps')
 
 
 PRESETS = {
@@ -340,7 +329,10 @@ def main() -> None:
   """Runs the experiment and shows what came out."""
   with running.friendly_exit('trains this network again'):
     config = running.parse(sys.argv[1:], PRESETS, __doc__)
-    title = f'{TITLES[config.model]} on {config.dataset}, {config.seeds} seeds'
+    title = (
+      f'{TITLES[config.model]} on {config.dataset},'
+      f' {running.seeds(config.seeds)}'
+    )
     with grid.Progress(cells(config), connectivity_report.rows) as report:
       folder = run(config, report)
     found = connectivity_report.summarize(report.finished())

@@ -126,24 +126,10 @@ class Config:
 
   def __post_init__(self):
     """Refuses what cannot be trained."""
-    if not 0 <= self.rewind_step <= self.steps:
-      raise ValueError(
-        f'rewind_step was {self.rewind_step}, but must be between 0 and the'
-        f' number of steps a level, {self.steps}: there is no later state to'
-        ' rewind to.'
-      )
-    for name in (
-      'seeds',
-      'levels',
-      'control_every',
-      'steps',
-      'batch_size',
-      'eval_every',
-      'validation',
-    ):
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f'{name} was {value}, but must be at least 1.')
+    running.at_least(self, seeds=1, levels=1, control_every=1, steps=1)
+    running.at_least(self, batch_size=1, eval_every=1, validation=1)
+    running.each_once(self, 'controls', none=True)
+    running.rewindable(self, 'rewind_step')
     if self.rewind_step // self.eval_every == self.steps // self.eval_every:
       raise ValueError(
         f'There is no evaluation from step {self.rewind_step} to step'
@@ -391,7 +377,10 @@ def main() -> None:
       level: 1 + len(controls_at(config, level))
       for level in range(config.levels)
     }
-    title = f'{TITLES[config.model]} on {config.dataset}, {config.seeds} seeds'
+    title = (
+      f'{TITLES[config.model]} on {config.dataset},'
+      f' {running.seeds(config.seeds)}'
+    )
     with ticket_report.Progress(trainings, config.steps) as report:
       folder = run(config, report)
     levels = report.levels

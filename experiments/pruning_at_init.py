@@ -130,23 +130,10 @@ class Config:
 
   def __post_init__(self):
     """Refuses what cannot be trained."""
-    for name in (
-      'seeds',
-      'steps',
-      'batch_size',
-      'score_batches',
-      'score_steps',
-      'eval_every',
-    ):
-      if (value := getattr(self, name)) < 1:
-        raise ValueError(f'{name} was {value}, but must be at least 1.')
-    for name in ('methods', 'ratios'):
-      values = getattr(self, name)
-      if not values or len(set(values)) < len(values):
-        raise ValueError(
-          f'{name} were {" ".join(map(str, values)) or "none"}, but must be'
-          ' one or more, each of them once.'
-        )
+    running.at_least(self, seeds=1, steps=1, batch_size=1, score_batches=1)
+    running.at_least(self, score_steps=1, eval_every=1, validation=1)
+    running.each_once(self, 'methods', 'ratios')
+    running.each_once(self, 'checks', none=True)
     if wrong := [ratio for ratio in self.ratios if not ratio > 1]:
       raise ValueError(
         f'ratios were {wrong[0]}, but must be above 1: ten is a tenth of the'
@@ -250,7 +237,8 @@ class Experiment:
     self.first = first_kernel(self.task)
     # Raises on a ratio that leaves too little before anything is trained.
     for ratio in config.ratios:
-      self.prune(lth.scores.random(jax.random.key(0), self.dense), ratio)
+      with running.blaming(f'--ratios {ratio:g}'):
+        self.prune(lth.scores.random(jax.random.key(0), self.dense), ratio)
 
   @functools.cached_property
   def start(self) -> TrainState:
@@ -389,7 +377,10 @@ def main() -> None:
   """Runs the experiment and shows what came out."""
   with running.friendly_exit('trains this network again'):
     config = running.parse(sys.argv[1:], PRESETS, __doc__)
-    title = f'{TITLES[config.model]} on {config.dataset}, {config.seeds} seeds'
+    title = (
+      f'{TITLES[config.model]} on {config.dataset},'
+      f' {running.seeds(config.seeds)}'
+    )
     with grid.Progress(cells(config), init_report.rows) as report:
       folder = run(config, report)
     results = report.finished()

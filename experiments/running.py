@@ -21,6 +21,7 @@ import rich.console
 import rich.progress
 import tyro
 from benchmarks import timing
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lthjax import checkpoints
@@ -42,6 +43,36 @@ def parse(
   return tyro.cli(type(usual), default=default, args=arguments)
 
 
+def at_least(config: Any, **least: int) -> None:
+  """Refuses options that are too small; those that are `None` are fine."""
+  for name, smallest in least.items():
+    value = getattr(config, name)
+    if value is not None and value < smallest:
+      raise ValueError(f'{name} was {value}, but must be at least {smallest}.')
+
+
+def each_once(config: Any, *names: str, none: bool = False) -> None:
+  """Refuses options with a value twice, or without one where that is bad."""
+  for name in names:
+    values = getattr(config, name)
+    if not (values or none) or len(set(values)) < len(values):
+      raise ValueError(
+        f'{name} were {" ".join(map(str, values)) or "none"}, but must be'
+        f' {"none" if none else "one"} or more, each of them once.'
+      )
+
+
+def rewindable(config: Any, name: str) -> None:
+  """Refuses steps to rewind to that leave nothing to train."""
+  steps = getattr(config, name)
+  said, steps = ('had', steps) if isinstance(steps, tuple) else ('was', [steps])
+  if wrong := [k for k in steps if not 0 <= k < config.steps]:
+    raise ValueError(
+      f'{name} {said} {wrong[0]}, but must be from 0 to {config.steps - 1}:'
+      f' training ends at step {config.steps}.'
+    )
+
+
 @contextlib.contextmanager
 def friendly_exit(again: str) -> Iterator[None]:
   """Ends the command with one line where the user can do something about it."""
@@ -51,6 +82,15 @@ def friendly_exit(again: str) -> Iterator[None]:
     sys.exit(f'error: {error}')
   except KeyboardInterrupt:
     sys.exit(f'Stopped. The same command {again} and goes on.')
+
+
+@contextlib.contextmanager
+def blaming(option: str) -> Iterator[None]:
+  """Says which option an error comes from."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f'{option}: {error}') from error
 
 
 class Progress:
@@ -113,6 +153,12 @@ def write_jsonl(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
   checkpoints.write_text(path, ''.join(json.dumps(x) + '\n' for x in lines))
 
 
+def decorate(ax: Axes) -> None:
+  """Leaves out what is not needed to read a plot."""
+  ax.spines[['top', 'right']].set_visible(False)
+  ax.grid(axis='y', color='0.9', lw=0.8)
+
+
 def save_figure(fig: Figure, folder: Path, name: str) -> None:
   """Writes a figure as PNG and SVG, each whole or not at all."""
   for suffix in ('png', 'svg'):
@@ -133,12 +179,17 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
+def seeds(number: int) -> str:
+  """Says how many seeds there are."""
+  return '1 seed' if number == 1 else f'{number} seeds'
+
+
 def provenance(seeds: int) -> str:
   """The head of a table of results: where its numbers come from."""
   script, *options = sys.argv
-  if '--output' in options:  # A path of this machine.
-    at = options.index('--output')
-    del options[at : at + 2]
+  parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  parser.add_argument('--output')  # A path of this machine.
+  options = parser.parse_known_args(options)[1]
   command = shlex.join(['python', f'experiments/{Path(script).name}', *options])
   git = ['git', '-C', str(Path(__file__).parent)]
   describe = subprocess.run(

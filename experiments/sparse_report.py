@@ -133,5 +133,4 @@ def draw(ax: Axes, results: list[Result], cost: str) -> None:
   ax.set_xticks([tick for tick in ticks if low <= tick <= high])
   ax.xaxis.set_major_formatter('{x:g}')
   ax.minorticks_off()
-  ax.spines[['top', 'right']].set_visible(False)
-  ax.grid(axis='y', color='0.9', lw=0.8)
+  running.decorate(ax)

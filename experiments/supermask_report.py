@@ -54,35 +54,40 @@ def rows(result: Result) -> list[dict[str, Any]]:
   ]
 
 
-def cells(result: Result) -> list[str]:
-  """A row of the tables for people."""
-  kept = f'{100 * result["kept"]:.3g} %'
-  return [
-    LABELS[result['method']],
-    f'{result["width"]:g}',
-    kept,
-    spread(result),
+def lines(results: list[Result]) -> list[list[str]]:
+  """The tables for people, with their head; widths are there if they differ."""
+  several = len(widths(results)) > 1
+  head = ['method', 'width', 'kept, %', 'test accuracy, %']
+  found = [
+    [
+      LABELS[one['method']],
+      f'{one["width"]:g}',
+      f'{100 * one["kept"]:.3g}',
+      spread(one),
+    ]
+    for one in flat(results)
   ]
+  return [row if several else row[:1] + row[2:] for row in [head, *found]]
 
 
-HEADS = ('method', 'width', 'weights kept', 'test accuracy, %')
 CAPTION = (
   'Mean ± standard deviation over the seeds, at the end of training. Weights'
   ' are trained in the dense network only; the large ones of it are kept at the'
   ' values it started from, or at a constant of their sign. Bernoulli masks are'
-  ' drawn, or made of the weights with a probability of at least a half. Where'
-  ' large weights are kept, the output layer keeps more: 0.9 where the others'
-  ' keep 0.8.'
+  ' drawn, or made of the weights with a probability of at least a half. Kept'
+  ' is the share of the weights; of large weights, that of the layers below the'
+  ' output, which keeps more: 0.9 where the others keep 0.8.'
 )
 
 
 def table(results: list[Result]) -> rich.table.Table:
   """All results, for the terminal."""
   out = rich.table.Table(caption=CAPTION)
-  for head in HEADS:
-    out.add_column(head, justify='left' if head == 'method' else 'right')
-  for result in flat(results):
-    out.add_row(*cells(result))
+  head, *found = lines(results)
+  for name in head:
+    out.add_column(name, justify='left' if name == 'method' else 'right')
+  for line in found:
+    out.add_row(*line)
   return out
 
 
@@ -90,6 +95,7 @@ def markdown(
   results: list[Result], title: str, folder: Path, seeds: int
 ) -> None:
   """Writes all results as a page, with where they come from."""
+  head, *found = lines(results)
   pictures = ['![Test accuracy over the weights kept](accuracy.png)']
   if len(widths(results)) > 1:
     pictures.append('![Test accuracy over the width](widths.png)')
@@ -98,7 +104,7 @@ def markdown(
     f'Supermasks: {title}',
     seeds,
     CAPTION,
-    running.markdown_table(HEADS, map(cells, flat(results))),
+    running.markdown_table(head, found),
     *pictures,
   )
 
@@ -153,7 +159,7 @@ def over_width(results: list[Result], title: str, folder: Path) -> None:
   ax.set_title(
     f'{title} (mean; bars: lowest to highest)', fontsize=10, loc='left'
   )
-  decorate(ax)
+  running.decorate(ax)
   ax.legend(frameon=False, fontsize=8.5)
   running.save_figure(fig, folder, 'widths')
   plt.close(fig)
@@ -163,8 +169,8 @@ def over_kept(results: list[Result], title: str, folder: Path) -> None:
   """Draws accuracy over the kept share, whole and close to the top."""
   fig, axes = plt.subplots(1, 2, figsize=(9.6, 4.2), layout='constrained')
   best = 100 * max(np.mean(r['test_accuracy']) for r in results)
-  for ax in axes:
-    draw(ax, flat(results))
+  for ax, lowest in zip(axes, (0, best - 6), strict=True):
+    draw(ax, flat(results), lowest)
     ax.set_xlabel('weights kept (%)')
   axes[1].set_ylim(best - 6, best + 0.5)
   axes[0].set_ylabel('test accuracy (%)')
@@ -185,8 +191,11 @@ def over_kept(results: list[Result], title: str, folder: Path) -> None:
   plt.close(fig)
 
 
-def draw(ax: Axes, results: list[Result]) -> None:
-  """Draws a line a method, or a point where it has one kept share."""
+def draw(ax: Axes, results: list[Result], lowest: float) -> None:
+  """Draws a line a method, or a point where it has one kept share.
+
+  Points below the lowest accuracy get no bar, the end of which would be seen.
+  """
   lines: dict[str, list[Result]] = {}
   for result in results:
     lines.setdefault(result['method'], []).append(result)
@@ -201,7 +210,7 @@ def draw(ax: Axes, results: list[Result]) -> None:
     ax.errorbar(
       x,
       mean,
-      np.abs(np.stack([y.min(1), y.max(1)]) - mean),
+      np.abs(np.stack([y.min(1), y.max(1)]) - mean) * (mean >= lowest),
       fmt='o-',
       ms=3.5,
       lw=1.4,
@@ -210,10 +219,4 @@ def draw(ax: Axes, results: list[Result]) -> None:
       label=LABELS[name],
     )
   ax.set_xlim(0, 100)
-  decorate(ax)
-
-
-def decorate(ax: Axes) -> None:
-  """Leaves out what is not needed to read a plot."""
-  ax.spines[['top', 'right']].set_visible(False)
-  ax.grid(axis='y', color='0.9', lw=0.8)
+  running.decorate(ax)

@@ -14,9 +14,10 @@ Zeros, Signs, and the Supermask, arXiv:1905.01067, figure 5 and table 1.
   python experiments/supermasks.py --preset mnist_widths
 
   mnist         LeNet-300-100 on MNIST, 3 seeds, in half an hour or so.
-                Edge-popup has at least 97 % at half the weights, the Bernoulli
-                masks 96 %, and the best supermask of large weights that kept
-                their sign 80 % with a signed constant (86.3 % in the paper).
+                Edge-popup has at least 97 % at half the weights, drawn
+                Bernoulli masks 96 %, and the best supermask of large weights
+                that kept their sign 80 % with a signed constant (86.3 % in the
+                paper).
   mnist_widths  edge-popup in networks of a quarter to twice the width. The
                 wider the network is, the better its random weights do.
   fashion_mnist as mnist, on Fashion-MNIST.
@@ -107,16 +108,10 @@ class Config:
 
   def __post_init__(self):
     """Refuses what cannot be trained."""
-    for name in ('seeds', 'steps', 'batch_size', 'eval_every'):
-      if (value := getattr(self, name)) < 1:
-        raise ValueError(f'{name} was {value}, but must be at least 1.')
-    for name in ('methods', 'widths', 'kept', 'read_kept'):
-      values = getattr(self, name)
-      if not values or len(set(values)) < len(values):
-        raise ValueError(
-          f'{name} were {" ".join(map(str, values)) or "none"}, but must be'
-          ' one or more, each of them once.'
-        )
+    running.at_least(
+      self, seeds=1, steps=1, batch_size=1, eval_every=1, validation=1
+    )
+    running.each_once(self, 'methods', 'widths', 'kept', 'read_kept')
     for name in ('kept', 'read_kept'):
       if wrong := [x for x in getattr(self, name) if not 0 < x < 1]:
         raise ValueError(
@@ -316,7 +311,10 @@ def main() -> None:
   """Runs the experiment and shows what came out."""
   with running.friendly_exit('trains this network again'):
     config = running.parse(sys.argv[1:], PRESETS, __doc__)
-    title = f'{TITLES[config.model]} on {config.dataset}, {config.seeds} seeds'
+    title = (
+      f'{TITLES[config.model]} on {config.dataset},'
+      f' {running.seeds(config.seeds)}'
+    )
     with grid.Progress(cells(config), supermask_report.rows) as report:
       folder = run(config, report)
     results = report.finished()

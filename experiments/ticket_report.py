@@ -228,8 +228,7 @@ def figure(levels: list[Level], title: str, folder: Path) -> None:
   ax.set_title(
     f'{title} (mean; band: lowest to highest)', fontsize=10, loc='left'
   )
-  ax.spines[['top', 'right']].set_visible(False)
-  ax.grid(axis='y', color='0.9', lw=0.8)
+  running.decorate(ax)
   ax.legend(frameon=False, fontsize=8.5, loc='lower left')
   running.save_figure(fig, folder, 'accuracy')
   plt.close(fig)

@@ -86,23 +86,10 @@ class Config:
 
   def __post_init__(self):
     """Refuses what cannot be trained."""
-    for name, least in {
-      **dict.fromkeys(('seeds', 'steps', 'batch_size', 'eval_every'), 1),
-      'levels': 2,
-    }.items():
-      if (value := getattr(self, name)) < least:
-        raise ValueError(f'{name} was {value}, but must be at least {least}.')
-    names = self.datasets
-    if not names or len(set(names)) < len(names):
-      raise ValueError(
-        f'datasets were {" ".join(names) or "none"}, but must be one or more,'
-        ' each of them once.'
-      )
-    if not 0 <= self.rewind_step < self.steps:
-      raise ValueError(
-        f'rewind_step was {self.rewind_step}, but must be from 0 to'
-        f' {self.steps - 1}: training ends at step {self.steps}.'
-      )
+    running.at_least(self, seeds=1, steps=1, batch_size=1, eval_every=1)
+    running.at_least(self, validation=1, levels=2)
+    running.each_once(self, 'datasets')
+    running.rewindable(self, 'rewind_step')
 
 
 PRESETS = {
@@ -291,7 +278,7 @@ def main() -> None:
   """Runs the experiment and shows what came out."""
   with running.friendly_exit('trains this network again'):
     config = running.parse(sys.argv[1:], PRESETS, __doc__)
-    title = f'{TITLES[config.model]}, {config.seeds} seeds'
+    title = f'{TITLES[config.model]}, {running.seeds(config.seeds)}'
     with grid.Progress(cells(config), transfer_report.rows) as report:
       folder = run(config, report)
     results = report.finished()

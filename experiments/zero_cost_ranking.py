@@ -13,13 +13,16 @@ arXiv:2101.08134, tables 1 and 2, figure 3.
   python experiments/zero_cost_ranking.py --proxies naswot num_params
 
   fashion_mnist  64 networks of 1 or 4 layers, 4 or 16 channels, and so on, on
-                 Fashion-MNIST, 2 seeds. 10 minutes on 2 CPU cores.
+                 Fashion-MNIST, 2 seeds. 10 minutes on 2 CPU cores. Spearman
+                 correlation with test accuracy: 0.95 for the number of params,
+                 0.61 for naswot, 0.53 for SynFlow.
   digits         the same choices on the digits of scikit-learn.
 
 Networks whose arrays have the same shapes train side by side. The table puts
 the number of params and of multiply-adds beside the proxies: on the usual
-benchmarks they correlate as well as most of these (0.75 on NAS-Bench-201, where
-SynFlow has 0.74 and GraSP 0.51).
+benchmarks they correlate as well as most of these. On CIFAR-10 of NAS-Bench-201
+that is about 0.75; the notebook of the paper's code gives 0.74 for SynFlow and
+0.51 for GraSP.
 
 All results go into one folder a configuration. Kill the command at any time
 and start it again: it goes on where it was, and ends with the same bits.
@@ -119,21 +122,10 @@ class Config:
 
   def __post_init__(self):
     """Refuses what cannot be done."""
-    at_least = {'proxy_batch': 2, 'warm_trials': 0}
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      least = at_least.get(field.name, 1)
-      if isinstance(value, int) and value < least:
-        raise ValueError(
-          f'{field.name} was {value}, but must be at least {least}.'
-        )
-      if isinstance(value, tuple) and (
-        not value or len(set(value)) < len(value)
-      ):
-        raise ValueError(
-          f'{field.name} were {" ".join(map(str, value)) or "none"}, but must'
-          ' be one or more, each of them once.'
-        )
+    running.at_least(self, proxy_batch=2, samples=1, seeds=1, steps=1)
+    running.at_least(self, batch_size=1, warm_trials=0, budget=1, repeats=1)
+    running.each_once(self, 'depths', 'widths', 'kernels', 'patches')
+    running.each_once(self, 'proxies', 'warm')
     if wrong := [x for x in self.kernels if x % 2 == 0]:
       raise ValueError(
         f'kernels were {wrong[0]}, but must be odd, to have a centre.'

@@ -262,6 +262,19 @@ def test_the_level_of_colt_nearest_in_density_is_shown():
   assert found[0].tests == [[0.0], [0.0]]
 
 
+def test_other_starts_are_shown_where_there_are_any():
+  row = {'level': 1, 'density': 0.5, 'layer': 'all', 'expected': 3.0}
+  same = {**row, 'initialization': 'same', 'observed': 4.0, 'z': 2.0}
+  other = {**row, 'initialization': 'other', 'observed': 5.0, 'z': 1.0}
+  line = ['1', '50 %', 'all', '3.0', '4.0', '2.0']
+  for overlaps, more in (([same], []), ([same, other], ['5.0', '1.0'])):
+    assert disentangled_report.overlap_lines(overlaps) == [line + more]
+    heads = disentangled_report.overlap_heads(overlaps)
+    assert len(heads) == len(line + more)
+    caption = disentangled_report.overlap_caption(overlaps)
+    assert ('Other starts' in caption) == bool(more)
+
+
 def test_help(main):
   code, printed, _ = main('--help')
   assert code == 0

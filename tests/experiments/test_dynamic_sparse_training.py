@@ -265,6 +265,7 @@ def test_ac_dc_phases():
     ('--sparsities 0.9 0.9', 'sparsities were 0.9 0.9, but must be'),
     ('--lengths 0.001', 'lengths were 0.001, but 0.001 of 40 steps'),
     ('--stop-share 1.5', 'stop_share was 1.5, but must be in (0, 1]'),
+    ('--validation 0', 'validation was 0, but must be at least 1'),
     ('--update-every 0', 'update_every was 0, but must be at least 1'),
     ('--methods snip', "invalid choice 'snip' for argument '--methods'"),
   ],

@@ -136,10 +136,11 @@ def test_pages_and_pictures(unbroken):
 @pytest.mark.usefixtures('compiled')
 def test_unfinished_run_ends_with_the_same_bits(main, unbroken, tmp_path):
   folder = shutil.copytree(unbroken.folder, tmp_path / unbroken.folder.name)
-  shutil.rmtree(folder / 'networks' / '0.5-001')
+  for name in ('networks/0.5-001', 'networks/dense', 'drawn/002'):
+    shutil.rmtree(folder / name)
   code, printed, errors = main(*TINY, '--output', str(tmp_path))
   assert code == 0, errors
-  assert '2 of 3 trainings are there already; going on' in printed
+  assert '1 of 3 trainings are there already; going on' in printed
   for name in ('summary.csv', 'metrics.jsonl', 'config.json'):
     assert (folder / name).read_bytes() == (unbroken.folder / name).read_bytes()
 
@@ -193,9 +194,10 @@ def test_presets(name):
   [
     ('--sparsities 1.0', 'sparsities had 1.0, but must be between 0 and 1'),
     ('--draws 2', 'draws had 2, but must be between 0 and the number of'),
-    ('--draws 2 1', 'draws were 2 1, but must be one or more, in order'),
+    ('--draws 2 1', 'draws were 2 1, but must be in order.'),
     ('--window 1', '`window` was 1, but must be at least 2'),
     ('--epochs 0', 'epochs was 0, but must be at least 1'),
+    ('--validation 0', 'validation was 0, but must be at least 1'),
     ('--model conv_2', "invalid choice 'conv_2' for argument '--model'"),
   ],
 )
@@ -212,7 +214,8 @@ def test_bad_command_line(arguments, text, main, tmp_path):
 @pytest.mark.parametrize(
   ('arguments', 'text'),
   [
-    ('--sparsities 0.99', 'leaves 1 weights for 4 layers'),
+    ('--sparsities 0.99', '--sparsities 0.99: This sparsity leaves 1 weights'),
+    ('--batch-size 5000', 'batch_size was 5000, but there are 1257 training'),
     ('--patch 3', 'cannot be cut into patches of 3 x 3'),
   ],
 )

@@ -309,6 +309,8 @@ def test_presets(name):
     ('--copies 1', 'copies was 1, but must be at least 2'),
     ('--points 1', 'points was 1, but must be at least 2'),
     ('--seeds 0', 'seeds was 0, but must be at least 1'),
+    ('--validation 0', 'validation was 0, but must be at least 1'),
+    ('--networks ticket ticket', 'networks were ticket ticket, but must be'),
     ('--rewind-steps 0 0', 'rewind_steps were 0 0, but must be one or more'),
     ('--rewind-steps 20', 'rewind_steps had 20, but must be from 0 to 19'),
     ('--rewind-steps -1', 'rewind_steps had -1, but must be from 0 to 19'),
@@ -325,13 +327,18 @@ def test_bad_command_line(arguments, text, main, tmp_path):
 
 
 @pytest.mark.usefixtures('no_training')
-def test_bad_fraction_before_anything_is_done(main, tmp_path):
-  code, _, errors = main(
-    *TINY, '--fraction', 'conv*', '0.2', '--output', str(tmp_path)
-  )
+@pytest.mark.parametrize(
+  ('arguments', 'text'),
+  [
+    ('--fraction conv* 0.2', "match no prunable leaf: 'conv*'"),
+    ('--batch-size 5000', 'batch_size was 5000, but there are 1257 training'),
+  ],
+)
+def test_bad_values_before_anything_is_done(arguments, text, main, tmp_path):
+  code, _, errors = main(*TINY, *arguments.split(), '--output', str(tmp_path))
   assert code == 1
   assert errors.startswith('error: ')
-  assert "match no prunable leaf: 'conv*'" in errors
+  assert text in errors
   assert not list(tmp_path.iterdir())
 
 

@@ -414,9 +414,10 @@ def test_controls_are_counted_back_from_the_last_level():
 @pytest.mark.parametrize(
   ('arguments', 'text'),
   [
-    ('--rewind-step 301', 'rewind_step was 301, but must be between 0 and the'),
-    ('--rewind-step -1', 'rewind_step was -1, but must be between'),
-    ('--rewind-step 300', 'There is no evaluation from step 300 to step 300'),
+    ('--rewind-step 300', 'rewind_step was 300, but must be from 0 to 299'),
+    ('--rewind-step -1', 'rewind_step was -1, but must be from 0 to 299'),
+    ('--rewind-step 299 --eval-every 301', 'There is no evaluation from step'),
+    ('--controls reinit reinit', 'but must be none or more, each of them once'),
     ('--steps 49', 'There is no evaluation from step 0 to step 49 when eval_'),
     ('--levels 0', 'levels was 0, but must be at least 1'),
     ('--seeds 0', 'seeds was 0, but must be at least 1'),

@@ -223,6 +223,8 @@ def test_presets(name):
   ('arguments', 'text'),
   [
     ('--ratios 1', 'ratios were 1.0, but must be above 1'),
+    ('--checks reinit reinit', 'checks were reinit reinit, but must be none'),
+    ('--validation 0', 'validation was 0, but must be at least 1'),
     ('--ratios 10 10', 'ratios were 10.0 10.0, but must be one or more'),
     ('--imp-fraction 1', 'imp_fraction was 1.0, but must be in (0, 1)'),
     ('--score-batches 0', 'score_batches was 0, but must be at least 1'),
@@ -240,8 +242,8 @@ def test_bad_command_line(arguments, text, main, tmp_path):
 def test_too_high_a_ratio_before_anything_is_done(main, tmp_path):
   code, _, errors = main(*TINY, '--ratios', '30000', '--output', str(tmp_path))
   assert code == 1
-  assert errors.startswith('error: ')
-  assert 'leaves 2 weights for 3 layers (fc1/kernel,' in errors
+  assert errors.startswith('error: --ratios 30000: This sparsity leaves 2 ')
+  assert 'weights for 3 layers (fc1/kernel,' in errors
   assert not list(tmp_path.iterdir())
 
 

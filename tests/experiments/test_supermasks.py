@@ -200,7 +200,7 @@ def test_results_say_where_they_come_from(unbroken):
   assert f'| command | {command}' in page
   assert '\n| seeds | 0, 1 |' in page
   assert page.count('\n| large final same sign, ') == 2
-  assert '\n| edge-popup, signed constant | 50 % | ' in page
+  assert '\n| edge-popup, signed constant | 50 | ' in page
 
 
 @pytest.mark.usefixtures('compiled')
@@ -255,6 +255,7 @@ def test_presets(name):
     ('--kept 1.0', 'kept was 1.0, but must be between 0 and 1: with all'),
     ('--read-kept 0.5 0', 'read_kept was 0.0, but must be between 0 and 1'),
     ('--kept 0.5 0.5', 'kept were 0.5 0.5, but must be one or more'),
+    ('--validation 0', 'validation was 0, but must be at least 1'),
     ('--steps 0', 'steps was 0, but must be at least 1'),
     (
       '--model resnet_20 --widths 1 2',
@@ -312,8 +313,12 @@ def test_widths(tmp_path):
     *('widths.png', 'widths.svg'),
   }
   lines = (tmp_path / 'results.md').read_text().splitlines()
-  assert '| dense, trained | 0.5 | 100 % | 85.00 ± 5.00 |' in lines
+  assert '| dense, trained | 0.5 | 100 | 85.00 ± 5.00 |' in lines
   assert '![Test accuracy over the width](widths.png)' in lines
+  alone = [result for result in results if result['width'] == 1]
+  head, dense, _ = supermask_report.lines(alone)
+  assert head == ['method', 'kept, %', 'test accuracy, %']
+  assert dense == ['dense, trained', '100', '85.00 ± 5.00']
 
 
 @pytest.mark.slow

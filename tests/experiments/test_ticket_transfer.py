@@ -243,6 +243,7 @@ def test_presets(name):
   ('arguments', 'text'),
   [
     ('--levels 1', 'levels was 1, but must be at least 2'),
+    ('--validation 0', 'validation was 0, but must be at least 1'),
     ('--steps 0', 'steps was 0, but must be at least 1'),
     (
       '--datasets digits digits',
