@@ -116,7 +116,7 @@ def batch_statistics(
 def _check_batches(batches: Any) -> None:
   """Raises unless batches are arrays with as many batches, one at least."""
   one_by_one = isinstance(batches, Iterator)
-  leaves = [batches] if one_by_one else jax.tree.leaves(batches)
+  leaves: list[Any] = [batches] if one_by_one else jax.tree.leaves(batches)
   if bad := [x for x in leaves if not getattr(x, 'shape', ())]:
     raise ValueError(
       f'`batches` held a {type(bad[0]).__name__} without axes, but is a tree of'

@@ -63,7 +63,7 @@ def scaled(name: str, width: float, *sizes: int) -> tuple[int, ...]:
   """
   try:
     factor = 0.0 if isinstance(width, str) else float(width)
-  except (TypeError, ValueError):
+  except (TypeError, ValueError, OverflowError):
     factor = 0.0
   found = (0,)
   if 0 < factor < math.inf:
