@@ -94,6 +94,19 @@ def test_layers_of_nnx():
   assert moved['kernel'].alive == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+  'look', [report.layers, lambda m: report.input_saliency(m, 'a')]
+)
+def test_masks_are_values_and_hold_weights(look):
+  empty = {'a': np.ones((0, 3), bool), 'b': np.ones((2, 2), bool)}
+  with pytest.raises(ValueError, match=r'hold no weights in a, so .* None'):
+    look(empty)
+  with pytest.raises(ValueError, match='hold no weights in the array, so'):
+    look(empty['a'])
+  with pytest.raises(ValueError, match=r'masks were traced, .* outside of'):
+    jax.eval_shape(look, {'a': jnp.ones((2, 3), bool)})
+
+
 # ---- Inputs.
 
 
@@ -124,6 +137,42 @@ def test_paths_are_counted_one_by_one():
   found = report.input_saliency(masks, ['0', '1', '2'])
   np.testing.assert_array_equal(found, paths)
   assert found.dtype == np.int64
+
+
+def test_paths_beyond_all_integers_are_rounded():
+  masks = {str(i): np.ones((512, 512), bool) for i in range(6)}
+  exact = report.input_saliency(masks, list('01234'))
+  assert (exact == 512**5).all()
+  assert exact.dtype == np.int64
+  counts = report.input_saliency(masks, list('012345'))
+  assert (counts == 2.0**54).all()
+  assert counts.dtype == np.float64
+  masks['6'] = masks['7'] = masks['0']
+  found = report.capacity(masks, input_layers=list('01234567'))
+  assert (found.saliency == 2.0**72).all()
+  assert '4.722e+21 to 4.722e+21, 4.722e+21 on' in report.text(found)
+
+
+def test_chains_are_of_different_dense_kernels():
+  masks = {
+    'a': np.ones((3, 3, 2, 4), bool),
+    'b': np.ones((1, 1, 4, 5), bool),
+    'c': np.ones((5, 5), bool),
+  }
+  with pytest.raises(ValueError, match='no chain of dense kernels') as info:
+    report.input_saliency(masks, ['a', 'b', 'c', 'c'])
+  for fault in (
+    "'a' has shape (3, 3, 2, 4); 'b' has shape (1, 1, 4, 5); 'c' is named 2",
+    'through different kernels of shape (inputs, outputs)',
+  ):
+    assert fault in str(info.value)
+
+
+@pytest.mark.parametrize('shape', [(-2, -2), 4, (2.0, 2), (4, 0)])
+def test_shapes_of_inputs_are_positive_integers(shape):
+  with pytest.raises(ValueError, match='a shape has positive integers') as info:
+    report.capacity(MASKS, input_layers='fc1/kernel', input_shape=shape)
+  assert f'was {shape!r}, but' in str(info.value)
 
 
 def test_saliency_names_what_does_not_fit():
@@ -177,6 +226,10 @@ def test_overlaps_need_two_trees_alike():
     report.overlaps({'mine': MASKS})
   with pytest.raises(ValueError, match='there are 0: none'):
     report.overlaps({})
+  with pytest.raises(
+    ValueError, match=r'a list, but each .* `{name: masks, ot'
+  ):
+    report.overlaps([MASKS, MASKS])
   other = {'fc1': {'kernel': FC1.T, 'bias': None}, 'fc3': FC2}
   with pytest.raises(ValueError, match="do not fit the masks 'b'") as info:
     report.overlaps({'a': MASKS, 'b': other})
@@ -206,6 +259,17 @@ def test_movement_of_half_precision_is_not_rounded():
   final = {'w': jnp.array([[255, 256, 257]], jnp.bfloat16)}  # 257 rounds to 256
   masks = {'w': jnp.ones((1, 3), bool)}
   assert report.movement(initial, final, masks)['w'].alive == 1 / 3
+
+
+def test_movement_needs_finite_params():
+  initial = {'w': np.zeros((2, 2)), 'v': np.zeros((1, 2)), 'b': np.zeros(2)}
+  masks = {'w': np.ones((2, 2), bool), 'v': np.ones((1, 2), bool), 'b': None}
+  bad = jax.tree.map(lambda x: x + np.nan, initial)
+  with pytest.raises(ValueError, match=r'final params .* v \(2\), w \(4\), so'):
+    report.movement(initial, bad, masks)
+  bad = initial | {'v': np.array([[np.inf, 0]]), 'b': bad['b']}
+  with pytest.raises(ValueError, match=r'initial params are .* in v \(1\), so'):
+    report.movement(bad, initial, masks)
 
 
 def test_movement_names_every_misfit():

@@ -69,6 +69,13 @@ def test_capacity_needs_masks_and_whole_sets_of_options():
       {'input_shape': (2, 2)},
       r'given, \(2, 2\), without `input_layers`',
     ),
+    (MASKS, {'input_shape': 4}, 'given, 4, without `input_layers`'),
+    (
+      MASKS,
+      {'compared': {x: {'fc1': {'kernel': FC1.T}} for x in 'ab'}},
+      "do not fit the compared masks 'a': fc1/bias has a mask only; .*fc1/kern",
+    ),
+    (MASKS, {'compared': [MASKS, MASKS]}, 'as a list, but each needs a name'),
     (MASKS, {'input_axes': {'fc3': 0}}, '`input_axes` has patterns that match'),
     (MASKS, {'input_axes': 2}, r'`input_axes` must .* fc2/kernel \(3, 2\) has'),
     (MASKS, {'neuron_axes': ()}, r'`neuron_axes={"\*/kernel": -1}`'),
@@ -119,6 +126,16 @@ def test_figure():
   assert shown == ['1.00', '0.40', '0.40', '1.00']
   assert scale.get_ylim() == (0, 2)
   assert len(report.figure(report.capacity(MASKS)).axes) == 1
+
+
+def test_names_in_the_figure_are_no_formulas(tmp_path):
+  masks = {'a$^$': FC1, 'b$': FC2}
+  found = report.capacity(masks, compared={'x$_$': masks, 'y': masks})
+  fig = report.figure(found)
+  fig.savefig(tmp_path / 'figure.png', dpi=20)
+  density, overlap = fig.axes
+  assert [x.get_text() for x in density.get_yticklabels()] == ['a$^$', 'b$']
+  assert [x.get_text() for x in overlap.get_xticklabels()] == ['x$_$', 'y']
 
 
 def test_only_the_figure_needs_matplotlib(monkeypatch):
@@ -181,6 +198,13 @@ def test_page():
   assert 'from each of 2 × 2 × 1 inputs: 0 to 2' in picture['alt']
   bars = [x['style'] for x in page.all('td') if 'style' in x]
   assert bars[:3] == [f'--share: {x}' for x in ('0.3333', '0.5000', '0.3889')]
+
+
+def test_page_writes_infinity_as_scripts_read_it():
+  found = whole()._replace(movement={'w': Movement(np.inf, 0.5)})
+  page = report.html(found)
+  assert '<td data-value="Infinity" class="share"' in page
+  assert '"inf"' not in page
 
 
 def test_page_of_masks_alone():

@@ -11,6 +11,17 @@ from lthjax import trees
 
 def check_alike(a: chex.ArrayTree, b: chex.ArrayTree) -> dict[str, Any]:
   """Raises unless two networks have the same leaves; returns the second's."""
+  if faults := differences(a, b):
+    raise ValueError(
+      f'The two networks differ: {"; ".join(faults)}. There are weights between'
+      ' networks of one structure only: give two of the same model, and leave'
+      ' out what is no array of floating point numbers.'
+    )
+  return trees.by_name(b)
+
+
+def differences(a: chex.ArrayTree, b: chex.ArrayTree) -> list[str]:
+  """Tells what keeps two networks from being on one line."""
   first, second = trees.by_name(a), trees.by_name(b)
   faults = [f'{n} is in the first only' for n in first if n not in second]
   faults += [f'{n} is in the second only' for n in second if n not in first]
@@ -31,13 +42,12 @@ def check_alike(a: chex.ArrayTree, b: chex.ArrayTree) -> dict[str, Any]:
       faults.append(
         f'{name} has dtypes {jnp.result_type(x)} and {jnp.result_type(y)}'
       )
-  if faults:
-    raise ValueError(
-      f'The two networks differ: {"; ".join(faults)}. There are weights between'
-      ' networks of one structure only: give two of the same model, and leave'
-      ' out what is no array of floating point numbers.'
-    )
-  return second
+  return faults
+
+
+def widened(x: Any) -> jax.Array:
+  """A leaf in single precision at least, to be summed or subtracted."""
+  return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 
 def map_pair(f, a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:

@@ -55,8 +55,8 @@ def chain(params: chex.ArrayTree, layers: Sequence[str]) -> Spec:
     the name of its layer. For networks that are no chain, write it by hand.
 
   Raises:
-    ValueError: if a leaf belongs to no layer or to several, a layer has no leaf
-      or several kernels, or the first has no kernel.
+    ValueError: if there are no layers, a leaf belongs to none or to several, a
+      layer has no leaf or several kernels, or the first has no kernel.
 
   Example:
     >>> import jax
@@ -93,6 +93,8 @@ def chain(params: chex.ArrayTree, layers: Sequence[str]) -> Spec:
       faults.append(f'{layer} has several kernels')
     elif i == 0 and not kernels[layer]:
       faults.append(f'{layer} comes first, but has no kernel')
+  if not layers:
+    faults.append('none was given')
   if faults:
     raise ValueError(
       f'These layers are no chain: {"; ".join(faults)}. Name every layer of the'
@@ -289,12 +291,13 @@ def _group_sizes(tree: chex.ArrayTree, spec: Spec) -> dict[str, int]:
       if group is not None:
         lengths.setdefault(group, {})[f'{name}[{axis}]'] = leaf.shape[axis]
   sizes = {group: min(found.values()) for group, found in lengths.items()}
+  faults += [f'{group} has no units' for group, n in sizes.items() if not n]
   faults += [
     f'{place} has length {length}, which is no multiple of the {sizes[group]}'
     f' units of {group}'
     for group, found in lengths.items()
     for place, length in found.items()
-    if length % sizes[group]
+    if sizes[group] and length % sizes[group]
   ]
   if faults:
     raise ValueError(

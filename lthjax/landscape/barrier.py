@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -40,7 +40,8 @@ def interpolate(
   """Goes a part of the straight line from one network to another.
 
   The ends are exact, and so is every point between equal weights: a weight that
-  is dead in both networks is dead on the whole line.
+  is dead in both networks is dead on the whole line. Points are computed in
+  single precision at least, and rounded to the dtype of the weights.
 
   Args:
     params_a: tree of floating point arrays.
@@ -61,7 +62,9 @@ def interpolate(
     {'w': Array([0.25, 4.  ], dtype=float32)}
   """
   return _checks.map_pair(
-    lambda a, b: _between(a, b, alpha).astype(a.dtype), params_a, params_b
+    lambda a, b: _between(a, b, alpha).astype(jnp.result_type(a)),
+    params_a,
+    params_b,
   )
 
 
@@ -97,8 +100,8 @@ def error_barrier(
     the last bits differently from point to point.
 
   Raises:
-    ValueError: if the networks differ in structure, if there are fewer than two
-      points, or if ``error`` does not return a scalar.
+    ValueError: if the networks differ in structure or have no weights, if there
+      are fewer than two points, or if ``error`` does not return a scalar.
 
   Example:
     >>> import jax.numpy as jnp
@@ -125,20 +128,21 @@ def error_barrier(
       ' Leave it out to evaluate all at once.'
     )
   _checks.check_alike(params_a, params_b)
+  if not jax.tree.leaves(params_a):
+    raise ValueError(
+      'The two networks have no weights, so that there is no line between them.'
+      ' Give trees of floating point arrays.'
+    )
 
   alphas = jnp.asarray(np.linspace(0, 1, points), jnp.float32)
   if size == 1:
     networks = (_point(params_a, params_b, alpha) for alpha in alphas)
-    errors = jnp.stack([error(network) for network in networks])
+    errors = jnp.stack([_scalar(error(network)) for network in networks])
   else:
     chunks = (alphas[i : i + size] for i in range(0, points, size))
     lines = (_line(params_a, params_b, chunk) for chunk in chunks)
-    errors = jnp.concatenate([jax.vmap(error)(line) for line in lines])
-  if errors.ndim > 1:
-    raise ValueError(
-      f'`error` must return a scalar, but returned shape {errors.shape[1:]}.'
-      ' Average over the examples.'
-    )
+    measure = jax.vmap(lambda network: _scalar(error(network)))
+    errors = jnp.concatenate([measure(line) for line in lines])
   first, last = errors[0], errors[-1]
   return Barrier(
     barrier=jnp.max(errors) - (first + last) / 2,
@@ -149,9 +153,29 @@ def error_barrier(
 
 
 def _between(a: jax.Array, b: jax.Array, alpha: chex.Numeric) -> jax.Array:
-  """Starts from the nearer end, so that both ends are exact."""
+  """Starts from the nearer end, and is exact at both."""
+  a, b = _checks.widened(a), _checks.widened(b)
   way = b - a
-  return jnp.where(alpha < 0.5, a + alpha * way, b - (1 - alpha) * way)
+  point = jnp.where(alpha < 0.5, a + alpha * way, b - (1 - alpha) * way)
+  # Even where the way is too long for floats.
+  return jnp.where(alpha == 0, a, jnp.where(alpha == 1, b, point))
+
+
+def _scalar(value: Any) -> jax.Array:
+  """Returns an error as an array; raises if it is not one number."""
+  found = ''
+  if not isinstance(value, (jax.Array, np.ndarray, np.generic, float, int)):
+    found = f'a {type(value).__name__}'
+  elif jnp.shape(value):
+    found = f'shape {jnp.shape(value)}'
+  elif jnp.issubdtype(jnp.result_type(value), jnp.bool_):
+    found = 'a bool'
+  if found:
+    raise ValueError(
+      f'`error` must return a scalar, but returned {found}. Return one number,'
+      ' the average over the examples.'
+    )
+  return jnp.asarray(value)
 
 
 _point = jax.jit(interpolate)

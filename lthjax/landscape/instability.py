@@ -41,7 +41,7 @@ class Comparison(NamedTuple):
 def instability(
   train: Callable[[Any], Any],
   state: Any,
-  keys: chex.PRNGKey,
+  keys: chex.PRNGKey | Sequence[chex.PRNGKey],
   *,
   error: Error,
   predict: Callable[[chex.ArrayTree], jax.Array] | None = None,
@@ -61,7 +61,7 @@ def instability(
     state: where the copies start: that of the dense network at step k, or of a
       ticket (see `lthjax.training.with_masks`). It has a field ``key`` that
       rules the order of data, augmentation and noise.
-    keys: array of keys, one a copy.
+    keys: array or list of keys, one a copy.
     error: ``error(network) -> scalar``, as in `error_barrier`.
     predict: ``predict(network)`` returns the class predicted for each of some
       examples, as an array of integers.
@@ -115,7 +115,7 @@ def instability(
       ' differ by the key that rules their noise. Give a'
       ' `lthjax.TrainState`, or a state with such a field.'
     )
-  _check_keys(keys, state.key)
+  keys = _check_keys(keys, state.key)
   network = network or _network(state)
   replace = getattr(state, '_replace', None) or state.replace
   networks = []
@@ -172,6 +172,17 @@ def compare(
     raise ValueError(
       f'`networks` held {len(networks)}, but a comparison needs at least 2.'
     )
+  faults = [
+    f'network {i}: {", ".join(found)}'
+    for i, other in enumerate(networks)
+    if (found := _checks.differences(networks[0], other))
+  ]
+  if faults:
+    raise ValueError(
+      'Networks to compare must be alike, but next to network 0, the first,'
+      f' these differ: {"; ".join(faults)}. Give networks of one model, without'
+      ' what is no array of floating point numbers.'
+    )
   pairs = tuple(itertools.combinations(range(len(networks)), 2))
   both = [(networks[i], networks[j]) for i, j in pairs]
   barriers = [
@@ -202,7 +213,7 @@ def distance(params_a: chex.ArrayTree, params_b: chex.ArrayTree) -> jax.Array:
     params_b: tree with leaves of the same names, shapes and dtypes.
 
   Returns:
-    A scalar.
+    A scalar, summed in single precision at least.
 
   Raises:
     ValueError: if the two differ in structure, shapes or dtypes.
@@ -216,7 +227,11 @@ def distance(params_a: chex.ArrayTree, params_b: chex.ArrayTree) -> jax.Array:
     Array(5., dtype=float32)
   """
   return jnp.asarray(
-    optax.tree.norm(_checks.map_pair(jnp.subtract, params_a, params_b))
+    optax.tree.norm(
+      _checks.map_pair(
+        lambda a, b: _checks.widened(a) - _checks.widened(b), params_a, params_b
+      )
+    )
   )
 
 
@@ -228,7 +243,8 @@ def cosine(params_a: chex.ArrayTree, params_b: chex.ArrayTree) -> jax.Array:
     params_b: tree with leaves of the same names, shapes and dtypes.
 
   Returns:
-    A scalar in [-1, 1]; NaN if all weights of a network are zero.
+    A scalar in [-1, 1], summed in single precision at least; NaN if all weights
+    of a network are zero.
 
   Raises:
     ValueError: if the two differ in structure, shapes or dtypes.
@@ -240,13 +256,25 @@ def cosine(params_a: chex.ArrayTree, params_b: chex.ArrayTree) -> jax.Array:
     >>> lth.landscape.cosine(a, b).round(3)
     Array(0.6, dtype=float32)
   """
-  dot = optax.tree.sum(_checks.map_pair(jnp.multiply, params_a, params_b))
-  norms = optax.tree.norm(params_a), optax.tree.norm(params_b)
-  return jnp.asarray(dot / (norms[0] * norms[1]))
+  _checks.check_alike(params_a, params_b)
+  a, b = (jax.tree.map(_checks.widened, x) for x in (params_a, params_b))
+  dot = optax.tree.sum(_checks.map_pair(jnp.multiply, a, b))
+  # Rounding may leave the interval.
+  return jnp.clip(dot / (optax.tree.norm(a) * optax.tree.norm(b)), -1, 1)
 
 
-def _check_keys(keys: chex.PRNGKey, like: chex.PRNGKey) -> None:
-  """Raises unless there are several keys, all different."""
+def _check_keys(keys: Any, like: chex.PRNGKey) -> chex.PRNGKey:
+  """Returns keys as an array; raises unless there are several, all different.
+
+  Args:
+    keys: array or list of keys.
+    like: a key.
+
+  Returns:
+    Array of keys.
+  """
+  if isinstance(keys, list | tuple):
+    keys = jnp.stack(keys) if keys else like[None][:0]
   data, needed = map(jax.random.key_data, (keys, like))
   if data.ndim != needed.ndim + 1 or len(data) < 2:
     copies = len(data) if data.ndim > needed.ndim else 1
@@ -260,6 +288,7 @@ def _check_keys(keys: chex.PRNGKey, like: chex.PRNGKey) -> None:
       '`keys` holds the same key twice. Those copies would be trained alike,'
       ' and have no barrier whatever the network; give different keys.'
     )
+  return keys
 
 
 def _network(state: Any) -> Callable[[Any], chex.ArrayTree]:

@@ -1,11 +1,14 @@
 """Batch statistics for networks that no training has visited."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+
+from lthjax import trees
+from lthjax.landscape import _checks
 
 Apply = Callable[[chex.ArrayTree, chex.ArrayTree, Any], tuple[Any, Any]]
 
@@ -42,8 +45,9 @@ def batch_statistics(
     returned as it is, without a look at the data.
 
   Raises:
-    ValueError: if there are statistics and no batches, or ``apply`` leaves all
-      statistics as they are.
+    ValueError: if there are statistics and no batches, batches are no arrays or
+      of different number, ``apply`` does not return outputs and a state of the
+      same structure, or it leaves all statistics as they are.
 
   Example:
     >>> import jax.numpy as jnp
@@ -67,12 +71,9 @@ def batch_statistics(
   floating = [i for i, leaf in enumerate(leaves) if _is_floating(leaf)]
   if not floating:
     return model_state
-  if not all(len(x) for x in jax.tree.leaves(batches) or [()]):
-    raise ValueError(
-      'The model has running statistics, but there are no batches to compute'
-      ' them from. Give training data in `batches`, with a leading axis of'
-      ' batches.'
-    )
+  _check_batches(batches)
+  first = jax.tree.map(lambda x: x[0], batches)
+  _check_apply(jax.eval_shape(apply, params, model_state, first), model_state)
 
   def with_statistics(values):
     new = leaves.copy()
@@ -84,8 +85,9 @@ def batch_statistics(
     new = jax.tree.leaves(apply(params, with_statistics(values), x)[1])
     return [new[i] for i in floating]
 
-  zeros = [jnp.zeros_like(leaves[i]) for i in floating]
-  recorded = _recorded(record, zeros, jax.tree.map(lambda x: x[0], batches))
+  # Sums over batches need more precision than the statistics may have.
+  zeros = [jnp.zeros_like(_checks.widened(leaves[i])) for i in floating]
+  recorded = _recorded(record, zeros, first)
 
   def add(sums, x):
     fresh = record(zeros, x)  # (1 - m) * new
@@ -95,17 +97,71 @@ def batch_statistics(
       (new - f) / old
       for new, f, old in zip(record(olds, x), fresh, olds, strict=True)
     ]
-    return jax.tree.map(jnp.add, sums, (fresh, [1 - m for m in kept])), None
+    seen = fresh, [1 - m for m in kept]
+    return jax.tree.map(lambda s, x: s + x.astype(s.dtype), sums, seen), None
 
   (sums, weights), _ = jax.lax.scan(add, (zeros, zeros), batches)
   return with_statistics(
     [
-      total / weight if is_new else leaves[i]
+      (total / weight).astype(jnp.result_type(leaves[i]))
+      if is_new
+      else leaves[i]
       for total, weight, is_new, i in zip(
         sums, weights, recorded, floating, strict=True
       )
     ]
   )
+
+
+def _check_batches(batches: Any) -> None:
+  """Raises unless batches are arrays with as many batches, one at least."""
+  one_by_one = isinstance(batches, Iterator)
+  leaves: list[Any] = [batches] if one_by_one else jax.tree.leaves(batches)
+  if bad := [x for x in leaves if not getattr(x, 'shape', ())]:
+    raise ValueError(
+      f'`batches` held a {type(bad[0]).__name__} without axes, but is a tree of'
+      ' arrays with a leading axis of batches. Stack single batches, as in'
+      ' `jnp.stack(list_of_images)`.'
+    )
+  if not all(len(x) for x in leaves or [()]):
+    raise ValueError(
+      'The model has running statistics, but there are no batches to compute'
+      ' them from. Give training data in `batches`, with a leading axis of'
+      ' batches.'
+    )
+  if len({len(x) for x in leaves}) > 1:
+    raise ValueError(
+      f'The arrays in `batches` have shapes {[x.shape for x in leaves]}, but'
+      ' all need the same leading axis, that of batches. Stack batches of equal'
+      ' size.'
+    )
+
+
+def _check_apply(returned: Any, model_state: chex.ArrayTree) -> None:
+  """Raises unless outputs and a state like the given one were returned."""
+  pair = isinstance(returned, tuple | list)
+  if not pair or len(returned) != 2:
+    what = f'{len(returned)} things' if pair else 'one thing'
+    raise ValueError(
+      f'`apply` must return `(outputs, model_state)`, but returned {what}. Give'
+      ' one that records statistics, such as `functools.partial(model.apply,'
+      ' train=True)`.'
+    )
+  old, new = trees.by_name(model_state), trees.by_name(returned[1])
+  faults = [f'{n} is missing' for n in old if n not in new]
+  faults += [f'{n} is new' for n in new if n not in old]
+  faults += [
+    f'{n or "the array"} has shape {_shape(new[n])}, not {_shape(x)}'
+    for n, x in old.items()
+    if n in new and _shape(new[n]) != _shape(x)
+  ]
+  if not faults and list(old) != list(new):
+    faults = ['its leaves have another order']
+  if faults:
+    raise ValueError(
+      '`apply` returned another model state than it was given:'
+      f' {"; ".join(faults)}. Give a `model_state` of the same model.'
+    )
 
 
 def _recorded(record, values, x) -> list[bool]:
@@ -122,6 +178,10 @@ def _recorded(record, values, x) -> list[bool]:
       ' records them, such as `functools.partial(model.apply, train=True)`.'
     )
   return recorded
+
+
+def _shape(leaf: Any) -> tuple[int, ...] | None:
+  return None if leaf is None else jnp.shape(leaf)
 
 
 def _is_floating(leaf: Any) -> bool:

@@ -1,5 +1,6 @@
 """Checks of what the networks are built from."""
 
+import math
 import operator
 
 
@@ -57,13 +58,21 @@ def scaled(name: str, width: float, *sizes: int) -> tuple[int, ...]:
     The sizes, rounded.
 
   Raises:
-    ValueError: if the width is not positive, or leaves a layer without units.
+    ValueError: if the width is no positive finite number, or leaves a layer
+      without units.
   """
-  found = tuple(round(size * width) for size in sizes) if width > 0 else (0,)
+  try:
+    factor = 0.0 if isinstance(width, str) else float(width)
+  except (TypeError, ValueError, OverflowError):
+    factor = 0.0
+  found = (0,)
+  if 0 < factor < math.inf:
+    found = tuple(round(size * factor) for size in sizes)
   if min(found) < 1:
     raise ValueError(
       f'`{name}` was given width={width!r}, but it multiplies the'
       f' {min(sizes)} units of its narrowest layer and must leave one at least.'
+      ' Give a positive number, such as 0.5.'
     )
   return found
 

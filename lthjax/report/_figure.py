@@ -1,6 +1,6 @@
 """A report as one figure of matplotlib, which is loaded when it is drawn."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
 _ALIVE, _PRUNED = '#1b6ca8', '#e9a03b'
+# Names may hold dollar signs.
+_NAMES: dict[str, Any] = {'fontsize': 8, 'parse_math': False}
 
 
 def figure(found: Capacity) -> 'Figure':
@@ -96,13 +98,13 @@ def _overlap(found: Capacity, ax: 'Axes') -> None:
     color = 'white' if x > 0.6 else 'black'
     ax.text(j, i, f'{x:.2f}', ha='center', va='center', color=color, fontsize=8)
   places = range(len(names))
-  ax.set_xticks(places, names, rotation=45, ha='right', fontsize=8)
-  ax.set_yticks(places, names, fontsize=8)
+  ax.set_xticks(places, names, rotation=45, ha='right', **_NAMES)
+  ax.set_yticks(places, names, **_NAMES)
   ax.set_title('overlap of masks', loc='left', fontsize=10)
 
 
 def _name_rows(ax: 'Axes', names: list[str]) -> None:
   """Names the bars, the first one on top."""
-  ax.set_yticks(range(len(names)), list(map(label, names)), fontsize=8)
+  ax.set_yticks(range(len(names)), list(map(label, names)), **_NAMES)
   ax.invert_yaxis()
   ax.spines[['top', 'right']].set_visible(False)

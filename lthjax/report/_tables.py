@@ -124,9 +124,12 @@ def inputs(found: Capacity) -> str | None:
   what = f'Alive weights of {names}'
   if len(found.input_layers) > 1:
     what = f'Paths of alive weights through {names}'
+  whole = np.issubdtype(counts.dtype, np.integer)
+  number, mean = (',', ',.2f') if whole else ('.4g', '.4g')
   return (
     f'{what} from each of {" × ".join(map(str, counts.shape))} inputs:'
-    f' {counts.min():,} to {counts.max():,}, {counts.mean():,.2f} on average,'
+    f' {counts.min():{number}} to {counts.max():{number}},'
+    f' {counts.mean():{mean}} on average,'
     f' none from {np.sum(counts == 0):,} of {counts.size:,}.'
   )
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import chex
 import numpy as np
 
-from lthjax import patterns
+from lthjax import patterns, trees
 from lthjax.report.layers import Layer, layers
 from lthjax.report.movement import Movement, movement
 from lthjax.report.overlaps import Overlaps, overlaps
@@ -42,10 +42,11 @@ def capacity(
   input_axes: patterns.Axes | None = None,
   neuron_axes: patterns.Axes | None = None,
 ) -> Capacity:
-  """Finds where the capacity of a sparse network lives.
+  """Finds where the capacity of one sparse network lives.
 
   Args:
-    masks: tree of masks, not traced.
+    masks: tree of masks of one run, not traced. Of several seeds side by side
+      take one with ``jax.tree.map(lambda m: m[0], masks)``.
     initial: params before the training of the dense network, if how far weights
       moved shall be told; see `lthjax.report.movement`.
     final: params after it.
@@ -53,8 +54,8 @@ def capacity(
       of dense kernels, for a map of the inputs; see
       `lthjax.report.input_saliency`.
     input_shape: shape of one example, for that map.
-    compared: ``{name: masks}`` of two or more trees of masks, these among them
-      if they shall be, for `lthjax.report.overlaps`.
+    compared: ``{name: masks}`` of two or more trees of masks like these, and
+      these among them if they shall be, for `lthjax.report.overlaps`.
     input_axes: axes that count the inputs of kernels, if they are not those of
       Flax's layouts; see `lthjax.report.layers`.
     neuron_axes: axes that count their outputs, likewise.
@@ -85,7 +86,7 @@ def capacity(
     )
   if input_shape is not None and not input_layers:
     raise ValueError(
-      f'`input_shape` was given, {tuple(input_shape)}, without `input_layers`.'
+      f'`input_shape` was given, {input_shape}, without `input_layers`.'
       ' Name the kernel that reads the input, as in'
       ' `input_layers="fc1/kernel"`.'
     )
@@ -95,6 +96,13 @@ def capacity(
     saliency = input_saliency(
       masks, names, input_shape, neuron_axes=neuron_axes
     )
+  common = None
+  if compared is not None:
+    common = overlaps(compared)
+    # They are alike, so that one of them speaks for all.
+    name, other = next(iter(compared.items()))
+    trees.check_like(masks, other, f'compared masks {name!r}')
+    trees.check_like(other, masks, '`masks`')
   moved = None
   if initial is not None and final is not None:
     moved = movement(initial, final, masks)
@@ -103,5 +111,5 @@ def capacity(
     moved,
     tuple(names),
     saliency,
-    None if compared is None else overlaps(compared),
+    common,
   )

@@ -45,7 +45,7 @@ def layers(
   input_axes: patterns.Axes | None = None,
   neuron_axes: patterns.Axes | None = None,
 ) -> tuple[Layer, ...]:
-  """Counts what is alive in each leaf, and which neurons are cut off.
+  """Counts what is alive in each leaf of one run, and which neurons are dead.
 
   An output of a kernel, a neuron or a channel, is dead where no alive weight
   feeds it: it has no fan-in, and its value is that of its bias. An input is
@@ -53,7 +53,8 @@ def layers(
   as an output of the layer before, whose weights are then of no use.
 
   Args:
-    masks: tree of masks, not traced.
+    masks: tree of masks of one run, not traced. Of several seeds side by side
+      take one with ``jax.tree.map(lambda m: m[0], masks)``.
     input_axes: the axes that count the inputs of a kernel, if they are not
       those of Flax's layouts (see `lthjax.patterns.contraction_axis`): a number
       or a tuple, ``{glob: axes}`` over names, or a function of name and shape.
@@ -66,7 +67,8 @@ def layers(
     One `Layer` a leaf, those without a mask included, in the order of the tree.
 
   Raises:
-    ValueError: if there is no mask, a leaf is no mask, or axes do not fit.
+    ValueError: if there is no mask, a leaf is no mask, traced or empty, or axes
+      do not fit.
 
   Example:
     >>> import jax.numpy as jnp

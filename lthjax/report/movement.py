@@ -1,6 +1,7 @@
 """How far training moves the weights that a ticket keeps, and the others."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 
 from lthjax import trees
 from lthjax.report import _leaves
+from lthjax.report._leaves import label
 
 
 class Movement(NamedTuple):
@@ -26,22 +28,24 @@ class Movement(NamedTuple):
 def movement(
   initial: chex.ArrayTree, final: chex.ArrayTree, masks: chex.ArrayTree
 ) -> dict[str, Movement]:
-  """Measures how far weights moved in the training of a dense network.
+  """Measures how far weights moved in one training of a dense network.
 
   The weights of a winning ticket move further than those that are pruned, and
   often towards larger values. Give the params of the network that was trained
   before pruning: in a sparse one, pruned weights are zero.
 
   Args:
-    initial: params before training.
+    initial: params of one run before training. Of several seeds side by side
+      take one with ``jax.tree.map(lambda x: x[0], params)``.
     final: params after training, of the dense network.
-    masks: tree of masks, not traced.
+    masks: tree of masks of that run, not traced.
 
   Returns:
     ``{name: movement}`` of every prunable leaf.
 
   Raises:
-    ValueError: if there is no mask, or the masks do not fit the params.
+    ValueError: if there is no mask, the masks do not fit the params, or params
+      of prunable leaves are not finite.
 
   Example:
     >>> import jax.numpy as jnp
@@ -58,14 +62,31 @@ def movement(
   leaves = _leaves.arrays(masks)
   trees.check_like(masks, initial, 'initial params')
   trees.check_like(masks, final, 'final params')
-  before, after = trees.by_name(initial), trees.by_name(final)
+  before = _on_host(initial, leaves, 'initial')
+  after = _on_host(final, leaves, 'final')
   found = {}
-  for name, mask in leaves.items():
-    if mask is not None:
-      x, y = jax.device_get((before[name], after[name]))
-      distance = np.abs(y.astype(np.float64) - x.astype(np.float64))
-      found[name] = Movement(_mean(distance[mask]), _mean(distance[~mask]))
+  for name, x in before.items():
+    mask, distance = leaves[name], np.abs(after[name] - x)
+    found[name] = Movement(_mean(distance[mask]), _mean(distance[~mask]))
   return found
+
+
+def _on_host(
+  params: chex.ArrayTree, masks: Mapping[str, Any], what: str
+) -> dict[str, np.ndarray]:
+  """The prunable leaves in double precision, all of them finite."""
+  leaves = {
+    name: np.asarray(jax.device_get(x), np.float64)
+    for name, x in trees.by_name(params).items()
+    if masks[name] is not None
+  }
+  bad = {name: np.sum(~np.isfinite(x)) for name, x in leaves.items()}
+  if found := [f'{label(name)} ({n})' for name, n in bad.items() if n]:
+    raise ValueError(
+      f'The {what} params are not finite in {", ".join(found)}, so that no'
+      ' distance can be told. Did the training diverge?'
+    )
+  return leaves
 
 
 def _mean(x: np.ndarray) -> float:

@@ -36,8 +36,8 @@ def overlaps(masks: Mapping[str, chex.ArrayTree]) -> Overlaps:
     1 for two masks that keep nothing.
 
   Raises:
-    ValueError: if there are fewer than two trees, or they differ in structure
-      or shapes.
+    ValueError: if they have no names, there are fewer than two trees, or they
+      differ in structure or shapes.
 
   Example:
     >>> import jax.numpy as jnp
@@ -47,6 +47,11 @@ def overlaps(masks: Mapping[str, chex.ArrayTree]) -> Overlaps:
     array([[1. , 0.5],
            [0.5, 1. ]])
   """
+  if not isinstance(masks, Mapping):
+    raise ValueError(
+      f'Trees of masks to compare were given as a {type(masks).__name__}, but'
+      ' each needs a name. Give `{name: masks, other_name: other_masks}`.'
+    )
   if len(masks) < 2:
     raise ValueError(
       'Overlaps are between two or more trees of masks, but there are'

@@ -167,7 +167,8 @@ def _row(row: tuple[_tables.Cell, ...]) -> str:
 def _cell(cell: _tables.Cell) -> str:
   attributes = ''
   if cell.value is not None and not math.isnan(cell.value):
-    attributes += f' data-value="{cell.value!r}"'
+    value = repr(cell.value).replace('inf', 'Infinity')  # As scripts say it.
+    attributes += f' data-value="{value}"'
   if cell.share is not None:
     attributes += f' class="share" style="--share: {cell.share:.4f}"'
   return f'<td{attributes}>{_escape(cell.text)}</td>'
@@ -186,7 +187,7 @@ def _inputs(found: Capacity) -> str:
     f'<figure>\n<img src="data:image/png;base64,{data}" width="{width}"'
     f' height="{height}" alt="Map of the inputs. {_escape(words)}">',
     f'<div class="scale" aria-hidden="true"><span>0</span><i></i>'
-    f'<span>{counts.max():,}</span></div>',
+    f'<span>{counts.max():,.16g}</span></div>',
     f'<figcaption>{_escape(words)}</figcaption>\n</figure>',
   )
 

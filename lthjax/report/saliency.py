@@ -1,7 +1,9 @@
 """Which inputs a network looks at."""
 
+import collections
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,24 +22,26 @@ def input_saliency(
   *,
   neuron_axes: patterns.Axes | None = None,
 ) -> np.ndarray:
-  """Counts the alive weights that leave each input, or the paths to the end.
+  """Counts alive weights that leave each input of one run, or their paths.
 
   With one layer, these are the weights of the first kernel. With the names of a
   chain of dense kernels, these are the paths of alive weights through all of
   them: weights that lead to a dead neuron do not count.
 
   Args:
-    masks: tree of masks, not traced.
+    masks: tree of masks of one run, not traced. Of several seeds side by side
+      take one with ``jax.tree.map(lambda m: m[0], masks)``.
     layers: name of the kernel that reads the input, such as ``'fc1/kernel'``,
-      or the names of kernels, each of which reads the outputs of the one
-      before.
+      or the names of different kernels, each ``[inputs, outputs]``, which reads
+      the outputs of the one before.
     input_shape: shape of one example, such as ``(28, 28, 1)``. By default that
       of the kernel without its neurons: a vector, or the window of a
       convolution, whose weights look at all pixels alike.
     neuron_axes: as for `lthjax.report.layers`.
 
   Returns:
-    int64 array of that shape.
+    int64 array of that shape; float64, and rounded, if an input has more than
+      2**53 paths.
 
   Raises:
     ValueError: if a name is no kernel with a mask, kernels do not form a chain,
@@ -77,16 +81,20 @@ def input_saliency(
   matrices: list[Any] = [
     fan_in.columns(kernels[name], axes[name])[0] for name in names
   ]
+  if len(names) > 1:
+    _check_dense(names, kernels)
   _check_chain(names, matrices)
-  counts = np.ones(matrices[-1].shape[1], np.int64)
+  counts = np.ones(matrices[-1].shape[1])
   for matrix in reversed(matrices):
     counts = matrix @ counts
+  if counts.max() <= 2**53:  # So far floats count exactly.
+    counts = counts.astype(np.int64)
 
   first = kernels[names[0]]
   neurons = {axis % first.ndim for axis in axes[names[0]]}
   shape = [n for i, n in enumerate(first.shape) if i not in neurons]
   if input_shape is not None:
-    shape = list(input_shape)
+    shape = _sizes(input_shape)
   if math.prod(shape) != counts.size:
     raise ValueError(
       f'`input_shape` was {tuple(shape)}, which has {math.prod(shape)} values,'
@@ -95,6 +103,40 @@ def input_saliency(
       ' leave it out, and the map is that of its window.'
     )
   return counts.reshape(shape)
+
+
+def _sizes(input_shape: Any) -> list[int]:
+  """The shape of one example as Python ints; raises for anything else."""
+  try:
+    sizes = [operator.index(size) for size in input_shape]
+  except TypeError:
+    sizes = [0]
+  if any(size < 1 for size in sizes):
+    raise ValueError(
+      f'`input_shape` was {input_shape!r}, but a shape has positive integers.'
+      ' Give that of one example, such as (28, 28, 1).'
+    )
+  return sizes
+
+
+def _check_dense(names: list[str], kernels: dict[str, Any]) -> None:
+  """Checks that a chain has dense kernels only, each once."""
+  faults = [
+    f'{name!r} has shape {kernels[name].shape}'
+    for name in dict.fromkeys(names)
+    if kernels[name].ndim != 2
+  ]
+  faults += [
+    f'{name!r} is named {n} times'
+    for name, n in collections.Counter(names).items()
+    if n > 1
+  ]
+  if faults:
+    raise ValueError(
+      f'The layers are no chain of dense kernels: {"; ".join(faults)}. Paths'
+      ' are counted through different kernels of shape (inputs, outputs): name'
+      ' those, or one layer alone.'
+    )
 
 
 def _check_chain(names: list[str], matrices: list[Any]) -> None:

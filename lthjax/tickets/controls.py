@@ -47,7 +47,7 @@ def sign_preserved(
   trees.check_like(masks, fresh, 'fresh params')
 
   def flip(m, p, f):
-    return p if m is None else jnp.sign(p) * jnp.abs(f)
+    return p if m is None else jnp.sign(p) * jnp.abs(f).astype(p.dtype)
 
   return jax.tree.map(flip, masks, params, fresh, is_leaf=trees.is_none)
 
@@ -156,7 +156,7 @@ def reshuffle(
     )
     places = jnp.argsort(~m, axis=None, stable=True)
     chance = jnp.argsort(jnp.where(m, noise, 2), axis=None, stable=True)
-    flat = p.ravel()
+    flat = jnp.ravel(p)
     return flat.at[places].set(flat[chance]).reshape(p.shape)
 
   return jax.tree_util.tree_map_with_path(

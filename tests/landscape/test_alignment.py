@@ -190,6 +190,15 @@ def test_chain_needs_every_layer_once():
     ' fc3 has no leaf',
   ):
     landscape.chain(params, ['norm', 'fc1', 'block', 'fc2', 'fc3'])
+  with pytest.raises(ValueError, match=r'no chain: none was given\. Name ev'):
+    landscape.chain({}, [])
+
+
+def test_groups_have_units():
+  a = {'in': jnp.ones((2, 0)), 'out': jnp.ones((0, 2))}
+  spec = {'in': (None, 'units'), 'out': ('units', None)}
+  with pytest.raises(ValueError, match=r'not fit: units has no units\. It'):
+    landscape.align(a, a, spec)
 
 
 def test_the_spec_has_to_fit():

@@ -71,6 +71,39 @@ def test_interpolation_is_exact_at_the_ends_and_where_nothing_changes(dtype):
     assert same.tobytes() == a.tobytes()
 
 
+def test_ends_are_exact_however_far_apart():
+  a = {'w': jnp.array([60000.0, np.inf, -0.0], jnp.float16), 'x': 1.0}
+  b = {'w': jnp.array([-60000.0, 1.0, 2.0], jnp.float16), 'x': 3.0}
+  for alpha, end in [(0, a), (1, b), (jnp.array(0.0), a), (jnp.array(1.0), b)]:
+    found = landscape.interpolate(a, b, alpha)
+    assert found['w'].tobytes() == end['w'].tobytes()
+    assert found['x'] == end['x']
+  middle = landscape.interpolate(a, b, 0.25)
+  assert middle['w'][0] == 30000
+  assert middle['w'].dtype == jnp.float16
+  assert middle['x'] == 1.5
+
+
+@pytest.mark.parametrize('batch_size', [None, 1])
+@pytest.mark.parametrize(
+  ('value', 'found'),
+  [
+    (True, 'a bool'),
+    (jnp.array(False), 'a bool'),
+    ((1.0, 2.0), 'a tuple'),
+    (None, 'a NoneType'),
+    (jnp.ones((2, 1)), 'shape (2, 1)'),
+  ],
+)
+def test_an_error_is_one_number(value, found, batch_size):
+  a = {'w': jnp.ones(2)}
+  with pytest.raises(ValueError, match='must return a scalar') as info:
+    landscape.error_barrier(lambda _: value, a, a, batch_size=batch_size)
+  assert f'but returned {found}. Return one number, the' in str(info.value)
+  even = landscape.error_barrier(lambda _: 0.25, a, a, batch_size=batch_size)
+  assert (even.barrier, even.errors[0]) == (0, 0.25)
+
+
 def test_networks_meet_by_name():
   a, b = {'fc': {'w': jnp.ones(2)}}, {'fc': [jnp.ones(2)]}
   with pytest.raises(ValueError, match='fc/0 is in the second only'):
@@ -208,5 +241,7 @@ def test_bad_arguments():
     landscape.error_barrier(double_well, a, a, points=1)
   with pytest.raises(ValueError, match='`batch_size` was 0, but at least 1'):
     landscape.error_barrier(double_well, a, a, batch_size=0)
+  with pytest.raises(ValueError, match='two networks have no weights'):
+    landscape.error_barrier(double_well, {}, {})
   with pytest.raises(ValueError, match=r'scalar, but returned shape \(2,\)'):
     landscape.error_barrier(double_well, a, a)

@@ -153,6 +153,40 @@ def test_fewer_than_two_copies(keys, copies):
     landscape.compare([{'w': DATA[0]}], error=error)
 
 
+def test_keys_may_be_a_list():
+  listed = report_of(keys=list(KEYS))
+  np.testing.assert_array_equal(listed.distances, report_of().distances)
+  with pytest.raises(ValueError, match='held 0 keys, but'):
+    report_of(keys=[])
+  with pytest.raises(ValueError, match='holds the same key twice'):
+    report_of(keys=[KEYS[0], KEYS[0]])
+
+
+def test_all_networks_are_like_the_first():
+  a = {'w': DATA[0]}
+  with pytest.raises(
+    ValueError,
+    match=r'network 0, .* network 2: w has shapes \(2,\) and \(3, 2\); network'
+    ' 3: w is in the first only, v is in the second only. Give networks of',
+  ):
+    landscape.compare([a, a, {'w': DATA}, {'v': DATA}], error=error)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
+def test_distances_of_half_precision_are_summed_in_single(dtype):
+  a = {'w': jnp.full(4096, 300.0, dtype)}
+  b = {'w': jnp.full(4096, -300.0, dtype)}
+  gap = landscape.distance(a, b)  # The square of 600 is no float16.
+  assert gap == 600 * 64
+  assert gap.dtype == jnp.float32
+  assert landscape.cosine(a, b) == -1
+
+
+def test_cosines_are_not_above_one():
+  networks = [{'w': x} for x in jax.random.normal(jax.random.key(0), (40, 7))]
+  assert max(landscape.cosine(x, x) for x in networks) == 1
+
+
 def test_bad_copies(trainer):
   with pytest.raises(ValueError, match='holds the same key twice'):
     report_of(keys=KEYS[jnp.array([0, 1, 0])])

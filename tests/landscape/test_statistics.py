@@ -1,6 +1,7 @@
 """Batch statistics, recomputed for networks that no training has visited."""
 
 import functools
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -10,6 +11,11 @@ import pytest
 from flax import nnx
 
 from lthjax import landscape, models
+
+
+class Pair(NamedTuple):
+  var: Any
+  mean: Any
 
 
 class Net(nnx.Module):
@@ -115,6 +121,55 @@ def test_statistics_need_data(batches):
   params, state = INIT(jax.random.key(0))
   with pytest.raises(ValueError, match='there are no batches to compute'):
     recompute(params, state, batches)
+
+
+def test_statistics_of_half_precision_are_summed_in_single():
+  def apply(params, state, x):
+    return x, {'mean': 0.5 * state['mean'] + 0.5 * x.mean(0)}
+
+  # Added one by one in bfloat16, ones would not pass 256.
+  state = {'mean': jnp.zeros(3, jnp.bfloat16)}
+  new = landscape.batch_statistics(apply, {}, state, jnp.ones((1000, 2, 3)))
+  assert new['mean'].dtype == jnp.bfloat16
+  np.testing.assert_array_equal(new['mean'], jnp.ones(3))
+
+
+@pytest.mark.parametrize(
+  ('batches', 'message'),
+  [
+    (iter([]), 'held a list_iterator without axes, but is a tree of arrays'),
+    (jnp.float32(1), r'without axes, but .* `jnp\.stack\(list_of_images\)`'),
+    (
+      (jnp.ones((2, 3)), jnp.ones((3, 3))),
+      r'have shapes \[\(2, 3\), \(3, 3\)\], but all need the same leading',
+    ),
+  ],
+)
+def test_batches_are_arrays_of_one_length(batches, message):
+  with pytest.raises(ValueError, match=message):
+    landscape.batch_statistics(TRAIN, {}, {'mean': jnp.ones(3)}, batches)
+
+
+@pytest.mark.parametrize(
+  ('returned', 'message'),
+  [
+    (jnp.ones((2, 3)), r'`\(outputs, model_state\)`, but returned one thing'),
+    ((1.0, {}, {}), r'but returned 3 things\. Give one that records'),
+    (
+      (1.0, {'mean': jnp.ones(2), 'new': 1.0}),
+      r'was given: var is missing; new is new; mean has shape \(2,\), not \(3,',
+    ),
+    (
+      (1.0, {'mean': jnp.ones(3), 'var': None}),
+      r'var has shape None, not \(\)',
+    ),
+    ((1.0, Pair(0.5, jnp.ones(3))), 'leaves have another order'),
+  ],
+)
+def test_apply_has_to_return_a_state_like_the_given_one(returned, message):
+  state = {'mean': jnp.ones(3), 'var': jnp.array(1.0)}
+  with pytest.raises(ValueError, match=message):
+    landscape.batch_statistics(lambda *_: returned, {}, state, BATCHES)
 
 
 @pytest.mark.parametrize('wrap', [lambda f: f, jax.jit])

@@ -130,11 +130,20 @@ def test_width(name, width, outputs):
   assert [kernel.shape[-1] for kernel in kernels] == outputs
 
 
-@pytest.mark.parametrize('width', [0, -1, 0.001, float('nan')])
+def test_a_width_may_be_an_array():
+  model = models.lenet_300_100(width=jnp.float32(0.5))
+  params, _ = jax.eval_shape(model.init, jax.random.key(0))
+  assert params['fc1']['kernel'].shape[-1] == 150
+
+
+@pytest.mark.parametrize(
+  'width', [0, -1, 0.001, float('nan'), float('inf'), '2', None]
+)
 def test_a_width_that_leaves_nothing_is_refused(width):
   message = (
-    f'`lenet_300_100` was given width={width}, but it multiplies the 100 units'
-    ' of its narrowest layer and must leave one at least.'
+    f'`lenet_300_100` was given width={width!r}, but it multiplies the 100'
+    ' units of its narrowest layer and must leave one at least. Give a positive'
+    ' number, such as 0.5.'
   )
   with pytest.raises(ValueError, match=re.escape(message)):
     models.lenet_300_100(width=width)

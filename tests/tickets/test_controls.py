@@ -34,6 +34,23 @@ def test_sign_preserved_by_hand():
   assert drawn['fc']['bias'] is BIAS
 
 
+def test_sign_preserved_keeps_the_dtype_of_the_params():
+  params = jnp.array([[-1.0, 2.0]], jnp.bfloat16)
+  drawn = tickets.sign_preserved(
+    params, jnp.array([[4.0, -5.0]]), jnp.ones((1, 2), bool)
+  )
+  assert drawn.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(drawn, [[-4.0, 5.0]])
+
+
+def test_reshuffle_takes_arrays_of_numpy():
+  params, masks = np.arange(4.0, dtype=np.float32), np.ones(4, bool)
+  wanted = tickets.reshuffle(KEY, jnp.asarray(params), jnp.asarray(masks))
+  moved = tickets.reshuffle(KEY, params, masks)
+  np.testing.assert_array_equal(moved, wanted)
+  np.testing.assert_array_equal(params, np.arange(4.0))
+
+
 def test_sign_preserved_leaves_masked_weights_at_zero():
   params = lth.masks.apply(MASKS, tree([[-1.0, 2.0], [0.5, -3.0]]))
   drawn = tickets.sign_preserved(
