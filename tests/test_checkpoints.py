@@ -123,8 +123,15 @@ with tempfile.TemporaryDirectory() as folder:
   checkpoints.save(f'{folder}/many', jax.device_put(x, place))
   many = checkpoints.load(f'{folder}/one', jax.device_put(x, place))
   one = checkpoints.load(f'{folder}/many', x)
+  with jax.default_device(jax.devices()[1]):
+    like = {'x': jnp.zeros(8), 'key': jax.random.key(0)}
+  checkpoints.save(f'{folder}/other', {'x': x, 'key': jax.random.key(1)})
+  other = checkpoints.load(f'{folder}/other', like)
 assert many.sharding == place and len(one.devices()) == 1
 assert many.committed and not one.committed
+for array in other.values():
+  assert array.devices() == {jax.devices()[1]} and not array.committed
+assert (other['x'] == x).all() and other['key'] == jax.random.key(1)
 assert (np.asarray(many) == x).all() and (np.asarray(one) == x).all()
 print('ok')
 """,
