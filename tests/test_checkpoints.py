@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -617,6 +618,15 @@ def test_write_text_keeps_every_character(tmp_path):
     checkpoints.write_text(path, text)
     assert path.read_bytes().decode() == text
     assert names(path.parent) == ['a.txt']
+
+
+def test_write_text_does_not_depend_on_the_locale(tmp_path, monkeypatch):
+  """In some of them, text is ASCII if nothing else is said."""
+  monkeypatch.setattr(io, 'text_encoding', lambda x, *_: x or 'ascii')
+  with pytest.raises(UnicodeEncodeError):
+    (tmp_path / 'b.txt').write_text('ü')
+  checkpoints.write_text(tmp_path / 'a.txt', 'ü')
+  assert (tmp_path / 'a.txt').read_bytes() == b'\xc3\xbc'
 
 
 def test_write_text_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
