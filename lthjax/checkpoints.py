@@ -75,7 +75,7 @@ def save(
     written = folder / path.name
     try:
       ocp.save(os.fspath(written), tree, custom_metadata=header)
-      (written / _DIGESTS).write_text(_digests(written))
+      (written / _DIGESTS).write_text(_digests(written), encoding='utf-8')
       os.rename(written, path)
     except Exception as error:  # Orbax has a ValueError for a full disk.
       raise OSError(
@@ -300,10 +300,10 @@ def open_run(parent: str | os.PathLike[str], name: str, config: Any) -> Path:
       written = temporary / folder.name
       written.mkdir()
       text = json.dumps(_fields(config), indent=2)
-      (written / 'config.json').write_text(text + '\n')
+      (written / 'config.json').write_text(text + '\n', encoding='utf-8')
       os.rename(written, folder)
   try:
-    found = json.loads((folder / 'config.json').read_text())
+    found = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
     if not isinstance(found, dict):
       raise ValueError(f'it holds a {type(found).__name__}')
   except (OSError, ValueError) as error:
@@ -328,7 +328,7 @@ def open_run(parent: str | os.PathLike[str], name: str, config: Any) -> Path:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-  """Writes a text file atomically.
+  """Writes a text file atomically, in UTF-8.
 
   Args:
     path: the file, which is replaced if it exists.
@@ -348,7 +348,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
   path = Path(path).absolute()
   with _temporary(path) as folder:
     written = folder / path.name
-    written.write_text(text, newline='')
+    written.write_text(text, encoding='utf-8', newline='')
     os.replace(written, path)
 
 
@@ -395,10 +395,14 @@ def _commit_like(like: Any, x: jax.Array) -> jax.Array:
   asked = isinstance(like, jax.ShapeDtypeStruct) and like.sharding is not None
   if asked or getattr(like, 'committed', False):
     return x
-  if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-    data = jnp.asarray(np.asarray(jax.random.key_data(x)))
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-  return jnp.asarray(np.asarray(x))
+  place = contextlib.nullcontext()
+  if isinstance(like, jax.Array):  # It may be on another than the default.
+    place = jax.default_device(next(iter(like.devices())))
+  with place:
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+      data = jnp.asarray(np.asarray(jax.random.key_data(x)))
+      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    return jnp.asarray(np.asarray(x))
 
 
 def _first_line(error: Exception) -> str:
@@ -428,7 +432,7 @@ def _read_header(path: Path) -> dict[str, Any]:
   if not path.exists():
     raise FileNotFoundError(f'There is no checkpoint at {path}.')
   try:
-    expected = (path / _DIGESTS).read_text()
+    expected = (path / _DIGESTS).read_text(encoding='utf-8')
   except (OSError, ValueError) as error:
     raise ValueError(
       f'{path} is not a checkpoint that `lthjax.checkpoints.save` wrote: its'

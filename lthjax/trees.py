@@ -4,7 +4,7 @@ import collections
 import fnmatch
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import chex
 import jax
@@ -74,7 +74,10 @@ def matches(globs: Iterable[str], name: str) -> bool:
 
 
 def first_match(
-  globs: Iterable[str], names: Iterable[str], what: str
+  globs: Iterable[str],
+  names: Iterable[str],
+  what: str,
+  noun: Literal['prunable leaf', 'leaf'] = 'prunable leaf',
 ) -> dict[str, str]:
   """Returns for each name the first glob that matches it.
 
@@ -82,6 +85,7 @@ def first_match(
     globs: patterns in the syntax of `fnmatch`; ``*`` also matches slashes.
     names: names of leaves.
     what: what the globs were given as, for the error.
+    noun: what the names are names of, for the error.
 
   Returns:
     ``{name: glob}`` for the names that some glob matches.
@@ -102,8 +106,8 @@ def first_match(
   ]
   if idle:
     raise ValueError(
-      f'`{what}` has patterns that match no prunable leaf:'
-      f' {", ".join(map(repr, idle))}. The prunable leaves are'
+      f'`{what}` has patterns that match no {noun}:'
+      f' {", ".join(map(repr, idle))}. The {noun.replace("leaf", "leaves")} are'
       f' {", ".join(names) or "none"}; write a glob over these names.'
     )
   matches = {

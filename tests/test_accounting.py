@@ -242,6 +242,17 @@ def test_leaves_without_a_mask():
     accounting.multiply_adds(apply, params, x, masks={'w': masks['w']})
 
 
+def test_masks_of_vectors_alone_cost_what_the_dense_network_does():
+  def apply(params, x):
+    return x @ params['w'] + params['bias']
+
+  params, x = {'w': shaped(4, 4), 'bias': shaped(4)}, shaped(5, 4)
+  masks = {'w': None, 'bias': jnp.arange(4) < 2}
+  dense = accounting.multiply_adds(apply, params, x)
+  assert dense == ({'w': 80}, {'w': 80}, 0)
+  assert accounting.multiply_adds(apply, params, x, masks=masks) == dense
+
+
 def test_densities_of_unknown_leaves_are_refused():
   cost = accounting.MultiplyAdds({'w': 8}, {'w': 8}, 0)
   message = (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -123,8 +124,15 @@ with tempfile.TemporaryDirectory() as folder:
   checkpoints.save(f'{folder}/many', jax.device_put(x, place))
   many = checkpoints.load(f'{folder}/one', jax.device_put(x, place))
   one = checkpoints.load(f'{folder}/many', x)
+  with jax.default_device(jax.devices()[1]):
+    like = {'x': jnp.zeros(8), 'key': jax.random.key(0)}
+  checkpoints.save(f'{folder}/other', {'x': x, 'key': jax.random.key(1)})
+  other = checkpoints.load(f'{folder}/other', like)
 assert many.sharding == place and len(one.devices()) == 1
 assert many.committed and not one.committed
+for array in other.values():
+  assert array.devices() == {jax.devices()[1]} and not array.committed
+assert (other['x'] == x).all() and other['key'] == jax.random.key(1)
 assert (np.asarray(many) == x).all() and (np.asarray(one) == x).all()
 print('ok')
 """,
@@ -610,6 +618,15 @@ def test_write_text_keeps_every_character(tmp_path):
     checkpoints.write_text(path, text)
     assert path.read_bytes().decode() == text
     assert names(path.parent) == ['a.txt']
+
+
+def test_write_text_does_not_depend_on_the_locale(tmp_path, monkeypatch):
+  """In some of them, text is ASCII if nothing else is said."""
+  monkeypatch.setattr(io, 'text_encoding', lambda x, *_: x or 'ascii')
+  with pytest.raises(UnicodeEncodeError):
+    (tmp_path / 'b.txt').write_text('ü')
+  checkpoints.write_text(tmp_path / 'a.txt', 'ü')
+  assert (tmp_path / 'a.txt').read_bytes() == b'\xc3\xbc'
 
 
 def test_write_text_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):

@@ -108,7 +108,7 @@ def multiply_adds(
     masks: tree of masks, not traced; all weights are alive without it. Those of
       biases, scales and other vectors play no part.
     where: the leaves to count by name, as in `lthjax.masks.dense`. By default
-      those that have a mask, or all kernels without masks.
+      those that have such a mask, or all kernels if there is none.
 
   Returns:
     The numbers by leaf, and their totals.
@@ -138,6 +138,7 @@ def multiply_adds(
     trees.check_like(masks, params, 'params')
     named = trees.by_name(masks)
     pruned = {n: m for n, m in named.items() if m is not None and m.ndim > 1}
+  if pruned:
     where = where or (lambda name, _: name in pruned)
   where = where or masks_lib.kernels
   shapes = jax.eval_shape(lambda p: masks_lib.dense(p, where), params)

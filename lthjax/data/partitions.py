@@ -1,6 +1,7 @@
 """Parts of a data set, each a data set of its own."""
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import chex
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lthjax.data.batches import Split
-from lthjax.data.loading import Dataset, num_classes
+from lthjax.data.loading import Dataset
 
 Assign = Callable[[Split], chex.Array]
 
@@ -45,13 +46,15 @@ def partition(
     seed: of random examples, and of the first centers.
     relabel: count the classes of each part from 0, for heads that know no
       others. By default labels stay as they are, so that the networks of all
-      parts have the same head.
+      parts can have the same head: one for the `lthjax.data.num_classes` of
+      the whole, as it would look at the labels of a part alone.
 
   Returns:
     A data set a part.
 
   Raises:
     ImportError: if scikit-learn, which finds clusters, is missing.
+    TypeError: if ``parts`` is not an integer.
     ValueError: if a part has no example in a split that has some, if there are
       fewer than two parts or more than classes or training examples, or if a
       function does not give every example the number of a part.
@@ -67,6 +70,7 @@ def partition(
   References:
     By class: Hossain et al., COLT, arXiv:2212.12770, section 3.
   """
+  parts = operator.index(parts)
   assign = _assign(dataset, by, parts, seed)
   splits = {
     name: split
@@ -94,7 +98,14 @@ def _assign(
 ) -> Assign:
   """A function that numbers the part of every example of a split."""
   size = len(dataset.train.labels)
-  most = num_classes(dataset) if by == 'class' else size
+  if not callable(by) and not isinstance(by, str):
+    raise ValueError(
+      f'`by` was an object of type {type(by).__name__}, but must be "example",'
+      ' "class", "cluster", or a function that gives the examples of a split'
+      ' the numbers of their parts: `lambda split: split.labels % 2`.'
+    )
+  classes = _classes(x for x in dataset if isinstance(x, Split))
+  most = len(classes) if by == 'class' else size
   if not 2 <= parts <= most:
     what = 'classes' if by == 'class' else 'training examples'
     raise ValueError(
@@ -107,15 +118,20 @@ def _assign(
     rng = np.random.default_rng(seed)
     return lambda split: rng.permutation(len(split.labels)) % parts
   if by == 'class':
-    groups = np.array_split(np.arange(most), parts)
+    groups = np.array_split(classes, parts)
     part_of = np.repeat(np.arange(parts), [len(group) for group in groups])
-    return lambda split: part_of[np.asarray(split.labels)]
+    return lambda split: part_of[np.searchsorted(classes, split.labels)]
   if by == 'cluster':
     return _nearest_center(dataset.train, parts, seed)
   raise ValueError(
     f'`by` was {by!r}, but must be "example", "class", "cluster", or a function'
     ' that gives the examples of a split the numbers of their parts.'
   )
+
+
+def _classes(splits: Iterable[Split]) -> np.ndarray:
+  """The labels that there are in any split, in their order."""
+  return np.unique(np.concatenate([np.asarray(x.labels) for x in splits]))
 
 
 def _nearest_center(train: Split, parts: int, seed: int) -> Assign:
@@ -189,8 +205,7 @@ def _take(split: Split, chosen: np.ndarray) -> Split:
 
 def _relabeled(splits: dict[str, Split]) -> dict[str, Split]:
   """Counts the classes of a part from 0, alike in all splits."""
-  labels = [np.asarray(split.labels) for split in splits.values()]
-  classes = np.unique(np.concatenate(labels))
+  classes = _classes(splits.values())
   return {
     name: split._replace(
       labels=jnp.asarray(np.searchsorted(classes, split.labels), jnp.int32)

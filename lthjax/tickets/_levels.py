@@ -27,8 +27,10 @@ class Ticket(NamedTuple):
     density: alive share of the prunable weights.
     masks: tree of masks.
     start: the state that training started from, before the masks are applied.
-    trained: the state that training returned.
-    metrics: what ``evaluate`` said of the trained state.
+    trained: the state that training returned; from `lthjax.tickets.colt`, a
+      tuple of them, one for each part.
+    metrics: what ``evaluate`` said of the trained state; from
+      `lthjax.tickets.colt`, a tuple with what it said for each part.
   """
 
   level: int
@@ -77,6 +79,41 @@ def train_level(
   check_dead(masks, params(trained))
   metrics = None if evaluate is None else evaluate(trained)
   return Ticket(level, masks_lib.density(masks), masks, start, trained, metrics)
+
+
+def check_resume(
+  resume: Ticket | None,
+  masks: chex.ArrayTree,
+  state: State,
+  parts: int | None = None,
+) -> None:
+  """Raises if a search cannot go on from a ticket; parts are those of COLT."""
+  if resume is None:
+    return
+  try:
+    masks_lib.intersect(masks, resume.masks)
+  except ValueError as error:
+    raise ValueError(
+      f'`resume` is not a ticket of this search. {error}'
+    ) from error
+  trained = resume.trained
+  several = type(trained) is tuple
+  if parts is None and several and type(state) is not tuple:
+    raise ValueError(
+      f'`resume.trained` was a tuple of {len(trained)}, as in a ticket of'
+      ' `colt`, but must be one state. Give the last ticket that this search'
+      ' yielded.'
+    )
+  if parts is not None and not (
+    several and len(trained) == parts and not any(map(trees.is_none, trained))
+  ):
+    kind = type(trained).__name__
+    given = f'a tuple of {len(trained)}' if several else f'a {kind}'
+    raise ValueError(
+      f'`resume.trained` was {given}, but must be a tuple with a trained state'
+      f' for each of the {parts} parts. Give the last ticket that `colt`'
+      ' yielded for them, with its states.'
+    )
 
 
 def check_replicated(state: State, replicated: bool) -> None:

@@ -24,7 +24,10 @@ from lthjax import trees
 from lthjax.prune import prune
 from lthjax.selection import keep_largest
 
-_SCALE = re.compile(r'(^|/)(scale|gamma)$|norm[^/]*/weight$', re.IGNORECASE)
+_SCALE = re.compile(
+  r'(^|/)(scale|gamma)$|(norm[^/]*|(^|/)bn\d*)/weight$', re.IGNORECASE
+)
+_BIASES = ('b', 'beta', 'bias', 'offset')
 
 
 def scales(name: str, leaf: Any) -> bool:
@@ -35,8 +38,9 @@ def scales(name: str, leaf: Any) -> bool:
     leaf: the parameter, or its shape.
 
   Returns:
-    Whether it is the scale of a normalization, going by its name as Flax,
-    Equinox and Haiku give it.
+    Whether it is the scale of a normalization, going by its name: ``scale`` or
+    ``gamma``, as in Flax and Haiku; or the ``weight`` of a layer called
+    something with ``norm``, or ``bn`` and a number, as is usual in Equinox.
 
   Example:
     >>> import jax.numpy as jnp
@@ -64,8 +68,10 @@ def channel_masks(
     params: tree of arrays.
     sparsity: share of the channels that goes, in [0, 1).
     where: the scales to compare, as for `lthjax.masks.dense`. In a residual
-      network, the channels that are added to a shortcut cannot be taken away;
-      choose those inside of the blocks, such as ``'blocks/*/norm1/scale'``.
+      network, the channels that are added to a shortcut cannot be taken away,
+      but by default they are chosen as well. Choose those inside of the blocks:
+      ``'blocks/*/norm1/scale'`` in `lthjax.models.resnet_20`, and
+      ``'blocks/*/norm2/scale'`` in `lthjax.models.wide_resnet_22_2`.
 
   Returns:
     Tree of masks: a bool vector at each scale, `None` elsewhere. It is what
@@ -107,7 +113,7 @@ def mask_channels(
   channels: chex.ArrayTree,
   *,
   kernels: Mapping[str, str] | None = None,
-  readers: Mapping[str, Sequence[str]] | None = None,
+  readers: Mapping[str, str | Sequence[str]] | None = None,
 ) -> chex.ArrayTree:
   """Makes masks of all that belongs to the channels.
 
@@ -120,9 +126,14 @@ def mask_channels(
   Args:
     params: tree of arrays or of `jax.ShapeDtypeStruct`.
     channels: what `channel_masks` returned.
-    kernels: ``{scale: kernel}``, the layer that each scale follows. By default
-      it goes by names: the kernel beside the scale, or in a layer whose name
-      has ``conv`` for ``norm``, or no ``_norm``. Outputs are the last axis.
+    kernels: ``{scale: kernel}``, the layer that makes the channels of a scale.
+      Others go by names: the kernel beside the scale, or in a layer whose name
+      has ``conv`` for ``norm``, or no ``_norm``. That is right where each
+      normalization follows its convolution, and is not done unless every scale
+      of the params finds a kernel with as many outputs. Where normalization
+      comes first, as in `lthjax.models.wide_resnet_22_2`, say which:
+      ``{'blocks/0/norm2/scale': 'blocks/0/conv1/kernel', ...}``. Outputs are
+      the last axis.
     readers: ``{scale: [kernels]}``, the layers that read the channels. Inputs
       are the axis before the last; a dense layer may read every channel at
       several places, as after ``x.reshape(len(x), -1)``.
@@ -131,8 +142,9 @@ def mask_channels(
     Tree of masks, `None` where no channel is concerned.
 
   Raises:
-    ValueError: if no kernel belongs to a scale, if a name is none of the
-      params, or if a kernel does not have that many channels.
+    ValueError: if the channels do not fit the params or are all `None`, if no
+      kernel belongs to a scale, if a name is none of the params, or if a kernel
+      does not have that many channels.
 
   Example:
     >>> import jax.numpy as jnp
@@ -150,12 +162,20 @@ def mask_channels(
     >>> lth.masks.alive_by_name(masks)
     {'conv/kernel': 9, 'norm/bias': 1, 'norm/scale': 1, 'output/kernel': 10}
   """
+  trees.check_like(channels, params, 'params')
   alive = {n: m for n, m in trees.by_name(channels).items() if m is not None}
+  if not alive:
+    raise ValueError(
+      '`channels` are None at every leaf, but must have a mask at some scale:'
+      ' make them with `channel_masks(params, sparsity)`.'
+    )
   leaves = trees.by_name(params)
   shapes = {n: tuple(x.shape) for n, x in leaves.items() if x is not None}
-  if kernels is None:
-    kernels = {n: k for n in alive if (k := _kernel_of(n, shapes))}
-  readers = readers or {}
+  kernels = _all_kernels(alive, shapes, kernels or {})
+  readers = {
+    scale: [names] if isinstance(names, str) else list(names)
+    for scale, names in (readers or {}).items()
+  }
   _check_names(alive, shapes, kernels, readers)
   masks: dict[str, jax.Array] = {}
 
@@ -165,7 +185,7 @@ def mask_channels(
 
   for scale, mask in alive.items():
     kernel = kernels[scale]
-    biases = {_sibling(scale, 'bias'), _sibling(kernel, 'bias')}
+    biases = {_sibling(x, bias) for x in (scale, kernel) for bias in _BIASES}
     for name in (scale, kernel, *sorted(biases & shapes.keys())):
       keep(name, mask)
     for name in readers.get(scale, ()):
@@ -179,8 +199,8 @@ def mask_channels(
 
 
 def add_l1(
-  strength: float = 1e-4,
-  where: masks_lib.Where | str | list[str] = scales,
+  strength: chex.Numeric = 1e-4,
+  where: masks_lib.Where | str | list[str] | None = None,
 ) -> optax.GradientTransformation:
   """Adds the gradient of an L1 penalty: ``strength * sign(w)``.
 
@@ -189,14 +209,16 @@ def add_l1(
 
   Args:
     strength: what the sum of absolute values is multiplied by, at least 0.
-    where: which leaves, as for `lthjax.masks.dense`.
+    where: which leaves, as for `lthjax.masks.dense`; by default `scales`. Under
+      `optax.inject_hyperparams`, which takes functions for schedules, a
+      function needs ``static_args='where'``.
 
   Returns:
     The transformation, without a state.
 
   Raises:
-    ValueError: if the strength is negative; from ``update``, if there are no
-      params, or none of their leaves is chosen.
+    ValueError: if the strength is negative; from ``init`` and ``update``, if no
+      leaf of the params is chosen; from ``update``, if there are no params.
 
   Example:
     >>> import jax.numpy as jnp, optax
@@ -211,14 +233,14 @@ def add_l1(
     Liu et al., arXiv:1708.06519, equation 1; strength as in You et al.,
     arXiv:1909.11957, section 4.
   """
-  if not strength >= 0:
+  if not trees.is_traced(strength) and not strength >= 0:
     raise ValueError(
       f'`strength` was {strength}, but must be at least 0: it pulls towards'
       ' zero.'
     )
 
   def init_fn(params):
-    del params
+    _penalized(params, where)  # Raises if there is none.
     return optax.EmptyState()
 
   def update_fn(updates, state, params=None):
@@ -227,15 +249,39 @@ def add_l1(
         '`add_l1` needs the current params: call `tx.update(grads, state,'
         ' params)`.'
       )
-    chosen = masks_lib.dense(params, where)
+    chosen = _penalized(params, where)
 
-    def add(m, g, p):
-      return g if m is None else g + (strength * jnp.sign(p)).astype(g.dtype)
+    def add(path, p, g):
+      if g is None or trees.path_name(path) not in chosen:
+        return g
+      return g + (strength * jnp.sign(p)).astype(g.dtype)
 
-    updates = jax.tree.map(add, chosen, updates, params, is_leaf=trees.is_none)
+    updates = jax.tree_util.tree_map_with_path(
+      add, params, updates, is_leaf=trees.is_none
+    )
     return updates, state
 
   return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _penalized(params, where) -> set[str]:
+  """The names of the leaves to penalize; none if there are no leaves at all."""
+  leaves = {n: x for n, x in trees.by_name(params).items() if x is not None}
+  if not leaves:  # As where optax asks for the structure of a state.
+    return set()
+  where = scales if where is None else where
+  if callable(where):
+    chosen = {name for name, x in leaves.items() if where(name, x)}
+  else:
+    globs = [where] if isinstance(where, str) else list(where)
+    chosen = set(trees.first_match(globs, leaves, 'where', 'leaf'))
+  if not chosen:
+    raise ValueError(
+      '`add_l1` found no scale of a normalization in the params, which are'
+      f' {", ".join(leaves)}. Choose what to penalize with `where=lambda name,'
+      ' leaf: ...` or a glob such as `where="*/scale"`.'
+    )
+  return chosen
 
 
 def _kernel_of(scale: str, names: Mapping[str, Any]) -> str | None:
@@ -251,29 +297,48 @@ def _kernel_of(scale: str, names: Mapping[str, Any]) -> str | None:
   return next((name for name in found if name in names), None)
 
 
+def _all_kernels(alive, shapes, given) -> dict[str, str]:
+  """The kernels given, and others by name if names tell in this network."""
+  params = {n: jax.ShapeDtypeStruct(s, bool) for n, s in shapes.items()}
+  rest = [n for n in params if n in alive or scales(n, params[n])]
+  named = {n: _kernel_of(n, shapes) for n in rest if n not in given}
+  odd = [
+    f'{scale} has none'
+    if kernel is None
+    else f'{scale} has {shapes[scale][-1]} channels, but {kernel}'
+    f' {shapes[kernel][-1]} outputs'
+    for scale, kernel in named.items()
+    if kernel is None or shapes[kernel][-1] != shapes[scale][-1]
+  ]
+  if not odd:
+    return {s: k for s, k in {**named, **given}.items() if k}
+  if lost := [name for name in alive if name not in given]:
+    raise ValueError(
+      f'No kernel is known for {", ".join(lost)}. Names do not tell, as not'
+      f' every scale follows the kernel of its name: {"; ".join(odd)}. Say'
+      ' which layers make the channels with `kernels={scale: kernel}`; the'
+      f' kernels are {", ".join(n for n, s in shapes.items() if len(s) > 1)}.'
+    )
+  return dict(given)
+
+
 def _sibling(name: str, leaf: str) -> str:
   return '/'.join([*name.split('/')[:-1], leaf])
 
 
 def _check_names(alive, shapes, kernels, readers) -> None:
   """Raises if channels cannot be found in the kernels, naming all of them."""
-  if lost := [name for name in alive if name not in kernels]:
-    raise ValueError(
-      f'No kernel is known for {", ".join(lost)}. Say which layer they follow'
-      ' with `kernels={scale: kernel}`; the kernels are'
-      f' {", ".join(n for n, s in shapes.items() if len(s) > 1) or "none"}.'
-    )
   faults = []
-  pairs = [(scale, kernels[scale], -1) for scale in alive]
+  pairs = [(scale, kernel, -1) for scale, kernel in kernels.items()]
   pairs += [(s, name, -2) for s, names in readers.items() for name in names]
   for scale, name, axis in pairs:
     if unknown := [n for n in (scale, name) if n not in shapes]:
       faults.append(f'{unknown[0]} is none of the params')
       continue
-    if scale not in alive:
+    if axis == -2 and scale not in alive:
       faults.append(f'{scale} has readers but no channels')
       continue
-    size, whole = alive[scale].size, len(shapes[name]) == 2 and axis == -2
+    size, whole = shapes[scale][-1], len(shapes[name]) == 2 and axis == -2
     n = shapes[name][axis] if len(shapes[name]) > 1 else 0
     if n != size and not (whole and n and n % size == 0):
       side = 'outputs' if axis == -1 else 'inputs'

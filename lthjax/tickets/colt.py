@@ -20,6 +20,7 @@ from lthjax.tickets._levels import (
   Train,
   any_scores,
   check_replicated,
+  check_resume,
   prune_each,
   train_level,
 )
@@ -54,8 +55,9 @@ def colt(
 
   Args:
     trains: for each part, a function ``train(state, masks) -> state``, as in
-      `imp`. The parts share the state's structure: give their models heads of
-      the same size, as `lthjax.data.partition` does with ``relabel``.
+      `imp`. The parts share the state: give their models a head for the classes
+      of the whole data set, as `lthjax.data.partition` leaves labels as they
+      are. With its ``relabel``, parts may differ in their number of classes.
     state: what all parts start from at every level, as in `imp`.
     masks: as in `imp`.
     levels: number of times that all parts are trained, level 0 included.
@@ -75,8 +77,8 @@ def colt(
     of them, or `None`.
 
   Raises:
-    ValueError: as `imp`; if there is no part; or if a layer has no weight left
-      that all parts keep.
+    ValueError: as `imp`; if there is no part; if ``resume`` is not a ticket of
+      these parts; or if a layer has no weight left that all parts keep.
 
   Example:
     >>> import jax.numpy as jnp
@@ -120,6 +122,7 @@ def colt(
   )
   remove(any_scores(masks), masks)  # Raises on a bad budget now.
   check_replicated(state, replicated)
+  check_resume(resume, masks, state, len(trains))
 
   def level(number, masks):
     parts = [

@@ -12,11 +12,12 @@ References:
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
 import chex
+import jax
 
 from lthjax import masks as masks_lib
 from lthjax import trees
@@ -25,7 +26,7 @@ Reading = Literal['without_core', 'without_others']
 
 
 def core_and_specialists(
-  masks: Sequence[chex.ArrayTree], reading: Reading = 'without_core'
+  masks: Iterable[chex.ArrayTree], reading: Reading = 'without_core'
 ) -> tuple[chex.ArrayTree, list[chex.ArrayTree]]:
   """Takes the masks of several parts apart.
 
@@ -54,7 +55,7 @@ def core_and_specialists(
 
   Raises:
     ValueError: if there are fewer than two trees, if they differ in structure
-      or shapes, or if there is no such reading.
+      or shapes, if every mask is `None`, or if there is no such reading.
 
   Example:
     >>> import jax.numpy as jnp
@@ -108,7 +109,7 @@ class Overlap(NamedTuple):
 
 
 def overlap_against_chance(
-  masks: Sequence[chex.ArrayTree],
+  masks: Iterable[chex.ArrayTree],
 ) -> tuple[Overlap, dict[str, Overlap]]:
   """Compares the core of several masks with that of random masks.
 
@@ -131,7 +132,7 @@ def overlap_against_chance(
 
   Raises:
     ValueError: if there are fewer than two trees, if they differ in structure
-      or shapes, or if every mask is `None`.
+      or shapes, if every mask is `None`, or if masks are traced or empty.
 
   Example:
     >>> import jax.numpy as jnp
@@ -143,13 +144,22 @@ def overlap_against_chance(
     (20, 10.0, 4.975)
   """
   masks = _checked(masks)
-  masks_lib.density(masks[0])  # Raises where nothing is prunable.
+  named = {n: m for n, m in trees.by_name(masks[0]).items() if m is not None}
+  if any(trees.is_traced(*jax.tree.leaves(tree)) for tree in masks):
+    raise ValueError(
+      '`masks` were traced, but have to be known to be counted exactly: call'
+      ' `overlap_against_chance` outside of `jax.jit` and `jax.vmap`.'
+    )
+  if empty := [name for name, mask in named.items() if not mask.size]:
+    raise ValueError(
+      f'`masks` are empty in {", ".join(empty)}, but chance needs weights to'
+      ' choose from: put None there.'
+    )
   core = masks_lib.alive_by_name(functools.reduce(masks_lib.intersect, masks))
   alive = [masks_lib.alive_by_name(mask) for mask in masks]
   moments = {
     name: _moments(mask.size, [counts[name] for counts in alive])
-    for name, mask in trees.by_name(masks[0]).items()
-    if mask is not None
+    for name, mask in named.items()
   }
   layers = {
     name: Overlap(core[name], float(mean), math.sqrt(variance))
@@ -162,7 +172,7 @@ def overlap_against_chance(
   return whole, layers
 
 
-def _moments(size: int, alive: Sequence[int]) -> tuple[Fraction, Fraction]:
+def _moments(size: int, alive: list[int]) -> tuple[Fraction, Fraction]:
   """Mean and variance of what random subsets of these sizes share, exactly."""
   mean = Fraction(math.prod(alive), size ** (len(alive) - 1))
   # Of ordered pairs of weights, those that are in the core.
@@ -172,15 +182,16 @@ def _moments(size: int, alive: Sequence[int]) -> tuple[Fraction, Fraction]:
   return mean, in_core + mean - mean**2
 
 
-def _checked(masks: Sequence[chex.ArrayTree]) -> list[chex.ArrayTree]:
+def _checked(masks: Iterable[chex.ArrayTree]) -> list[chex.ArrayTree]:
   """The masks as a list, once it is known that they can be compared."""
-  if isinstance(masks, dict) or len(masks) < 2:
-    given = 'one tree' if isinstance(masks, dict) else f'a list of {len(masks)}'
+  tree = isinstance(masks, Mapping)
+  masks = list(masks)
+  if tree or len(masks) < 2:
+    given = 'one tree' if tree else f'a list of {len(masks)}'
     raise ValueError(
       f'`masks` was {given}, but core and specialists need the masks of two'
       ' parts or more: give a list with a tree of masks for each part.'
     )
-  masks = list(masks)
   for i, other in enumerate(masks[1:], 1):
     try:
       masks_lib.intersect(masks[0], other)
@@ -188,4 +199,9 @@ def _checked(masks: Sequence[chex.ArrayTree]) -> list[chex.ArrayTree]:
       raise ValueError(
         f'Parts 0 and {i} do not have masks of the same network. {error}'
       ) from error
+  if not jax.tree.leaves(masks[0]):
+    raise ValueError(
+      'These masks have no prunable leaf: every one is None, so there is'
+      ' nothing that parts could share.'
+    )
   return masks

@@ -9,6 +9,7 @@ References:
   Deep Networks, arXiv:1909.11957.
 """
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -51,7 +52,9 @@ def early_bird(
 
   Masks are looked at before each epoch and after the last one, and the first of
   them belong to the initial state. To go on from the ticket that is drawn,
-  train ``lthjax.with_masks(bird.state, masks)``.
+  train ``lthjax.with_masks(bird.state, masks)``, where ``masks`` are
+  ``bird.masks`` for single weights. Those of channels are at the scales only:
+  make masks of all that belongs to them, by `lthjax.tickets.mask_channels`.
 
   Args:
     train_epoch: ``train_epoch(state) -> state`` trains a dense network for an
@@ -70,6 +73,7 @@ def early_bird(
     drawn. The last one tells with ``drawn`` whether it was.
 
   Raises:
+    TypeError: if ``epochs`` or ``window`` is not an integer.
     ValueError: if an option is out of range, or masks have no prunable leaf.
 
   Example:
@@ -97,7 +101,7 @@ def early_bird(
     newest mask is compared with each of the others; the paper's algorithm
     compares each with the one before it.
   """
-  if epochs < 0:
+  if operator.index(epochs) < 0:
     raise ValueError(f'`epochs` was {epochs}, but must be at least 0.')
   _check(window, threshold)
 
@@ -152,6 +156,7 @@ def settled(
     newest than the threshold.
 
   Raises:
+    TypeError: if ``window`` is not an integer.
     ValueError: if an option is out of range.
 
   Example:
@@ -166,12 +171,12 @@ def settled(
   """
   _check(window, threshold)
   seen = distances[: window - 1]
-  return len(seen) == window - 1 and max(seen) <= threshold
+  return len(seen) == window - 1 and all(d <= threshold for d in seen)
 
 
 def _check(window: int, threshold: float) -> None:
   """Raises if nothing would be compared, or anything would agree."""
-  if window < 2:
+  if operator.index(window) < 2:
     raise ValueError(
       f'`window` was {window}, but must be at least 2: the newest masks, and'
       ' some to compare them with.'

@@ -18,6 +18,7 @@ from lthjax.tickets._levels import (
   Train,
   any_scores,
   check_replicated,
+  check_resume,
   prune_each,
   train_level,
 )
@@ -78,8 +79,8 @@ def imp(
 
   Raises:
     ValueError: if ``levels`` is not positive, if the budget or the masks are
-      wrong (see `lthjax.prune`), or if ``train`` returned weights that the
-      masks had removed.
+      wrong (see `lthjax.prune`), if ``resume`` is not a ticket of this search,
+      or if ``train`` returned weights that the masks had removed.
 
   Example:
     >>> import jax.numpy as jnp
@@ -120,6 +121,7 @@ def imp(
   )
   remove(any_scores(masks), masks)  # Raises on a bad budget now.
   check_replicated(state, replicated)
+  check_resume(resume, masks, state)
   level = functools.partial(train_level, train, evaluate, params)
 
   def run():

@@ -23,8 +23,10 @@ def transfer(
   """Puts a ticket onto the params of another network.
 
   Leaves are matched by name. Every leaf of either network has to fit one of the
-  other, in name and shape; those that ``fresh`` names need not, and are left
-  out of the transfer.
+  other in name, and in the shape of its mask and, with ``weights``, of the
+  ticket's start; those that ``fresh`` names need not, and are left out of the
+  transfer. So without ``weights``, a leaf that is never pruned may have another
+  shape.
 
   | leaf               | mask          | weights                           |
   |--------------------|---------------|-----------------------------------|
@@ -52,7 +54,8 @@ def transfer(
 
   Raises:
     ValueError: if a leaf does not fit and is not named ``fresh``, if a glob
-      matches no leaf, or if no mask is transferred.
+      matches no leaf, if no mask is transferred, or if ``weights`` are asked of
+      a ticket without a start.
 
   Example:
     >>> import jax.numpy as jnp
@@ -73,11 +76,16 @@ def transfer(
     initializations across datasets and optimizers, arXiv:1906.02773, section 3.
   """
   masks, leaves = trees.by_name(ticket.masks), trees.by_name(onto)
-  started = trees.by_name(params(ticket.start)) if weights else {}
+  if weights and ticket.start is None:
+    raise ValueError(
+      '`ticket.start` was None, but `weights=True` brings along the weights'
+      ' that the ticket started from. Give a ticket with its start, or transfer'
+      ' its masks alone.'
+    )
+  started = trees.by_name(params(ticket.start)) if weights else None
   globs = [fresh] if isinstance(fresh, str) else list(fresh)
-  left_out = set(
-    trees.first_match(globs, list(dict.fromkeys([*leaves, *masks])), 'fresh')
-  )
+  names = list(dict.fromkeys([*leaves, *masks]))
+  left_out = set(trees.first_match(globs, names, 'fresh', 'leaf'))
   _check_fit(masks, started, leaves, left_out)
 
   def mask(path, leaf):
@@ -93,7 +101,7 @@ def transfer(
 
   def weight(path, leaf):
     name = trees.path_name(path)
-    if not weights or name in left_out:
+    if started is None or name in left_out:
       return leaf
     return jnp.asarray(started[name], leaf.dtype)
 
@@ -103,22 +111,28 @@ def transfer(
 
 def _check_fit(masks, started, leaves, left_out) -> None:
   """Raises if something does not fit, or nothing does."""
+  if all(mask is None for mask in masks.values()):
+    raise ValueError(
+      'The ticket has no masks: every one is None. Give a ticket whose masks'
+      ' choose what is pruned, as `lthjax.masks.dense(params)` does.'
+    )
   faults = []
   for name in dict.fromkeys([*leaves, *masks]):
     if name in left_out:
       continue
-    source = masks.get(name)
-    if source is None:
-      source = started.get(name)
     if name not in masks:
       faults.append(f'the ticket has no {name}')
     elif name not in leaves:
       faults.append(f'{name} is in the ticket only')
-    elif source is not None and source.shape != leaves[name].shape:
-      faults.append(
-        f'{name} has shape {source.shape} in the ticket and'
-        f' {leaves[name].shape} in `onto`'
-      )
+    else:
+      faults += _unlike(name, leaves[name], masks[name], "the ticket's masks")
+      if started is not None and name not in started:
+        faults.append(f"{name} is not in the ticket's start")
+      elif started is not None:
+        start = started[name]
+        faults += _unlike(name, leaves[name], start, "the ticket's start")
+        if start is None and leaves[name] is not None:
+          faults.append(f"{name} is None in the ticket's start")
   if faults:
     raise ValueError(
       f'The ticket does not fit: {"; ".join(faults)}. Networks of one'
@@ -131,3 +145,17 @@ def _check_fit(masks, started, leaves, left_out) -> None:
       f' a mask, {", ".join(n for n, m in masks.items() if m is not None)}.'
       ' Name fewer.'
     )
+
+
+def _unlike(name, leaf, source, where) -> list[str]:
+  """What is wrong with a leaf that the ticket has in this place."""
+  if source is None:
+    return []
+  if leaf is None:
+    return [f'{name} is in {where} but None in `onto`']
+  if jnp.shape(source) == jnp.shape(leaf):
+    return []
+  return [
+    f'{name} has shape {jnp.shape(source)} in {where} and {jnp.shape(leaf)} in'
+    ' `onto`'
+  ]

@@ -82,6 +82,23 @@ def test_classes_are_in_a_row(digits):
   assert [data.num_classes(part) for part in relabeled] == [4, 3, 3]
 
 
+def test_a_part_can_be_divided_again(digits):
+  """Classes in a row are those that there are, and not those from zero."""
+  _, high = data.partition(digits, 'class')
+  for part, expected in zip(
+    data.partition(high, 'class', parts=3), [[5, 6], [7, 8], [9]], strict=True
+  ):
+    for name in SPLITS:
+      assert sorted(set(getattr(part, name).labels.tolist())) == expected
+  with pytest.raises(ValueError, match='to the number of classes, 5: every'):
+    data.partition(high, 'class', parts=6)
+
+
+def test_the_number_of_parts_is_an_integer(digits):
+  with pytest.raises(TypeError, match='cannot be interpreted as an integer'):
+    data.partition(digits, 'example', parts=2.5)
+
+
 def test_clusters_are_nearest_to_the_mean_of_their_training_examples(digits):
   found = data.partition(digits, 'cluster', parts=3)
   again = data.partition(digits, 'cluster', parts=3)
@@ -130,6 +147,8 @@ def test_splits_without_examples_stay_so():
      '`by` gave an array of float32 and shape (1257,) for the 1257 train'),
     (lambda split: np.zeros(3, int), 2,
      'shape (3,) for the 1257 train examples, but must give an integer for'),
+    (np.arange(3), 2,
+     '`by` was an object of type ndarray, but must be "example", "class"'),
   ],
 )  # fmt: skip
 def test_bad_partitions(digits, by, parts, message):

@@ -267,7 +267,7 @@ def test_bad_command_line(arguments, text, main, tmp_path):
   [
     (
       ['--fresh', 'head/*'],
-      '`fresh` has patterns that match no prunable',
+      '`fresh` has patterns that match no leaf: ',
     ),
     (['--fraction', '*', '1.0'], '`fraction` was 1.0, but must be in [0, 1)'),
     (

@@ -1,5 +1,6 @@
 """Channels are chosen by their scales, and go with all that belongs to them."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -155,6 +156,49 @@ def test_kernels_by_name(norm, layer):
   assert block[layer]['bias'].tolist() == [False, True, True]
 
 
+def test_biases_go_whatever_they_are_called():
+  params = {
+    'conv': {'w': jnp.ones((2, 3)), 'b': jnp.ones(3)},
+    'norm': {'scale': jnp.arange(3.0), 'offset': jnp.ones(3)},
+  }
+  channels = tickets.channel_masks(params, 0.3)
+  masks = tickets.mask_channels(
+    params, channels, kernels={'norm/scale': 'conv/w'}
+  )
+  assert lth.masks.alive_by_name(masks) == {
+    'conv/b': 2,
+    'conv/w': 4,
+    'norm/offset': 2,
+    'norm/scale': 2,
+  }
+
+
+def test_what_is_given_goes_with_what_names_tell(params):
+  channels = tickets.channel_masks(params, 0.5)
+  found = tickets.mask_channels(params, channels, readers=READERS)
+  given = tickets.mask_channels(
+    params,
+    channels,
+    kernels={'norm1/scale': 'conv1/kernel'},
+    readers={scale: reader for scale, (reader,) in READERS.items()},
+  )
+  chex.assert_trees_all_equal(given, found)
+
+
+@pytest.mark.parametrize(
+  ('change', 'text'),
+  [
+    (lambda m: m.astype(int), 'norm1/scale: mask of dtype int32, not bool'),
+    (lambda m: m[:2], r'norm1/scale: mask of shape \(2,\), params of'),
+    (lambda m: None, '`channels` are None at every leaf, but must have a mask'),
+  ],
+)
+def test_channels_that_are_none(params, change, text):
+  channels = tickets.channel_masks(params, 0.5, 'norm1/scale')
+  with pytest.raises(ValueError, match=text):
+    tickets.mask_channels(params, jax.tree.map(change, channels))
+
+
 def test_kernels_by_hand():
   params = {'w': jnp.ones((2, 3)), 'scale': jnp.arange(3.0)}
   channels = tickets.channel_masks(params, 0.3)
@@ -162,26 +206,89 @@ def test_kernels_by_hand():
   assert masks['w'].tolist() == [[False, True, True]] * 2
 
 
-def test_every_scale_of_the_networks_has_its_kernel():
-  for model in (models.vgg_11(), models.resnet_20()):
-    params, _ = jax.eval_shape(model.init, jax.random.key(0))
-    masks = jax.eval_shape(
-      lambda p: tickets.mask_channels(p, tickets.channel_masks(p, 0.5)), params
+def unit_inner(block):
+  """In a block that normalizes first, the scale that follows a convolution."""
+  return f'blocks/{block}/norm2/scale', f'blocks/{block}/conv1/kernel'
+
+
+@pytest.mark.parametrize(
+  ('model', 'where', 'kernels'),
+  [
+    (models.vgg_11(), scales, None),
+    (models.resnet_20((8, 8, 3)), scales, None),
+    (
+      models.wide_resnet_22_2((8, 8, 3)),
+      'blocks/*/norm2/scale',
+      dict(unit_inner(block) for block in range(9)),
+    ),
+  ],
+  ids=['vgg_11', 'resnet_20', 'wide_resnet_22_2'],
+)
+def test_the_kernels_found_make_the_channels(model, where, kernels):
+  """Without them, the networks are the same as without scales and biases."""
+  params, state = jax.eval_shape(model.init, jax.random.key(0))
+  rng = np.random.default_rng(0)
+  params, state = jax.tree.map(
+    lambda x: rng.uniform(0.5, 1, x.shape).astype(x.dtype), (params, state)
+  )
+  params = jax.tree.map(
+    lambda x: x * rng.normal(size=x.shape).astype(x.dtype), params
+  )
+  channels = tickets.channel_masks(params, 0.3, where)
+  masks = tickets.mask_channels(params, channels, kernels=kernels)
+  vectors = jax.tree.map(lambda m: m if m.ndim == 1 else None, masks)
+  assert len(jax.tree.leaves(vectors)) == 2 * len(jax.tree.leaves(channels))
+  assert len(jax.tree.leaves(masks)) == 3 * len(jax.tree.leaves(channels))
+  size = 32 if 'blocks' not in params else 8
+  images = rng.normal(size=(2, size, size, 3)).astype(np.float32)
+  apply = jax.jit(lambda p: model.apply(p, state, images)[0])
+  whole, without, less = (
+    apply(p)
+    for p in (
+      params,
+      lth.masks.apply(masks, params),
+      lth.masks.apply(vectors, params),
     )
-    dense = {'/'.join(str(k.key) for k in path) for path, _ in leaves(params)}
-    found = {'/'.join(str(k.key) for k in path) for path, _ in leaves(masks)}
-    assert dense - found == {'output/kernel', 'output/bias'}
+  )
+  np.testing.assert_array_equal(without, less)
+  assert (whole != less).all()
 
 
-def leaves(tree):
-  return jax.tree_util.tree_leaves_with_path(tree)
+def test_names_do_not_tell_where_normalization_comes_first():
+  model = models.wide_resnet_22_2()
+  params, _ = jax.eval_shape(model.init, jax.random.key(0))
+  params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), params)
+  channels = tickets.channel_masks(params, 0.3, 'blocks/*/norm2/scale')
+  message = (
+    r'No kernel is known for blocks/0/norm2/scale, .*: blocks/0/norm1/scale has'
+    r' 16 channels, but blocks/0/conv1/kernel 32 outputs; .*; norm/scale has'
+    r' none\. Say .* `kernels={scale: kernel}`; the kernels are blocks/0/conv1'
+  )
+  with pytest.raises(ValueError, match=message):
+    tickets.mask_channels(params, channels)
+  kernels = dict([unit_inner(0)])
+  with pytest.raises(ValueError, match='is known for blocks/1/norm2/scale, '):
+    tickets.mask_channels(params, channels, kernels=kernels)
 
 
 def test_which_leaves_are_scales():
   vector, matrix = jnp.ones(3), jnp.ones((3, 3))
-  for name in ('norm1/scale', 'a/bn/gamma', 'layers/1/norm/weight', 'scale'):
+  for name in (
+    'norm1/scale',
+    'a/bn/gamma',
+    'layers/1/norm/weight',
+    'scale',
+    'bn1/weight',
+    'a/bn/weight',
+  ):
     assert scales(name, vector)
-  for name in ('norm1/bias', 'fc/weight', 'fc/kernel', 'grayscale'):
+  for name in (
+    'norm1/bias',
+    'fc/weight',
+    'fc/kernel',
+    'grayscale',
+    'subnet/weight',
+  ):
     assert not scales(name, vector)
   assert not scales('norm1/scale', matrix)
 
@@ -229,8 +336,13 @@ def test_removed_channels_stay_at_zero_under_the_penalty(params):
 def test_no_scale_to_go_by():
   with pytest.raises(ValueError, match='No leaf of the params was selected'):
     tickets.channel_masks({'fc': {'kernel': jnp.ones((2, 2))}}, 0.5)
-  with pytest.raises(ValueError, match='No leaf of the params was selected'):
-    tickets.add_l1().update({}, optax.EmptyState(), {'w': jnp.ones((2, 2))})
+  message = '`add_l1` found no scale of a normalization in the params.* are w. '
+  with pytest.raises(ValueError, match=message):
+    tickets.add_l1().init({'w': jnp.ones((2, 2))})
+  with pytest.raises(
+    ValueError, match=r"match no leaf: 'b\*'. The leaves are w"
+  ):
+    tickets.add_l1(where='b*').init({'w': jnp.ones((2, 2))})
 
 
 @pytest.mark.parametrize('sparsity', [-0.1, 1.0, 1.5])
@@ -248,9 +360,8 @@ def test_fewer_channels_than_layers(params):
   ('options', 'text'),
   [
     (
-      {'kernels': {'norm1/scale': 'conv1/kernel'}},
-      r'No kernel is known for norm2/scale. Say which layer .*; the kernels'
-      r' are conv1/kernel, conv2/kernel, output/kernel\.',
+      {'kernels': {'norm/scale': 'conv1/kernel', 'norm1/scale': 'conv'}},
+      'norm/scale is none of the params; conv is none of the params',
     ),
     (
       {'readers': {'norm1/scale': ['output/kernel', 'fc/kernel']}},
@@ -272,6 +383,32 @@ def test_channels_that_do_not_fit(params, options, text):
   channels = tickets.channel_masks(params, 0.5)
   with pytest.raises(ValueError, match=text):
     tickets.mask_channels(params, channels, **options)
+
+
+def test_l1_with_a_strength_that_may_change():
+  params = {'norm': {'scale': jnp.array([2.0, -2.0]), 'bias': jnp.ones(2)}}
+  grads = jax.tree.map(jnp.zeros_like, params)
+  inject = optax.inject_hyperparams(tickets.add_l1)
+  schedule = optax.piecewise_constant_schedule(0.5, {1: 0.5})
+  tx = optax.chain(inject(strength=schedule), optax.scale(2.0))
+  update, state = jax.jit(tx.update), tx.init(params)
+  for expected in ([1.0, -1.0], [0.5, -0.5]):
+    updates, state = update(grads, state, params)
+    np.testing.assert_array_equal(updates['norm']['scale'], expected)
+    np.testing.assert_array_equal(updates['norm']['bias'], [0.0, 0.0])
+  tx = inject(strength=0.25, where='*/bias')
+  updates, _ = tx.update(grads, tx.init(params), params)
+  np.testing.assert_array_equal(updates['norm']['bias'], [0.25, 0.25])
+  # As optax finds out what in a state has the structure of the params.
+  optax.tree.map_params(tx, lambda x: x, tx.init(params))
+
+
+def test_l1_leaves_what_has_no_gradient():
+  params = {'a': {'scale': jnp.ones(2)}, 'b': {'scale': jnp.ones(2)}, 'c': None}
+  grads = {'a': {'scale': None}, 'b': {'scale': jnp.zeros(2)}, 'c': None}
+  updates, _ = tickets.add_l1(0.5).update(grads, optax.EmptyState(), params)
+  assert updates['a']['scale'] is updates['c'] is None
+  np.testing.assert_array_equal(updates['b']['scale'], [0.5, 0.5])
 
 
 def test_l1_that_cannot_be():

@@ -191,3 +191,42 @@ def test_bad_input_is_refused_before_any_training(change, message):
   }
   with pytest.raises(ValueError, match=re.escape(message)):
     tickets.colt(**arguments)
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'trained': HAND}, '`resume.trained` was a State, but must be a tuple'),
+    (
+      {'trained': (HAND,)},
+      'was a tuple of 1, but must be a tuple with a train',
+    ),
+    ({'trained': (HAND, None)}, 'trained state for each of the 2 parts. Give'),
+    ({'trained': None}, '`resume.trained` was a NoneType, but must be'),
+    ({'masks': {'v': MASKS['w']}}, '`resume` is not a ticket of this search. '),
+    ({'masks': {'w': jnp.ones(5, bool)}}, 'w: mask of shape (6,), other masks'),
+  ],
+)
+def test_what_cannot_be_resumed(change, message):
+  ticket = tickets.Ticket(0, 1.0, MASKS, HAND, (HAND, HAND), None)
+  find = functools.partial(tickets.colt, PARTS, HAND, MASKS, levels=2)
+  find(resume=ticket)
+  with pytest.raises(ValueError, match=re.escape(message)):
+    find(resume=ticket._replace(**change))
+
+
+def test_imp_does_not_go_on_from_several_parts():
+  ticket = tickets.Ticket(0, 1.0, MASKS, HAND, (HAND, HAND), None)
+  message = '`resume.trained` was a tuple of 2, as in a ticket of `colt`, but'
+  with pytest.raises(ValueError, match=message):
+    tickets.imp(PARTS[0], HAND, MASKS, levels=2, resume=ticket)
+  # A state may be a tuple itself.
+  state = (HAND.params, 0)
+  tickets.imp(
+    pytest.fail,
+    state,
+    MASKS,
+    levels=2,
+    params=lambda state: state[0],
+    resume=ticket._replace(trained=state),
+  )

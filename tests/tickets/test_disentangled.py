@@ -2,8 +2,10 @@
 
 import itertools
 import re
+import types
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -173,6 +175,33 @@ def test_no_such_reading():
     tickets.core_and_specialists(draw(2), 'alone')
 
 
-def test_nothing_to_overlap():
-  with pytest.raises(ValueError, match='no prunable leaf'):
-    tickets.overlap_against_chance([{'w': None}, {'w': None}])
+@pytest.mark.parametrize(
+  'function', [tickets.core_and_specialists, tickets.overlap_against_chance]
+)
+def test_nothing_to_overlap(function):
+  with pytest.raises(
+    ValueError, match='no prunable leaf: every one is None, so'
+  ):
+    function([{'w': None}, {'w': None}])
+
+
+def test_any_iterable_but_no_mapping():
+  masks = draw(2)
+  chex.assert_trees_all_equal(
+    tickets.core_and_specialists(iter(masks)),
+    tickets.core_and_specialists(masks),
+  )
+  whole, _ = tickets.overlap_against_chance(mask for mask in masks)
+  assert whole == tickets.overlap_against_chance(masks)[0]
+  with pytest.raises(ValueError, match='`masks` was one tree, but'):
+    tickets.core_and_specialists(types.MappingProxyType(masks[0]))
+
+
+def test_masks_without_a_choice_by_chance():
+  masks = {'a': jnp.ones(2, bool), 'b': jnp.ones((0, 3), bool)}
+  with pytest.raises(ValueError, match='`masks` are empty in b, but chance'):
+    tickets.overlap_against_chance([masks, masks])
+  with pytest.raises(ValueError, match='`masks` were traced, but have to be'):
+    jax.eval_shape(
+      lambda a: tickets.overlap_against_chance([a, a]), {'a': masks['a']}
+    )

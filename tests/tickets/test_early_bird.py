@@ -1,6 +1,7 @@
 """Tickets are drawn once their masks have settled, and not before."""
 
 import functools
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -125,6 +126,19 @@ def test_bad_options_before_anything_is_done(options, text):
   if options:
     with pytest.raises(ValueError, match=text):
       tickets.settled([0.0] * 4, **options)
+
+
+@pytest.mark.parametrize('options', [{'epochs': 1.5}, {'window': 2.5}])
+def test_numbers_of_epochs_are_integers(options):
+  with pytest.raises(TypeError, match="'float' object cannot be interpreted"):
+    tickets.early_bird(
+      lambda state: state, 0, masks_that, **{'epochs': 3, **options}
+    )
+
+
+def test_what_is_no_number_has_not_settled():
+  for distances in ([0, math.nan, 0, 0], [math.nan, 0, 0, 0]):
+    assert not tickets.settled(distances)
 
 
 def test_masks_of_nothing():

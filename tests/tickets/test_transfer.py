@@ -134,7 +134,8 @@ def test_what_does_not_fit_is_named():
   with pytest.raises(
     ValueError,
     match=r'the ticket has no fc2/kernel; output/kernel has shape \(3, 2\) in'
-    r' the ticket and \(3, 5\) in `onto`; fc1/bias is in the ticket only;'
+    r" the ticket's masks and \(3, 5\) in `onto`; fc1/bias is in the ticket"
+    r' only;'
     r' fc1/kernel is in the ticket only.*fresh="output/\*"',
   ):
     transfer(TICKET, onto)
@@ -143,5 +144,41 @@ def test_what_does_not_fit_is_named():
 def test_nothing_to_transfer():
   with pytest.raises(ValueError, match=r'Nothing .* fc1/kernel, output/kernel'):
     transfer(TICKET, draw(1), fresh='*')
-  with pytest.raises(ValueError, match="match no prunable leaf: 'head"):
+  with pytest.raises(ValueError, match="match no leaf: 'head"):
     transfer(TICKET, draw(1), fresh='head/*')
+
+
+def test_a_start_that_does_not_fit_is_named():
+  start = draw(2)
+  start['fc1'] = {'kernel': None, 'bias': jnp.ones((1, 3))}
+  del start['output']['bias']
+  ticket = TICKET._replace(start=types.SimpleNamespace(params=start))
+  transfer(ticket, draw(1))  # The masks fit.
+  with pytest.raises(
+    ValueError,
+    match=r"does not fit: fc1/bias has shape \(1, 3\) in the ticket's start and"
+    r" \(3,\) in `onto`; fc1/kernel is None in the ticket's start; output/bias"
+    r" is not in the ticket's start\. Networks",
+  ):
+    transfer(ticket, draw(1), weights=True)
+  ticket = TICKET._replace(start=None)
+  transfer(ticket, draw(1))
+  with pytest.raises(ValueError, match='start` was None, but `weights=True'):
+    transfer(ticket, draw(1), weights=True)
+
+
+def test_a_leaf_that_is_none_in_the_target():
+  onto = draw(1)
+  onto['fc1'] = {'kernel': None, 'bias': None}
+  message = "fit: fc1/kernel is in the ticket's masks but None in `onto`. Net"
+  with pytest.raises(ValueError, match=message):
+    transfer(TICKET, onto)
+  message = "fit: fc1/bias is in the ticket's start but None in `onto`; fc1/ker"
+  with pytest.raises(ValueError, match=message):
+    transfer(TICKET, onto, weights=True)
+
+
+def test_a_ticket_without_masks():
+  ticket = TICKET._replace(masks=jax.tree.map(lambda m: None, draw(0)))
+  with pytest.raises(ValueError, match='The ticket has no masks: every one is'):
+    transfer(ticket, draw(1))
