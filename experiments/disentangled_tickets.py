@@ -26,7 +26,9 @@ spectral clustering. COLT: Hossain et al., arXiv:2212.12770, algorithm 1.
                  than by chance, and no more than by chance if they start from
                  different weights. The specialist of a part is 3 points better
                  on it than that of the other part, at least.
-  mnist          the same on MNIST. Ten minutes on 2 CPU cores.
+  mnist          the same on MNIST. Ten minutes on 2 CPU cores. At 3.6 % they
+                 share some 95 standard deviations more than by chance, and the
+                 right specialist is 1 to 2 points better.
   fashion_mnist  the same on Fashion-MNIST.
 
 All results go into one folder a configuration. Kill the command at any time
