@@ -107,6 +107,14 @@ class Classification:
       scanned=scans_well(self.params),
     )
 
+  def check_compiled_once(self) -> None:
+    """Raises if something made the training step compile again."""
+    if self.compilations > 1:
+      raise RuntimeError(
+        f'The training step was compiled {self.compilations} times, once was'
+        ' enough.'
+      )
+
   def test_accuracy(
     self, params: chex.ArrayTree, model_state: chex.ArrayTree
   ) -> list[float]:

@@ -318,10 +318,7 @@ def run(config: Config, report: grid.Progress) -> Path:
     }, {'params': state.params, 'masks': masks}
 
   grid.run(folder, train, report)
-  if (compilations := experiment.task.compilations) > 1:
-    raise RuntimeError(
-      f'The training step was compiled {compilations} times, once was enough.'
-    )
+  experiment.task.check_compiled_once()
   return folder
 
 

@@ -313,10 +313,7 @@ def run(config: Config, report: ticket_report.Progress) -> Path:
     levels.append(summary(ticket))
     results = []
     report.level_done(levels)
-  if (compilations := experiment.task.compilations) > 1:
-    raise RuntimeError(
-      f'The training step was compiled {compilations} times, once was enough.'
-    )
+  experiment.task.check_compiled_once()
   return folder
 
 

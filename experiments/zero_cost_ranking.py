@@ -156,6 +156,15 @@ class Experiment:
       )
       for network in self.networks
     }
+    self.task(self.networks[0])  # Raises now on a batch that is too large.
+
+  def task(self, network: Network) -> Classification:
+    """A network with its training."""
+    return Classification(
+      self.dataset,
+      self.models[network],
+      batch_size=self.config.batch_size,
+    )
 
   @property
   def groups(self) -> dict[str, list[Network]]:
@@ -184,11 +193,7 @@ class Experiment:
   def train(self, group: list[Network]) -> tuple[Any, dict[str, Any]]:
     """Trains networks of the same shapes, for all seeds, side by side."""
     config = self.config
-    task = Classification(
-      self.dataset,
-      self.models[group[0]],
-      batch_size=config.batch_size,
-    )
+    task = self.task(group[0])
     schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
     trainer = task.trainer(optax.adam(schedule), every=config.steps)
     keys = jnp.concatenate([seed_keys(config.seeds)] * len(group))

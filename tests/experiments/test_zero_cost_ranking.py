@@ -234,3 +234,12 @@ def test_patches_that_do_not_fit(main, tmp_path):
   text = 'error: Images of 8 x 8 pixels cannot be cut into patches of 3 x 3. Ch'
   assert errors.startswith(text)
   assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_larger_than_the_data(main, tmp_path):
+  code, _, errors = main(
+    *('--preset', 'digits', '--batch-size', '5000', '--output', str(tmp_path))
+  )
+  assert code == 1
+  assert 'batch_size was 5000, but there are 1257 training' in errors
+  assert not list(tmp_path.iterdir())
