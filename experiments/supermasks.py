@@ -18,8 +18,10 @@ Zeros, Signs, and the Supermask, arXiv:1905.01067, figure 5 and table 1.
                 Bernoulli masks 96 %, and the best supermask of large weights
                 that kept their sign 80 % with a signed constant (86.3 % in the
                 paper).
-  mnist_widths  edge-popup in networks of a quarter to twice the width. The
-                wider the network is, the better its random weights do.
+  mnist_widths  edge-popup in networks of a quarter to twice the width, in a
+                quarter of an hour. With half of the random weights it is 2
+                points below the trained network at a quarter of the width, and
+                0.2 above it at twice the width.
   fashion_mnist as mnist, on Fashion-MNIST.
   conv2         Conv-2 on CIFAR-10, 100 epochs, and so on: for an accelerator.
   conv4         In figure 3 of the paper, edge-popup peaks at about 77.5, 86,
