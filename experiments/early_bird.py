@@ -17,7 +17,10 @@ of Deep Networks, arXiv:1909.11957, figures 2 and 3, table 2.
            CPU cores. Without half of the channels, drawn by epoch 8 of 20 as
            the rule has it, it is at most 3 points below the dense network, for
            less than 60 % of the multiply-adds of training.
-  mnist    The same on MNIST, 3 seeds.
+  mnist    The same on MNIST, 10 epochs, 3 seeds. 20 minutes on 2 CPU cores.
+           Without 30 % of the channels, drawn after the first epoch, it is
+           within half a point of the dense network, for half of the
+           multiply-adds of training.
   vgg16    VGG-16 on CIFAR-10, 1 seed, 160 epochs. For an accelerator.
 
 All results go into one folder a configuration. Kill the command at any time
