@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import functools
 import os
 import pathlib
 import subprocess
@@ -94,6 +95,35 @@ def call(monkeypatch, capsys):
     return code, printed, errors
 
   return call
+
+
+@pytest.fixture(scope='module')
+def script(request):
+  """The experiment that a module of tests is named after, and imports."""
+  name = request.module.__name__.rpartition('.test_')[2]
+  return getattr(request.module, name)
+
+
+@pytest.fixture(scope='module')
+def unbroken(run_once, script, request):
+  """A run that nobody disturbed, with the options TINY of the module."""
+  return run_once(script.__name__, request.module.TINY)
+
+
+@pytest.fixture
+def main(call, script):
+  """Calls the script in this process; returns exit code and what it prints."""
+  return functools.partial(call, script)
+
+
+@pytest.fixture
+def no_training(monkeypatch, script):
+  """Lets nothing be trained."""
+
+  def train(*arguments, **options):
+    raise AssertionError('nothing should be trained here')
+
+  monkeypatch.setattr(script.Experiment, 'train', train)
 
 
 @pytest.fixture

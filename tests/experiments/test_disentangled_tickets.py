@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import json
 import re
 import shutil
@@ -26,28 +25,6 @@ NAMES = [
   *('imp-0-00', 'imp-1-00', 'imp-0-01', 'imp-1-01', 'colt-01'),
   *(f'{kind}-{part}' for part in range(2) for kind in KINDS),
 ]
-
-
-@pytest.fixture(scope='session')
-def unbroken(run_once):
-  """A run that nobody disturbed."""
-  return run_once('disentangled_tickets', TINY)
-
-
-@pytest.fixture
-def main(call):
-  """Calls the script in this process; returns exit code and what it prints."""
-  return functools.partial(call, disentangled_tickets)
-
-
-@pytest.fixture
-def no_training(monkeypatch):
-  """Lets nothing be trained."""
-
-  def train(*arguments, **options):
-    raise AssertionError('nothing should be trained here')
-
-  monkeypatch.setattr(disentangled_tickets.Experiment, 'train', train)
 
 
 @pytest.fixture(scope='module')

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import json
 import re
 import shutil
@@ -35,28 +34,6 @@ SHAPES = {
   'output/kernel': (100, 10),
 }
 DENSE = 50_200
-
-
-@pytest.fixture(scope='session')
-def unbroken(run_once):
-  """A run that nobody disturbed."""
-  return run_once('dynamic_sparse_training', TINY)
-
-
-@pytest.fixture
-def main(call):
-  """Calls the script in this process; returns exit code and what it prints."""
-  return functools.partial(call, dynamic_sparse_training)
-
-
-@pytest.fixture
-def no_training(monkeypatch):
-  """Lets nothing be trained."""
-
-  def train(*arguments, **options):
-    raise AssertionError('nothing should be trained here')
-
-  monkeypatch.setattr(dynamic_sparse_training.Experiment, 'train', train)
 
 
 @pytest.fixture(scope='module')

@@ -23,28 +23,6 @@ TINY = [
 CELLS = [(None, 0), (0.5, 1), (0.5, 2)]
 
 
-@pytest.fixture(scope='session')
-def unbroken(run_once):
-  """A run that nobody disturbed."""
-  return run_once('early_bird', TINY)
-
-
-@pytest.fixture
-def main(call):
-  """Calls the script in this process; returns exit code and what it prints."""
-  return functools.partial(call, early_bird)
-
-
-@pytest.fixture
-def no_training(monkeypatch):
-  """Lets nothing be trained."""
-
-  def train(*arguments, **options):
-    raise AssertionError('nothing should be trained here')
-
-  monkeypatch.setattr(early_bird.Experiment, 'train', train)
-
-
 def parse(*arguments):
   return running.parse(arguments, early_bird.PRESETS, 'help')
 

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import json
 import re
 import shutil
@@ -39,28 +38,6 @@ CELLS = [
 
 def parse(*arguments):
   return running.parse(arguments, linear_mode_connectivity.PRESETS, 'help')
-
-
-@pytest.fixture(scope='session')
-def unbroken(run_once):
-  """A run that nobody disturbed."""
-  return run_once('linear_mode_connectivity', TINY)
-
-
-@pytest.fixture
-def main(call):
-  """Calls the script in this process; returns exit code and what it prints."""
-  return functools.partial(call, linear_mode_connectivity)
-
-
-@pytest.fixture
-def no_training(monkeypatch):
-  """Lets nothing be trained."""
-
-  def train(*arguments, **options):
-    raise AssertionError('nothing should be trained here')
-
-  monkeypatch.setattr(linear_mode_connectivity.Experiment, 'train', train)
 
 
 @pytest.fixture(scope='module')

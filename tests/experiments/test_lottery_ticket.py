@@ -97,32 +97,10 @@ def finish(process):
   return printed
 
 
-@pytest.fixture(scope='session')
-def unbroken(run_once):
-  """A run that nobody disturbed."""
-  return run_once('lottery_ticket', TINY)
-
-
 @pytest.fixture
 def copied(unbroken, tmp_path):
   """A copy of that run, to be damaged."""
   return shutil.copytree(unbroken.folder, tmp_path / unbroken.folder.name)
-
-
-@pytest.fixture
-def main(call):
-  """Calls the script in this process; returns exit code and what it prints."""
-  return functools.partial(call, lottery_ticket)
-
-
-@pytest.fixture
-def no_training(monkeypatch):
-  """Lets nothing be trained."""
-
-  def train(*arguments, **options):
-    raise AssertionError('nothing should be trained here')
-
-  monkeypatch.setattr(lottery_ticket.Experiment, 'train', train)
 
 
 # What a run leaves behind.

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import json
 import re
 import time
@@ -50,28 +49,6 @@ CELLS = [
 
 def parse(*arguments):
   return running.parse(arguments, pruning_at_init.PRESETS, 'help')
-
-
-@pytest.fixture(scope='session')
-def unbroken(run_once):
-  """A run that nobody disturbed."""
-  return run_once('pruning_at_init', TINY)
-
-
-@pytest.fixture
-def main(call):
-  """Calls the script in this process; returns exit code and what it prints."""
-  return functools.partial(call, pruning_at_init)
-
-
-@pytest.fixture
-def no_training(monkeypatch):
-  """Lets nothing be trained."""
-
-  def train(*arguments, **options):
-    raise AssertionError('nothing should be trained here')
-
-  monkeypatch.setattr(pruning_at_init.Experiment, 'train', train)
 
 
 @pytest.fixture(scope='module')

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import json
 import math
 import re
@@ -33,28 +32,6 @@ READ = [
   for criterion in ('large_final', 'large_final_same_sign')
   for weights in ('initial', 'signed_constant')
 ]
-
-
-@pytest.fixture(scope='session')
-def unbroken(run_once):
-  """A run that nobody disturbed."""
-  return run_once('supermasks', TINY)
-
-
-@pytest.fixture
-def main(call):
-  """Calls the script in this process; returns exit code and what it prints."""
-  return functools.partial(call, supermasks)
-
-
-@pytest.fixture
-def no_training(monkeypatch):
-  """Lets nothing be trained."""
-
-  def train(*arguments, **options):
-    raise AssertionError('nothing should be trained here')
-
-  monkeypatch.setattr(supermasks.Experiment, 'train', train)
 
 
 @pytest.fixture(scope='module')

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import re
 import shutil
 
@@ -39,28 +38,6 @@ CELLS = [
 
 def parse(*arguments):
   return running.parse(arguments, ticket_transfer.PRESETS, 'help')
-
-
-@pytest.fixture(scope='session')
-def unbroken(run_once):
-  """A run that nobody disturbed."""
-  return run_once('ticket_transfer', TINY)
-
-
-@pytest.fixture
-def main(call):
-  """Calls the script in this process; returns exit code and what it prints."""
-  return functools.partial(call, ticket_transfer)
-
-
-@pytest.fixture
-def no_training(monkeypatch):
-  """Lets nothing be trained."""
-
-  def train(*arguments, **options):
-    raise AssertionError('nothing should be trained here')
-
-  monkeypatch.setattr(ticket_transfer.Experiment, 'train', train)
 
 
 class Untrained(ticket_transfer.Experiment):

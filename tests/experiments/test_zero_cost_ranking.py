@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import json
 import re
 import shutil
@@ -29,18 +28,6 @@ TINY = [
 ]
 NAMES = ['d1-w3-k1-p4-n0-s0', 'd1-w3-k1-p4-n0-s1']
 NAMES += ['d1-w3-k1-p4-n1-s0', 'd1-w3-k1-p4-n1-s1']
-
-
-@pytest.fixture(scope='session')
-def unbroken(run_once):
-  """A run that nobody disturbed."""
-  return run_once('zero_cost_ranking', TINY)
-
-
-@pytest.fixture
-def main(call):
-  """Calls the script in this process; returns exit code and what it prints."""
-  return functools.partial(call, zero_cost_ranking)
 
 
 def parse(*arguments):
