@@ -148,7 +148,7 @@ class Experiment:
       Classification(part, self.whole.model, batch_size=config.batch_size)
       for part in parts
     ]
-    self.dense = lth.masks.dense(self.whole.params)
+    self.dense = lth.masks.full(self.whole.params)
     # Raises on a bad fraction now, before anything is trained or written.
     budget = functools.partial(
       lth.prune, fraction=dict(config.fraction), scope=config.scope

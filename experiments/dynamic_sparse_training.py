@@ -204,7 +204,7 @@ class Experiment:
       batch_size=config.batch_size,
       augment=config.augment,
     )
-    self.masks = lth.masks.dense(self.task.params)
+    self.masks = lth.masks.full(self.task.params)
     self.keys = seed_keys(config.seeds)
     self._trainers: dict[tuple[str, int], lth.Trainer] = {}
     for cell in cells(config):
@@ -274,7 +274,7 @@ class Experiment:
       at=lambda sparsity: first.at(plan.densities(shapes, sparsity)),
     )
     training = METHODS[cell.method].cost(forward, plan) * cell.steps
-    dense = accounting.training.dense(forward.dense) * self.config.steps
+    dense = accounting.step_cost.dense(forward.dense) * self.config.steps
     return {
       'inference_cost': forward.sparse / forward.dense,
       'training_cost': training / dense,

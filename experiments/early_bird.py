@@ -221,9 +221,9 @@ class Experiment:
     config = self.config
     falls = [config.epochs * self.epoch * i // 4 for i in (2, 3)]
     learning_rate = steps_down(config.learning_rate, falls)
-    kernels = lth.masks.dense(self.task.params)
+    kernels = lth.masks.full(self.task.params)
     tx = make_optimizer('sgd', learning_rate, config.weight_decay, kernels)
-    tx = optax.chain(lth.tickets.add_l1(config.l1), tx)
+    tx = optax.chain(lth.structured.add_l1(config.l1), tx)
     return lth.static(tx, self.dense)
 
   def train(
@@ -341,12 +341,12 @@ def per_seed(f, sparsity: float) -> Callable[[Any], Any]:
 
 def channels_of(sparsity: float, params: Any) -> chex.ArrayTree:
   """The channels that a ticket would keep."""
-  return lth.tickets.channel_masks(params, sparsity)
+  return lth.structured.channel_masks(params, sparsity)
 
 
 def masks_of(sparsity: float, params: Any) -> chex.ArrayTree:
   """Masks of a ticket's channels, and of what the next layer reads of them."""
-  return lth.tickets.mask_channels(
+  return lth.structured.mask_channels(
     params, channels_of(sparsity, params), readers=readers(params)
   )
 

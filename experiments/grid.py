@@ -51,7 +51,7 @@ class Progress(running.Progress):
     self._folder = folder
     for cell in self.results:
       if (path := network_folder(folder, cell)).exists():
-        self.results[cell] = checkpoints.metadata(path)
+        self.results[cell] = checkpoints.read_metadata(path)
     done = [cell for cell, result in self.results.items() if result is not None]
     goes_on = len(done) < len(self.results)
     steps = sum(cell.steps for cell in done)

@@ -71,7 +71,7 @@ def criteria(
 
   snips = [snip(key) for key in keys]
   return {
-    'random': [functools.partial(lth.scores.random, key) for key in keys],
+    'random': [functools.partial(lth.scores.noise, key) for key in keys],
     'magnitude': [lth.scores.magnitude] * len(keys),
     'snip': snips,
     'iterative_snip': snips,

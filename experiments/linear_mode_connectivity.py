@@ -205,7 +205,7 @@ class Experiment:
       batch_size=config.batch_size,
       augment=config.augment,
     )
-    dense = lth.masks.dense(self.task.params)
+    dense = lth.masks.full(self.task.params)
     learning_rate = steps_down(config.learning_rate, config.decay_steps)
     tx = make_optimizer(
       config.optimizer, learning_rate, config.weight_decay, dense

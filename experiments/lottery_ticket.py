@@ -191,7 +191,7 @@ class Experiment:
       augment=config.augment,
     )
     params = self.task.params
-    self.dense = lth.masks.dense(params)
+    self.dense = lth.masks.full(params)
     # Raises on a bad fraction now, before anything is trained or written.
     budget = functools.partial(
       lth.prune, fraction=dict(config.fraction), scope=config.scope

@@ -221,7 +221,7 @@ class Experiment:
       batch_size=config.batch_size,
       augment=config.augment,
     )
-    self.dense = jax.tree.map(jnp.asarray, lth.masks.dense(self.task.params))
+    self.dense = jax.tree.map(jnp.asarray, lth.masks.full(self.task.params))
     learning_rate = config.learning_rate
     if config.optimizer == 'sgd':
       learning_rate = optax.cosine_decay_schedule(learning_rate, config.steps)
@@ -238,7 +238,7 @@ class Experiment:
     # Raises on a ratio that leaves too little before anything is trained.
     for ratio in config.ratios:
       with running.blaming(f'--ratios {ratio:g}'):
-        self.prune(lth.scores.random(jax.random.key(0), self.dense), ratio)
+        self.prune(lth.scores.noise(jax.random.key(0), self.dense), ratio)
 
   @functools.cached_property
   def start(self) -> TrainState:

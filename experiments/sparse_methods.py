@@ -10,7 +10,7 @@ import chex
 import optax
 
 import lthjax as lth
-from lthjax.accounting import training
+from lthjax.accounting import step_cost
 from lthjax.densities import Densities
 
 MethodName = Literal[
@@ -124,7 +124,7 @@ def gradual_cost(forward: Cost, plan: Plan) -> float:
   """Multiply-adds of gradual pruning, on average over training."""
   last = plan.stop_step - plan.stop_step % plan.update_every
   sparsity = lth.schedules.polynomial_sparsity(plan.sparsity, 0, last)
-  return training.gradual(
+  return step_cost.gradual(
     lambda density: forward.at(min(1 - density, plan.sparsity)),
     lambda step: 1 - sparsity(step),
     plan.steps,
@@ -146,13 +146,13 @@ METHODS: dict[MethodName, Method] = {
     '#555555',
     # At a sparsity of 0 this is the plain optimizer.
     lambda inner, plan, key: lth.static_sparse(inner, key=key, sparsity=0.0),
-    lambda forward, plan: training.dense(forward.dense),
+    lambda forward, plan: step_cost.dense(forward.dense),
   ),
   'static': Method(
     'static',
     '#b0a08f',
     lambda inner, plan, key: lth.static_sparse(inner, key=key, **plan.budget),
-    lambda forward, plan: training.static(forward.sparse),
+    lambda forward, plan: step_cost.static(forward.sparse),
   ),
   'set': Method(
     'SET',
@@ -160,19 +160,19 @@ METHODS: dict[MethodName, Method] = {
     lambda inner, plan, key: lth.sparse_evolution(
       inner, key=key, **plan.dynamic
     ),
-    lambda forward, plan: training.static(forward.sparse),
+    lambda forward, plan: step_cost.static(forward.sparse),
   ),
   'snfs': Method(
     'SNFS',
     '#9b5de5',
     lambda inner, plan, key: lth.snfs(inner, key=key, **plan.dynamic),
-    lambda forward, plan: training.snfs(forward.dense, forward.sparse),
+    lambda forward, plan: step_cost.snfs(forward.dense, forward.sparse),
   ),
   'rigl': Method(
     'RigL',
     '#1b6ca8',
     lambda inner, plan, key: lth.rigl(inner, key=key, **plan.dynamic),
-    lambda forward, plan: training.rigl(
+    lambda forward, plan: step_cost.rigl(
       forward.dense, forward.sparse, plan.update_every
     ),
   ),
@@ -180,7 +180,7 @@ METHODS: dict[MethodName, Method] = {
     'SRigL',
     '#2a9d8f',
     lambda inner, plan, key: lth.srigl(inner, key=key, **plan.dynamic),
-    lambda forward, plan: training.rigl(
+    lambda forward, plan: step_cost.rigl(
       forward.dense, forward.sparse, plan.update_every
     ),
   ),
@@ -194,7 +194,7 @@ METHODS: dict[MethodName, Method] = {
       **plan.budget,
       **plan.moves,
     ),
-    lambda forward, plan: training.top_kast(
+    lambda forward, plan: step_cost.top_kast(
       forward.sparse, forward.at(backward_sparsity(plan))
     ),
     decays=True,
@@ -203,7 +203,7 @@ METHODS: dict[MethodName, Method] = {
     'straight-through',
     '#e07a9b',
     lambda inner, plan, key: lth.straight_through(inner, **plan.budget),
-    lambda forward, plan: training.straight_through(
+    lambda forward, plan: step_cost.straight_through(
       forward.dense, forward.sparse
     ),
   ),
@@ -211,7 +211,7 @@ METHODS: dict[MethodName, Method] = {
     'SR-STE',
     '#c8553d',
     lambda inner, plan, key: lth.sr_ste(inner, **plan.budget),
-    lambda forward, plan: training.straight_through(
+    lambda forward, plan: step_cost.straight_through(
       forward.dense, forward.sparse
     ),
   ),
@@ -219,7 +219,7 @@ METHODS: dict[MethodName, Method] = {
     'AC/DC',
     '#6a994e',
     _ac_dc,
-    lambda forward, plan: training.ac_dc(
+    lambda forward, plan: step_cost.ac_dc(
       forward.dense, forward.sparse, dense_share(plan)
     ),
   ),

@@ -97,14 +97,14 @@ def _edge_popup(label: str, color: str, weights: Any) -> Method:
 
 
 def _signed_constant(params: chex.ArrayTree) -> chex.ArrayTree:
-  return lth.tickets.signed_constant(params, lth.masks.dense(params))
+  return lth.tickets.signed_constant(params, lth.masks.full(params))
 
 
 METHODS: dict[MethodName, Method] = {
   'edge_popup_constant': _edge_popup(
     'edge-popup, signed constant',
     '#1b6ca8',
-    lambda key, params, kept: supermasks.signed_constant(params),
+    lambda key, params, kept: supermasks.signed_kaiming_constant(params),
   ),
   'edge_popup_kaiming': _edge_popup(
     'edge-popup, scaled Kaiming',
@@ -144,6 +144,6 @@ def large(scores: chex.ArrayTree, kept: float) -> chex.ArrayTree:
   last = kept ** (math.log(0.9) / math.log(0.8))
   return lth.prune(
     scores,
-    lth.masks.dense(scores),
+    lth.masks.full(scores),
     fraction={'output/*': 1 - last, '*': 1 - kept},
   )

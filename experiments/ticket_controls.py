@@ -91,7 +91,7 @@ def begin(
   if name == 'frozen':
     # Dead weights: their start beside params that are zero there.
     zeros = jax.tree.map(jnp.zeros_like, start.params)
-    frozen = supermasks.freeze(masks, zeros, start.params)
+    frozen = supermasks.with_frozen_dead(masks, zeros, start.params)
     return start._replace(model_state=(frozen, start.model_state)), masks
   tickets = lth.tickets
   params = {

@@ -176,7 +176,7 @@ class Experiment:
   def _loop(self, dataset: Any) -> Loop:
     config = self.config
     task = Classification(dataset, config.model, batch_size=config.batch_size)
-    masks = lth.masks.dense(task.params)
+    masks = lth.masks.full(task.params)
     tx = lth.static(optax.adam(config.learning_rate), masks)
     return Loop(task, masks, tx, task.trainer(tx, every=config.eval_every))
 

@@ -242,7 +242,7 @@ def run(config: Config, report: running.Progress) -> ranking_report.Results:
     if not path.exists():
       report.advance(0, f'training {name}')
       checkpoints.save(path, *experiment.train(group))
-    accuracies |= checkpoints.metadata(path)
+    accuracies |= checkpoints.read_metadata(path)
     report.done(config.steps)
   searches = search_all(config, experiment.networks, scores, accuracies)
   results = ranking_report.Results(

@@ -6,27 +6,31 @@ from typing import TYPE_CHECKING, Any
 from lthjax import (
   accounting,
   densities,
+  deploy,
   landscape,
   masks,
   opt_state,
   patterns,
   program,
   proxies,
+  pruning,
   report,
   schedules,
   scores,
+  selection,
+  structured,
   supermasks,
   tickets,
   topologies,
   training,
+  trees,
 )
-from lthjax.iterative import prune_iteratively
+from lthjax._sparse_forward import SparseForwardState
+from lthjax._sparsify import SparsifyState, Topology, sparsify
 from lthjax.opt_state import forward_params, get_masks, set_masks
 from lthjax.proxies import rank
-from lthjax.prune import prune
+from lthjax.pruning import prune, prune_iteratively
 from lthjax.selection import keep_largest
-from lthjax.sparse_forward import SparseForwardState
-from lthjax.sparsify import SparsifyState, Topology, sparsify
 from lthjax.topologies import (
   ac_dc,
   gradual,
@@ -48,7 +52,7 @@ if TYPE_CHECKING:
   from lthjax import data as data
   from lthjax import models as models
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 __all__ = [
   'SparseForwardState',
@@ -61,6 +65,7 @@ __all__ = [
   'checkpoints',
   'data',
   'densities',
+  'deploy',
   'forward_params',
   'get_masks',
   'gradual',
@@ -75,11 +80,13 @@ __all__ = [
   'proxies',
   'prune',
   'prune_iteratively',
+  'pruning',
   'rank',
   'report',
   'rigl',
   'schedules',
   'scores',
+  'selection',
   'set_masks',
   'snfs',
   'sparse_evolution',
@@ -89,12 +96,14 @@ __all__ = [
   'static',
   'static_sparse',
   'straight_through',
+  'structured',
   'supermasks',
   'tickets',
   'top_kast',
   'topologies',
   'trainer',
   'training',
+  'trees',
   'with_masks',
 ]
 

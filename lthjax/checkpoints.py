@@ -54,7 +54,7 @@ def save(
     >>> from lthjax import checkpoints
     >>> with tempfile.TemporaryDirectory() as folder:
     ...   checkpoints.save(f'{folder}/state', {'w': jnp.ones(2)}, {'step': 3})
-    ...   checkpoints.metadata(f'{folder}/state')
+    ...   checkpoints.read_metadata(f'{folder}/state')
     {'step': 3}
   """
   path = Path(path).absolute()
@@ -126,7 +126,7 @@ def load(path: str | os.PathLike[str], like: chex.ArrayTree) -> Any:
   return jax.tree.map(_commit_like, like, ocp.load(os.fspath(path), target))
 
 
-def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
   """Reads what was saved beside the arrays.
 
   Args:
@@ -144,7 +144,7 @@ def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     >>> from lthjax import checkpoints
     >>> with tempfile.TemporaryDirectory() as folder:
     ...   checkpoints.save(f'{folder}/state', jnp.ones(2), {'level': 1})
-    ...   checkpoints.metadata(f'{folder}/state')
+    ...   checkpoints.read_metadata(f'{folder}/state')
     {'level': 1}
   """
   return _read_header(Path(path).absolute())['metadata']
@@ -217,7 +217,7 @@ def load_ticket(path: str | os.PathLike[str], like: Ticket) -> Ticket:
   )
   target = {'masks': packed, 'start': like.start, 'trained': like.trained}
   arrays = load(path, target)
-  scalars = metadata(path)
+  scalars = read_metadata(path)
   if missing := {'level', 'density', 'metrics'} - set(scalars):
     raise ValueError(
       f'{path} is a checkpoint but not a ticket: it has no'

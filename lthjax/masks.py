@@ -51,7 +51,7 @@ def kernels(name: str, leaf: Any) -> bool:
   return len(leaf.shape) >= 2 and not _NOT_KERNELS.search(name)
 
 
-def dense(
+def full(
   params: chex.ArrayTree, where: Where | str | list[str] = kernels
 ) -> chex.ArrayTree:
   """Makes masks that keep every weight, and choose what may be pruned.
@@ -71,7 +71,7 @@ def dense(
     >>> import jax.numpy as jnp
     >>> import lthjax as lth
     >>> params = {'fc': {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}}
-    >>> lth.masks.dense(params)['fc']['bias'] is None
+    >>> lth.masks.full(params)['fc']['bias'] is None
     True
   """
   leaves = trees.by_name(params)
@@ -225,7 +225,7 @@ def hamming(a: chex.ArrayTree, b: chex.ArrayTree) -> float:
   return density(_combine(jnp.logical_xor, a, b))
 
 
-def overlap(a: chex.ArrayTree, b: chex.ArrayTree) -> float:
+def jaccard(a: chex.ArrayTree, b: chex.ArrayTree) -> float:
   """Returns the Jaccard index of two masks: ``|a & b| / |a | b|``.
 
   Args:
@@ -242,7 +242,7 @@ def overlap(a: chex.ArrayTree, b: chex.ArrayTree) -> float:
     >>> import jax.numpy as jnp
     >>> import lthjax as lth
     >>> a, b = jnp.array([[True, True]]), jnp.array([[True, False]])
-    >>> lth.masks.overlap(a, b)
+    >>> lth.masks.jaccard(a, b)
     0.5
   """
   either = count(union(a, b))
@@ -464,7 +464,7 @@ def _size(masks: chex.ArrayTree) -> int:
   if not (leaves := jax.tree.leaves(masks)):
     raise ValueError(
       'These masks have no prunable leaf: every one is None. Choose some with'
-      ' `lthjax.masks.dense(params, where=...)`.'
+      ' `lthjax.masks.full(params, where=...)`.'
     )
   return sum(m.size for m in leaves)
 

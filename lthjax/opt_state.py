@@ -13,8 +13,8 @@ import optax
 
 from lthjax import masks as masks_lib
 from lthjax import trees
-from lthjax.sparse_forward import SparseForwardState
-from lthjax.sparsify import SparsifyState
+from lthjax._sparse_forward import SparseForwardState
+from lthjax._sparsify import SparsifyState
 
 
 def get_masks(opt_state: optax.OptState) -> chex.ArrayTree:

@@ -106,7 +106,7 @@ class NM(NamedTuple):
     >>> import jax.numpy as jnp
     >>> import lthjax as lth
     >>> scores = jnp.array([[1.0], [4.0], [3.0], [2.0]])
-    >>> masks = lth.masks.dense(scores)
+    >>> masks = lth.masks.full(scores)
     >>> lth.prune(scores, masks, pattern=lth.patterns.NM(2, 4)).ravel()
     Array([False,  True,  True, False], dtype=bool)
 
@@ -155,7 +155,7 @@ class NM(NamedTuple):
       raise ValueError(
         f'{self.n}:{self.m} sparsity needs the contraction axis to be a'
         f' multiple of {self.m}, but {"; ".join(faults)}. Leave them dense'
-        ' with `lthjax.masks.dense(params, where=...)`, or choose another'
+        ' with `lthjax.masks.full(params, where=...)`, or choose another'
         ' axis with `NM(n, m, axis=...)`.'
       )
 

@@ -185,5 +185,5 @@ def check_like(masks: chex.ArrayTree, tree: chex.ArrayTree, what: str) -> None:
     raise ValueError(
       f'The masks do not fit the {what}: {"; ".join(faults)}. A tree of masks'
       f' has the structure of the {what}, with a bool array of the same shape'
-      ' or None at each leaf; `lthjax.masks.dense(params)` makes one.'
+      ' or None at each leaf; `lthjax.masks.full(params)` makes one.'
     )

@@ -8,8 +8,19 @@ from collections.abc import Callable
 
 import pytest
 
-# Figures go to files; subprocesses (experiments, notebooks) inherit this.
-os.environ.setdefault('MPLBACKEND', 'Agg')
+# Subprocesses (experiments, notebooks, many devices) inherit all of this.
+os.environ.setdefault('MPLBACKEND', 'Agg')  # Figures go to files.
+# Programs are compiled once for all workers and later runs. JAX keys them by
+# program, flags and version, so a stale entry cannot be used.
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR',
+  os.path.join(
+    os.environ.get('XDG_CACHE_HOME', os.path.expanduser('~/.cache')),
+    'lthjax-tests',
+  ),
+)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -11,8 +11,8 @@ import optax
 import pytest
 
 import lthjax as lth
-from lthjax import accounting, densities, models, trees
-from lthjax.accounting import training
+from lthjax import accounting, densities, deploy, models, trees
+from lthjax.accounting import step_cost
 
 KEY = jax.random.key(0)
 
@@ -32,7 +32,7 @@ def kernel_shapes(params):
 def random_masks(params, density=0.3, seed=0):
   """Masks in NumPy, each entry by itself."""
   rng = np.random.default_rng(seed)
-  shapes = jax.eval_shape(lth.masks.dense, params)
+  shapes = jax.eval_shape(lth.masks.full, params)
   return jax.tree.map(
     lambda m: m and jnp.asarray(rng.random(m.shape) < density),
     shapes,
@@ -209,7 +209,7 @@ def test_masks_are_seen_where_the_program_uses_them():
 def test_all_true_masks_cost_what_the_dense_network_does():
   model = models.lenet_300_100()
   params, state = jax.eval_shape(model.init, KEY)
-  masks = lth.masks.dense(model.init(KEY)[0])
+  masks = lth.masks.full(model.init(KEY)[0])
   image = shaped(1, 28, 28, 1)
   dense = accounting.multiply_adds(model.apply, params, state, image)
   masked = accounting.multiply_adds(
@@ -281,30 +281,30 @@ def test_summary_of_multiply_adds():
 
 def test_training_costs():
   f_d, f_s = 1.0, 0.125
-  assert training.dense(f_d) == 3
-  assert training.static(f_s) == 0.375
-  assert training.rigl(f_d, f_s, update_every=1) == (0.375 + 1.25) / 2
-  assert training.rigl(f_d, f_s, update_every=100) == (37.5 + 1.25) / 101
-  assert training.snfs(f_d, f_s) == 1.25
-  assert training.straight_through(f_d, f_s) == 1.25
-  assert training.top_kast(f_s, 0.25) == 0.5
-  assert training.ac_dc(f_d, f_s, dense_share=0.75) == 2.25 + 0.09375
+  assert step_cost.dense(f_d) == 3
+  assert step_cost.static(f_s) == 0.375
+  assert step_cost.rigl(f_d, f_s, update_every=1) == (0.375 + 1.25) / 2
+  assert step_cost.rigl(f_d, f_s, update_every=100) == (37.5 + 1.25) / 101
+  assert step_cost.snfs(f_d, f_s) == 1.25
+  assert step_cost.straight_through(f_d, f_s) == 1.25
+  assert step_cost.top_kast(f_s, 0.25) == 0.5
+  assert step_cost.ac_dc(f_d, f_s, dense_share=0.75) == 2.25 + 0.09375
 
 
 def test_methods_in_order_of_their_cost():
   f_d, f_s = 1.0, 0.1
   costs = [
-    training.static(f_s),
-    training.top_kast(f_s, 0.15),
-    training.rigl(f_d, f_s, update_every=1),
-    training.snfs(f_d, f_s),
-    training.ac_dc(f_d, f_s, dense_share=0.5),
-    training.dense(f_d),
+    step_cost.static(f_s),
+    step_cost.top_kast(f_s, 0.15),
+    step_cost.rigl(f_d, f_s, update_every=1),
+    step_cost.snfs(f_d, f_s),
+    step_cost.ac_dc(f_d, f_s, dense_share=0.5),
+    step_cost.dense(f_d),
   ]
   assert costs == sorted(costs)
   # With all weights alive, nothing is saved.
-  assert training.rigl(1.0, 1.0, update_every=7) == 3
-  assert training.top_kast(1.0, 1.0) == training.snfs(1.0, 1.0) == 3
+  assert step_cost.rigl(1.0, 1.0, update_every=7) == 3
+  assert step_cost.top_kast(1.0, 1.0) == step_cost.snfs(1.0, 1.0) == 3
 
 
 @pytest.mark.parametrize(
@@ -320,8 +320,8 @@ def test_rigl_on_resnet_50_costs_what_its_authors_say(
     (uniform, densities.custom({'conv1/*': 1.0})),
   ):
     sparse = cost.at(spread(shapes, sparsity))
-    step = training.rigl(cost.total_dense, sparse, update_every=100)
-    share = step / training.dense(cost.total_dense)
+    step = step_cost.rigl(cost.total_dense, sparse, update_every=100)
+    share = step / step_cost.dense(cost.total_dense)
     assert abs(share - expected) < 0.006
 
 
@@ -330,13 +330,13 @@ def test_gradual_pruning():
     return 1 - 0.8 * (1 - (1 - step / 100) ** 3)
 
   mean = np.mean([cubic(t) for t in range(100)])
-  cost = training.gradual(lambda density: 10 * density, cubic, steps=100)
+  cost = step_cost.gradual(lambda density: 10 * density, cubic, steps=100)
   np.testing.assert_allclose(cost, 30 * mean, rtol=1e-6)
   mean = np.mean([cubic(t // 20 * 20) for t in range(100)])
-  cost = training.gradual(lambda d: 10 * d, cubic, steps=100, update_every=20)
+  cost = step_cost.gradual(lambda d: 10 * d, cubic, steps=100, update_every=20)
   np.testing.assert_allclose(cost, 30 * mean, rtol=1e-6)
   constant = optax.constant_schedule(0.5)
-  assert training.gradual(lambda d: d, constant, steps=7) == 1.5
+  assert step_cost.gradual(lambda d: d, constant, steps=7) == 1.5
 
 
 def test_gradual_pruning_asks_once_for_each_density():
@@ -347,20 +347,20 @@ def test_gradual_pruning_asks_once_for_each_density():
     return density
 
   schedule = optax.linear_schedule(1.0, 0.5, transition_steps=50)
-  training.gradual(cost, schedule, steps=1000, update_every=10)
+  step_cost.gradual(cost, schedule, steps=1000, update_every=10)
   np.testing.assert_allclose(sorted(asked), np.linspace(0.5, 1, 6), rtol=1e-6)
 
 
 def test_bad_arguments_of_training():
   message = '`update_every` was 0, but must be at least 1'
   with pytest.raises(ValueError, match=message):
-    training.rigl(1.0, 0.1, update_every=0)
+    step_cost.rigl(1.0, 0.1, update_every=0)
   with pytest.raises(ValueError, match=message):
-    training.gradual(lambda d: d, lambda t: 0.5, steps=9, update_every=0)
+    step_cost.gradual(lambda d: d, lambda t: 0.5, steps=9, update_every=0)
   with pytest.raises(ValueError, match='`steps` was 0, but must be at least 1'):
-    training.gradual(lambda d: d, lambda t: 0.5, steps=0)
+    step_cost.gradual(lambda d: d, lambda t: 0.5, steps=0)
   with pytest.raises(ValueError, match=r'`dense_share` was 1\.5, but must be'):
-    training.ac_dc(1.0, 0.1, dense_share=1.5)
+    step_cost.ac_dc(1.0, 0.1, dense_share=1.5)
 
 
 # Storage.
@@ -383,7 +383,7 @@ def test_bytes_by_hand():
     'full': jnp.ones((3, 5), bool),
     'bias': None,
   }
-  sizes = accounting.storage(params, masks)
+  sizes = deploy.storage(params, masks)
   same = {'full': 60, 'bias': 40}
   assert sizes.dense == {
     'dense': 4000,
@@ -412,7 +412,7 @@ def test_bytes_by_hand():
 def test_bitmask_is_what_packing_takes():
   params = {'w': jnp.ones((7, 5)), 'v': jnp.ones((3, 4)), 'bias': jnp.ones(5)}
   masks = random_masks(params)
-  sizes = accounting.storage(params, masks).bitmask
+  sizes = deploy.storage(params, masks).bitmask
   packed = trees.by_name(lth.masks.pack(masks))
   for name, alive in lth.masks.alive_by_name(masks).items():
     assert sizes[name] == packed[name].nbytes + 4 * alive
@@ -442,7 +442,7 @@ def test_resnet_50_takes_what_the_authors_of_rigl_say(
     name: np.arange(math.prod(shape)).reshape(shape) < alive[name]
     for name, shape in shapes.items()
   }
-  _, bitmask, _ = accounting.storage(params, masks).total
+  _, bitmask, _ = deploy.storage(params, masks).total
   # They add one number for each channel, and the bias of the output. (For
   # uniform at 0.8 their 23.685 is 0.2 % less than this comes to.)
   bitmask += 4 * (26_560 + 1_000)
@@ -451,11 +451,11 @@ def test_resnet_50_takes_what_the_authors_of_rigl_say(
 
 def test_bytes_need_fitting_masks():
   with pytest.raises(ValueError, match='The masks do not fit the params'):
-    accounting.storage({'w': shaped(3, 2)}, {'w': jnp.ones((2, 3), bool)})
+    deploy.storage({'w': shaped(3, 2)}, {'w': jnp.ones((2, 3), bool)})
 
 
 def test_summary_of_storage():
-  sizes = accounting.Storage(
+  sizes = deploy.Storage(
     {'w': 4000, 'bias': 40}, {'w': 525, 'bias': 40}, {'w': 644, 'bias': 40}
   )
   assert sizes.summary().splitlines() == [

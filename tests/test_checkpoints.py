@@ -147,12 +147,12 @@ print('ok')
 )
 def test_metadata(metadata, tmp_path):
   checkpoints.save(tmp_path / 'x', jnp.ones(2), metadata)
-  assert checkpoints.metadata(tmp_path / 'x') == metadata
+  assert checkpoints.read_metadata(tmp_path / 'x') == metadata
 
 
 def test_metadata_may_be_left_out(tmp_path):
   checkpoints.save(tmp_path / 'x', jnp.ones(2))
-  assert checkpoints.metadata(tmp_path / 'x') == {}
+  assert checkpoints.read_metadata(tmp_path / 'x') == {}
 
 
 # What is refused, and leaves everything as it was.
@@ -206,7 +206,7 @@ def test_another_tree(like, faults, tmp_path):
 def test_nothing_there(tmp_path):
   like = Ticket(0, 1.0, jnp.ones((1, 1), bool), None, None, None)
   for read in [
-    checkpoints.metadata,
+    checkpoints.read_metadata,
     lambda path: checkpoints.load(path, jnp.ones(2)),
     lambda path: checkpoints.load_ticket(path, like),
   ]:
@@ -233,7 +233,7 @@ def test_foreign(kind, tmp_path):
   with pytest.raises(ValueError, match='x is not a checkpoint that'):
     checkpoints.load(path, {'w': jnp.ones(2)})
   with pytest.raises(ValueError, match='x is not a checkpoint that'):
-    checkpoints.metadata(path)
+    checkpoints.read_metadata(path)
   with pytest.raises(FileExistsError, match='never overwritten'):
     checkpoints.save(path, {'w': jnp.ones(2)})
   assert contents(tmp_path) == before
@@ -265,7 +265,10 @@ def test_damage_to_any_file(damage, tmp_path):
     content = file.read_bytes()
     damage(file, content)
     before = contents(tmp_path)
-    for read in [checkpoints.metadata, lambda p: checkpoints.load(p, tree)]:
+    for read in [
+      checkpoints.read_metadata,
+      lambda p: checkpoints.load(p, tree),
+    ]:
       with pytest.raises(ValueError, match=f'{path} is (damaged|not a)'):
         read(path)
     assert contents(tmp_path) == before
@@ -333,7 +336,7 @@ with tempfile.TemporaryDirectory() as folder:
     raises(checkpoints.write_text, f'{folder}/a.txt', 'x' * 2_000_000)
     assert sorted(os.listdir(folder)) == ['a.txt', 'good'], os.listdir(folder)
     assert (checkpoints.load(f'{folder}/good', good)['w'] == good['w']).all()
-    assert checkpoints.metadata(f'{folder}/good') == {'level': 1}
+    assert checkpoints.read_metadata(f'{folder}/good') == {'level': 1}
     assert pathlib.Path(folder, 'a.txt').read_text() == 'good'
   hard = resource.RLIM_INFINITY
   resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
@@ -372,7 +375,7 @@ def test_kill_in_mid_save(tmp_path):
     for i, name in enumerate(visible):
       back = checkpoints.load(tmp_path / name, {'w': jnp.zeros(300_000, int)})
       assert (back['w'] == i).all()
-      assert checkpoints.metadata(tmp_path / name) == {'i': i}
+      assert checkpoints.read_metadata(tmp_path / name) == {'i': i}
     # What the first one left is gone once the second has saved.
     assert len(names(tmp_path)) <= len(visible) + 1
 

@@ -101,13 +101,13 @@ def random_like(seed, dtype=jnp.float32):
 
 def random_masks(seed):
   """Masks with eight alive weights in each kernel."""
-  dense = lth.masks.dense(random_like(0))
-  scores = lth.scores.random(jax.random.key(seed), random_like(0))
+  dense = lth.masks.full(random_like(0))
+  scores = lth.scores.noise(jax.random.key(seed), random_like(0))
   return lth.prune(scores, dense, sparsity=0.5)
 
 
 PARAMS = random_like(0)
-DENSE = lth.masks.dense(PARAMS)
+DENSE = lth.masks.full(PARAMS)
 MASKS = random_masks(1)
 
 
@@ -641,7 +641,7 @@ FORMS = {
 def test_every_kind_of_tree_trains_alike(form):
   make, fc = FORMS[form], PARAMS['fc']
   params = make(fc['kernel'], fc['bias'])
-  masks = lth.masks.dense(params, where=lambda name, leaf: leaf.ndim == 2)
+  masks = lth.masks.full(params, where=lambda name, leaf: leaf.ndim == 2)
   masks = lth.prune(lth.scores.magnitude(params), masks, sparsity=0.5)
   assert lth.masks.count(masks) == 8
   tx = lth.static(optax.adam(0.01), masks)
@@ -714,7 +714,7 @@ def test_nnx_optimizer_needs_no_change():
   model = Net(nnx.Rngs(0))
   state = nnx.state(model, nnx.Param)
   masks = lth.prune(
-    lth.scores.magnitude(state), lth.masks.dense(state), sparsity=0.5
+    lth.scores.magnitude(state), lth.masks.full(state), sparsity=0.5
   )
   tx = lth.static(optax.chain(optax.clip(1.0), optax.adam(0.1)), masks)
   optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
@@ -769,7 +769,7 @@ def test_functional_nnx(pure):
   graphdef, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
   if pure:
     params = nnx.to_pure_dict(params)
-  masks = lth.masks.dense(params)
+  masks = lth.masks.full(params)
   masks = lth.prune(lth.scores.magnitude(params), masks, sparsity=0.5)
   assert lth.masks.alive_by_name(masks) == {'fc/kernel': 8, 'out/kernel': 4}
   tx = lth.static(optax.adam(0.1), masks)
@@ -806,7 +806,7 @@ def test_linen_train_state():
 
   model = Mlp()
   params = model.init(jax.random.key(0), X)['params']
-  masks = lth.masks.dense(params)
+  masks = lth.masks.full(params)
   masks = lth.prune(lth.scores.magnitude(params), masks, sparsity=0.5)
   state = TrainState.create(
     apply_fn=model.apply,

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import lthjax as lth
-from lthjax.iterative import _schedule
+from lthjax.pruning._iterative import _schedule
 
 LENET = [(784, 300), (300, 100), (100, 10)]
 SMALL = {'a': (8, 6), 'b': (4, 5), 'c': (4, 7)}
@@ -99,7 +99,7 @@ def test_synflow_at_ratio_100_empties_no_layer():
   sums = [x.sum() for x in synflow(lth.masks.apply(masks, params))]
   np.testing.assert_allclose(sums, sums[0], rtol=1e-5)
   # At once, and by magnitude, a layer is as good as lost.
-  dense = lth.masks.dense(params)
+  dense = lth.masks.full(params)
   once = lth.prune(synflow(params), dense, sparsity=0.99, scope='global')
   assert min(alive(once)) < min(kept)
 
@@ -107,7 +107,7 @@ def test_synflow_at_ratio_100_empties_no_layer():
 def test_at_ratio_10000_the_others_lose_a_layer():
   # Narrow at the end, so that its weights are the large ones.
   params = lenet()
-  dense = lth.masks.dense(params)
+  dense = lth.masks.full(params)
   budget = {'sparsity': 0.9999, 'scope': 'global'}
   magnitude = lth.prune(lth.scores.magnitude(params), dense, **budget)
   assert alive(magnitude)[0] == 0
@@ -149,7 +149,7 @@ def test_fixed_scores_are_pruned_as_at_once(options):
   )
   once = lth.prune(
     lth.scores.magnitude(params),
-    lth.masks.dense(params),
+    lth.masks.full(params),
     sparsity=0.7,
     **{'scope': 'global'} | options,
   )
@@ -202,7 +202,7 @@ def test_iterative_snip():
     sparsity=0.75,
     steps=8,
   )
-  expected = lth.masks.dense(params)
+  expected = lth.masks.full(params)
   for count in [54, 45, 38, 32, 27, 23, 19, 16]:
     masked = lth.masks.apply(expected, params)
     scores = lth.scores.snip(loss, masked, batch)

@@ -80,7 +80,7 @@ class LinenNet(nn.Module):
 
 def prunable(tree):
   """Names of the leaves that `dense` picks by default."""
-  masks = trees.by_name(lth.masks.dense(tree))
+  masks = trees.by_name(lth.masks.full(tree))
   return {name for name, mask in masks.items() if mask is not None}
 
 
@@ -179,7 +179,7 @@ def test_where(where, expected):
     for name, x in PARAMS.items()
   }
   for params in (PARAMS, nnx.state(linear), jax.eval_shape(lambda: PARAMS)):
-    masks = trees.by_name(lth.masks.dense(params, where))
+    masks = trees.by_name(lth.masks.full(params, where))
     assert {n for n, m in masks.items() if m is not None} == expected
     for name in expected:
       leaf = trees.by_name(params)[name]
@@ -190,24 +190,24 @@ def test_where(where, expected):
 def test_where_finds_nothing():
   names = 'fc1/bias, fc1/kernel, output/bias, output/kernel'
   with pytest.raises(ValueError, match=f'No leaf of the .*They are {names}'):
-    lth.masks.dense(PARAMS, lambda name, leaf: False)
+    lth.masks.full(PARAMS, lambda name, leaf: False)
   with pytest.raises(ValueError, match='No leaf of the params was selected'):
-    lth.masks.dense({'b': np.ones(3)})
+    lth.masks.full({'b': np.ones(3)})
   with pytest.raises(ValueError, match='They are empty'):
-    lth.masks.dense({})
+    lth.masks.full({})
   with pytest.raises(ValueError, match=r"match no prunable leaf: 'fc2/\*'"):
-    lth.masks.dense(PARAMS, ['fc2/*', 'fc1/*'])
+    lth.masks.full(PARAMS, ['fc2/*', 'fc1/*'])
 
 
 def test_dense_keeps_missing_leaves():
-  masks = lth.masks.dense({'a': np.ones((2, 2)), 'b': None})
+  masks = lth.masks.full({'a': np.ones((2, 2)), 'b': None})
   assert masks['b'] is None
 
 
 def test_dense_is_placed_like_the_params():
   mesh = jax.make_mesh((1,), ('d',), (AxisType.Explicit,))
   place = NamedSharding(mesh, P('d', None))
-  mask = lth.masks.dense(jax.device_put(np.ones((2, 3), np.float32), place))
+  mask = lth.masks.full(jax.device_put(np.ones((2, 3), np.float32), place))
   assert mask.sharding == place
 
 
@@ -236,7 +236,7 @@ def test_apply_is_exact(dtype, jit):
 def test_apply_to_nnx():
   state = nnx.state(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
   masks = lth.prune(
-    lth.scores.magnitude(state), lth.masks.dense(state), sparsity=0.5
+    lth.scores.magnitude(state), lth.masks.full(state), sparsity=0.5
   )
   out = lth.masks.apply(masks, state)
   assert isinstance(out, nnx.State)
@@ -278,13 +278,13 @@ def test_algebra_against_numpy(seed):
   assert ours.alive_by_name(a) == {n: m.sum() for n, m in x.items()}
   assert ours.hamming(a, b) == (flat_x != flat_y).mean()
   both, either = (flat_x & flat_y).sum(), (flat_x | flat_y).sum()
-  assert ours.overlap(a, b) == both / either
+  assert ours.jaccard(a, b) == both / either
   assert ours.count(a) + ours.count(b) == both + either
 
 
 def test_identities():
   a, b = random_masks(0)[0], random_masks(1)[0]
-  full = lth.masks.dense(a, where='*')
+  full = lth.masks.full(a, where='*')
   none = lth.masks.difference(a, a)
   ours = lth.masks
 
@@ -300,9 +300,9 @@ def test_identities():
   assert (ours.count(none), ours.density(full)) == (0, 1.0)
   assert ours.hamming(a, a) == ours.hamming(none, none) == 0.0
   assert ours.hamming(full, none) == ours.hamming(a, negate(a)) == 1.0
-  assert ours.overlap(a, a) == ours.overlap(none, none) == 1.0
-  assert ours.overlap(a, negate(a)) == 0.0
-  assert ours.overlap(a, full) == ours.density(a)
+  assert ours.jaccard(a, a) == ours.jaccard(none, none) == 1.0
+  assert ours.jaccard(a, negate(a)) == 0.0
+  assert ours.jaccard(a, full) == ours.density(a)
 
 
 def test_counts_are_python_numbers_or_traced():
@@ -427,7 +427,7 @@ def test_unpack_a_tree():
   masks = random_masks(0)[0]
   assert same(lth.masks.unpack(lth.masks.pack(masks), masks), masks)
   state = nnx.state(nnx.Linear(3, 5, rngs=nnx.Rngs(0)))
-  masks = lth.masks.dense(state)
+  masks = lth.masks.full(state)
   assert same(lth.masks.unpack(lth.masks.pack(masks), state), masks)
 
 

@@ -102,7 +102,7 @@ def test_another_axis(axis):
 )
 def test_another_axis_by_leaf(axis):
   scores = {'fc': {'a': ties(3, (3, 8)), 'x': ties(4, (8, 3))}}
-  masks = lth.masks.dense(scores)
+  masks = lth.masks.full(scores)
   keep = lth.prune(scores, masks, pattern=patterns.NM(2, 4, axis))['fc']
   full = {name: np.ones(x.shape, bool) for name, x in scores['fc'].items()}
   for name, i in [('a', 1), ('x', 0)]:
@@ -199,7 +199,7 @@ def test_prune_a_network():
 
   shapes = nnx.state(nnx.eval_shape(lambda: Net(nnx.Rngs(0))), nnx.Param)
   scores = jax.tree.map(lambda x: ties(x.size, x.shape), shapes)
-  masks = lth.masks.dense(shapes)
+  masks = lth.masks.full(shapes)
   pruned = lth.prune(scores, masks, pattern=patterns.NM(2, 4))
   assert lth.masks.density(pruned) == 0.5
   axes = {
@@ -250,13 +250,13 @@ def test_every_leaf_that_does_not_fit_is_named():
     '2:4 sparsity needs the contraction axis to be a multiple of 4, but'
     ' fc1/kernel (6, 4) has 6 on axis -2; conv/kernel (3, 3, 3, 16) has 3 on'
     ' axis -2; attention/query/kernel (10, 4, 4) has 10 on axis -3. Leave them'
-    ' dense with `lthjax.masks.dense(params, where=...)`, or choose another'
+    ' dense with `lthjax.masks.full(params, where=...)`, or choose another'
     ' axis with `NM(n, m, axis=...)`.'
   )
   with pytest.raises(ValueError, match=re.escape(message)):
     patterns.NM(2, 4).check(shapes)
   scores = {n: np.ones(s, np.float32) for n, s in shapes.items()}
-  masks = lth.masks.dense(scores)
+  masks = lth.masks.full(scores)
   with pytest.raises(ValueError, match=r'fc1/kernel \(6, 4\) has 6'):
     lth.prune(scores, masks, pattern=patterns.NM(2, 4))
 

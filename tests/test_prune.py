@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 import lthjax as lth
 from lthjax.patterns import NM, Unstructured
-from lthjax.prune import _MAX_DENOMINATOR, _exact, _share
+from lthjax.pruning._one_shot import _MAX_DENOMINATOR, _exact, _share
 
 LENET = {'fc1': (784, 300), 'fc2': (300, 100), 'output': (100, 10)}
 LENET_FRACTION = {'output/*': 0.1, '*': 0.2}
@@ -31,7 +31,7 @@ def network(shapes, seed=0):
     }
     for name, shape in shapes.items()
   }
-  return scores, lth.masks.dense(scores)
+  return scores, lth.masks.full(scores)
 
 
 def counts(masks):
@@ -45,7 +45,7 @@ def subset(inner, outer):
 def flat(n):
   """One layer of n weights that are all worth the same."""
   scores = {'w': np.ones((1, n), np.float32)}
-  return scores, lth.masks.dense(scores)
+  return scores, lth.masks.full(scores)
 
 
 # ---- How many.
@@ -279,7 +279,7 @@ def test_one_glob_fits_nnx_and_dicts():
   params = nnx.to_pure_dict(state)
   pruned = [
     lth.prune(
-      lth.scores.magnitude(tree), lth.masks.dense(tree), fraction=LENET_FRACTION
+      lth.scores.magnitude(tree), lth.masks.full(tree), fraction=LENET_FRACTION
     )
     for tree in (state, params)
   ]
@@ -335,7 +335,7 @@ def test_levels_compile_once():
 
 def test_traced_nan_goes_first():
   scores = {'w': jnp.array([[3.0, jnp.nan, 2.0, 1.0]])}
-  masks = lth.masks.dense(scores)
+  masks = lth.masks.full(scores)
   prune = jax.jit(functools.partial(lth.prune, sparsity=0.25))
   assert prune(scores, masks)['w'].tolist() == [[True, False, True, True]]
 
@@ -359,7 +359,7 @@ def check_sharded():
       name: {'kernel': jax.device_put(scores[name]['kernel'], spec)}
       for name, spec in specs.items()
     }
-    dense = lth.masks.dense(params)
+    dense = lth.masks.full(params)
     for options in (
       {'fraction': 0.3},
       {'sparsity': 0.7, 'scope': 'global'},
@@ -538,7 +538,7 @@ def test_scores_that_are_all_zero_are_named():
 )
 def test_scores_of_leaves_that_lose_nothing_may_be_zero(options):
   scores = {'a': jnp.arange(1.0, 7).reshape(2, 3), 'b': jnp.zeros((2, 3))}
-  masks = lth.masks.dense(scores, where='*')  # b would be a bias
+  masks = lth.masks.full(scores, where='*')  # b would be a bias
   assert lth.prune(scores, masks, **options)['b'].all()
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 
 import lthjax as lth
 from lthjax import report
-from lthjax.report import Layer, Movement
+from lthjax.report import DistanceMoved, Layer
 
 FC1 = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0]], bool)
 FC2 = np.array([[0, 0], [1, 0], [1, 1]], bool)
@@ -84,13 +84,15 @@ def test_vectors_have_no_inputs_and_leaves_may_have_no_name():
 
 def test_layers_of_nnx():
   state = nnx.state(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
-  masks = lth.masks.dense(state)
+  masks = lth.masks.full(state)
   bias, kernel = report.layers(masks)
   assert (bias, kernel) == (
     Layer('bias'),
     Layer('kernel', (3, 2), 6, 6, 0, 3, 0, 2),
   )
-  moved = report.movement(state, jax.tree.map(lambda x: x + 1, state), masks)
+  moved = report.distance_moved(
+    state, jax.tree.map(lambda x: x + 1, state), masks
+  )
   assert moved['kernel'].alive == pytest.approx(1)
 
 
@@ -196,11 +198,11 @@ def test_saliency_names_what_does_not_fit():
       report.input_saliency(MASKS, layers, shape)
 
 
-# ---- Overlaps.
+# ---- Similarity.
 
 
 def test_overlaps_by_hand():
-  names, total, layers = report.overlaps(
+  names, total, layers = report.similarity(
     {'a': MASKS, 'b': {**MASKS, 'fc2': {'kernel': ~FC2, 'bias': None}}}
   )
   assert names == ('a', 'b')
@@ -212,44 +214,46 @@ def test_overlaps_by_hand():
 
 def test_overlaps_against_the_algebra_of_masks():
   masks = {str(i): random_masks(i, 0.2 * i) for i in range(4)}
-  found = report.overlaps(masks)  # The first of them keeps nothing.
+  found = report.similarity(masks)  # The first of them keeps nothing.
   for i, j in itertools.product(range(4), repeat=2):
     a, b = masks[str(i)], masks[str(j)]
-    assert found.total[i, j] == lth.masks.overlap(a, b)
+    assert found.total[i, j] == lth.masks.jaccard(a, b)
     for name in SHAPES:
-      alone = lth.masks.overlap(a[name], b[name])
+      alone = lth.masks.jaccard(a[name], b[name])
       assert found.layers[name][i, j] == alone
 
 
 def test_overlaps_need_two_trees_alike():
   with pytest.raises(ValueError, match=r'two or more .* there are 1: mine\. G'):
-    report.overlaps({'mine': MASKS})
+    report.similarity({'mine': MASKS})
   with pytest.raises(ValueError, match='there are 0: none'):
-    report.overlaps({})
+    report.similarity({})
   with pytest.raises(
     ValueError, match=r'a list, but each .* `{name: masks, ot'
   ):
-    report.overlaps([MASKS, MASKS])
+    report.similarity([MASKS, MASKS])
   other = {'fc1': {'kernel': FC1.T, 'bias': None}, 'fc3': FC2}
   with pytest.raises(ValueError, match="do not fit the masks 'b'") as info:
-    report.overlaps({'a': MASKS, 'b': other})
+    report.similarity({'a': MASKS, 'b': other})
   for fault in ('fc1/kernel: mask of shape', 'fc2/kernel has a', 'fc3 has no'):
     assert fault in str(info.value)
   biased = MASKS | {'fc1': {'kernel': FC1, 'bias': np.ones(3, bool)}}
   with pytest.raises(ValueError, match="masks 'a': fc1/bias is None in"):
-    report.overlaps({'a': MASKS, 'b': biased})
+    report.similarity({'a': MASKS, 'b': biased})
 
 
-# ---- Movement.
+# ---- DistanceMoved.
 
 
 def test_movement_by_hand():
   initial = {'w': jnp.array([[1.0, 2.0], [3.0, -4.0]]), 'b': jnp.ones(2)}
   final = {'w': jnp.array([[2.0, -2.0], [3.5, -4.0]]), 'b': jnp.zeros(2)}
   masks = {'w': jnp.array([[True, True], [False, False]]), 'b': None}
-  assert report.movement(initial, final, masks) == {'w': Movement(2.5, 0.25)}
+  assert report.distance_moved(initial, final, masks) == {
+    'w': DistanceMoved(2.5, 0.25)
+  }
   everything = {'w': jnp.ones((2, 2), bool), 'b': None}
-  alive, pruned = report.movement(initial, final, everything)['w']
+  alive, pruned = report.distance_moved(initial, final, everything)['w']
   assert alive == 1.375
   assert np.isnan(pruned)
 
@@ -258,7 +262,7 @@ def test_movement_of_half_precision_is_not_rounded():
   initial = {'w': jnp.full((1, 3), 256, jnp.bfloat16)}
   final = {'w': jnp.array([[255, 256, 257]], jnp.bfloat16)}  # 257 rounds to 256
   masks = {'w': jnp.ones((1, 3), bool)}
-  assert report.movement(initial, final, masks)['w'].alive == 1 / 3
+  assert report.distance_moved(initial, final, masks)['w'].alive == 1 / 3
 
 
 def test_movement_needs_finite_params():
@@ -266,10 +270,10 @@ def test_movement_needs_finite_params():
   masks = {'w': np.ones((2, 2), bool), 'v': np.ones((1, 2), bool), 'b': None}
   bad = jax.tree.map(lambda x: x + np.nan, initial)
   with pytest.raises(ValueError, match=r'final params .* v \(2\), w \(4\), so'):
-    report.movement(initial, bad, masks)
+    report.distance_moved(initial, bad, masks)
   bad = initial | {'v': np.array([[np.inf, 0]]), 'b': bad['b']}
   with pytest.raises(ValueError, match=r'initial params are .* in v \(1\), so'):
-    report.movement(bad, initial, masks)
+    report.distance_moved(bad, initial, masks)
 
 
 def test_movement_names_every_misfit():
@@ -277,6 +281,6 @@ def test_movement_names_every_misfit():
   fits = jax.tree.map(lambda m: np.ones(m.shape), MASKS)
   for pair, what in [((params, fits), 'initial'), ((fits, params), 'final')]:
     with pytest.raises(ValueError, match=f'do not fit the {what}') as info:
-      report.movement(*pair, MASKS)
+      report.distance_moved(*pair, MASKS)
     for fault in ('fc1/kernel: mask of shape (4, 3)', 'fc2/kernel has a mask'):
       assert fault in str(info.value)

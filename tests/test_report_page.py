@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 
 from lthjax import report
-from lthjax.report import Movement
+from lthjax.report import DistanceMoved
 
 FC1 = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0]], bool)
 FC2 = np.array([[0, 0], [1, 0], [1, 1]], bool)
@@ -47,8 +47,8 @@ def test_capacity():
   found = whole()
   assert found.layers == report.layers(MASKS)
   assert found.movement == {
-    'fc1/kernel': Movement(0.5, 0.125),
-    'fc2/kernel': Movement(0.25, 0.0),
+    'fc1/kernel': DistanceMoved(0.5, 0.125),
+    'fc2/kernel': DistanceMoved(0.25, 0.0),
   }
   assert found.input_layers == ('fc1/kernel',)
   assert found.saliency.tolist() == [[[2], [1]], [[0], [1]]]
@@ -201,7 +201,7 @@ def test_page():
 
 
 def test_page_writes_infinity_as_scripts_read_it():
-  found = whole()._replace(movement={'w': Movement(np.inf, 0.5)})
+  found = whole()._replace(movement={'w': DistanceMoved(np.inf, 0.5)})
   page = report.html(found)
   assert '<td data-value="Infinity" class="share"' in page
   assert '"inf"' not in page

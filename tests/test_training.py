@@ -63,7 +63,7 @@ def evaluate(params, model_state, data):
   return {'loss': error, 'norm': optax.tree.norm(params)}
 
 
-DENSE = lth.masks.dense(jax.eval_shape(init, KEYS[0])[0])
+DENSE = lth.masks.full(jax.eval_shape(init, KEYS[0])[0])
 
 
 @functools.cache

@@ -146,7 +146,7 @@ def test_every_misfit_is_named_at_once():
     'gone is None in the grads but has a mask',
     'shape: mask of shape (3, 2), grads of shape (2, 3)',
     'scalar: mask is a bool, not an array',
-    '`lthjax.masks.dense(params)` makes one',
+    '`lthjax.masks.full(params)` makes one',
   ):
     assert fault in message
   assert 'fits' not in message

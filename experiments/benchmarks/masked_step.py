@@ -20,7 +20,7 @@ def training_steps(steps: int = 100) -> dict[str, float]:
   model = models.lenet_300_100()
   params, _ = model.init(jax.random.key(0))
   masks = lth.prune(
-    lth.scores.magnitude(params), lth.masks.dense(params), sparsity=0.9
+    lth.scores.magnitude(params), lth.masks.full(params), sparsity=0.9
   )
   x = jax.random.normal(jax.random.key(1), (60, 28, 28, 1))
   y = jax.random.randint(jax.random.key(2), (60,), 0, 10)

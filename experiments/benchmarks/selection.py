@@ -23,7 +23,7 @@ def main() -> None:
   select = jax.jit(lth.keep_largest)
   sort = jax.jit(jnp.sort)
   nm = lth.patterns.NM(2, 4)
-  masks = lth.masks.dense(kernel)
+  masks = lth.masks.full(kernel)
   group = jax.jit(lambda scores: lth.prune(scores, masks, pattern=nm))
   found = timing.medians(
     {

@@ -10,15 +10,15 @@ to restore:
     x = data.normalize(images, dataset.mean, dataset.std)
 """
 
-from lthjax.data.batches import (
+from lthjax.data._batches import (
   Split,
   batch,
   epoch_indices,
   normalize,
   random_crop_flip,
 )
-from lthjax.data.loading import Dataset, load, num_classes
-from lthjax.data.partitions import partition
+from lthjax.data._loading import Dataset, load, num_classes
+from lthjax.data._partitions import partition
 
 __all__ = [
   'Dataset',

@@ -13,16 +13,16 @@ Recomputed ones are those of a network that has been trained to that point.
 Interpolated ones are not, and can raise a barrier where there is none.
 """
 
-from lthjax.landscape.alignment import Alignment, Spec, align, chain, permute
-from lthjax.landscape.barrier import Barrier, error_barrier, interpolate
-from lthjax.landscape.instability import (
+from lthjax.landscape._alignment import Alignment, Spec, align, chain, permute
+from lthjax.landscape._barrier import Barrier, error_barrier, interpolate
+from lthjax.landscape._instability import (
   Comparison,
   compare,
   cosine,
   distance,
   instability,
 )
-from lthjax.landscape.statistics import batch_statistics
+from lthjax.landscape._statistics import batch_statistics
 
 __all__ = [
   'Alignment',

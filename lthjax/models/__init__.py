@@ -5,12 +5,12 @@ model_state, x, train=...)`` computes logits. The classification layer is always
 called ``output``, so that ``'output/*'`` finds it in every network.
 """
 
-from lthjax.models.conv import conv_2, conv_4, conv_6, conv_8
-from lthjax.models.functional import Model, functional
-from lthjax.models.lenet import lenet_300_100
-from lthjax.models.resnet import resnet_20, resnet_50
-from lthjax.models.vgg import vgg_11, vgg_16
-from lthjax.models.wide_resnet import wide_resnet_22_2
+from lthjax.models._conv import conv_2, conv_4, conv_6, conv_8
+from lthjax.models._functional import Model, functional
+from lthjax.models._lenet import lenet_300_100
+from lthjax.models._resnet import resnet_20, resnet_50
+from lthjax.models._vgg import vgg_11, vgg_16
+from lthjax.models._wide_resnet import wide_resnet_22_2
 
 __all__ = [
   'Model',

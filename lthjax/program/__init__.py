@@ -8,8 +8,8 @@ functions with derivatives of their own. Nothing is computed. `intercept` runs
 a program, and shows or changes what chosen primitives of it compute.
 """
 
-from lthjax.program.intercept import intercept
-from lthjax.program.matmuls import uses
-from lthjax.program.walk import Step, Use
+from lthjax.program._intercept import intercept
+from lthjax.program._uses import uses
+from lthjax.program._walk import Step, Use
 
 __all__ = ['Step', 'Use', 'intercept', 'uses']

@@ -7,15 +7,15 @@ order by one of them; `spearman` and `kendall` tell how much that order has to
 do with trained accuracy.
 """
 
-from lthjax.proxies.activations import naswot
-from lthjax.proxies.baselines import multiply_adds, num_params
-from lthjax.proxies.correlation import kendall, spearman
-from lthjax.proxies.fisher import fisher
-from lthjax.proxies.gradients import grad_norm, grasp, snip
-from lthjax.proxies.jacobian import jacob_cov
-from lthjax.proxies.ranking import Candidate, Ranking, rank
-from lthjax.proxies.synflow import synflow
-from lthjax.proxies.zen import zen
+from lthjax.proxies._activations import naswot
+from lthjax.proxies._baselines import multiply_adds, num_params
+from lthjax.proxies._correlation import kendall, spearman
+from lthjax.proxies._fisher import fisher
+from lthjax.proxies._gradients import grad_norm, grasp, snip
+from lthjax.proxies._jacobian import jacob_cov
+from lthjax.proxies._ranking import Candidate, Ranking, rank
+from lthjax.proxies._synflow import synflow
+from lthjax.proxies._zen import zen
 
 __all__ = [
   'Candidate',

@@ -5,27 +5,27 @@
 as one page for a browser that needs neither a network nor other files.
 """
 
+from lthjax.report._capacity import Capacity, capacity
+from lthjax.report._distance_moved import DistanceMoved, distance_moved
 from lthjax.report._figure import figure
-from lthjax.report.capacity import Capacity, capacity
-from lthjax.report.layers import Layer, layers
-from lthjax.report.movement import Movement, movement
-from lthjax.report.overlaps import Overlaps, overlaps
-from lthjax.report.page import html, write_html
-from lthjax.report.saliency import input_saliency
-from lthjax.report.text import text
+from lthjax.report._layers import Layer, layers
+from lthjax.report._page import html, write_html
+from lthjax.report._saliency import input_saliency
+from lthjax.report._similarity import Similarity, similarity
+from lthjax.report._text import text
 
 __all__ = [
   'Capacity',
+  'DistanceMoved',
   'Layer',
-  'Movement',
-  'Overlaps',
+  'Similarity',
   'capacity',
+  'distance_moved',
   'figure',
   'html',
   'input_saliency',
   'layers',
-  'movement',
-  'overlaps',
+  'similarity',
   'text',
   'write_html',
 ]

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lthjax.report import _tables
+from lthjax.report._capacity import Capacity
 from lthjax.report._leaves import label
-from lthjax.report.capacity import Capacity
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes

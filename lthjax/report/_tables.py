@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lthjax.report._capacity import Capacity
+from lthjax.report._layers import Layer
 from lthjax.report._leaves import label
-from lthjax.report.capacity import Capacity
-from lthjax.report.layers import Layer
 
 
 class Cell(NamedTuple):
@@ -87,7 +87,7 @@ def movement(found: Capacity) -> Table | None:
     compared = MISSING if math.isnan(ratio) else Cell(f'{ratio:.2f}', ratio)
     rows.append((Cell(label(name)), cell(alive), cell(pruned), compared))
   return Table(
-    'Movement',
+    'DistanceMoved',
     'Mean distance of weights from their values before training, of those that'
     ' the masks keep and of those that they remove.',
     ('layer', 'alive', 'pruned', 'alive / pruned'),

@@ -6,9 +6,9 @@ the params at initialization. Scores at initialization (`snip`, `grasp`,
 All return a tree of scores of the structure of the params.
 """
 
-from lthjax.scores.fisher import fisher
-from lthjax.scores.grasp import grasp
-from lthjax.scores.large_final import (
+from lthjax.scores._fisher import fisher
+from lthjax.scores._grasp import grasp
+from lthjax.scores._large_final import (
   large_final,
   large_final_same_sign,
   large_init,
@@ -17,12 +17,12 @@ from lthjax.scores.large_final import (
   small_init,
   small_init_small_final,
 )
-from lthjax.scores.magnitude import magnitude
-from lthjax.scores.movement import magnitude_increase, movement
-from lthjax.scores.random import random
-from lthjax.scores.snip import snip
-from lthjax.scores.synflow import synflow
-from lthjax.scores.taylor import taylor
+from lthjax.scores._magnitude import magnitude
+from lthjax.scores._movement import magnitude_increase, movement
+from lthjax.scores._noise import noise
+from lthjax.scores._snip import snip
+from lthjax.scores._synflow import synflow
+from lthjax.scores._taylor import taylor
 
 __all__ = [
   'fisher',
@@ -34,7 +34,7 @@ __all__ = [
   'magnitude',
   'magnitude_increase',
   'movement',
-  'random',
+  'noise',
   'small_final',
   'small_init',
   'small_init_small_final',

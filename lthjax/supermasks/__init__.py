@@ -11,28 +11,28 @@ sparsity=0.8)`` makes the masks, and ``lthjax.masks.apply(masks, initial)`` the
 network.
 """
 
-from lthjax.supermasks.bernoulli import (
+from lthjax.supermasks._bernoulli import (
   bernoulli,
   bernoulli_masks,
   init_logits,
 )
-from lthjax.supermasks.edge_popup import (
+from lthjax.supermasks._edge_popup import (
   edge_popup,
   edge_popup_masks,
   init_scores,
 )
-from lthjax.supermasks.treatments import freeze, zero_shrunk
-from lthjax.supermasks.weights import scaled_kaiming, signed_constant
+from lthjax.supermasks._treatments import with_frozen_dead, zero_shrunk
+from lthjax.supermasks._weights import scaled_kaiming, signed_kaiming_constant
 
 __all__ = [
   'bernoulli',
   'bernoulli_masks',
   'edge_popup',
   'edge_popup_masks',
-  'freeze',
   'init_logits',
   'init_scores',
   'scaled_kaiming',
-  'signed_constant',
+  'signed_kaiming_constant',
+  'with_frozen_dead',
   'zero_shrunk',
 ]

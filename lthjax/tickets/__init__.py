@@ -1,41 +1,33 @@
 """Finding winning tickets, rewinding them, their controls, and other data."""
 
-from lthjax.tickets._levels import Ticket
-from lthjax.tickets.channels import (
-  add_l1,
-  channel_masks,
-  mask_channels,
-  scales,
-)
-from lthjax.tickets.colt import colt
-from lthjax.tickets.controls import (
+from lthjax.tickets._colt import colt
+from lthjax.tickets._controls import (
   random_signs,
   reshuffle,
   sign_preserved,
   signed_constant,
 )
-from lthjax.tickets.disentangled import (
-  Overlap,
+from lthjax.tickets._early_bird import EarlyBird, early_bird, settled
+from lthjax.tickets._imp import imp, one_shot
+from lthjax.tickets._levels import Ticket
+from lthjax.tickets._parts import (
+  ChanceOverlap,
   core_and_specialists,
   overlap_against_chance,
 )
-from lthjax.tickets.early_bird import EarlyBird, early_bird, settled
-from lthjax.tickets.imp import imp, one_shot
-from lthjax.tickets.rewind import (
+from lthjax.tickets._rewind import (
   fine_tune,
   fresh_slots,
   rewind_learning_rate,
   rewind_weights,
 )
-from lthjax.tickets.sanity import hybrid, inverted, random_quotas, smart_ratio
-from lthjax.tickets.transfer import transfer
+from lthjax.tickets._sanity import hybrid, inverted, random_quotas, smart_ratio
+from lthjax.tickets._transfer import transfer
 
 __all__ = [
+  'ChanceOverlap',
   'EarlyBird',
-  'Overlap',
   'Ticket',
-  'add_l1',
-  'channel_masks',
   'colt',
   'core_and_specialists',
   'early_bird',
@@ -44,7 +36,6 @@ __all__ = [
   'hybrid',
   'imp',
   'inverted',
-  'mask_channels',
   'one_shot',
   'overlap_against_chance',
   'random_quotas',
@@ -52,7 +43,6 @@ __all__ = [
   'reshuffle',
   'rewind_learning_rate',
   'rewind_weights',
-  'scales',
   'settled',
   'sign_preserved',
   'signed_constant',

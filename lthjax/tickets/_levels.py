@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from lthjax import masks as masks_lib
 from lthjax import trees
-from lthjax.prune import check_nan, prune
-from lthjax.training import TrainState
+from lthjax.pruning._one_shot import check_nan, prune
+from lthjax.training._loop import TrainState
 
 State = Any
 Train = Callable[[State, chex.ArrayTree], State]

@@ -18,7 +18,7 @@ from dynamic_sparse_training import Cell
 
 import lthjax as lth
 from lthjax import accounting, checkpoints, trees
-from lthjax.prune import layer_counts
+from lthjax.pruning._one_shot import layer_counts
 
 METHODS = ['dense', 'rigl', 'sr_ste']
 TINY = [
@@ -102,7 +102,7 @@ def test_costs_by_hand(unbroken):
   assert found['dense', '0.0'] == (1, 1)
   counts = layer_counts(SHAPES, 0.9, lth.densities.erk)
   sparse = sum(counts.values()) / DENSE
-  rigl = accounting.training.rigl(1, sparse, 10) / 3
+  rigl = accounting.step_cost.rigl(1, sparse, 10) / 3
   assert found['rigl', '0.9'] == pytest.approx((sparse, rigl))
   assert found['sr_ste', '0.9'] == pytest.approx((sparse, (1 + 2 * sparse) / 3))
 

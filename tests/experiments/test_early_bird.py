@@ -30,7 +30,7 @@ def parse(*arguments):
 def results(folder):
   """What is kept of each cell."""
   return [
-    checkpoints.metadata(folder / 'networks' / cell.name)
+    checkpoints.read_metadata(folder / 'networks' / cell.name)
     for cell in early_bird.cells(parse(*TINY))
   ]
 

@@ -52,7 +52,7 @@ def load(folder, name, experiment):
   if name == 'dense':
     like = {'initial': tree, 'params': tree}
   else:
-    masks = jax.eval_shape(jax.vmap(lth.masks.dense), tree)
+    masks = jax.eval_shape(jax.vmap(lth.masks.full), tree)
     trained = jax.tree.map(
       lambda m, x: None if m is None else x,
       masks,
@@ -99,7 +99,7 @@ def test_kept_networks_have_the_accuracy_told(unbroken, experiment):
   """Masks and weights alone make the network that was tested."""
   networks = load(unbroken.folder, 'edge_popup_constant-0.5', experiment)
   params = lth.masks.apply(networks['masks'], networks['weights'])
-  result = checkpoints.metadata(
+  result = checkpoints.read_metadata(
     unbroken.folder / 'networks' / 'edge_popup_constant-0.5'
   )
   found = experiment.dense[1].test_accuracy(params, {})

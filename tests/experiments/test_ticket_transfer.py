@@ -77,7 +77,7 @@ def test_where_tickets_start(untrained):
   source, target = NAMES
   init = untrained.loops[target].trainer.init
   own, new = init(untrained.keys).params, init(untrained.new_keys).params
-  masks = jax.vmap(lth.masks.dense)(own)
+  masks = jax.vmap(lth.masks.full)(own)
   masks['fc1']['kernel'] = own['fc1']['kernel'] > 0
   for kind, params in [('weights', own), ('masks', new), ('random', new)]:
     state = untrained.ticket(Cell(kind, source, target, 1, 20), masks, None)

@@ -61,7 +61,7 @@ def test_permute_by_hand():
 
 def test_masks_move_like_their_weights():
   params = small()
-  masks = lth.masks.dense(params, where=['in', 'out'])
+  masks = lth.masks.full(params, where=['in', 'out'])
   masks = lth.prune(params, masks, sparsity=0.5)
   order = {'units': [3, 1, 4, 0, 2]}
   moved = landscape.permute(masks, order, SPEC)

@@ -51,7 +51,7 @@ def trainer():
   return lth.trainer(
     init=lambda key: ({'w': jax.random.normal(key, (1, 2))}, {}),
     loss=loss,
-    tx=lth.static(optax.sgd(0.2), lth.masks.dense(MASKS)),
+    tx=lth.static(optax.sgd(0.2), lth.masks.full(MASKS)),
     batch=batch,
   )
 

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from lthjax import scores
-from lthjax.data import batches as data_batches
+from lthjax.data import _batches as data_batches
 
 Batch = data_batches.Split
 X = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)

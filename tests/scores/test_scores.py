@@ -71,7 +71,7 @@ def test_trees_of_nnx_and_dicts(name):
   for leaf, wanted in trees.by_name(expected).items():
     np.testing.assert_array_equal(trees.by_name(found)[leaf], wanted)
   for params, values in [(final, found), (final_dict, expected)]:
-    masks = lth.prune(values, lth.masks.dense(params), sparsity=0.75)
+    masks = lth.prune(values, lth.masks.full(params), sparsity=0.75)
     assert lth.masks.count(masks) == 3
 
 
@@ -84,20 +84,20 @@ def test_nan_is_not_hidden(name):
   initial = {'w': jnp.array([[1.0, 2.0, -2.0]])}
   values = score(name, params, initial)
   with pytest.raises(ValueError, match=r'alive weights are NaN in w \(2\)'):
-    lth.prune(values, lth.masks.dense(params), sparsity=0.5)
+    lth.prune(values, lth.masks.full(params), sparsity=0.5)
 
 
 def test_some_need_no_initial_params():
   w = jnp.array(FINAL)
   for name in ('magnitude', 'large_final', 'small_final'):
     assert getattr(scores, name)(w).tolist() == EXPECTED[name]
-  assert scores.random(KEY, w).shape == w.shape
+  assert scores.noise(KEY, w).shape == w.shape
 
 
 def test_random_differs_by_key_and_leaf():
   params = {'a': np.zeros((20, 30)), 'b': np.zeros((20, 30)), 'c': None}
-  found = scores.random(KEY, params)
-  other = scores.random(jax.random.key(1), params)
+  found = scores.noise(KEY, params)
+  other = scores.noise(jax.random.key(1), params)
   assert found['c'] is None
   draws = [found['a'], found['b'], other['a'], other['b']]
   for x in draws:
@@ -110,10 +110,10 @@ def test_random_differs_by_key_and_leaf():
 
 def test_random_does_not_depend_on_other_leaves():
   params = {'a': np.zeros((4, 5)), 'b': np.zeros((4, 5))}
-  both = scores.random(KEY, params)
-  alone = scores.random(KEY, {'b': jax.ShapeDtypeStruct((4, 5), jnp.bfloat16)})
+  both = scores.noise(KEY, params)
+  alone = scores.noise(KEY, {'b': jax.ShapeDtypeStruct((4, 5), jnp.bfloat16)})
   np.testing.assert_array_equal(both['b'], alone['b'])
-  again = jax.jit(scores.random)(KEY, params)
+  again = jax.jit(scores.noise)(KEY, params)
   np.testing.assert_array_equal(both['a'], again['a'])
 
 

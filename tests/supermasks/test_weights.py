@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lthjax as lth
-from lthjax.supermasks.weights import fan_in
+from lthjax.supermasks._weights import fan_in
 
 supermasks = lth.supermasks
 
@@ -34,7 +34,7 @@ def draw(params, **options):
 @pytest.mark.parametrize('sparsity', [0.0, 0.75])
 def test_signed_constant(sparsity):
   before = bits(PARAMS)
-  found = supermasks.signed_constant(PARAMS, sparsity=sparsity)
+  found = supermasks.signed_kaiming_constant(PARAMS, sparsity=sparsity)
   for layer, inputs in FAN_INS.items():
     w, new = PARAMS[layer]['kernel'], found[layer]['kernel']
     assert new.dtype == w.dtype
@@ -74,7 +74,7 @@ def test_fan_in(name, shape, inputs):
   assert fan_in(name, shape) == inputs
 
 
-@pytest.mark.parametrize('make', [supermasks.signed_constant, draw])
+@pytest.mark.parametrize('make', [supermasks.signed_kaiming_constant, draw])
 @pytest.mark.parametrize('sparsity', [1.0, -0.1, float('nan')])
 def test_sparsity_out_of_range(make, sparsity):
   message = f'`sparsity` was {sparsity}, but must be in [0, 1): the share of'
@@ -88,7 +88,7 @@ FINAL = {'w': jnp.array([[5.0, -2.5, -1.0, 0.5]]), 'b': jnp.zeros(2)}
 
 
 def test_dead_weights_frozen_where_they_started():
-  found = supermasks.freeze(MASKS, FINAL, INITIAL)
+  found = supermasks.with_frozen_dead(MASKS, FINAL, INITIAL)
   assert found['w'].tolist() == [[5, 2, -3, 0.5]]
   assert found['b'] is FINAL['b']
 
@@ -99,14 +99,16 @@ def test_weights_that_shrank_are_zero():
   assert not np.signbit(start['w']).any()
   assert start['b'] is INITIAL['b']
   # The dead ones alone, and all of them.
-  dead = supermasks.freeze(MASKS, INITIAL, start)
+  dead = supermasks.with_frozen_dead(MASKS, INITIAL, start)
   assert dead['w'].tolist() == [[1, 2, 0, 4]]
-  assert supermasks.freeze(MASKS, start, start)['w'].tolist() == [[1, 2, 0, 0]]
+  assert supermasks.with_frozen_dead(MASKS, start, start)['w'].tolist() == [
+    [1, 2, 0, 0]
+  ]
 
 
 def test_frozen_weights_do_not_train():
   def loss(params):
-    found = supermasks.freeze(MASKS, params, INITIAL)
+    found = supermasks.with_frozen_dead(MASKS, params, INITIAL)
     return jnp.sum(found['w'] ** 2) / 2 + found['b'].sum()
 
   grads = jax.grad(loss)(FINAL)
@@ -118,7 +120,7 @@ def test_masks_that_do_not_fit():
   wrong = {'w': jnp.ones((1, 3), bool), 'b': None}
   message = 'w: mask of shape (1, 3), params of shape (1, 4)'
   for treat in (
-    lambda: supermasks.freeze(wrong, FINAL, INITIAL),
+    lambda: supermasks.with_frozen_dead(wrong, FINAL, INITIAL),
     lambda: supermasks.zero_shrunk(FINAL, INITIAL, wrong),
   ):
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -126,14 +128,14 @@ def test_masks_that_do_not_fit():
   initial = {**INITIAL, 'w': jnp.ones((4, 1))}
   message = 'mask of shape (1, 4), initial params of shape (4, 1)'
   with pytest.raises(ValueError, match=re.escape(message)):
-    supermasks.freeze(MASKS, FINAL, initial)
+    supermasks.with_frozen_dead(MASKS, FINAL, initial)
 
 
 def test_supermask_of_a_trained_network():
   """Criteria and treatments put together: large final, same sign."""
   masks = lth.prune(
     lth.scores.large_final_same_sign(FINAL, INITIAL),
-    lth.masks.dense(INITIAL),
+    lth.masks.full(INITIAL),
     sparsity=0.5,
   )
   # 5 and 1 are the largest that kept their sign; -2.5 did not.

@@ -67,7 +67,7 @@ def test_signed_constant_has_the_deviation_of_its_layer():
     'two': jnp.array([[10.0, -10.0]]),
     'bias': BIAS,
   }
-  masks = lth.masks.dense(params)
+  masks = lth.masks.full(params)
   constant = tickets.signed_constant(params, masks)
   # The mean is 0, and the mean square (1 + 4 + 9 + 16) / 4.
   np.testing.assert_allclose(
@@ -81,7 +81,7 @@ def test_random_signs_keep_magnitudes_to_the_bit():
   """A sign is a fair coin, thrown for each weight of each layer."""
   kernel = jax.random.normal(KEY, (100, 100)).at[0, 0].set(0)
   params = {'one': kernel, 'two': kernel, 'bias': BIAS}
-  masks = lth.masks.dense(params)
+  masks = lth.masks.full(params)
   drawn = tickets.random_signs(KEY, params, masks)
   assert drawn['bias'] is BIAS
   for name in ('one', 'two'):

@@ -86,7 +86,7 @@ def test_against_numpy():
 def test_single_weights():
   """The unstructured form: masks of the largest magnitudes anywhere."""
   params = {'fc': {'kernel': jnp.array([[3.0, -2.0], [1.0, 0.5]])}}
-  dense = lth.masks.dense(params)
+  dense = lth.masks.full(params)
   prune = functools.partial(lth.prune, sparsity=0.5, scope='global')
   birds = tickets.early_bird(
     lambda params: {'fc': {'kernel': params['fc']['kernel'] * 0.9}},

@@ -110,7 +110,7 @@ def test_the_ladder_of_lenet():
   found = tickets.imp(
     lambda params, masks: lth.masks.apply(masks, params),
     params,
-    lth.masks.dense(params),
+    lth.masks.full(params),
     levels=16,
     fraction={'output/*': 0.1, '*': 0.2},
     params=lambda params: params,
@@ -131,7 +131,7 @@ def test_the_ladder_of_lenet():
     tickets.imp(
       lambda params, masks: lth.masks.apply(masks, params),
       params,
-      lth.masks.dense(params),
+      lth.masks.full(params),
       levels=3,
       scope='global',
       rounding='floor',
@@ -168,7 +168,7 @@ def test_a_pattern_with_a_density_takes_the_place_of_the_fraction():
     tickets.imp(
       multiply({'w': jnp.ones((8, 1))}),
       State(params),
-      lth.masks.dense(params),
+      lth.masks.full(params),
       levels=3,
       pattern=lth.patterns.NM(2, 4),
     )
@@ -242,7 +242,7 @@ def evaluate(params, model_state, data):
   return {'loss': error}
 
 
-DENSE = lth.masks.dense(jax.eval_shape(init, KEYS[0])[0])
+DENSE = lth.masks.full(jax.eval_shape(init, KEYS[0])[0])
 FRACTION = {'out/*': 0.1, '*': 0.2}
 
 
@@ -469,7 +469,7 @@ def test_training_that_diverged_is_noticed(find, replicated):
   found = getattr(tickets, find)(
     multiply(factors),
     State(params),
-    lth.masks.dense(params),
+    lth.masks.full(params),
     replicated=replicated,
     **budget,
   )
@@ -507,7 +507,7 @@ def test_bad_budgets_are_refused_before_any_training(
     find(
       pytest.fail,
       State(params),
-      lth.masks.dense(params),
+      lth.masks.full(params),
       replicated=replicated,
       **budget,
     )
@@ -543,7 +543,7 @@ def test_replicated_must_fit_the_state(find, replicated):
     getattr(lth.tickets, find)(
       lambda state, masks: state,
       state,
-      lth.masks.dense(params),
+      lth.masks.full(params),
       replicated=not replicated,
       **options,
     )
@@ -554,7 +554,7 @@ def test_a_training_without_a_step_is_refused():
   best = training.Best(jnp.int32(0), jnp.inf, params, {})
   state = training.TrainState(jnp.int32(20), params, (), {}, None, best)
   tickets = lth.tickets.imp(
-    lambda state, masks: state, state, lth.masks.dense(params), levels=2
+    lambda state, masks: state, state, lth.masks.full(params), levels=2
   )
   with pytest.raises(ValueError, match=r'did no step: .* step 20 already'):
     next(tickets)

@@ -31,7 +31,7 @@ def alive(masks):
 
 def test_inverted_keeps_the_complement():
   params = network()
-  dense, scores = lth.masks.dense(params), lth.scores.magnitude(params)
+  dense, scores = lth.masks.full(params), lth.scores.magnitude(params)
   best = lth.prune(scores, dense, sparsity=0.5, scope='global')
   worst = lth.prune(
     tickets.inverted(scores), dense, sparsity=0.5, scope='global'
@@ -42,7 +42,7 @@ def test_inverted_keeps_the_complement():
 
 def test_random_quotas_of_another_mask():
   params = network()
-  dense = lth.masks.dense(params)
+  dense = lth.masks.full(params)
   ticket = lth.prune(
     lth.scores.magnitude(params), dense, sparsity=0.9, scope='global'
   )
@@ -51,7 +51,7 @@ def test_random_quotas_of_another_mask():
   two = tickets.random_quotas(jax.random.key(1), dense, quotas)
   assert lth.masks.alive_by_name(one) == quotas
   assert one['output']['bias'] is None
-  assert lth.masks.overlap(one, two) < 0.3
+  assert lth.masks.jaccard(one, two) < 0.3
   # Out of another mask, only its alive weights are drawn.
   fewer = {name: number // 2 for name, number in quotas.items()}
   inside = tickets.random_quotas(KEY, ticket, fewer)
@@ -61,7 +61,7 @@ def test_random_quotas_of_another_mask():
 
 def test_smart_ratio_and_hybrid_tickets():
   params = network()
-  dense = lth.masks.dense(params)
+  dense = lth.masks.full(params)
   random = tickets.smart_ratio(KEY, dense, 0.8)
   hybrid = tickets.hybrid(params, dense, 0.8)
   # 800 weights; the last layer keeps 24 of 80, the others 136 in proportion to
@@ -71,7 +71,7 @@ def test_smart_ratio_and_hybrid_tickets():
     kept = np.abs(params[name]['kernel'])[np.asarray(layer['kernel'])]
     lost = np.abs(params[name]['kernel'])[~np.asarray(layer['kernel'])]
     assert kept.min() > lost.max()
-  assert lth.masks.overlap(random, hybrid) < 0.4
+  assert lth.masks.jaccard(random, hybrid) < 0.4
   even = tickets.smart_ratio(KEY, dense, 0.8, densities.uniform)
   assert alive(even) == [29, 115, 16]
 

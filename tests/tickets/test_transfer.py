@@ -34,7 +34,7 @@ def head(classes, **others):
 
 
 def ticket_of(params):
-  masks = lth.masks.dense(params)
+  masks = lth.masks.full(params)
   masks = lth.prune(lth.scores.magnitude(params), masks, sparsity=0.5)
   start = types.SimpleNamespace(params=params)
   return Ticket(1, 0.5, masks, start, None, None)

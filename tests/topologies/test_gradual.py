@@ -59,7 +59,7 @@ def test_moves_come_at_multiples_and_the_last_one_gets_there():
 
 
 def test_the_smallest_trained_weights_die_and_masks_nest():
-  before, old = PARAMS, lth.masks.dense(PARAMS)
+  before, old = PARAMS, lth.masks.full(PARAMS)
   for params, masks in run(4):
     for layer in PARAMS:
       w = 0.9 * np.asarray(before[layer]['kernel'])

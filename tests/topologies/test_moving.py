@@ -17,8 +17,8 @@ from jax.sharding import PartitionSpec as P
 
 import lthjax as lth
 from lthjax import trees
-from lthjax.prune import ratio_of, share_of
-from lthjax.topologies import moving
+from lthjax.pruning._one_shot import ratio_of, share_of
+from lthjax.topologies import _moving
 
 SHAPES = {
   'fc': {'kernel': (12, 10), 'bias': (10,)},
@@ -212,7 +212,7 @@ def test_new_weights_and_dead_ones_have_nothing(method, inner):
   [(1, 3, [1, 2, 3]), (3, 8, [3, 6]), (2, 8, [2, 4, 6, 8]), (2, 5, [2, 4])],
 )
 def test_when_moves_come(every, stop, expected):
-  moves = moving.moves(every, stop)
+  moves = _moving.moves(every, stop)
   assert [t for t in range(13) if t and moves(jnp.int32(t))] == expected
 
 
@@ -371,22 +371,22 @@ def test_clipping_sees_alive_gradients_only():
 @pytest.mark.parametrize('share', [0.0, 0.29, 0.3, 1 / 3, 0.5, 0.7, 1.0])
 @pytest.mark.parametrize('kind', [float, jnp.float32])
 def test_drop_counts_are_exact_at_any_size(share, kind):
-  ratios = moving.drop_ratios(lambda step: kind(share), 2, 6)
+  ratios = _moving.drop_ratios(lambda step: kind(share), 2, 6)
   assert ratios.shape == (3, 2)
   exact = Fraction(share).limit_denominator(1000)
   alive = [0, 1, 3, 100, 2**24 - 1, 2**24 + 1, 3 * 10**8, 2**31 - 1]
   if kind is not float and share == 1 / 3:
     alive = alive[:4]
-  found = jax.jit(moving.drop_count, static_argnums=3)(
+  found = jax.jit(_moving.drop_count, static_argnums=3)(
     jnp.asarray(ratios), jnp.array(alive, jnp.int32), jnp.int32(4), 2
   )
   assert found.tolist() == [math.floor(n * exact) for n in alive]
 
 
 def test_drop_counts_of_the_cosine_are_those_of_double_precision():
-  ratios = moving.drop_ratios(0.3, 100, 7500)
+  ratios = _moving.drop_ratios(0.3, 100, 7500)
   table = jnp.asarray(ratios)
-  count = jax.jit(moving.drop_count, static_argnums=3)
+  count = jax.jit(_moving.drop_count, static_argnums=3)
   for step in range(100, 7501, 700):
     share = 0.15 * (1 + math.cos(math.pi * step / 7500))
     for n in (23_520, 100):

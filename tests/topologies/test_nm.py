@@ -69,7 +69,7 @@ def test_a_schedule_by_hand():
 
 
 def test_groups_against_an_oracle():
-  params, old = PARAMS, lth.masks.dense(PARAMS)
+  params, old = PARAMS, lth.masks.full(PARAMS)
   trace = jax.tree.map(jnp.zeros_like, params)
   for t, (after, state) in enumerate(train(10), start=1):
     masks = lth.get_masks(state)
@@ -117,7 +117,7 @@ def test_pruning_once_is_pruning():
   _, state = jax.jit(tx.update)(zeros, state, PARAMS)
   expected = lth.prune(
     lth.scores.magnitude(PARAMS),
-    lth.masks.dense(PARAMS),
+    lth.masks.full(PARAMS),
     pattern=lth.patterns.NM(2, 4, {'torch': -1}),
   )
   assert lth.masks.hamming(lth.get_masks(state), expected) == 0

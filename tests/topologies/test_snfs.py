@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import lthjax as lth
-from lthjax.topologies.snfs import share_out
+from lthjax.topologies._snfs import share_out
 
 
 def make(inner, **options):

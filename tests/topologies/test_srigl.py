@@ -11,7 +11,7 @@ import pytest
 
 import lthjax as lth
 from lthjax import trees
-from lthjax.topologies.srigl import move_layer
+from lthjax.topologies._srigl import move_layer
 
 
 def matrix(columns):

@@ -51,7 +51,7 @@ def test_masks_to_start_from_move():
   for i in range(4):
     params, state = step(params, state, random_like(i))
     assert counts(state) == first
-  assert lth.masks.overlap(lth.get_masks(state), masks) < 1
+  assert lth.masks.jaccard(lth.get_masks(state), masks) < 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 import lthjax as lth
 from lthjax.patterns import NM
-from lthjax.prune import layer_counts
+from lthjax.pruning._one_shot import layer_counts
 
 KEY = jax.random.key(0)
 SMALL = {
@@ -41,9 +41,9 @@ def test_masks_are_of_the_key_and_the_name():
   masks = masks_of(params)
   alone = masks_of({'c': jnp.zeros((30, 30), jnp.bfloat16)})
   np.testing.assert_array_equal(masks['c'], alone['c'])
-  assert lth.masks.overlap(masks['a'], masks['c']) < 0.3
+  assert lth.masks.jaccard(masks['a'], masks['c']) < 0.3
   other = masks_of(params, key=jax.random.key(1))
-  assert lth.masks.overlap(masks['a'], other['a']) < 0.3
+  assert lth.masks.jaccard(masks['a'], other['a']) < 0.3
 
 
 def test_training_leaves_them():

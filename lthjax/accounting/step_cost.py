@@ -1,0 +1,244 @@
+"""The cost of training on one example, method by method.
+
+A forward pass costs f: `f_D` with all weights, `f_S` with the alive ones. Going
+back costs twice as much, once for the gradients of the activations and once
+for those of the weights:
+
+| method                             | forward | activations | weights      |
+|------------------------------------|---------|-------------|--------------|
+| dense                              | f_D     | f_D         | f_D          |
+| static, SET, SNIP, a ticket        | f_S     | f_S         | f_S          |
+| RigL, SRigL, when the masks move   | f_S     | f_S         | f_D          |
+| SNFS, straight-through             | f_S     | f_S         | f_D          |
+| Top-KAST                           | f_S     | f_S         | f_B          |
+
+Every function takes and returns costs in the same unit, be it multiply-adds,
+FLOPs, or shares of the dense forward pass. What compares weights and moves
+masks is not counted, nor is the optimizer.
+
+References:
+  Evci et al., Rigging the Lottery: Making All Tickets Winners,
+  arXiv:1911.11134, appendix on counting FLOPs.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+
+def dense(dense: float) -> float:
+  """Returns the cost of training all weights: ``3 f_D``.
+
+  Args:
+    dense: cost of a forward pass with all weights.
+
+  Returns:
+    Cost of a step, for one example.
+
+  Example:
+    >>> from lthjax.accounting import step_cost
+    >>> step_cost.dense(1.0)
+    3.0
+  """
+  return 3 * dense
+
+
+def static(sparse: float) -> float:
+  """Returns the cost of training the alive weights: ``3 f_S``.
+
+  This is a ticket, SNIP, or SET, which grows weights at random and needs no
+  gradients for that.
+
+  Args:
+    sparse: cost of a forward pass with the alive weights.
+
+  Returns:
+    Cost of a step, for one example.
+
+  Example:
+    >>> from lthjax.accounting import step_cost
+    >>> step_cost.static(0.25)
+    0.75
+  """
+  return 3 * sparse
+
+
+def rigl(dense: float, sparse: float, update_every: int) -> float:
+  """Returns the cost of RigL: ``(3 f_S T + 2 f_S + f_D) / (T + 1)``.
+
+  Every T steps there is one more that moves the masks, for which the gradients
+  of all weights are computed. SRigL costs the same, with the ``f_S`` of its
+  masks, in which ablated neurons have no weights.
+
+  Args:
+    dense: cost of a forward pass with all weights.
+    sparse: cost of a forward pass with the alive weights.
+    update_every: number of steps T from one move of the masks to the next.
+
+  Returns:
+    Cost of a step on average, for one example.
+
+  Raises:
+    ValueError: if ``update_every`` is below 1.
+
+  Example:
+    >>> from lthjax.accounting import step_cost
+    >>> round(step_cost.rigl(1.0, 0.1, update_every=100), 4)
+    0.3089
+  """
+  _check_every(update_every)
+  moving = 2 * sparse + dense
+  return (3 * sparse * update_every + moving) / (update_every + 1)
+
+
+def snfs(dense: float, sparse: float) -> float:
+  """Returns the cost of SNFS, sparse momentum: ``2 f_S + f_D``.
+
+  The momentum of all weights needs the gradients of all weights at every step.
+
+  Args:
+    dense: cost of a forward pass with all weights.
+    sparse: cost of a forward pass with the alive weights.
+
+  Returns:
+    Cost of a step, for one example.
+
+  Example:
+    >>> from lthjax.accounting import step_cost
+    >>> step_cost.snfs(1.0, 0.25)
+    1.5
+  """
+  return 2 * sparse + dense
+
+
+def straight_through(dense: float, sparse: float) -> float:
+  """Returns the cost of straight-through training: ``2 f_S + f_D``.
+
+  The network runs with its alive weights, there and back, and all weights have
+  gradients. This is STE and SR-STE. Hardware whose sparse format cannot be
+  transposed goes back through all weights; add ``f_D - f_S`` then.
+
+  Args:
+    dense: cost of a forward pass with all weights.
+    sparse: cost of a forward pass with the alive weights.
+
+  Returns:
+    Cost of a step, for one example.
+
+  Example:
+    >>> from lthjax.accounting import step_cost
+    >>> step_cost.straight_through(1.0, 0.5)
+    2.0
+  """
+  return 2 * sparse + dense
+
+
+def top_kast(sparse: float, backward: float) -> float:
+  """Returns the cost of Top-KAST: ``2 f_S + f_B``.
+
+  The network runs with the weights of the set A, there and back, and the
+  weights of the larger set B have gradients.
+
+  Args:
+    sparse: cost of a forward pass with the weights in A.
+    backward: what it would be with those in B.
+
+  Returns:
+    Cost of a step, for one example.
+
+  Example:
+    >>> from lthjax.accounting import step_cost
+    >>> step_cost.top_kast(0.25, 0.5)
+    1.0
+
+  References:
+    Jayakumar et al., Top-KAST: Top-K Always Sparse Training, arXiv:2106.03517,
+    section 2.
+  """
+  return 2 * sparse + backward
+
+
+def ac_dc(dense: float, sparse: float, dense_share: float) -> float:
+  """Returns the cost of AC/DC: ``3 f_D`` or ``3 f_S``, by phases.
+
+  Args:
+    dense: cost of a forward pass with all weights.
+    sparse: cost of a forward pass with the alive weights.
+    dense_share: share of the steps that are in dense phases, in [0, 1].
+
+  Returns:
+    Cost of a step on average, for one example.
+
+  Raises:
+    ValueError: if ``dense_share`` is outside [0, 1].
+
+  Example:
+    >>> from lthjax.accounting import step_cost
+    >>> step_cost.ac_dc(1.0, 0.5, dense_share=0.5)
+    2.25
+
+  References:
+    Peste et al., AC/DC: Alternating Compressed/DeCompressed Training of Deep
+    Neural Networks, arXiv:2106.12379, algorithm 1.
+  """
+  if not 0 <= dense_share <= 1:
+    raise ValueError(
+      f'`dense_share` was {dense_share}, but must be a share of the steps, in'
+      ' [0, 1].'
+    )
+  return 3 * (dense_share * dense + (1 - dense_share) * sparse)
+
+
+def gradual(
+  cost: Callable[[float], float],
+  density: optax.Schedule,
+  steps: int,
+  update_every: int = 1,
+) -> float:
+  """Returns the cost of gradual pruning: the mean of ``3 f`` over training.
+
+  Args:
+    cost: cost of a forward pass at a density, such as ``lambda density:
+      report.at(densities.erk(shapes, 1 - density))``.
+    density: schedule of the density, over steps counted from 0.
+    steps: number of training steps.
+    update_every: number of steps from one change of the masks to the next.
+
+  Returns:
+    Cost of a step on average, for one example.
+
+  Raises:
+    ValueError: if ``steps`` or ``update_every`` is below 1.
+
+  Example:
+    >>> import optax
+    >>> from lthjax.accounting import step_cost
+    >>> halve = optax.linear_schedule(1.0, 0.5, transition_steps=100)
+    >>> round(step_cost.gradual(lambda d: d, halve, steps=101), 3)
+    2.25
+
+  References:
+    Zhu & Gupta, To prune, or not to prune: exploring the efficacy of pruning
+    for model compression, arXiv:1710.01878.
+  """
+  _check_every(update_every)
+  if steps < 1:
+    raise ValueError(f'`steps` was {steps}, but must be at least 1.')
+  moves = jnp.arange(steps) // update_every * update_every
+  values, counts = np.unique(jax.vmap(density)(moves), return_counts=True)
+  total = sum(
+    int(n) * cost(float(value)) for value, n in zip(values, counts, strict=True)
+  )
+  return 3 * total / steps
+
+
+def _check_every(update_every: int) -> None:
+  """Raises if masks would move more than once a step."""
+  if update_every < 1:
+    raise ValueError(
+      f'`update_every` was {update_every}, but must be at least 1: the number'
+      ' of steps from one move of the masks to the next.'
+    )

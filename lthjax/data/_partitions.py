@@ -1,0 +1,214 @@
+"""Parts of a data set, each a data set of its own."""
+
+import operator
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+
+from lthjax.data._batches import Split
+from lthjax.data._loading import Dataset
+
+Assign = Callable[[Split], chex.Array]
+
+
+def partition(
+  dataset: Dataset,
+  by: Literal['example', 'class', 'cluster'] | Assign,
+  *,
+  parts: int = 2,
+  seed: int = 0,
+  relabel: bool = False,
+) -> list[Dataset]:
+  """Divides a data set, so that every example is in exactly one part.
+
+  Training, validation and test examples are all divided in the same way.
+  Batches of a part are normalized with the mean and standard deviation of the
+  whole, so that a network of one part can be tested on another.
+
+  | `by`        | a part has                                              |
+  |-------------|---------------------------------------------------------|
+  | `'example'` | random examples: parts are alike, and equally large up  |
+  |             | to one example                                          |
+  | `'class'`   | classes in a row: of ten, the first has 0 to 4, the     |
+  |             | second 5 to 9                                           |
+  | `'cluster'` | examples nearest to one center of k-means over the      |
+  |             | pixels of the training examples                         |
+  | a function  | the examples for which ``by(split)`` says its number,   |
+  |             | such as ``lambda split: split.labels % 2``              |
+
+  Args:
+    dataset: what to divide.
+    by: how.
+    parts: number of parts.
+    seed: of random examples, and of the first centers.
+    relabel: count the classes of each part from 0, for heads that know no
+      others. By default labels stay as they are, so that the networks of all
+      parts can have the same head: one for the `lthjax.data.num_classes` of
+      the whole, as it would look at the labels of a part alone.
+
+  Returns:
+    A data set a part.
+
+  Raises:
+    ImportError: if scikit-learn, which finds clusters, is missing.
+    TypeError: if ``parts`` is not an integer.
+    ValueError: if a part has no example in a split that has some, if there are
+      fewer than two parts or more than classes or training examples, or if a
+      function does not give every example the number of a part.
+
+  Example:
+    >>> from lthjax import data
+    >>> low, high = data.partition(data.load('digits'), 'class')
+    >>> sorted(set(high.test.labels.tolist()))
+    [5, 6, 7, 8, 9]
+    >>> len(low.train.labels) + len(high.train.labels)
+    1257
+
+  References:
+    By class: Hossain et al., COLT, arXiv:2212.12770, section 3.
+  """
+  parts = operator.index(parts)
+  assign = _assign(dataset, by, parts, seed)
+  splits = {
+    name: split
+    for name, split in dataset._asdict().items()
+    if isinstance(split, Split)
+  }
+  numbers = {
+    name: _checked(name, np.asarray(assign(split)), split, parts)
+    for name, split in splits.items()
+  }
+  _check_not_empty(numbers, parts)
+
+  def part(number):
+    chosen = {
+      name: _take(split, numbers[name] == number)
+      for name, split in splits.items()
+    }
+    return dataset._replace(**(_relabeled(chosen) if relabel else chosen))
+
+  return [part(number) for number in range(parts)]
+
+
+def _assign(
+  dataset: Dataset, by: str | Assign, parts: int, seed: int
+) -> Assign:
+  """A function that numbers the part of every example of a split."""
+  size = len(dataset.train.labels)
+  if not callable(by) and not isinstance(by, str):
+    raise ValueError(
+      f'`by` was an object of type {type(by).__name__}, but must be "example",'
+      ' "class", "cluster", or a function that gives the examples of a split'
+      ' the numbers of their parts: `lambda split: split.labels % 2`.'
+    )
+  classes = _classes(x for x in dataset if isinstance(x, Split))
+  most = len(classes) if by == 'class' else size
+  if not 2 <= parts <= most:
+    what = 'classes' if by == 'class' else 'training examples'
+    raise ValueError(
+      f'`parts` was {parts}, but must be from 2 to the number of {what},'
+      f' {most}: every part needs some of its own.'
+    )
+  if callable(by):
+    return by
+  if by == 'example':
+    rng = np.random.default_rng(seed)
+    return lambda split: rng.permutation(len(split.labels)) % parts
+  if by == 'class':
+    groups = np.array_split(classes, parts)
+    part_of = np.repeat(np.arange(parts), [len(group) for group in groups])
+    return lambda split: part_of[np.searchsorted(classes, split.labels)]
+  if by == 'cluster':
+    return _nearest_center(dataset.train, parts, seed)
+  raise ValueError(
+    f'`by` was {by!r}, but must be "example", "class", "cluster", or a function'
+    ' that gives the examples of a split the numbers of their parts.'
+  )
+
+
+def _classes(splits: Iterable[Split]) -> np.ndarray:
+  """The labels that there are in any split, in their order."""
+  return np.unique(np.concatenate([np.asarray(x.labels) for x in splits]))
+
+
+def _nearest_center(train: Split, parts: int, seed: int) -> Assign:
+  """Finds centers by k-means, on one thread: more would sum in any order."""
+  try:
+    import threadpoolctl
+    from sklearn import cluster
+  except ModuleNotFoundError as error:
+    raise ImportError(
+      'Clusters are found with scikit-learn, which is not installed: run'
+      " `pip install scikit-learn`, or `pip install -e '.[experiments]'` for"
+      ' all that the experiments need.'
+    ) from error
+
+  def pixels(split):
+    images = np.asarray(split.images, np.float32) / 255
+    return images.reshape(len(images), -1)
+
+  with threadpoolctl.threadpool_limits(1):
+    found = cluster.KMeans(parts, random_state=seed).fit(pixels(train))
+
+  def assign(split):
+    if not len(split.labels):
+      return np.zeros(0, int)
+    with threadpoolctl.threadpool_limits(1):
+      return np.asarray(found.predict(pixels(split)))
+
+  return assign
+
+
+def _checked(
+  name: str, numbers: np.ndarray, split: Split, parts: int
+) -> np.ndarray:
+  """The numbers of the parts, if there is a good one for every example."""
+  size = len(split.labels)
+  integers = np.issubdtype(numbers.dtype, np.integer)
+  if numbers.shape != (size,) or not integers:
+    raise ValueError(
+      f'`by` gave an array of {numbers.dtype} and shape {numbers.shape} for the'
+      f' {size} {name} examples, but must give an integer for each.'
+    )
+  if size and not 0 <= numbers.min() <= numbers.max() < parts:
+    raise ValueError(
+      f'`by` put {name} examples into parts {numbers.min()} to'
+      f' {numbers.max()}, but there are {parts} parts, numbered from 0. Give'
+      ' `parts`, or other numbers.'
+    )
+  return numbers
+
+
+def _check_not_empty(numbers: dict[str, np.ndarray], parts: int) -> None:
+  """Raises if a part is empty where the whole is not."""
+  empty = [
+    f'part {part} has no {name} example'
+    for name, of_split in numbers.items()
+    for part in np.setdiff1d(np.arange(parts), of_split)
+    if len(of_split)
+  ]
+  if empty:
+    raise ValueError(
+      f'The partition has empty parts: {"; ".join(empty)}. Every part needs'
+      ' examples in every split that has some: divide into fewer parts, in'
+      ' another way, or hold more examples out.'
+    )
+
+
+def _take(split: Split, chosen: np.ndarray) -> Split:
+  """The chosen examples, in their order."""
+  return Split(*(jnp.asarray(np.asarray(x)[chosen]) for x in split))
+
+
+def _relabeled(splits: dict[str, Split]) -> dict[str, Split]:
+  """Counts the classes of a part from 0, alike in all splits."""
+  classes = _classes(splits.values())
+  return {
+    name: split._replace(
+      labels=jnp.asarray(np.searchsorted(classes, split.labels), jnp.int32)
+    )
+    for name, split in splits.items()
+  }

@@ -1,0 +1,322 @@
+"""Is training stable to its own noise?"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lthjax.landscape import _checks
+from lthjax.landscape._barrier import Barrier, Error, error_barrier
+from lthjax.opt_state import forward_params
+
+
+class Comparison(NamedTuple):
+  """Several networks, compared two by two.
+
+  All arrays have a leading axis of pairs.
+
+  Attributes:
+    networks: the networks.
+    pairs: which two networks each pair is.
+    barriers: the error between them.
+    distances: the Euclidean distance of their weights.
+    cosines: the cosine of the angle between their weights.
+    disagreements: share of the examples of which they predict different
+      classes, or `None` without ``predict``.
+  """
+
+  networks: tuple[chex.ArrayTree, ...]
+  pairs: tuple[tuple[int, int], ...]
+  barriers: Barrier
+  distances: jax.Array
+  cosines: jax.Array
+  disagreements: jax.Array | None
+
+
+def instability(
+  train: Callable[[Any], Any],
+  state: Any,
+  keys: chex.PRNGKey | Sequence[chex.PRNGKey],
+  *,
+  error: Error,
+  predict: Callable[[chex.ArrayTree], jax.Array] | None = None,
+  points: int = 31,
+  batch_size: int | None = None,
+  network: Callable[[Any], chex.ArrayTree] | None = None,
+) -> Comparison:
+  """Trains copies of a network with different noise and compares them.
+
+  Training is stable from here on if there is no barrier between the copies; the
+  paper takes an error barrier below two percentage points. Where a network is
+  stable, its tickets can be rewound to.
+
+  Args:
+    train: ``train(state) -> state`` to the end, such as ``lambda state:
+      trainer.fit(state, data, until=1500)``. It must not donate the state.
+    state: where the copies start: that of the dense network at step k, or of a
+      ticket (see `lthjax.training.with_masks`). It has a field ``key`` that
+      rules the order of data, augmentation and noise.
+    keys: array or list of keys, one a copy.
+    error: ``error(network) -> scalar``, as in `error_barrier`.
+    predict: ``predict(network)`` returns the class predicted for each of some
+      examples, as an array of integers.
+    points: as in `error_barrier`.
+    batch_size: as in `error_barrier`.
+    network: finds in a trained state what is to be interpolated. By default
+      the params that the network runs with; to be chosen for a model with
+      running statistics (see `lthjax.landscape`).
+
+  Returns:
+    A `Comparison` of all pairs of copies.
+
+  Raises:
+    ValueError: if there are fewer than two keys, or two alike, if the state has
+      no key, if it has running statistics and ``network`` was not given, or if
+      ``train`` did no step.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import lthjax as lth
+    >>> trainer = lth.trainer(
+    ...   init=lambda key: ({'w': jnp.zeros(2)}, {}),
+    ...   loss=lambda params, state, x, key: (
+    ...     jnp.sum((params['w'] - x) ** 2),
+    ...     state,
+    ...   ),
+    ...   tx=optax.sgd(0.1),
+    ...   batch=lambda data, key, step: jax.random.choice(
+    ...     jax.random.fold_in(key, step), data
+    ...   ),
+    ... )
+    >>> data = jnp.array([[1.0, -1.0], [3.0, 1.0]])
+    >>> report = lth.landscape.instability(
+    ...   lambda state: trainer.fit(state, data, until=50),
+    ...   trainer.init(jax.random.key(0)),
+    ...   jax.random.split(jax.random.key(1), 3),
+    ...   error=lambda params: jnp.sum((params['w'] - data) ** 2),
+    ... )
+    >>> report.pairs
+    ((0, 1), (0, 2), (1, 2))
+    >>> report.barriers.above_line.round(5)  # the error is convex
+    Array([0., 0., 0.], dtype=float32)
+
+  References:
+    Frankle et al., Linear Mode Connectivity and the Lottery Ticket Hypothesis,
+    arXiv:1912.05671, algorithm 1.
+  """
+  if not hasattr(state, 'key'):
+    raise ValueError(
+      f'The state is a {type(state).__name__} without a field `key`, but copies'
+      ' differ by the key that rules their noise. Give a'
+      ' `lthjax.TrainState`, or a state with such a field.'
+    )
+  keys = _check_keys(keys, state.key)
+  network = network or _network(state)
+  replace = getattr(state, '_replace', None) or state.replace
+  networks = []
+  for key in keys:
+    trained = train(replace(key=key))
+    if hasattr(state, 'step') and trained.step == state.step:
+      raise ValueError(
+        f'`train` did no step: its state was at step {int(state.step)} already.'
+        ' Start from an earlier state, or train to a later step.'
+      )
+    networks.append(network(trained))
+  return compare(
+    networks, error=error, predict=predict, points=points, batch_size=batch_size
+  )
+
+
+def compare(
+  networks: Sequence[chex.ArrayTree],
+  *,
+  error: Error,
+  predict: Callable[[chex.ArrayTree], jax.Array] | None = None,
+  points: int = 31,
+  batch_size: int | None = None,
+) -> Comparison:
+  """Compares networks two by two: barrier, distance, angle, disagreement.
+
+  Args:
+    networks: trees of floating point arrays, of one structure.
+    error: as in `instability`.
+    predict: as in `instability`.
+    points: as in `error_barrier`.
+    batch_size: as in `error_barrier`.
+
+  Returns:
+    A `Comparison` of all pairs.
+
+  Raises:
+    ValueError: if there are fewer than two networks, if they differ in
+      structure, or if ``predict`` does not return integers.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> x = jnp.array([-2.0, 0.1, 0.5, 2.0])
+    >>> report = lth.landscape.compare(
+    ...   [{'w': jnp.array(3.0)}, {'w': jnp.array(-1.0)}],
+    ...   error=lambda params: params['w'] ** 2,
+    ...   predict=lambda params: (params['w'] * x > 1).astype(int),
+    ... )
+    >>> print(report.distances, report.cosines, report.disagreements)
+    [4.] [-1.] [0.75]
+  """
+  if len(networks) < 2:
+    raise ValueError(
+      f'`networks` held {len(networks)}, but a comparison needs at least 2.'
+    )
+  faults = [
+    f'network {i}: {", ".join(found)}'
+    for i, other in enumerate(networks)
+    if (found := _checks.differences(networks[0], other))
+  ]
+  if faults:
+    raise ValueError(
+      'Networks to compare must be alike, but next to network 0, the first,'
+      f' these differ: {"; ".join(faults)}. Give networks of one model, without'
+      ' what is no array of floating point numbers.'
+    )
+  pairs = tuple(itertools.combinations(range(len(networks)), 2))
+  both = [(networks[i], networks[j]) for i, j in pairs]
+  barriers = [
+    error_barrier(error, a, b, points=points, batch_size=batch_size)
+    for a, b in both
+  ]
+  disagreements = None
+  if predict is not None:
+    classes = [_classes(predict, x) for x in networks]
+    disagreements = jnp.stack(
+      [jnp.mean(classes[i] != classes[j]) for i, j in pairs]
+    )
+  return Comparison(
+    networks=tuple(networks),
+    pairs=pairs,
+    barriers=jax.tree.map(lambda *x: jnp.stack(x), *barriers),
+    distances=jnp.stack([distance(a, b) for a, b in both]),
+    cosines=jnp.stack([cosine(a, b) for a, b in both]),
+    disagreements=disagreements,
+  )
+
+
+def distance(params_a: chex.ArrayTree, params_b: chex.ArrayTree) -> jax.Array:
+  """Returns the Euclidean distance of two networks in weight space.
+
+  Args:
+    params_a: tree of floating point arrays.
+    params_b: tree with leaves of the same names, shapes and dtypes.
+
+  Returns:
+    A scalar, summed in single precision at least.
+
+  Raises:
+    ValueError: if the two differ in structure, shapes or dtypes.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> a = {'w': jnp.array([1.0, 1.0]), 'b': jnp.array(0.0)}
+    >>> b = {'w': jnp.array([1.0, 4.0]), 'b': jnp.array(4.0)}
+    >>> lth.landscape.distance(a, b)
+    Array(5., dtype=float32)
+  """
+  return jnp.asarray(
+    optax.tree.norm(
+      _checks.map_pair(
+        lambda a, b: _checks.widened(a) - _checks.widened(b), params_a, params_b
+      )
+    )
+  )
+
+
+def cosine(params_a: chex.ArrayTree, params_b: chex.ArrayTree) -> jax.Array:
+  """Returns the cosine of the angle between two networks in weight space.
+
+  Args:
+    params_a: tree of floating point arrays.
+    params_b: tree with leaves of the same names, shapes and dtypes.
+
+  Returns:
+    A scalar in [-1, 1], summed in single precision at least; NaN if all weights
+    of a network are zero.
+
+  Raises:
+    ValueError: if the two differ in structure, shapes or dtypes.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> a, b = {'w': jnp.array([2.0, 0.0])}, {'w': jnp.array([3.0, 4.0])}
+    >>> lth.landscape.cosine(a, b).round(3)
+    Array(0.6, dtype=float32)
+  """
+  _checks.check_alike(params_a, params_b)
+  a, b = (jax.tree.map(_checks.widened, x) for x in (params_a, params_b))
+  dot = optax.tree.sum(_checks.map_pair(jnp.multiply, a, b))
+  # Rounding may leave the interval.
+  return jnp.clip(dot / (optax.tree.norm(a) * optax.tree.norm(b)), -1, 1)
+
+
+def _check_keys(keys: Any, like: chex.PRNGKey) -> chex.PRNGKey:
+  """Returns keys as an array; raises unless there are several, all different.
+
+  Args:
+    keys: array or list of keys.
+    like: a key.
+
+  Returns:
+    Array of keys.
+  """
+  if isinstance(keys, list | tuple):
+    keys = jnp.stack(keys) if keys else like[None][:0]
+  data, needed = map(jax.random.key_data, (keys, like))
+  if data.ndim != needed.ndim + 1 or len(data) < 2:
+    copies = len(data) if data.ndim > needed.ndim else 1
+    raise ValueError(
+      f'`keys` held {copies} key{"s" * (copies != 1)}, but instability is a'
+      ' relation of at least 2 copies. Give an array of keys, such as'
+      ' `jax.random.split(key, 3)`.'
+    )
+  if len(np.unique(data, axis=0)) < len(data):
+    raise ValueError(
+      '`keys` holds the same key twice. Those copies would be trained alike,'
+      ' and have no barrier whatever the network; give different keys.'
+    )
+  return keys
+
+
+def _network(state: Any) -> Callable[[Any], chex.ArrayTree]:
+  """Finds the params in a state, unless they are not the whole network."""
+  if names := [
+    jax.tree_util.keystr(path, simple=True, separator='/')
+    for path, _ in jax.tree.leaves_with_path(
+      getattr(state, 'model_state', None)
+    )
+  ]:
+    raise ValueError(
+      f'The model has a state beside its params: {", ".join(names)}. Between'
+      ' two networks it has to be computed from data or interpolated. Give'
+      ' `network=lambda state: state.params` and an `error` that calls'
+      ' `lthjax.landscape.batch_statistics`; or `network=lambda state:'
+      ' (state.params, state.model_state)` and an `error` of both.'
+    )
+  if not hasattr(state, 'opt_state'):
+    return lambda state: state.params
+  return lambda state: forward_params(state.opt_state, state.params)
+
+
+def _classes(predict, network: chex.ArrayTree) -> jax.Array:
+  """Predicts, and raises if that gives no classes."""
+  classes = jnp.asarray(predict(network))
+  if not jnp.issubdtype(classes.dtype, jnp.integer):
+    raise ValueError(
+      f'`predict` must return integers, but returned {classes.dtype} of shape'
+      f' {classes.shape}. Take `jnp.argmax(logits, axis=-1)`.'
+    )
+  return classes

@@ -1,0 +1,63 @@
+"""SynFlow as a proxy: how much flows through a network, without data."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lthjax.proxies import _checks
+from lthjax.proxies._checks import Apply
+from lthjax.proxies._gradients import over_kernels
+from lthjax.scores._scaled import evaluate
+
+
+def synflow(
+  apply: Apply,
+  params: chex.ArrayTree,
+  batch: Any,
+  key: chex.PRNGKey | None = None,
+) -> jax.Array:
+  """Takes the logarithm of the sum of `lthjax.scores.synflow` over kernels.
+
+  The sum grows exponentially with depth; its logarithm has the same order and
+  is in range for networks of any depth.
+
+  Args:
+    apply: ``apply(params, x) -> outputs``, BatchNorm in inference form.
+    params: tree of arrays.
+    batch: inputs, of which only the shape counts; and labels or None.
+    key: not used.
+
+  Returns:
+    A scalar; higher is held to be better. Minus infinity if nothing flows.
+
+  Raises:
+    ValueError: if the model does not return a single array.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from lthjax import proxies
+    >>> params = {'fc1': jnp.array([[1.0, -2.0]]), 'fc2': -jnp.ones((2, 1))}
+    >>> apply = lambda params, x: x @ params['fc1'] @ params['fc2']
+    >>> flow = proxies.synflow(apply, params, (jnp.zeros((8, 1)), None))
+    >>> jnp.exp(flow)  # 3 through each of both layers
+    Array(6., dtype=float32)
+
+  References:
+    Tanaka et al., Pruning neural networks without any data by iteratively
+    conserving synaptic flow, arXiv:2006.05467, equation 2. Abdelfattah et al.,
+    Zero-Cost Proxies for Lightweight NAS, arXiv:2101.08134, equation 1.
+  """
+  del key
+  ones = jnp.ones_like(_checks.as_batch(batch).x[:1], jnp.float32)
+  _checks.check_outputs(apply, params, ones)
+  positive = jax.tree.map(jnp.abs, params)
+
+  def flow(positive):
+    total = evaluate(lambda p: jnp.sum(apply(p, ones)), positive)
+    return total.value, total.exponent
+
+  grads, exponent = jax.grad(flow, has_aux=True)(positive)
+  scores = jax.tree.map(jnp.multiply, positive, grads)
+  return jnp.log(over_kernels(jnp.sum, scores)) + exponent * jnp.log(2.0)

@@ -1,0 +1,377 @@
+"""One-shot pruning: scores, a budget and a pattern make masks."""
+
+import math
+from collections.abc import Collection, Mapping
+from fractions import Fraction
+from typing import Any, Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lthjax import masks as masks_lib
+from lthjax import trees
+from lthjax.densities import Densities
+from lthjax.patterns import Pattern, Unstructured
+from lthjax.selection import check_floating, keep_largest
+
+Rounding = Literal['nearest', 'floor', 'ceil']
+Scope = Literal['layer', 'global']
+
+# What to add before dividing by q so that the quotient is rounded that way.
+_OFFSETS = {
+  'nearest': lambda q: q // 2,
+  'floor': lambda q: 0,
+  'ceil': lambda q: q - 1,
+}
+
+# With larger ones, the products of `share_of` would not fit a traced int32.
+_MAX_DENOMINATOR = 2**22
+
+
+def prune(
+  scores: chex.ArrayTree,
+  masks: chex.ArrayTree,
+  *,
+  sparsity: float | None = None,
+  fraction: float | Mapping[str, float] | None = None,
+  scope: Scope = 'layer',
+  pattern: Pattern = Unstructured(),
+  densities: Densities | None = None,
+  rounding: Rounding = 'nearest',
+) -> chex.ArrayTree:
+  """Removes the alive weights with the lowest scores.
+
+  Masks nest: a dead weight never returns. Counts are exact, and ties go to the
+  lowest index. Works eagerly and under `jax.jit` and `jax.vmap`; the checks of
+  scores need concrete ones, and traced NaN count as lowest. A high sparsity can
+  leave small leaves without any weight.
+
+  Args:
+    scores: tree of floating-point arrays like the masks; the highest survive.
+      Scores of leaves whose mask is `None` are ignored.
+    masks: tree of masks to start from, such as `lthjax.masks.full(params)`.
+    sparsity: dead share of all prunable weights afterwards, in [0, 1).
+    fraction: share of the *alive* weights to remove, in [0, 1); or ``{glob:
+      share}`` over leaf names, where the first match wins and leaves without a
+      match are left as they are. Give either this or ``sparsity``.
+    scope: ``'layer'`` gives each leaf its own budget; ``'global'`` lets all
+      leaves compete for one (with globs: all leaves of the same glob).
+    pattern: which shapes may survive. A pattern with a density of its own, such
+      as `lthjax.patterns.NM`, takes neither ``sparsity`` nor ``fraction``.
+    densities: spreads ``sparsity`` over the layers, for instance
+      `lthjax.densities.erk`; the default gives each the same.
+    rounding: of the number *removed*, where it is not whole.
+
+  Returns:
+    Tree of masks, a subset of those given.
+
+  Raises:
+    TypeError: if scores are not floating point.
+    ValueError: for a budget out of range or given twice, masks that do not fit
+      the scores, no prunable leaf, a glob that matches nothing, a pattern that
+      does not fit a leaf, fewer weights than leaves under one ``sparsity``
+      for all, or scores of alive weights that are NaN, or all zero in a leaf
+      that loses some.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> params = {'w': jnp.array([[0.5, -2.0, 0.1, 1.0]])}
+    >>> masks = lth.masks.full(params)
+    >>> lth.prune(lth.scores.magnitude(params), masks, sparsity=0.5)
+    {'w': Array([[False,  True, False,  True]], dtype=bool)}
+
+  References:
+    Han et al., Learning both Weights and Connections for Efficient Neural
+    Networks, arXiv:1506.02626; Frankle & Carbin, The Lottery Ticket Hypothesis,
+    arXiv:1803.03635, section 2 (shares of alive weights, layer by layer).
+  """
+  trees.check_like(masks, scores, 'scores')
+  eligible = {n: m for n, m in trees.by_name(masks).items() if m is not None}
+  if not eligible:
+    raise ValueError(
+      'There is nothing to prune: every mask is None. Choose prunable leaves'
+      ' with `lthjax.masks.full(params, where=...)`.'
+    )
+  _check_budget(sparsity, fraction, scope, pattern, densities)
+  pattern.check({name: m.shape for name, m in eligible.items()})
+  if rounding not in _OFFSETS:
+    raise ValueError(
+      f'`rounding` was {rounding!r}, but must be one of {", ".join(_OFFSETS)}.'
+    )
+  values = trees.by_name(scores)
+  check_floating({name: values[name] for name in eligible})
+  check_nan(scores, masks)
+
+  budgets: list[tuple[list[str], Any]]
+  if pattern.density is not None:
+    budgets = [([name], None) for name in eligible]
+  elif fraction is not None:
+    shares = trees.per_leaf(fraction, eligible, 'fraction')
+    budgets = _budgets_of_alive(eligible, shares, scope, rounding)
+  else:
+    assert sparsity is not None
+    budgets = _budgets_of_all(eligible, sparsity, scope, densities, rounding)
+
+  pruned = dict(eligible)
+  for names, count in budgets:
+    if len(names) == 1:
+      (name,) = names
+      pruned[name] = pattern.select(name, values[name], eligible[name], count)
+    else:
+      keep = keep_largest(
+        [values[n] for n in names], count, [eligible[n] for n in names]
+      )
+      pruned.update(zip(names, keep, strict=True))
+  _check_not_zero(values, eligible, pruned)
+  return trees.map_alive(lambda name, _: pruned[name], masks)
+
+
+def layer_counts(
+  shapes: Mapping[str, tuple[int, ...]],
+  sparsity: float,
+  densities: Densities | None = None,
+  rounding: Rounding = 'nearest',
+) -> dict[str, int]:
+  """Counts how many weights of each layer a sparsity keeps.
+
+  Args:
+    shapes: ``{name: shape}`` of the prunable leaves.
+    sparsity: dead share of all weights, in [0, 1).
+    densities: spreads it over the layers; the default gives each the same.
+    rounding: of the number removed.
+
+  Returns:
+    ``{name: count}``, exact Python integers.
+
+  Example:
+    >>> from lthjax.pruning._one_shot import layer_counts
+    >>> layer_counts({'fc1': (784, 300), 'output': (100, 10)}, 0.9)
+    {'fc1': 23520, 'output': 100}
+  """
+  ratios = dict.fromkeys(shapes, _exact(sparsity))
+  if densities is not None:
+    spread = densities(shapes, sparsity)
+    wrong = [name for name in shapes if not 0 <= spread.get(name, -1) <= 1]
+    if wrong:
+      raise ValueError(
+        '`densities` must return a density in [0, 1] for every leaf, but did'
+        f' not for {", ".join(wrong)}.'
+      )
+    ratios = {name: 1 - _exact(spread[name]) for name in shapes}
+  sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+  return {
+    name: size - _share(size, ratios[name], rounding)
+    for name, size in sizes.items()
+  }
+
+
+def ratio_of(share: float) -> Fraction:
+  """Returns the fraction that was meant, for `share_of` of traced counts.
+
+  Args:
+    share: a number in [0, 1].
+
+  Returns:
+    A fraction with a denominator of at most 2^22.
+
+  Example:
+    >>> from lthjax.pruning._one_shot import ratio_of
+    >>> ratio_of(0.29), ratio_of(1 / 3)
+    (Fraction(29, 100), Fraction(1, 3))
+  """
+  return _exact(share).limit_denominator(_MAX_DENOMINATOR)
+
+
+def share_of(
+  count: Any, numerator: Any, denominator: Any, rounding: Rounding
+) -> Any:
+  """Multiplies a count by a fraction in [0, 1] and rounds, exactly.
+
+  By long division of the count, byte by byte, so that all products fit an
+  int32 where something is traced.
+
+  Args:
+    count: Python integer or int32, in [0, 2^31).
+    numerator: Python integer or int32.
+    denominator: Python integer or int32, at most 2^22 if anything is traced.
+    rounding: of the product.
+
+  Returns:
+    An integer of the kind that was given.
+
+  Example:
+    >>> from lthjax.pruning._one_shot import share_of
+    >>> share_of(100, 29, 100, 'floor')
+    29
+  """
+  quotient, rest = 0, 0
+  for shift in (24, 16, 8, 0):
+    rest = rest * 256 + (count >> shift & 255) * numerator
+    quotient = quotient * 256 + rest // denominator
+    rest %= denominator
+  return quotient + (rest + _OFFSETS[rounding](denominator)) // denominator
+
+
+def check_nan(scores: chex.ArrayTree, masks: chex.ArrayTree) -> None:
+  """Raises if an alive weight has no score; does nothing under a trace.
+
+  Args:
+    scores: tree of arrays.
+    masks: tree of masks of the same structure.
+
+  Raises:
+    ValueError: naming each leaf and its number of NaN.
+  """
+  values = trees.by_name(scores)
+  bad = {
+    name: jnp.sum(jnp.isnan(values[name]) & mask, dtype=jnp.int32)
+    for name, mask in trees.by_name(masks).items()
+    if mask is not None
+  }
+  if trees.is_traced(*bad.values()):
+    return
+  if found := [f'{n} ({x})' for n, x in jax.device_get(bad).items() if x]:
+    raise ValueError(
+      f'Scores of alive weights are NaN in {", ".join(found)}. Pruning by'
+      ' them would be arbitrary: did training diverge? Lower the learning'
+      ' rate, or clean the scores with `jnp.nan_to_num`.'
+    )
+
+
+def check_enough(count: int, names: Collection[str]) -> None:
+  """Raises if fewer weights would be left than there are layers.
+
+  Args:
+    count: how many weights a global budget keeps.
+    names: of the prunable leaves.
+
+  Raises:
+    ValueError: naming the leaves.
+  """
+  if count < len(names):
+    raise ValueError(
+      f'This sparsity leaves {count} weights for {len(names)} layers'
+      f' ({", ".join(names)}), and a layer without any lets nothing through.'
+      ' Lower `sparsity`.'
+    )
+
+
+def _check_budget(
+  sparsity: float | None,
+  fraction: float | Mapping[str, float] | None,
+  scope: str,
+  pattern: Pattern,
+  densities: Densities | None,
+) -> None:
+  """Raises on budgets that are out of range or contradict each other."""
+  given = [
+    name
+    for name, x in [('sparsity', sparsity), ('fraction', fraction)]
+    if x is not None
+  ]
+  if pattern.density is not None:
+    if given or densities is not None or scope != 'layer':
+      raise ValueError(
+        f'{pattern} fixes the density to {pattern.density:g} in every layer,'
+        ' so `prune` takes no sparsity, fraction, densities or scope beside'
+        ' it. Leave them out.'
+      )
+    return
+  if len(given) != 1:
+    raise ValueError(
+      'Give `prune` either `sparsity` (dead share of all weights) or'
+      ' `fraction` (share of the alive weights to remove);'
+      f' {" and ".join(given) or "neither"} was given.'
+    )
+  shares = fraction.values() if isinstance(fraction, Mapping) else [fraction]
+  for share in [sparsity] if sparsity is not None else shares:
+    if share is None or not 0 <= share < 1:
+      raise ValueError(
+        f'`{given[0]}` was {share}, but must be in [0, 1): at 1 no weight'
+        ' would be left.'
+      )
+  if scope not in ('layer', 'global'):
+    raise ValueError(
+      f'`scope` was {scope!r}, but must be "layer" (a budget a leaf) or'
+      ' "global" (one for all).'
+    )
+  if scope == 'global' and not isinstance(pattern, Unstructured):
+    raise ValueError(
+      f'`scope="global"` ranks single weights across leaves, but {pattern}'
+      ' selects within a leaf. Use `scope="layer"`.'
+    )
+  if densities is not None and (scope == 'global' or sparsity is None):
+    raise ValueError(
+      '`densities` spreads a `sparsity` over layers, so it needs `sparsity`'
+      ' and `scope="layer"`.'
+    )
+
+
+def _check_not_zero(
+  values: Mapping[str, Any],
+  before: Mapping[str, Any],
+  after: Mapping[str, Any],
+) -> None:
+  """Raises if a leaf lost weights whose scores were all zero, if not traced."""
+  silent = {
+    name: jnp.any(mask & ~after[name]) & ~jnp.any((values[name] != 0) & mask)
+    for name, mask in before.items()
+  }
+  if trees.is_traced(*silent.values()):
+    return
+  if found := [
+    n or 'the array' for n, x in jax.device_get(silent).items() if x
+  ]:
+    raise ValueError(
+      f'All scores of alive weights are zero in {", ".join(found)}. Pruning by'
+      ' them would be arbitrary: do gradients and signals reach these layers?'
+      ' Leave them dense with `lthjax.masks.full(params, where=...)`.'
+    )
+
+
+def _budgets_of_alive(
+  eligible: dict[str, Any],
+  shares: dict[str, tuple[str, float]],
+  scope: str,
+  rounding: Rounding,
+) -> list[tuple[list[str], Any]]:
+  """Which leaves share a budget, and how many of their alive weights stay."""
+  alive = masks_lib.alive_by_name({name: eligible[name] for name in shares})
+  groups: dict[str, list[str]] = {}
+  for name, (glob, _) in shares.items():
+    groups.setdefault(glob if scope == 'global' else name, []).append(name)
+  budgets = []
+  for names in groups.values():
+    total = sum(alive[name] for name in names)
+    ratio = ratio_of(shares[names[0]][1])
+    budgets.append((names, total - _share(total, ratio, rounding)))
+  return budgets
+
+
+def _budgets_of_all(
+  eligible: dict[str, Any],
+  sparsity: float,
+  scope: str,
+  densities: Densities | None,
+  rounding: Rounding,
+) -> list[tuple[list[str], Any]]:
+  """Which leaves share a budget, and how many of all their weights stay."""
+  if scope == 'global':
+    total = sum(m.size for m in eligible.values())
+    count = total - _share(total, _exact(sparsity), rounding)
+    check_enough(count, eligible)
+    return [(list(eligible), count)]
+  shapes = {name: m.shape for name, m in eligible.items()}
+  counts = layer_counts(shapes, sparsity, densities, rounding)
+  return [([name], count) for name, count in counts.items()]
+
+
+def _exact(share: float) -> Fraction:
+  """The fraction that was meant: 0.29 is 29/100, and 1 / 3 is a third."""
+  return Fraction(float(share)).limit_denominator(10**9)
+
+
+def _share(count: Any, ratio: Fraction, rounding: Rounding) -> Any:
+  return share_of(count, ratio.numerator, ratio.denominator, rounding)

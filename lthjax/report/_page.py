@@ -1,0 +1,225 @@
+"""A report as one page for a browser.
+
+The page is one file that loads nothing: style, script and picture are inside,
+and its security policy forbids the browser to fetch anything.
+"""
+
+import base64
+import html as html_lib
+import importlib.resources
+import math
+import os
+import struct
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from lthjax.report import _tables
+from lthjax.report._capacity import Capacity
+
+# Dark to bright and even to the eye; the same in page.css.
+_COLORS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98))
+_COLORS += ((253, 231, 37),)
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none';\
+ img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+<h1>{title}</h1>
+{body}
+</main>
+<script>
+{script}</script>
+</body>
+</html>
+"""
+
+
+def html(found: Capacity, *, title: str = 'Where capacity lives') -> str:
+  """Writes what was found as a page that needs no other file.
+
+  Args:
+    found: what `lthjax.report.capacity` returned.
+    title: heading of the page.
+
+  Returns:
+    A whole HTML document: tables that sort by a click on their header, and a
+    picture of the inputs. It follows the light or dark setting of the browser.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> masks = {'fc': jnp.array([[True, False]])}
+    >>> page = lth.report.html(lth.report.capacity(masks), title='a < b')
+    >>> '<h1>a &lt; b</h1>' in page
+    True
+  """
+  body = [
+    f'<p class="headline">{_escape(_tables.headline(found))}</p>',
+    _section('Layers', _table(_tables.layers(found))),
+    _inputs(found),
+  ]
+  if (movement := _tables.movement(found)) is not None:
+    body.append(_section('DistanceMoved', _table(movement)))
+  if overlaps := _tables.overlap(found):
+    first, *others = (_table(x, matrix=True) for x in overlaps)
+    details = f'<details><summary>By layer</summary>{"".join(others)}</details>'
+    body.append(_section('Overlap', first + details))
+  return _PAGE.format(
+    title=_escape(title),
+    style=_resource('page.css'),
+    script=_resource('page.js'),
+    body='\n'.join(filter(None, body)),
+  )
+
+
+def write_html(
+  path: str | os.PathLike[str],
+  found: Capacity,
+  *,
+  title: str = 'Where capacity lives',
+) -> None:
+  """Writes the page of `html` to a file, which appears whole or not at all.
+
+  Args:
+    path: the file, which is replaced if it exists; its parents are made.
+    found: what `lthjax.report.capacity` returned.
+    title: heading of the page.
+
+  Raises:
+    OSError: if it cannot be written; an earlier file stays as it was.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> found = lth.report.capacity({'fc': jnp.array([[True, False]])})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   lth.report.write_html(f'{folder}/report.html', found)
+    ...   pathlib.Path(folder, 'report.html').read_text()[:15]
+    '<!doctype html>'
+  """
+  page, path = html(found, title=title), Path(path).absolute()
+  path.parent.mkdir(parents=True, exist_ok=True)
+  prefix = f'.{path.name}.tmp-'
+  with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
+    written = Path(folder, path.name)
+    written.write_text(page, encoding='utf-8', newline='')
+    os.replace(written, path)
+
+
+def _section(title: str, *parts: str) -> str:
+  name = title.lower()
+  inside = '\n'.join(parts)
+  return (
+    f'<section aria-labelledby="{name}">\n<h2 id="{name}">{title}</h2>\n'
+    f'{inside}\n</section>'
+  )
+
+
+def _table(table: _tables.Table, *, matrix: bool = False) -> str:
+  """A table in a box that scrolls by itself on narrow screens."""
+  title, caption = _escape(table.title), _escape(table.caption)
+  if matrix:  # Several stand under one heading.
+    caption = f'<strong>{title}.</strong> {caption}'
+  head = ''.join(
+    f'<th scope="col">{name if matrix else _button(name)}</th>'
+    for name in map(_escape, table.header)
+  )
+  rows = '\n'.join(f'<tr>{_row(row)}</tr>' for row in table.rows)
+  total = ''
+  if table.total is not None:
+    total = f'<tfoot><tr>{_row(table.total)}</tr></tfoot>\n'
+  return (
+    f'<div class="scroll" role="region" aria-label="{title}" tabindex="0">\n'
+    f'<table{" class=matrix" if matrix else ""}>\n'
+    f'<caption>{caption}</caption>\n'
+    f'<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n{total}'
+    '</table>\n</div>'
+  )
+
+
+def _button(name: str) -> str:
+  return f'<button type="button">{name}</button>'
+
+
+def _row(row: tuple[_tables.Cell, ...]) -> str:
+  first, *others = row
+  return f'<th scope="row">{_escape(first.text)}</th>' + ''.join(
+    map(_cell, others)
+  )
+
+
+def _cell(cell: _tables.Cell) -> str:
+  attributes = ''
+  if cell.value is not None and not math.isnan(cell.value):
+    value = repr(cell.value).replace('inf', 'Infinity')  # As scripts say it.
+    attributes += f' data-value="{value}"'
+  if cell.share is not None:
+    attributes += f' class="share" style="--share: {cell.share:.4f}"'
+  return f'<td{attributes}>{_escape(cell.text)}</td>'
+
+
+def _inputs(found: Capacity) -> str:
+  """The picture of the inputs, with its meaning and its scale."""
+  words = _tables.inputs(found)
+  if words is None or found.saliency is None:
+    return ''
+  counts = _tables.picture(found.saliency)
+  data = base64.b64encode(_png(counts)).decode()
+  height, width = counts.shape
+  return _section(
+    'Inputs',
+    f'<figure>\n<img src="data:image/png;base64,{data}" width="{width}"'
+    f' height="{height}" alt="Map of the inputs. {_escape(words)}">',
+    f'<div class="scale" aria-hidden="true"><span>0</span><i></i>'
+    f'<span>{counts.max():,.16g}</span></div>',
+    f'<figcaption>{_escape(words)}</figcaption>\n</figure>',
+  )
+
+
+def _png(counts: np.ndarray) -> bytes:
+  """Encodes counts as a picture with a palette, a pixel each."""
+  stops = np.linspace(0, 255, len(_COLORS))
+  palette = [np.interp(np.arange(256), stops, x) for x in np.transpose(_COLORS)]
+  pixels = np.rint(255 * (counts / max(counts.max(), 1))).astype(np.uint8)
+  lines = b''.join(b'\0' + line.tobytes() for line in pixels)
+
+  def chunk(kind, data):
+    checksum = zlib.crc32(kind + data)
+    return (
+      struct.pack('>I', len(data)) + kind + data + struct.pack('>I', checksum)
+    )
+
+  height, width = counts.shape
+  return (
+    b'\x89PNG\r\n\x1a\n'
+    + chunk(b'IHDR', struct.pack('>2I5B', width, height, 8, 3, 0, 0, 0))
+    + chunk(b'PLTE', np.rint(palette).astype(np.uint8).T.tobytes())
+    + chunk(b'IDAT', zlib.compress(lines, 9))
+    + chunk(b'IEND', b'')
+  )
+
+
+def _escape(text: str) -> str:
+  return html_lib.escape(text, quote=True)
+
+
+def _resource(name: str) -> str:
+  """Reads a file that comes with the package."""
+  files = importlib.resources.files('lthjax.report')
+  return files.joinpath(name).read_text(encoding='utf-8')

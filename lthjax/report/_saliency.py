@@ -1,0 +1,154 @@
+"""Which inputs a network looks at."""
+
+import collections
+import itertools
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import chex
+import numpy as np
+
+from lthjax import patterns
+from lthjax.report import _leaves
+from lthjax.topologies import _fan_in
+
+
+def input_saliency(
+  masks: chex.ArrayTree,
+  layers: str | Sequence[str],
+  input_shape: Sequence[int] | None = None,
+  *,
+  neuron_axes: patterns.Axes | None = None,
+) -> np.ndarray:
+  """Counts alive weights that leave each input of one run, or their paths.
+
+  With one layer, these are the weights of the first kernel. With the names of a
+  chain of dense kernels, these are the paths of alive weights through all of
+  them: weights that lead to a dead neuron do not count.
+
+  Args:
+    masks: tree of masks of one run, not traced. Of several seeds side by side
+      take one with ``jax.tree.map(lambda m: m[0], masks)``.
+    layers: name of the kernel that reads the input, such as ``'fc1/kernel'``,
+      or the names of different kernels, each ``[inputs, outputs]``, which reads
+      the outputs of the one before.
+    input_shape: shape of one example, such as ``(28, 28, 1)``. By default that
+      of the kernel without its neurons: a vector, or the window of a
+      convolution, whose weights look at all pixels alike.
+    neuron_axes: as for `lthjax.report.layers`.
+
+  Returns:
+    int64 array of that shape; float64, and rounded, if an input has more than
+      2**53 paths.
+
+  Raises:
+    ValueError: if a name is no kernel with a mask, kernels do not form a chain,
+      or the first of them does not read inputs of that shape.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> first = jnp.array([[True, True], [False, True], [False, False]])
+    >>> masks = {'fc1': first, 'fc2': jnp.array([[True], [False]])}
+    >>> lth.report.input_saliency(masks, 'fc1')
+    array([2, 1, 0])
+    >>> lth.report.input_saliency(masks, ['fc1', 'fc2'])
+    array([1, 0, 0])
+
+  References:
+    Frankle & Carbin, The Lottery Ticket Hypothesis: Finding Sparse, Trainable
+    Neural Networks, arXiv:1803.03635, appendix F: the pixels that the first
+    layer of a winning ticket keeps.
+  """
+  names = [layers] if isinstance(layers, str) else list(layers)
+  kernels = {
+    name: mask
+    for name, mask in _leaves.arrays(masks).items()
+    if mask is not None and mask.ndim > 1
+  }
+  unknown = [name for name in names if name not in kernels]
+  if unknown or not names:
+    raise ValueError(
+      f'The layers were {", ".join(map(repr, names)) or "none"}, but must be'
+      ' kernels that have masks. Choose among'
+      f' {", ".join(map(repr, kernels)) or "none"}.'
+    )
+  axes = _fan_in.axes_by_name(
+    neuron_axes, {name: mask.shape for name, mask in kernels.items()}
+  )
+  matrices: list[Any] = [
+    _fan_in.columns(kernels[name], axes[name])[0] for name in names
+  ]
+  if len(names) > 1:
+    _check_dense(names, kernels)
+  _check_chain(names, matrices)
+  counts = np.ones(matrices[-1].shape[1])
+  for matrix in reversed(matrices):
+    counts = matrix @ counts
+  if counts.max() <= 2**53:  # So far floats count exactly.
+    counts = counts.astype(np.int64)
+
+  first = kernels[names[0]]
+  neurons = {axis % first.ndim for axis in axes[names[0]]}
+  shape = [n for i, n in enumerate(first.shape) if i not in neurons]
+  if input_shape is not None:
+    shape = _sizes(input_shape)
+  if math.prod(shape) != counts.size:
+    raise ValueError(
+      f'`input_shape` was {tuple(shape)}, which has {math.prod(shape)} values,'
+      f' but {names[0]!r} {first.shape} has {counts.size} inputs. Give the'
+      ' shape of one example, without the axis of a batch; for a convolution'
+      ' leave it out, and the map is that of its window.'
+    )
+  return counts.reshape(shape)
+
+
+def _sizes(input_shape: Any) -> list[int]:
+  """The shape of one example as Python ints; raises for anything else."""
+  try:
+    sizes = [operator.index(size) for size in input_shape]
+  except TypeError:
+    sizes = [0]
+  if any(size < 1 for size in sizes):
+    raise ValueError(
+      f'`input_shape` was {input_shape!r}, but a shape has positive integers.'
+      ' Give that of one example, such as (28, 28, 1).'
+    )
+  return sizes
+
+
+def _check_dense(names: list[str], kernels: dict[str, Any]) -> None:
+  """Checks that a chain has dense kernels only, each once."""
+  faults = [
+    f'{name!r} has shape {kernels[name].shape}'
+    for name in dict.fromkeys(names)
+    if kernels[name].ndim != 2
+  ]
+  faults += [
+    f'{name!r} is named {n} times'
+    for name, n in collections.Counter(names).items()
+    if n > 1
+  ]
+  if faults:
+    raise ValueError(
+      f'The layers are no chain of dense kernels: {"; ".join(faults)}. Paths'
+      ' are counted through different kernels of shape (inputs, outputs): name'
+      ' those, or one layer alone.'
+    )
+
+
+def _check_chain(names: list[str], matrices: list[Any]) -> None:
+  """Checks that every kernel reads what the one before gives."""
+  pairs = itertools.pairwise(zip(names, matrices, strict=True))
+  faults = [
+    f'{a!r} has {x.shape[1]} outputs, but {b!r} has {y.shape[0]} inputs'
+    for (a, x), (b, y) in pairs
+    if x.shape[1] != y.shape[0]
+  ]
+  if faults:
+    raise ValueError(
+      f'The layers are no chain of dense kernels: {"; ".join(faults)}. Name'
+      ' kernels in the order in which they are applied, or the first one only.'
+    )

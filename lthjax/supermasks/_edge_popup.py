@@ -1,0 +1,178 @@
+"""Edge-popup: random weights, of which those with the largest scores count."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lthjax import masks as masks_lib
+from lthjax import trees
+from lthjax.densities import Densities
+from lthjax.patterns import Pattern, Unstructured
+from lthjax.pruning._one_shot import Scope, prune
+from lthjax.supermasks._gates import check_scores, gate
+from lthjax.supermasks._weights import fan_in
+from lthjax.topologies import _moving
+
+
+def init_scores(
+  key: chex.PRNGKey,
+  params: chex.ArrayTree,
+  where: masks_lib.Where | str | list[str] = masks_lib.kernels,
+) -> chex.ArrayTree:
+  """Draws the scores to start from: uniform in ``±1 / sqrt(fan_in)``.
+
+  Args:
+    key: random key; each leaf folds in its name.
+    params: tree of arrays, of which only shapes and dtypes matter.
+    where: which leaves get scores, as for `lthjax.masks.full`; all others run
+      as they are.
+
+  Returns:
+    Tree like the params, `None` at the leaves without scores.
+
+  Raises:
+    ValueError: if no leaf is chosen, or a glob matches none.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> params = {'kernel': jnp.ones((4, 2)), 'bias': jnp.ones(2)}
+    >>> scores = lth.supermasks.init_scores(jax.random.key(0), params)
+    >>> scores['bias'] is None, bool(jnp.abs(scores['kernel']).max() <= 0.5)
+    (True, True)
+  """
+
+  def draw(name, mask, w):
+    bound = 1 / math.sqrt(fan_in(name, mask.shape))
+    own = trees.fold_in_name(key, name)
+    return jax.random.uniform(own, w.shape, w.dtype, -bound, bound)
+
+  return trees.map_alive(draw, masks_lib.full(params, where), params)
+
+
+def edge_popup(
+  params: chex.ArrayTree,
+  scores: chex.ArrayTree,
+  *,
+  sparsity: float | None = None,
+  scope: Scope = 'layer',
+  densities: Densities | None = None,
+  pattern: Pattern = Unstructured(),
+) -> chex.ArrayTree:
+  """Returns the params that a network of the best-scored weights runs with.
+
+  The gradient by a score is ``sign(score) * w * g``, with the gradient ``g`` of
+  the loss by the weight as the network runs with it: closed weights are scored
+  on, and pop up once their scores are large enough.
+
+  Args:
+    params: random weights, which nothing changes.
+    scores: what trains, from `init_scores`. Their absolute values are compared;
+      leaves without scores run as they are.
+    sparsity: share of the weights with scores that is left out, between 0 and
+      1. A pattern that fixes it, such as N:M, needs none.
+    scope: ``'layer'`` gives each leaf its own budget; ``'global'`` lets all
+      leaves compete for one.
+    densities: how the budget spreads over layers, such as
+      `lthjax.densities.erk`; evenly by default.
+    pattern: which shapes may run, such as `lthjax.patterns.NM`.
+
+  Returns:
+    Tree like the params, +0.0 where left out; differentiable by the scores.
+
+  Raises:
+    TypeError: if scores are not floating point.
+    ValueError: if scores do not fit the params; if the sparsity is out of
+      range, given twice, or leaves a layer without any weight.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> params = jnp.array([[2.0, -3.0]])
+    >>> scores = jnp.array([[0.1, -0.5]])
+    >>> lth.supermasks.edge_popup(params, scores, sparsity=0.5)
+    Array([[ 0., -3.]], dtype=float32)
+    >>> def loss(scores):
+    ...   return lth.supermasks.edge_popup(params, scores, sparsity=0.5).sum()
+    >>> jax.grad(loss)(scores)
+    Array([[2., 3.]], dtype=float32)
+
+  References:
+    Ramanujan et al., What's Hidden in a Randomly Weighted Neural Network?,
+    arXiv:1911.13299, section 3 and eq. 5. The derivative of the absolute value
+    is that of the authors' code, where scores may change sign.
+  """
+  check_scores(scores, params, 'scores')
+  keep = edge_popup_masks(
+    scores,
+    sparsity=sparsity,
+    scope=scope,
+    densities=densities,
+    pattern=pattern,
+  )
+
+  def run(m, w, s):
+    return w if m is None else gate(m, w, jnp.abs(s))
+
+  return jax.tree.map(run, keep, params, scores, is_leaf=trees.is_none)
+
+
+def edge_popup_masks(
+  scores: chex.ArrayTree,
+  *,
+  sparsity: float | None = None,
+  scope: Scope = 'layer',
+  densities: Densities | None = None,
+  pattern: Pattern = Unstructured(),
+) -> chex.ArrayTree:
+  """Returns the masks behind `edge_popup`, to count, keep or deploy.
+
+  Counts are exact and ties go to the lowest index. (The authors' code rounds
+  the number removed down; this is to the nearest, as elsewhere here.)
+
+  Args:
+    scores: as for `edge_popup`.
+    sparsity: as for `edge_popup`.
+    scope: as for `edge_popup`.
+    densities: as for `edge_popup`.
+    pattern: as for `edge_popup`.
+
+  Returns:
+    Tree of masks, `None` at the leaves without scores.
+
+  Raises:
+    TypeError: if scores are not floating point.
+    ValueError: if the sparsity is out of range, given twice, or leaves a layer
+      without any weight.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> scores = jnp.array([[0.1, -0.5]])
+    >>> lth.supermasks.edge_popup_masks(scores, sparsity=0.5)
+    Array([[False,  True]], dtype=bool)
+  """
+  every = jax.tree.map(lambda s: jnp.ones_like(s, bool), scores)
+  if sparsity is not None:
+    _check_sparsity(sparsity)
+    if scope == 'layer' and pattern.density is None:
+      _moving.check_not_empty(_moving.shapes_of(every), sparsity, densities)
+  return prune(
+    jax.tree.map(lambda s: jnp.abs(jax.lax.stop_gradient(s)), scores),
+    every,
+    sparsity=sparsity,
+    scope=scope,
+    densities=densities,
+    pattern=pattern,
+  )
+
+
+def _check_sparsity(sparsity: float) -> None:
+  """Raises where no mask would be left to learn."""
+  if not 0 < sparsity < 1:
+    raise ValueError(
+      f'`sparsity` was {sparsity}, but must be between 0 and 1: with all'
+      ' weights or none there is no mask to learn.'
+    )

@@ -1,0 +1,134 @@
+"""Where the training of a pruned network starts.
+
+| rewind                 | weights | optimizer, step, schedule | steps left  |
+|------------------------|---------|---------------------------|-------------|
+| `rewind_weights`       | start's | start's                   | T - k       |
+| `rewind_learning_rate` | trained | start's                   | T - k       |
+| `fine_tune`            | trained | trained                   | your choice |
+
+The start is the state after k of T steps. At k = 0 the first is the original
+lottery-ticket experiment and the second is learning-rate rewinding; after that,
+the first is late rewinding.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+Rewind = Callable[[Any, Any], Any]
+
+
+def rewind_weights(start: Any, trained: Any) -> Any:
+  """Goes back to the start in everything: weights, optimizer, step, data order.
+
+  With masks that keep all, training on from there is to the bit the run that
+  was never interrupted.
+
+  Args:
+    start: state at initialization or after k steps.
+    trained: state at the end of training; ignored.
+
+  Returns:
+    The start.
+
+  Example:
+    >>> import lthjax as lth
+    >>> lth.tickets.rewind_weights('theta_k', 'theta_T')
+    'theta_k'
+
+  References:
+    Frankle et al., Linear Mode Connectivity and the Lottery Ticket Hypothesis,
+    arXiv:1912.05671, algorithm 2.
+  """
+  del trained
+  return start
+
+
+def rewind_learning_rate(start: Any, trained: Any) -> Any:
+  """Keeps the trained weights; goes back to the start in all else.
+
+  Args:
+    start: state at the step from which the learning rate shall run again, a
+      NamedTuple or another object with ``replace``.
+    trained: state at the end of training.
+
+  Returns:
+    The start with the params and the model state of the trained one.
+
+  Example:
+    >>> from lthjax.training._loop import TrainState
+    >>> import lthjax as lth
+    >>> start = TrainState(0, 'theta_0', 'fresh', 'stats_0', 'key', None)
+    >>> trained = TrainState(9, 'theta_T', 'used', 'stats_T', 'key', None)
+    >>> lth.tickets.rewind_learning_rate(start, trained)[:4]
+    (0, 'theta_T', 'fresh', 'stats_T')
+
+  References:
+    Renda et al., Comparing Rewinding and Fine-tuning in Neural Network Pruning,
+    arXiv:2003.02389, section 2.
+  """
+  replace = getattr(start, '_replace', None) or start.replace
+  kept = {'params': trained.params}
+  if hasattr(trained, 'model_state'):
+    kept['model_state'] = trained.model_state
+  return replace(**kept)
+
+
+def fine_tune(start: Any, trained: Any) -> Any:
+  """Keeps the trained state whole, so that training goes on where it stopped.
+
+  The step is that of the end: the training function has to go on beyond it,
+  for instance ``until=int(state.step) + 100``, at whatever learning rate the
+  schedule has there.
+
+  Args:
+    start: state at initialization or after k steps; ignored.
+    trained: state at the end of training.
+
+  Returns:
+    The trained state.
+
+  Example:
+    >>> import lthjax as lth
+    >>> lth.tickets.fine_tune('theta_k', 'theta_T')
+    'theta_T'
+
+  References:
+    Han et al., Learning both Weights and Connections for Efficient Neural
+    Networks, arXiv:1506.02626, section 3.
+  """
+  del start
+  return trained
+
+
+def fresh_slots(
+  tx: optax.GradientTransformation, opt_state: optax.OptState
+) -> optax.OptState:
+  """Empties momentum and moments; keeps steps, schedules and masks.
+
+  A rewound state has the optimizer's slots as they were at step k. This gives
+  the variant that starts there without them, as the open_lth code does.
+
+  Args:
+    tx: the optimizer that the state belongs to.
+    opt_state: its state.
+
+  Returns:
+    The state with zeros in every params-shaped slot.
+
+  Example:
+    >>> import jax.numpy as jnp, optax
+    >>> import lthjax as lth
+    >>> tx, params = optax.sgd(0.1, momentum=0.9), jnp.ones(2)
+    >>> _, opt_state = tx.update(jnp.ones(2), tx.init(params), params)
+    >>> lth.tickets.fresh_slots(tx, opt_state)[0].trace
+    Array([0., 0.], dtype=float32)
+  """
+  return optax.tree.map_params(
+    tx,
+    lambda slot: slot if slot is None else jnp.zeros_like(slot),
+    opt_state,
+    is_leaf=lambda x: x is None,
+  )

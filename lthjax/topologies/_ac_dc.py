@@ -1,0 +1,128 @@
+"""AC/DC: dense and sparse phases in turn."""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from lthjax import masks as masks_lib
+from lthjax import trees
+from lthjax._sparsify import Topology, sparsify
+from lthjax.densities import Densities
+from lthjax.pruning._one_shot import layer_counts
+from lthjax.selection import keep_largest
+from lthjax.topologies import _moving
+
+
+class ACDCState(NamedTuple):
+  """State of `ac_dc`.
+
+  Attributes:
+    masks: which weights are alive.
+    counts: ``{name: int32}``, how many weights a sparse phase keeps.
+  """
+
+  masks: chex.ArrayTree
+  counts: dict[str, jax.Array]
+
+
+def ac_dc(
+  inner: optax.GradientTransformation,
+  *,
+  sparsity: float,
+  sparse_steps: Sequence[int],
+  dense_steps: Sequence[int],
+  densities: Densities | None = None,
+  where: masks_lib.Where | str | list[str] = masks_lib.kernels,
+) -> optax.GradientTransformationExtraArgs:
+  """Alternates compressed and decompressed training (AC/DC).
+
+  Starts dense. After each step of ``sparse_steps`` the largest weights of every
+  layer are kept and the others are held at zero; after each step of
+  ``dense_steps`` all may train again. Give a last sparse step without a dense
+  one after it, and the network ends sparse.
+
+  Args:
+    inner: any optax transformation; wrap a whole chain, not a part of it.
+    sparsity: dead share of all prunable weights in a sparse phase, in [0, 1).
+    sparse_steps: when sparse phases begin, counted from 1.
+    dense_steps: when dense phases begin; these alternate with the sparse ones.
+    densities: how the budget spreads over layers, such as
+      `lthjax.densities.erk`; evenly by default.
+    where: which leaves may be pruned, as for `lthjax.masks.full`.
+
+  Returns:
+    A transformation whose ``update`` requires ``params``.
+
+  Raises:
+    ValueError: if the sparsity is out of range, or the phases do not alternate;
+      from ``init`` if a layer would be left empty.
+
+  Example:
+    >>> import jax.numpy as jnp, optax
+    >>> import lthjax as lth
+    >>> tx = lth.ac_dc(
+    ...   optax.sgd(0.1), sparsity=0.5, sparse_steps=[1, 3], dense_steps=[2]
+    ... )
+    >>> params = {'w': jnp.arange(1.0, 5.0).reshape(2, 2)}
+    >>> opt_state = tx.init(params)
+    >>> for step in range(3):
+    ...   grads = {'w': jnp.zeros((2, 2))}
+    ...   updates, opt_state = tx.update(grads, opt_state, params)
+    ...   params = optax.apply_updates(params, updates)
+    ...   print(lth.masks.count(lth.get_masks(opt_state)))
+    2
+    4
+    2
+
+  References:
+    Peste et al., AC/DC: Alternating Compressed/DeCompressed Training of Deep
+    Neural Networks, arXiv:2106.12379, algorithm 1.
+  """
+  _moving.check_sparsity(sparsity)
+  phases = _phases(sparse_steps, dense_steps)
+
+  def init_fn(params):
+    masks = masks_lib.full(params, where)
+    shapes = _moving.shapes_of(masks)
+    _moving.check_not_empty(shapes, sparsity, densities)
+    counts = layer_counts(shapes, sparsity, densities)
+    return ACDCState(
+      masks, {name: jnp.int32(count) for name, count in counts.items()}
+    )
+
+  def moves(step):
+    return jnp.any(step == jnp.asarray(phases))
+
+  def move_fn(state, params, grads, step):
+    del grads
+    # Phases take turns, beginning with a sparse one.
+    dense = jnp.any(step == jnp.asarray(phases[1::2], jnp.int32))
+
+    def move(name, mask, w):
+      count = jnp.where(dense, mask.size, state.counts[name])
+      return keep_largest(_moving.magnitude(w), count)
+
+    masks = trees.map_alive(move, state.masks, params)
+    return state._replace(masks=masks)
+
+  topology = Topology(init_fn, move_fn, moves, applies_gradient=True)
+  return sparsify(inner, topology)
+
+
+def _phases(sparse: Sequence[int], dense: Sequence[int]) -> list[int]:
+  """Returns when phases begin, in order, if their kinds take turns."""
+  steps = sorted([*sparse, *dense])
+  take_turns = (sorted(sparse), sorted(dense)) == (steps[::2], steps[1::2])
+  one_by_one = all(a < b for a, b in itertools.pairwise([0, *steps]))
+  if not (steps and take_turns and one_by_one):
+    raise ValueError(
+      f'`sparse_steps` were {list(sparse)} and `dense_steps` {list(dense)}, but'
+      ' sparse and dense phases must take turns, no two at the same step,'
+      ' beginning with a sparse one at step 1 or later.'
+    )
+  return steps

@@ -1,0 +1,166 @@
+"""The largest of dense weights run forward: the frame of STE and Top-KAST."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from lthjax import masks as masks_lib
+from lthjax import trees
+from lthjax._sparse_forward import sparse_forward
+from lthjax.densities import Densities
+from lthjax.patterns import Pattern, Unstructured
+from lthjax.pruning._one_shot import layer_counts
+from lthjax.selection import keep_largest
+from lthjax.topologies import _moving
+
+
+class LargestState(NamedTuple):
+  """State of the methods that run the largest weights forward.
+
+  Attributes:
+    masks: the weights that the network runs with.
+    backward: the weights that train; `None` at a leaf where all of them do.
+    counts: ``{name: int32[moves + 1]}``, how many weights each move keeps in
+      ``masks``, the first masks included; one entry if that never changes, and
+      none if the pattern fixes it.
+    backward_counts: ``{name: int32}``, how many train; empty where all do.
+  """
+
+  masks: chex.ArrayTree
+  backward: chex.ArrayTree
+  counts: dict[str, jax.Array]
+  backward_counts: dict[str, jax.Array]
+
+
+def run_largest(
+  inner: optax.GradientTransformation,
+  *,
+  sparsity: float | optax.Schedule | None,
+  backward_sparsity: float | None = None,
+  penalize: Callable[[Any, optax.Updates, optax.Params], Any] | None = None,
+  densities: Densities | None,
+  where: masks_lib.Where | str | list[str],
+  pattern: Pattern = Unstructured(),
+  update_every: int,
+  stop_step: int | None,
+) -> optax.GradientTransformationExtraArgs:
+  """Trains dense weights, of which the largest run forward, layer by layer.
+
+  Args:
+    inner: any optax transformation.
+    sparsity: share of the weights that do not run forward.
+    backward_sparsity: share of the weights that do not train; `None` trains
+      them all.
+    penalize: as for `lthjax.sparse_forward.sparse_forward`.
+    densities: how the budget spreads over layers.
+    where: which leaves may be pruned.
+    pattern: which shapes may run forward.
+    update_every: steps between moves.
+    stop_step: the last step at which masks may move; `None` for no end.
+
+  Returns:
+    A transformation whose ``update`` requires ``params``.
+
+  Raises:
+    ValueError: if times or sparsities are out of range or contradict each
+      other.
+  """
+  last = update_every if stop_step is None else stop_step
+  _moving.check_times(update_every, last)
+  wanted = _sparsities(sparsity, pattern, densities, update_every, stop_step)
+
+  def init_fn(params):
+    masks = masks_lib.full(params, where)
+    shapes = _moving.shapes_of(masks)
+    pattern.check(shapes)
+    counts, backward_counts = {}, {}
+    if wanted:
+      _moving.check_not_empty(shapes, max(wanted), densities)
+      tables = _moving.count_tables(shapes, wanted, densities)
+      counts = {name: jnp.asarray(table) for name, table in tables.items()}
+    if backward_sparsity is not None:
+      trained = layer_counts(shapes, backward_sparsity, densities)
+      backward_counts = {
+        name: jnp.maximum(counts[name][0], trained[name]) for name in shapes
+      }
+    everything = jax.tree.map(lambda _: None, params)
+    state = LargestState(masks, everything, counts, backward_counts)
+    return move_fn(state, params, 0)
+
+  def move_fn(state, params, step):
+    def choose(name, mask, w):
+      count = None
+      if name in state.counts:
+        table = state.counts[name]
+        count = table[jnp.minimum(step // update_every, len(table) - 1)]
+      all_of_them = jnp.ones_like(mask)
+      return pattern.select(name, _moving.magnitude(w), all_of_them, count)
+
+    def choose_backward(name, mask, w):
+      del mask
+      return keep_largest(_moving.magnitude(w), state.backward_counts[name])
+
+    state = state._replace(masks=trees.map_alive(choose, state.masks, params))
+    if not state.backward_counts:
+      return state
+    backward = trees.map_alive(choose_backward, state.masks, params)
+    return state._replace(backward=backward)
+
+  def moves(step):
+    if stop_step is not None:
+      return _moving.moves(update_every, stop_step)(step)
+    return update_every == 1 or step % update_every == 0
+
+  return sparse_forward(
+    inner, init=init_fn, move=move_fn, moves=moves, penalize=penalize
+  )
+
+
+def check_decay(decay: Any) -> None:
+  """Raises if a penalty would make weights grow."""
+  if not trees.is_traced(decay) and not decay >= 0:
+    raise ValueError(
+      f'`decay` was {decay}, but must be at least 0: it draws weights towards'
+      ' zero.'
+    )
+
+
+def _sparsities(
+  sparsity: float | optax.Schedule | None,
+  pattern: Pattern,
+  densities: Densities | None,
+  update_every: int,
+  stop_step: int | None,
+) -> list[float]:
+  """Sparsity at the start and at each move; none if the pattern fixes it."""
+  if pattern.density is not None:
+    fixed = 1 - pattern.density
+    if callable(sparsity) or densities is not None:
+      raise ValueError(
+        f'{pattern} fixes the sparsity of every layer to {fixed:g}, so it takes'
+        ' no schedule and no `densities` beside it. Leave them out.'
+      )
+    if sparsity is not None and not abs(sparsity - fixed) <= 1e-6:
+      raise ValueError(
+        f'{pattern} has a sparsity of {fixed:g}, but `sparsity` was {sparsity}.'
+        ' Leave it out.'
+      )
+    return []
+  if sparsity is None:
+    raise ValueError(
+      f'`sparsity` was not given, but {pattern} leaves it open: give a number'
+      ' in [0, 1), or a pattern such as `lthjax.patterns.NM(2, 4)`.'
+    )
+  if not callable(sparsity):
+    _moving.check_sparsity(sparsity)
+    return [sparsity]
+  if stop_step is None:
+    raise ValueError(
+      '`sparsity` is a schedule, which is evaluated before training, so'
+      ' `stop_step` is needed: give the step at which it comes to an end.'
+    )
+  return _moving.sparsities(sparsity, range(0, stop_step + 1, update_every))

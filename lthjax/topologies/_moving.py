@@ -1,0 +1,299 @@
+"""What the topologies that move masks have in common."""
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lthjax import masks as masks_lib
+from lthjax import trees
+from lthjax.densities import Densities
+from lthjax.patterns import Pattern, Unstructured
+from lthjax.pruning._one_shot import (
+  Rounding,
+  layer_counts,
+  prune,
+  ratio_of,
+  share_of,
+)
+from lthjax.schedules import cosine_drop_fraction
+from lthjax.scores import noise
+
+
+def check_times(
+  update_every: int, stop_step: int, applies_gradient: bool = True
+) -> None:
+  """Checks when masks move.
+
+  Args:
+    update_every: steps between moves.
+    stop_step: the last step at which they may.
+    applies_gradient: whether a step that moves masks also trains.
+
+  Raises:
+    ValueError: if a number is not an integer, no move would fit, or no step
+      between them would train.
+  """
+  for name, number in ('update_every', update_every), ('stop_step', stop_step):
+    try:
+      operator.index(number)
+    except TypeError:
+      raise ValueError(
+        f'`{name}` was {number!r}, but steps are counted in integers. Give one,'
+        ' such as 100.'
+      ) from None
+  if update_every < 1:
+    raise ValueError(
+      f'`update_every` was {update_every}, but must be at least 1 step.'
+    )
+  if stop_step < update_every:
+    raise ValueError(
+      f'`stop_step` was {stop_step}, before the first move at step'
+      f' {update_every}: masks would never move. Give a later step, or move'
+      ' them more often.'
+    )
+  if update_every == 1 and not applies_gradient:
+    raise ValueError(
+      '`update_every` was 1 and `applies_gradient` False: every step would move'
+      f' masks and none would train until step {stop_step}. Raise'
+      ' `update_every`, or give `applies_gradient=True`.'
+    )
+
+
+def moves(
+  update_every: int, stop_step: int
+) -> Callable[[jax.Array], jax.Array]:
+  """Tells the steps ``update_every, 2 * update_every, ... <= stop_step``."""
+  return lambda step: (step % update_every == 0) & (step <= stop_step)
+
+
+def at_move(table: jax.Array, step: jax.Array, every: int) -> jax.Array:
+  """Looks up the entry of the move at a step."""
+  return table[step // every - 1]
+
+
+def drop_ratios(
+  drop_fraction: float | optax.Schedule, update_every: int, stop_step: int
+) -> np.ndarray:
+  """Evaluates the drop fraction at every move, as fractions of integers.
+
+  Args:
+    drop_fraction: share of the alive weights to replace at a move; a number
+      falls by a cosine to zero at ``stop_step``.
+    update_every: steps between moves.
+    stop_step: the last step at which masks may move.
+
+  Returns:
+    int32[moves, 2]: numerators and denominators.
+
+  Raises:
+    ValueError: if a drop fraction is outside [0, 1].
+  """
+  if not callable(drop_fraction):
+    drop_fraction = cosine_drop_fraction(drop_fraction, stop_step)
+  shares = at_moves(drop_fraction, update_every, stop_step)
+  if wrong := [share for share in shares if not 0 <= share <= 1]:
+    raise ValueError(
+      f'`drop_fraction` gave {wrong[0]:g}, but must be in [0, 1]: it is the'
+      ' share of the alive weights that a move replaces.'
+    )
+  ratios = [ratio_of(share).as_integer_ratio() for share in shares]
+  return np.asarray(ratios, np.int32)
+
+
+def drop_count(
+  ratios: jax.Array, alive: jax.Array, step: jax.Array, every: int
+) -> jax.Array:
+  """Counts how many weights the move at a step drops.
+
+  Rounded down as in RigL's code, but exact above 2^24 weights too.
+  """
+  numerator, denominator = at_move(ratios, step, every)
+  return share_of(alive, numerator, denominator, 'floor')
+
+
+def at_moves(
+  schedule: optax.Schedule, update_every: int, stop_step: int
+) -> list[float]:
+  """Evaluates a schedule at every step that moves masks, in double precision.
+
+  Args:
+    schedule: of numbers over steps.
+    update_every: steps between moves.
+    stop_step: the last step at which masks may move.
+
+  Returns:
+    Python numbers, one a move, to nine decimals.
+  """
+  return _evaluate(schedule, range(update_every, stop_step + 1, update_every))
+
+
+def sparsities(schedule: optax.Schedule, steps: Iterable[int]) -> list[float]:
+  """Evaluates a schedule of sparsity.
+
+  Args:
+    schedule: of sparsity over steps.
+    steps: where to.
+
+  Returns:
+    Python numbers, one a step, to nine decimals.
+
+  Raises:
+    ValueError: if a sparsity is out of range.
+  """
+  values = _evaluate(schedule, steps)
+  for step, value in zip(steps, values, strict=True):
+    if not 0 <= value < 1:
+      raise ValueError(
+        f'`sparsity` was {value} at step {step}, but must be in [0, 1).'
+      )
+  return values
+
+
+def count_tables(
+  shapes: Mapping[str, tuple[int, ...]],
+  wanted: list[float],
+  densities: Densities | None,
+  rounding: Rounding = 'nearest',
+) -> dict[str, np.ndarray]:
+  """Counts how many weights of each layer every move leaves alive.
+
+  Args:
+    shapes: ``{name: shape}`` of the prunable leaves.
+    wanted: sparsity after every move.
+    densities: how it spreads over layers.
+    rounding: of the number removed.
+
+  Returns:
+    ``{name: int32[moves]}``.
+  """
+  counts = {
+    sparsity: layer_counts(shapes, sparsity, densities, rounding)
+    for sparsity in set(wanted)
+  }
+  return {
+    name: np.asarray([counts[sparsity][name] for sparsity in wanted], np.int32)
+    for name in shapes
+  }
+
+
+def _evaluate(schedule: optax.Schedule, steps: Iterable[int]) -> list[float]:
+  with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+    values = [np.asarray(schedule(step))[()] for step in steps]
+  # By way of the shortest decimal: a float32 that prints as 0.29 is 0.29.
+  return [round(float(str(value)), 9) for value in values]
+
+
+def start_masks(
+  key: chex.PRNGKey,
+  params: chex.ArrayTree,
+  sparsity: float,
+  *,
+  densities: Densities | None = None,
+  where: masks_lib.Where | str | list[str] = masks_lib.kernels,
+  pattern: Pattern = Unstructured(),
+) -> chex.ArrayTree:
+  """Draws masks of exactly the budgeted number of weights in every layer.
+
+  Args:
+    key: random key.
+    params: tree of arrays, of which only the shapes matter.
+    sparsity: dead share of all prunable weights, in [0, 1).
+    densities: how the budget spreads over layers; evenly by default.
+    where: which leaves may be pruned, as for `lthjax.masks.full`.
+    pattern: which shapes may survive. One that fixes the density must fix the
+      one that ``sparsity`` asks for.
+
+  Returns:
+    Tree of masks.
+
+  Raises:
+    ValueError: if the budget leaves a layer without a weight, naming it and
+      the sparsity that would leave it one; or as `lthjax.prune`.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> params = {'w': jnp.ones((10, 10))}
+    >>> masks = lth.topologies.start_masks(jax.random.key(0), params, 0.9)
+    >>> lth.masks.count(masks)
+    10
+  """
+  dense = masks_lib.full(params, where)
+  pattern.check(shapes_of(dense))
+  like = jax.tree.map(lambda m: jnp.zeros(m.shape), dense)
+  if pattern.density is not None:
+    if densities is not None:
+      raise ValueError(
+        f'{pattern} fixes the density of every layer, so it takes no'
+        ' `densities` beside it. Leave them out.'
+      )
+    if not abs(pattern.density - (1 - sparsity)) <= 1e-6:
+      raise ValueError(
+        f'{pattern} has a sparsity of {1 - pattern.density:g}, but `sparsity`'
+        f' was {sparsity}. Give {1 - pattern.density:g}.'
+      )
+    return prune(noise(key, like), dense, pattern=pattern)
+  check_sparsity(sparsity)
+  check_not_empty(shapes_of(dense), sparsity, densities)
+  return prune(noise(key, like), dense, sparsity=sparsity, densities=densities)
+
+
+def check_not_empty(
+  shapes: Mapping[str, tuple[int, ...]],
+  sparsity: float,
+  densities: Densities | None,
+) -> None:
+  """Raises if a sparsity leaves a layer empty, and names every such layer."""
+  counts = layer_counts(shapes, sparsity, densities)
+  empty = [
+    f'{name} (of {size} weights; keeping one is a sparsity of'
+    f' {sparsity_of(1, size)})'
+    for name, count in counts.items()
+    if not count and (size := math.prod(shapes[name]))
+  ]
+  if empty:
+    raise ValueError(
+      f'A sparsity of {sparsity} leaves no weight alive in {", ".join(empty)}.'
+      ' Lower it, spread it with `densities=`, or leave these layers dense with'
+      ' `where=`.'
+    )
+
+
+def check_sparsity(sparsity: float) -> None:
+  """Raises if a sparsity is out of range."""
+  if not 0 <= sparsity < 1:
+    raise ValueError(
+      f'`sparsity` was {sparsity}, but must be in [0, 1): at 1 no weight would'
+      ' be left.'
+    )
+
+
+def sparsity_of(alive: int, size: int) -> float:
+  """Returns the sparsity of so many alive weights, rounded down to six digits.
+
+  That is for messages: whoever follows them keeps at least as many.
+  """
+  return math.floor((1 - Fraction(alive, size)) * 10**6) / 10**6
+
+
+def shapes_of(masks: chex.ArrayTree) -> dict[str, tuple[int, ...]]:
+  """Returns the shapes of the prunable leaves by name."""
+  leaves = trees.by_name(masks).items()
+  return {name: mask.shape for name, mask in leaves if mask is not None}
+
+
+def layer_key(key: chex.PRNGKey, step: jax.Array, name: str) -> chex.PRNGKey:
+  """Derives the key of one layer at one step."""
+  return trees.fold_in_name(jax.random.fold_in(key, step), name)
+
+
+def magnitude(x: jax.Array) -> jax.Array:
+  """Absolute values, with NaN lowest, so that counts stay exact."""
+  return jnp.where(jnp.isnan(x), -1, jnp.abs(x))

@@ -1,0 +1,422 @@
+"""Channels are chosen by their scales, and go with all that belongs to them."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lthjax as lth
+from lthjax import models, structured
+from lthjax.structured._channels import scales
+
+NORMS = ('norm1', 'norm2')
+READERS = {
+  'norm1/scale': ['conv2/kernel'],
+  'norm2/scale': ['output/kernel'],
+}
+
+
+def apply(params, x):
+  """Two normalized convolutions; a dense layer reads every position."""
+  for i in '12':
+    norm = params[f'norm{i}']
+    x = jax.lax.conv_general_dilated(
+      x,
+      params[f'conv{i}']['kernel'],
+      (1, 1),
+      'SAME',
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    x = x - 0.1  # As if this were the running mean.
+    x = jax.nn.relu((x + 0.1) * norm['scale'] + norm['bias'])
+  return x.reshape(len(x), -1) @ params['output']['kernel']
+
+
+@pytest.fixture(scope='module')
+def params():
+  rng = np.random.default_rng(0)
+  shapes = {
+    'conv1': {'kernel': (3, 3, 2, 6)},
+    'norm1': {'scale': (6,), 'bias': (6,)},
+    'conv2': {'kernel': (3, 3, 6, 4)},
+    'norm2': {'scale': (4,), 'bias': (4,)},
+    'output': {'kernel': (5 * 5 * 4, 3)},
+  }
+  return jax.tree.map(
+    lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32),
+    shapes,
+    is_leaf=lambda x: isinstance(x, tuple),
+  )
+
+
+def test_largest_scales_of_all_layers(params):
+  sizes = np.concatenate([np.abs(params[norm]['scale']) for norm in NORMS])
+  for sparsity, removed in [(0.0, 0), (0.3, 3), (0.5, 5)]:
+    masks = structured.channel_masks(params, sparsity)
+    assert masks['conv1']['kernel'] is masks['norm1']['bias'] is None
+    kept = np.concatenate([masks[n]['scale'] for n in NORMS])
+    np.testing.assert_array_equal(kept, sizes >= np.sort(sizes)[removed])
+
+
+def test_equal_scales_still_give_exact_counts():
+  """As at initialization: no threshold would tell ten ones apart."""
+  params = {'norm1': {'scale': jnp.ones(6)}, 'norm2': {'scale': jnp.ones(4)}}
+  masks = structured.channel_masks(params, 0.3)
+  assert lth.masks.alive_by_name(masks) == {'norm1/scale': 6, 'norm2/scale': 1}
+  assert masks['norm2']['scale'].tolist() == [True, False, False, False]
+
+
+def test_no_layer_loses_its_largest_channel():
+  params = {
+    'norm1': {'scale': jnp.array([1.0, 2.0, 3.0, 4.0])},
+    'norm2': {'scale': jnp.array([0.1, -0.2])},
+  }
+  masks = structured.channel_masks(params, 0.5)
+  assert masks['norm1']['scale'].tolist() == [False, False, True, True]
+  assert masks['norm2']['scale'].tolist() == [False, True]
+
+
+def test_scales_that_are_not_numbers():
+  params = {'norm': {'scale': jnp.array([1.0, jnp.nan, 2.0])}}
+  with pytest.raises(ValueError, match=r'NaN in norm/scale \(1\)'):
+    structured.channel_masks(params, 0.5)
+
+
+def test_replicates_choose_on_their_own(params):
+  both = jax.tree.map(lambda x: jnp.stack([x, x[::-1]]), params)
+  masks = jax.vmap(lambda p: structured.channel_masks(p, 0.5))(both)
+  alone = structured.channel_masks(params, 0.5)['norm1']['scale']
+  found = masks['norm1']['scale']
+  np.testing.assert_array_equal(found, [alone, alone[::-1]])
+
+
+def test_it_is_the_network_without_the_channels(params):
+  """Same outputs, and as many multiply-adds, as one built smaller."""
+  channels = structured.channel_masks(params, 0.5)
+  masks = structured.mask_channels(params, channels, readers=READERS)
+  a, b = (np.flatnonzero(channels[n]['scale']) for n in NORMS)
+  assert 0 < len(a) < 6
+  assert 0 < len(b) < 4
+  output = params['output']['kernel'].reshape(25, 4, 3)
+  small = {
+    'conv1': {'kernel': params['conv1']['kernel'][..., a]},
+    'norm1': jax.tree.map(lambda x: x[a], params['norm1']),
+    'conv2': {'kernel': params['conv2']['kernel'][:, :, a][..., b]},
+    'norm2': jax.tree.map(lambda x: x[b], params['norm2']),
+    'output': {'kernel': output[:, b].reshape(-1, 3)},
+  }
+  x = jnp.asarray(np.random.default_rng(1).normal(size=(7, 5, 5, 2)))
+  np.testing.assert_allclose(
+    apply(lth.masks.apply(masks, params), x), apply(small, x), rtol=1e-4
+  )
+  cost = lth.accounting.multiply_adds(apply, params, x[:1], masks=masks)
+  built = lth.accounting.multiply_adds(apply, small, x[:1])
+  assert cost.alive == built.dense
+  assert cost.total_dense > cost.total > 0
+
+
+def test_without_readers_only_filters_go(params):
+  channels = structured.channel_masks(params, 0.5)
+  masks = structured.mask_channels(params, channels)
+  whole = structured.mask_channels(params, channels, readers=READERS)
+  assert masks['output']['kernel'] is None
+  assert whole['output']['kernel'].shape == (100, 3)
+  alive = np.asarray(channels['norm1']['scale'])
+  np.testing.assert_array_equal(masks['norm1']['scale'], alive)
+  np.testing.assert_array_equal(masks['norm1']['bias'], alive)
+  kernel = np.asarray(masks['conv1']['kernel'])
+  assert kernel.shape == (3, 3, 2, 6)
+  assert (kernel == alive).all()
+  x = jnp.ones((2, 5, 5, 2))
+  np.testing.assert_array_equal(
+    apply(lth.masks.apply(masks, params), x),
+    apply(lth.masks.apply(whole, params), x),
+  )
+
+
+@pytest.mark.parametrize(
+  ('norm', 'layer'),
+  [
+    ('norm1', 'conv1'),
+    ('BatchNorm_0', 'Conv_0'),
+    ('shortcut_norm', 'shortcut'),
+    ('layer1', 'layer1'),
+  ],
+)
+def test_kernels_by_name(norm, layer):
+  """As in NNX, in Linen, and with everything in one layer."""
+  block = {layer: {'kernel': jnp.ones((2, 3)), 'bias': jnp.ones(3)}}
+  block[norm] = {**block.get(norm, {}), 'scale': jnp.arange(3.0)}
+  params = {'blocks': [block]}
+  masks = structured.mask_channels(
+    params, structured.channel_masks(params, 0.3)
+  )
+  (block,) = masks['blocks']
+  assert block[layer]['kernel'].tolist() == [[False, True, True]] * 2
+  assert block[layer]['bias'].tolist() == [False, True, True]
+
+
+def test_biases_go_whatever_they_are_called():
+  params = {
+    'conv': {'w': jnp.ones((2, 3)), 'b': jnp.ones(3)},
+    'norm': {'scale': jnp.arange(3.0), 'offset': jnp.ones(3)},
+  }
+  channels = structured.channel_masks(params, 0.3)
+  masks = structured.mask_channels(
+    params, channels, kernels={'norm/scale': 'conv/w'}
+  )
+  assert lth.masks.alive_by_name(masks) == {
+    'conv/b': 2,
+    'conv/w': 4,
+    'norm/offset': 2,
+    'norm/scale': 2,
+  }
+
+
+def test_what_is_given_goes_with_what_names_tell(params):
+  channels = structured.channel_masks(params, 0.5)
+  found = structured.mask_channels(params, channels, readers=READERS)
+  given = structured.mask_channels(
+    params,
+    channels,
+    kernels={'norm1/scale': 'conv1/kernel'},
+    readers={scale: reader for scale, (reader,) in READERS.items()},
+  )
+  chex.assert_trees_all_equal(given, found)
+
+
+@pytest.mark.parametrize(
+  ('change', 'text'),
+  [
+    (lambda m: m.astype(int), 'norm1/scale: mask of dtype int32, not bool'),
+    (lambda m: m[:2], r'norm1/scale: mask of shape \(2,\), params of'),
+    (lambda m: None, '`channels` are None at every leaf, but must have a mask'),
+  ],
+)
+def test_channels_that_are_none(params, change, text):
+  channels = structured.channel_masks(params, 0.5, 'norm1/scale')
+  with pytest.raises(ValueError, match=text):
+    structured.mask_channels(params, jax.tree.map(change, channels))
+
+
+def test_kernels_by_hand():
+  params = {'w': jnp.ones((2, 3)), 'scale': jnp.arange(3.0)}
+  channels = structured.channel_masks(params, 0.3)
+  masks = structured.mask_channels(params, channels, kernels={'scale': 'w'})
+  assert masks['w'].tolist() == [[False, True, True]] * 2
+
+
+def unit_inner(block):
+  """In a block that normalizes first, the scale that follows a convolution."""
+  return f'blocks/{block}/norm2/scale', f'blocks/{block}/conv1/kernel'
+
+
+@pytest.mark.parametrize(
+  ('model', 'where', 'kernels'),
+  [
+    (models.vgg_11(), scales, None),
+    (models.resnet_20((8, 8, 3)), scales, None),
+    (
+      models.wide_resnet_22_2((8, 8, 3)),
+      'blocks/*/norm2/scale',
+      dict(unit_inner(block) for block in range(9)),
+    ),
+  ],
+  ids=['vgg_11', 'resnet_20', 'wide_resnet_22_2'],
+)
+def test_the_kernels_found_make_the_channels(model, where, kernels):
+  """Without them, the networks are the same as without scales and biases."""
+  params, state = jax.eval_shape(model.init, jax.random.key(0))
+  rng = np.random.default_rng(0)
+  params, state = jax.tree.map(
+    lambda x: rng.uniform(0.5, 1, x.shape).astype(x.dtype), (params, state)
+  )
+  params = jax.tree.map(
+    lambda x: x * rng.normal(size=x.shape).astype(x.dtype), params
+  )
+  channels = structured.channel_masks(params, 0.3, where)
+  masks = structured.mask_channels(params, channels, kernels=kernels)
+  vectors = jax.tree.map(lambda m: m if m.ndim == 1 else None, masks)
+  assert len(jax.tree.leaves(vectors)) == 2 * len(jax.tree.leaves(channels))
+  assert len(jax.tree.leaves(masks)) == 3 * len(jax.tree.leaves(channels))
+  size = 32 if 'blocks' not in params else 8
+  images = rng.normal(size=(2, size, size, 3)).astype(np.float32)
+  apply = jax.jit(lambda p: model.apply(p, state, images)[0])
+  whole, without, less = (
+    apply(p)
+    for p in (
+      params,
+      lth.masks.apply(masks, params),
+      lth.masks.apply(vectors, params),
+    )
+  )
+  np.testing.assert_array_equal(without, less)
+  assert (whole != less).all()
+
+
+def test_names_do_not_tell_where_normalization_comes_first():
+  model = models.wide_resnet_22_2()
+  params, _ = jax.eval_shape(model.init, jax.random.key(0))
+  params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), params)
+  channels = structured.channel_masks(params, 0.3, 'blocks/*/norm2/scale')
+  message = (
+    r'No kernel is known for blocks/0/norm2/scale, .*: blocks/0/norm1/scale has'
+    r' 16 channels, but blocks/0/conv1/kernel 32 outputs; .*; norm/scale has'
+    r' none\. Say .* `kernels={scale: kernel}`; the kernels are blocks/0/conv1'
+  )
+  with pytest.raises(ValueError, match=message):
+    structured.mask_channels(params, channels)
+  kernels = dict([unit_inner(0)])
+  with pytest.raises(ValueError, match='is known for blocks/1/norm2/scale, '):
+    structured.mask_channels(params, channels, kernels=kernels)
+
+
+def test_which_leaves_are_scales():
+  vector, matrix = jnp.ones(3), jnp.ones((3, 3))
+  for name in (
+    'norm1/scale',
+    'a/bn/gamma',
+    'layers/1/norm/weight',
+    'scale',
+    'bn1/weight',
+    'a/bn/weight',
+  ):
+    assert scales(name, vector)
+  for name in (
+    'norm1/bias',
+    'fc/weight',
+    'fc/kernel',
+    'grayscale',
+    'subnet/weight',
+  ):
+    assert not scales(name, vector)
+  assert not scales('norm1/scale', matrix)
+
+
+def test_l1_by_hand():
+  """One step of SGD at 0.5 on a gradient of 1, with a penalty of 0.1."""
+  params = {
+    'conv': {'kernel': jnp.ones((1, 2))},
+    'norm': {'scale': jnp.array([2.0, -2.0, 0.0]), 'bias': jnp.ones(3)},
+  }
+  tx = optax.chain(structured.add_l1(0.1), optax.sgd(0.5))
+  grads = jax.tree.map(jnp.ones_like, params)
+  updates, _ = tx.update(grads, tx.init(params), params)
+  np.testing.assert_allclose(updates['norm']['scale'], [-0.55, -0.45, -0.5])
+  np.testing.assert_array_equal(updates['norm']['bias'], [-0.5] * 3)
+  np.testing.assert_array_equal(updates['conv']['kernel'], [[-0.5] * 2])
+
+
+def test_l1_is_the_gradient_of_the_penalty(params):
+  def penalty(params):
+    return 0.01 * sum(jnp.abs(params[n]['scale']).sum() for n in NORMS)
+
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  tx = structured.add_l1(0.01)
+  updates, _ = tx.update(zeros, tx.init(params), params)
+  jax.tree.map(
+    np.testing.assert_array_equal, updates, jax.grad(penalty)(params)
+  )
+
+
+def test_removed_channels_stay_at_zero_under_the_penalty(params):
+  masks = structured.mask_channels(
+    params, structured.channel_masks(params, 0.5)
+  )
+  tx = lth.static(optax.chain(structured.add_l1(), optax.adam(0.1)), masks)
+  params = lth.masks.apply(masks, params)
+  updates, _ = tx.update(
+    jax.tree.map(jnp.ones_like, params), tx.init(params), params
+  )
+  after = optax.apply_updates(params, updates)
+  for name in NORMS:
+    alive = np.asarray(masks[name]['scale'])
+    assert not np.asarray(after[name]['scale'])[~alive].any()
+    assert (after[name]['scale'] != params[name]['scale'])[alive].all()
+
+
+def test_no_scale_to_go_by():
+  with pytest.raises(ValueError, match='No leaf of the params was selected'):
+    structured.channel_masks({'fc': {'kernel': jnp.ones((2, 2))}}, 0.5)
+  message = '`add_l1` found no scale of a normalization in the params.* are w. '
+  with pytest.raises(ValueError, match=message):
+    structured.add_l1().init({'w': jnp.ones((2, 2))})
+  with pytest.raises(
+    ValueError, match=r"match no leaf: 'b\*'. The leaves are w"
+  ):
+    structured.add_l1(where='b*').init({'w': jnp.ones((2, 2))})
+
+
+@pytest.mark.parametrize('sparsity', [-0.1, 1.0, 1.5])
+def test_sparsity_out_of_range(params, sparsity):
+  with pytest.raises(ValueError, match=rf'`sparsity` was {sparsity}, but must'):
+    structured.channel_masks(params, sparsity)
+
+
+def test_fewer_channels_than_layers(params):
+  with pytest.raises(ValueError, match='leaves 1 weights for 2 layers'):
+    structured.channel_masks(params, 0.9)
+
+
+@pytest.mark.parametrize(
+  ('options', 'text'),
+  [
+    (
+      {'kernels': {'norm/scale': 'conv1/kernel', 'norm1/scale': 'conv'}},
+      'norm/scale is none of the params; conv is none of the params',
+    ),
+    (
+      {'readers': {'norm1/scale': ['output/kernel', 'fc/kernel']}},
+      'output/kernel has 100 inputs, but norm1/scale 6 channels; fc/kernel is'
+      ' none of the params.',
+    ),
+    (
+      {'readers': {'norm2/bias': ['output/kernel']}},
+      'norm2/bias has readers but no channels. `kernels` names',
+    ),
+    (
+      {'kernels': {'norm1/scale': 'conv2/kernel', 'norm2/scale': 'conv2/bias'}},
+      'conv2/kernel has 4 outputs, but norm1/scale 6 channels; conv2/bias is'
+      ' none',
+    ),
+  ],
+)
+def test_channels_that_do_not_fit(params, options, text):
+  channels = structured.channel_masks(params, 0.5)
+  with pytest.raises(ValueError, match=text):
+    structured.mask_channels(params, channels, **options)
+
+
+def test_l1_with_a_strength_that_may_change():
+  params = {'norm': {'scale': jnp.array([2.0, -2.0]), 'bias': jnp.ones(2)}}
+  grads = jax.tree.map(jnp.zeros_like, params)
+  inject = optax.inject_hyperparams(structured.add_l1)
+  schedule = optax.piecewise_constant_schedule(0.5, {1: 0.5})
+  tx = optax.chain(inject(strength=schedule), optax.scale(2.0))
+  update, state = jax.jit(tx.update), tx.init(params)
+  for expected in ([1.0, -1.0], [0.5, -0.5]):
+    updates, state = update(grads, state, params)
+    np.testing.assert_array_equal(updates['norm']['scale'], expected)
+    np.testing.assert_array_equal(updates['norm']['bias'], [0.0, 0.0])
+  tx = inject(strength=0.25, where='*/bias')
+  updates, _ = tx.update(grads, tx.init(params), params)
+  np.testing.assert_array_equal(updates['norm']['bias'], [0.25, 0.25])
+  # As optax finds out what in a state has the structure of the params.
+  optax.tree.map_params(tx, lambda x: x, tx.init(params))
+
+
+def test_l1_leaves_what_has_no_gradient():
+  params = {'a': {'scale': jnp.ones(2)}, 'b': {'scale': jnp.ones(2)}, 'c': None}
+  grads = {'a': {'scale': None}, 'b': {'scale': jnp.zeros(2)}, 'c': None}
+  updates, _ = structured.add_l1(0.5).update(grads, optax.EmptyState(), params)
+  assert updates['a']['scale'] is updates['c'] is None
+  np.testing.assert_array_equal(updates['b']['scale'], [0.5, 0.5])
+
+
+def test_l1_that_cannot_be():
+  with pytest.raises(ValueError, match='`strength` was -1, but must be at'):
+    structured.add_l1(-1)
+  with pytest.raises(ValueError, match='`add_l1` needs the current params'):
+    structured.add_l1().update({}, optax.EmptyState())
