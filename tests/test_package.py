@@ -78,16 +78,24 @@ def test_every_public_name_is_documented():
   assert undocumented == []
 
 
-@pytest.mark.parametrize('name', MODULES)
-def test_every_module_is_documented(name):
-  module = importlib.import_module(name)
-  assert is_documented(module)
-  undocumented = [
-    path
-    for path, thing in public_things(module).items()
-    if not is_documented(thing)
-  ]
-  assert undocumented == []
+def test_every_module_is_documented():
+  modules = [importlib.import_module(name) for name in MODULES]
+  things = {module.__name__: module for module in modules}
+  for module in modules:
+    things |= public_things(module)
+  assert [path for path, x in things.items() if not is_documented(x)] == []
+
+
+def test_no_function_hides_a_module():
+  """`lthjax.a.b` is a module wherever the file `lthjax/a/b.py` exists."""
+  hidden = []
+  for path in SOURCES:
+    parts = path.relative_to(ROOT).with_suffix('').parts
+    module = importlib.import_module('.'.join(parts[:-1]))
+    thing = getattr(module, parts[-1], None)
+    if parts[-1] != '__init__' and thing is not None:
+      hidden += [] if inspect.ismodule(thing) else ['.'.join(parts)]
+  assert hidden == []
 
 
 def test_version_is_the_same_everywhere():

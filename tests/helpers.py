@@ -1,0 +1,65 @@
+"""What tests of several modules share: bits, random trees, steps, an oracle."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+
+def bits(tree: Any) -> Any:
+  """Type, shape and bytes of every array; -0.0 is not 0.0, and NaN is NaN."""
+
+  def leaf(x):
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+      return str(x.dtype), leaf(jax.random.key_data(x))
+    return str(x.dtype), x.shape, np.asarray(x).tobytes()
+
+  return jax.tree.map(leaf, tree)
+
+
+def random_like(
+  shapes: Any, seed: int, scale: float = 1.0, dtype: Any = np.float32
+) -> Any:
+  """NumPy arrays of normal numbers, for a tree whose leaves are shapes."""
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda shape: (rng.normal(size=shape) * scale).astype(dtype),
+    shapes,
+    is_leaf=lambda x: isinstance(x, tuple),
+  )
+
+
+def random_masks(
+  shapes: Mapping[str, Any], seed: int, density: float = 0.3
+) -> Any:
+  """NumPy masks, each weight alive by chance, for a tree of shapes."""
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda shape: rng.random(shape) < density,
+    shapes,
+    is_leaf=lambda x: isinstance(x, tuple),
+  )
+
+
+def eager_step(
+  tx: optax.GradientTransformationExtraArgs, params: Any, state: Any, grads: Any
+) -> tuple[Any, Any]:
+  """One training step, not compiled."""
+  updates, state = tx.update(grads, state, params)
+  return optax.apply_updates(params, updates), state
+
+
+def largest(
+  scores: np.ndarray, count: int, allowed: np.ndarray | None = None
+) -> np.ndarray:
+  """Mask of the largest scores by sorting: ties to the lowest, NaN last."""
+  flat = np.where(np.isnan(scores), -np.inf, scores).ravel()
+  dead = np.isnan(scores).ravel()
+  if allowed is not None:
+    dead = dead | ~np.ravel(allowed)
+  order = np.lexsort((np.arange(flat.size), -flat, dead))
+  keep = np.zeros(flat.size, bool)
+  keep[order[:count]] = True
+  return keep.reshape(scores.shape)
