@@ -43,22 +43,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import chex
-import disentangled_measures
-import disentangled_report
-import grid
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import representations
-import running
-from classification import TITLES, Classification, ModelName, seed_keys
-from disentangled_cells import Cell, cells
 
 import lthjax as lth
+from common import grid, running
+from common.classification import TITLES, Classification, ModelName, seed_keys
 from lthjax import checkpoints, data
 from lthjax.tickets import Ticket
 from lthjax.training import TrainState, with_masks
+from methods import measures as disentangled_measures
+from methods import representations
+from methods.parts import Cell, cells
+from reports import disentangled_tickets as disentangled_report
 
 Load = Callable[[Cell], Any]
 Report = Callable[..., None]

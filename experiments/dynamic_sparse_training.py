@@ -38,13 +38,13 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import grid
 import jax
 import jax.numpy as jnp
 import optax
-import running
-import sparse_report
-from classification import (
+
+import lthjax as lth
+from common import grid, running
+from common.classification import (
   TITLES,
   Classification,
   ModelName,
@@ -52,11 +52,10 @@ from classification import (
   image_shape,
   seed_keys,
 )
-from sparse_methods import METHODS, Cost, MethodName, Plan
-
-import lthjax as lth
 from lthjax import accounting, checkpoints, trees
 from lthjax.training import TrainState
+from methods.sparse import METHODS, Cost, MethodName, Plan
+from reports import dynamic_sparse_training as sparse_report
 
 DENSITIES = {'uniform': lth.densities.uniform, 'erk': lth.densities.erk}
 EVERY_METHOD: tuple[MethodName, ...] = tuple(METHODS)

@@ -35,15 +35,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import chex
-import early_bird_report
-import grid
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import running
-import small_networks
-from classification import (
+
+import lthjax as lth
+from common import grid, running
+from common import networks as small_networks
+from common.classification import (
   TITLES,
   Classification,
   image_shape,
@@ -51,11 +51,10 @@ from classification import (
   seed_keys,
   steps_down,
 )
-from early_bird_report import distances, settled
-
-import lthjax as lth
 from lthjax import checkpoints, data, models, trees
 from lthjax.training import TrainState, with_masks
+from reports import early_bird as early_bird_report
+from reports.early_bird import distances, settled
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,13 +37,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import chex
-import connectivity_report
-import grid
 import jax
 import jax.numpy as jnp
-import running
 import tyro
-from classification import (
+
+import lthjax as lth
+from common import grid, running
+from common.classification import (
   TITLES,
   Classification,
   ModelName,
@@ -51,12 +51,11 @@ from classification import (
   seed_keys,
   steps_down,
 )
-from connectivity_line import Line
-
-import lthjax as lth
 from lthjax import checkpoints
 from lthjax.tickets import Ticket
 from lthjax.training import TrainState, with_masks
+from methods.connectivity import Line
+from reports import linear_mode_connectivity as connectivity_report
 
 NetworkName = Literal['ticket', 'shuffled', 'reinit']
 

@@ -43,11 +43,11 @@ from typing import Annotated, Any, Literal, get_args
 import chex
 import jax
 import jax.numpy as jnp
-import running
-import ticket_controls
-import ticket_report
 import tyro
-from classification import (
+
+import lthjax as lth
+from common import running
+from common.classification import (
   TITLES,
   Classification,
   ModelName,
@@ -56,12 +56,12 @@ from classification import (
   seed_keys,
   steps_down,
 )
-from ticket_controls import Control
-
-import lthjax as lth
 from lthjax import checkpoints
 from lthjax.tickets import Ticket
 from lthjax.training import Trainer, TrainState, with_masks
+from methods import controls as ticket_controls
+from methods.controls import Control
+from reports import lottery_ticket as ticket_report
 
 REWINDS = {
   'weights': lth.tickets.rewind_weights,

@@ -40,25 +40,24 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import chex
-import grid
-import init_report
 import jax
 import jax.numpy as jnp
 import optax
-import running
-from classification import (
+
+import lthjax as lth
+from common import grid, running
+from common.classification import (
   TITLES,
   Classification,
   ModelName,
   make_optimizer,
   seed_keys,
 )
-from init_criteria import Criterion, criteria
-from init_masks import first_kernel, imp_ratios, shuffle_masks, stack
-
-import lthjax as lth
 from lthjax import checkpoints
 from lthjax.training import TrainState, with_masks
+from methods.criteria import Criterion, criteria
+from methods.init_masks import first_kernel, imp_ratios, shuffle_masks, stack
+from reports import pruning_at_init as init_report
 
 MethodName = Literal[
   'random', 'magnitude', 'snip', 'iterative_snip', 'grasp', 'synflow', 'imp'

@@ -38,13 +38,14 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import grid
 import jax
 import optax
-import running
-import supermask_report
-from classification import TITLES, Classification, ModelName, seed_keys
-from supermask_methods import (
+
+import lthjax as lth
+from common import grid, running
+from common.classification import TITLES, Classification, ModelName, seed_keys
+from lthjax import checkpoints, data
+from methods.supermask import (
   CRITERIA,
   METHODS,
   WEIGHTS,
@@ -52,9 +53,7 @@ from supermask_methods import (
   hidden,
   large,
 )
-
-import lthjax as lth
-from lthjax import checkpoints, data
+from reports import supermasks as supermask_report
 
 EVERY_METHOD: tuple[MethodName, ...] = ('dense', *METHODS)
 

@@ -35,18 +35,17 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import grid
 import jax
 import optax
-import running
-import transfer_data
-import transfer_report
-from classification import TITLES, Classification, ModelName, seed_keys
 
 import lthjax as lth
+from common import grid, running
+from common.classification import TITLES, Classification, ModelName, seed_keys
 from lthjax import checkpoints
 from lthjax.tickets import Ticket
 from lthjax.training import TrainState, with_masks
+from methods import transfer as transfer_data
+from reports import ticket_transfer as transfer_report
 
 
 @dataclasses.dataclass(frozen=True)

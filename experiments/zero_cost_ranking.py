@@ -40,15 +40,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import ranking_report
-import running
-import small_networks
-from classification import Classification, image_shape, seed_keys
-from proxy_search import Trained, in_order, search
-from small_networks import Network
 
 import lthjax as lth
+from common import networks as small_networks
+from common import running
+from common.classification import Classification, image_shape, seed_keys
+from common.networks import Network
 from lthjax import checkpoints, data, proxies
+from methods.proxy_search import Trained, in_order, search
+from reports import zero_cost_ranking as ranking_report
 
 ProxyName = Literal[
   'num_params',

@@ -6,15 +6,15 @@ import json
 import re
 import shutil
 
-import disentangled_cells
-import disentangled_report
-import disentangled_tickets
 import jax
 import numpy as np
 import pytest
-import running
 
+import disentangled_tickets
+from common import running
 from lthjax import checkpoints
+from methods import parts as disentangled_cells
+from reports import disentangled_tickets as disentangled_report
 
 TINY = [
   *('--steps', '12', '--eval-every', '6', '--seeds', '2', '--examples', '20'),

@@ -7,18 +7,18 @@ import re
 import shutil
 import time
 
-import dynamic_sparse_training
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import running
-import sparse_methods
-from dynamic_sparse_training import Cell
 
+import dynamic_sparse_training
 import lthjax as lth
+from common import running
+from dynamic_sparse_training import Cell
 from lthjax import accounting, checkpoints, trees
 from lthjax.pruning._one_shot import layer_counts
+from methods import sparse as sparse_methods
 
 METHODS = ['dense', 'rigl', 'sr_ste']
 TINY = [

@@ -7,14 +7,14 @@ import json
 import re
 import shutil
 
-import early_bird
-import early_bird_report
 import jax
 import numpy as np
 import pytest
-import running
 
+import early_bird
+from common import running
 from lthjax import checkpoints, models
+from reports import early_bird as early_bird_report
 
 TINY = [
   *('--epochs', '2', '--draws', '1', '--sparsities', '0.5'),

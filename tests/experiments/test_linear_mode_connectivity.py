@@ -7,17 +7,17 @@ import re
 import shutil
 import types
 
-import connectivity_report
 import jax.numpy as jnp
-import linear_mode_connectivity
 import numpy as np
 import pytest
-import running
-from connectivity_line import Line
-from linear_mode_connectivity import Cell
 
+import linear_mode_connectivity
+from common import running
+from linear_mode_connectivity import Cell
 from lthjax import checkpoints, data
 from lthjax.models import Model
+from methods.connectivity import Line
+from reports import linear_mode_connectivity as connectivity_report
 
 TINY = [
   *('--dataset', 'digits', '--steps', '20', '--seeds', '2', '--levels', '3'),

@@ -16,14 +16,14 @@ import time
 import xml.etree.ElementTree
 
 import jax
-import lottery_ticket
 import numpy as np
 import pytest
-import ticket_report
 
+import lottery_ticket
 import lthjax as lth
 from lthjax import checkpoints
 from lthjax.tickets import Ticket
+from reports import lottery_ticket as ticket_report
 
 ROOT = pathlib.Path(__file__).parents[2]
 LEVELS, SEEDS = 4, 2

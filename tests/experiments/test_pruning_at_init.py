@@ -8,13 +8,13 @@ import time
 
 import jax
 import numpy as np
-import pruning_at_init
 import pytest
-import running
-from pruning_at_init import Cell
 
 import lthjax as lth
+import pruning_at_init
+from common import running
 from lthjax import checkpoints
+from pruning_at_init import Cell
 
 TINY = [
   *('--dataset', 'digits', '--steps', '20', '--seeds', '2'),

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import representations
+
+from methods import representations
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 6))

@@ -1,7 +1,8 @@
 import sys
 
 import pytest
-import running
+
+from common import running
 
 
 @pytest.mark.parametrize('output', ['--output /a/path', '--output=/a/path'])

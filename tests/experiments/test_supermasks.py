@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import running
-import supermask_methods
-import supermask_report
-import supermasks
 
 import lthjax as lth
+import supermasks
+from common import running
 from lthjax import checkpoints
 from lthjax.models import Model
+from methods import supermask as supermask_methods
+from reports import supermasks as supermask_report
 
 METHODS = ['dense', 'edge_popup_constant']
 TINY = [

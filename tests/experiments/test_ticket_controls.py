@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import ticket_controls
-from ticket_controls import ARMS
 
 import lthjax as lth
 from lthjax import models
 from lthjax.training import TrainState, with_masks
+from methods import controls as ticket_controls
+from methods.controls import ARMS
 
 SEEDS = 2
 

@@ -8,14 +8,14 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import running
-import ticket_transfer
-import transfer_data
-import transfer_report
-from ticket_transfer import Cell
 
 import lthjax as lth
+import ticket_transfer
+from common import running
 from lthjax import data
+from methods import transfer as transfer_data
+from reports import ticket_transfer as transfer_report
+from ticket_transfer import Cell
 
 TINY = [
   *('--datasets', 'digits', 'digits_permuted', '--steps', '20'),

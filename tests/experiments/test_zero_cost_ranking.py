@@ -10,15 +10,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import proxy_search
 import pytest
-import running
-import small_networks
-import zero_cost_ranking
-from proxy_search import Trained
-from small_networks import Network
 
+import zero_cost_ranking
+from common import networks as small_networks
+from common import running
+from common.networks import Network
 from lthjax import proxies
+from methods import proxy_search
+from methods.proxy_search import Trained
 
 TINY = [
   *('--dataset', 'digits', '--steps', '30', '--seeds', '2', '--depths', '1'),

@@ -6,10 +6,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import rich.table
-import running
-from grid import Result, spread
 from matplotlib.axes import Axes
-from supermask_methods import CRITERIA, METHODS, WEIGHTS
+
+from common import running
+from common.grid import Result, spread
+from methods.supermask import CRITERIA, METHODS, WEIGHTS
 
 LABELS: dict[str, str] = {
   'dense': 'dense, trained',

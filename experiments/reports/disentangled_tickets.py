@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import rich.table
-import running
-from grid import Result, spread
+
+from common import running
+from common.grid import Result, spread
 
 
 class Found(NamedTuple):

@@ -6,9 +6,9 @@ from typing import Any
 import chex
 import jax
 import numpy as np
-import representations
 
 import lthjax as lth
+from methods import representations
 
 # Trees of the seeds, a list a part.
 OfParts = Sequence[Sequence[chex.ArrayTree]]

@@ -6,9 +6,9 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
-from classification import Classification
 
 import lthjax as lth
+from common.classification import Classification
 from lthjax import data
 
 

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import rich.table
-import running
-from grid import Result
 from matplotlib.axes import Axes
+
+from common import running
+from common.grid import Result
 
 LABELS = {
   'dense': 'dense network',

@@ -6,10 +6,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import rich.table
-import running
-from grid import Result, spread
 from matplotlib.axes import Axes
-from sparse_methods import METHODS
+
+from common import running
+from common.grid import Result, spread
+from methods.sparse import METHODS
 
 COLUMNS = (
   'method',

@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-import disentangled_report
+from reports import disentangled_tickets as disentangled_report
 
 
 class Cell(NamedTuple):

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import rich.table
-import running
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
-from small_networks import Network
 
+from common import running
+from common.networks import Network
 from lthjax import proxies
 
 

@@ -7,12 +7,12 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import rich.table
-import running
-from ticket_controls import ARMS
 
 import lthjax as lth
+from common import running
 from lthjax import checkpoints
 from lthjax.tickets import Ticket
+from methods.controls import ARMS
 
 Level = dict[str, Any]
 

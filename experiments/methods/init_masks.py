@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 import chex
 import jax
 import jax.numpy as jnp
-from classification import Classification, image_shape
 
 import lthjax as lth
+from common.classification import Classification, image_shape
 from lthjax import trees
 
 

@@ -20,10 +20,10 @@ matplotlib.use('agg')
 import rich.console
 import rich.progress
 import tyro
-from benchmarks import timing
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks import timing
 from lthjax import checkpoints
 
 Config = TypeVar('Config')

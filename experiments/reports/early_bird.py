@@ -6,10 +6,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import rich.table
-import running
-from grid import Result, spread
 from matplotlib.axes import Axes
 
+from common import running
+from common.grid import Result, spread
 from lthjax import tickets
 
 COLORS = ('#1b6ca8', '#2a9d8f', '#e9a03b', '#c8553d', '#9b5de5')

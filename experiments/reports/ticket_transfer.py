@@ -6,8 +6,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import rich.table
-import running
-from grid import Result, spread
+
+from common import running
+from common.grid import Result, spread
 
 KINDS = {
   'masks': 'masks',

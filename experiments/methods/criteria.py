@@ -8,9 +8,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
-from classification import Classification, image_shape
 
 import lthjax as lth
+from common.classification import Classification, image_shape
 from lthjax import data
 
 Criterion = Callable[[chex.ArrayTree], chex.ArrayTree]

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 import chex
 import numpy as np
-import running
 
+from common import running
 from lthjax import checkpoints
 
 Result = dict[str, Any]

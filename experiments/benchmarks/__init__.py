@@ -1,0 +1,1 @@
+"""Timings of single operations, as ratios within one run."""

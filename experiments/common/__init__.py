@@ -1,0 +1,1 @@
+"""Shared by all experiments: options, training, grids, tables, figures."""

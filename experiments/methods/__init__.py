@@ -1,0 +1,1 @@
+"""What the experiments compare, one file per command."""
