@@ -36,7 +36,7 @@ class Storage(NamedTuple):
       Text of several lines.
 
     Example:
-      >>> from lthjax import accounting
+      >>> from lthjax import deploy
       >>> print(deploy.Storage({'w': 8}, {'w': 5}, {'w': 14}).summary())
       leaf   dense  bitmask  csr
       w          8        5   14

@@ -74,7 +74,7 @@ def html(found: Capacity, *, title: str = 'Where capacity lives') -> str:
     _inputs(found),
   ]
   if (movement := _tables.movement(found)) is not None:
-    body.append(_section('DistanceMoved', _table(movement)))
+    body.append(_section('Movement', _table(movement)))
   if overlaps := _tables.overlap(found):
     first, *others = (_table(x, matrix=True) for x in overlaps)
     details = f'<details><summary>By layer</summary>{"".join(others)}</details>'

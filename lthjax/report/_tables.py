@@ -87,7 +87,7 @@ def movement(found: Capacity) -> Table | None:
     compared = MISSING if math.isnan(ratio) else Cell(f'{ratio:.2f}', ratio)
     rows.append((Cell(label(name)), cell(alive), cell(pruned), compared))
   return Table(
-    'DistanceMoved',
+    'Movement',
     'Mean distance of weights from their values before training, of those that'
     ' the masks keep and of those that they remove.',
     ('layer', 'alive', 'pruned', 'alive / pruned'),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lthjax import models
-from lthjax.models import resnet
+from lthjax.models import _resnet
 
 KEY = jax.random.key(0)
 
@@ -319,7 +319,7 @@ def vgg_oracle(p, s, x):
 
 def small_bottlenecks(input_shape):
   """ResNet-50 with three narrow blocks."""
-  blocks = functools.partial(resnet.ResNet, resnet.Bottleneck, 4, (1, 2))
+  blocks = functools.partial(_resnet.ResNet, _resnet.Bottleneck, 4, (1, 2))
   return models.functional(lambda rngs: blocks(3, 10, large=True, rngs=rngs))
 
 
