@@ -22,6 +22,26 @@ def is_none(x: Any) -> bool:
   return x is None
 
 
+def concrete(values: Mapping[str, Any]) -> dict[str, Any] | None:
+  """Returns host values, or `None` where this process cannot know them all.
+
+  That is where any is traced, or has parts on the devices of other processes.
+  """
+  for x in values.values():
+    if isinstance(x, Tracer):
+      return None
+    if isinstance(x, jax.Array) and not (
+      x.is_fully_addressable or x.is_fully_replicated
+    ):
+      return None
+  return jax.device_get(dict(values))
+
+
+def prunable(masks: chex.ArrayTree) -> dict[str, Any]:
+  """Returns the masks that are not `None`, under their names."""
+  return {n: m for n, m in by_name(masks).items() if m is not None}
+
+
 def path_name(path: tuple[Any, ...]) -> str:
   """Returns the name of a leaf: its keys, joined by slashes.
 

@@ -1,6 +1,7 @@
 """Pruning in one step or several: scores, budgets and patterns to masks."""
 
+from lthjax.counts import Rounding, layer_counts
 from lthjax.pruning._iterative import prune_iteratively
-from lthjax.pruning._one_shot import Rounding, Scope, layer_counts, prune
+from lthjax.pruning._one_shot import Scope, prune
 
 __all__ = ['Rounding', 'Scope', 'layer_counts', 'prune', 'prune_iteratively']

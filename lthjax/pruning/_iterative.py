@@ -12,8 +12,9 @@ import numpy as np
 
 from lthjax import masks as masks_lib
 from lthjax import trees
+from lthjax.counts import Rounding, layer_counts
 from lthjax.densities import Densities
-from lthjax.pruning._one_shot import Rounding, Scope, check_enough, layer_counts
+from lthjax.pruning._one_shot import Scope, check_enough
 from lthjax.selection import check_floating, keep_largest
 
 ScoreFn = Callable[[chex.ArrayTree], chex.ArrayTree]

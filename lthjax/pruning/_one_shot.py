@@ -1,6 +1,5 @@
 """One-shot pruning: scores, a budget and a pattern make masks."""
 
-import math
 from collections.abc import Collection, Mapping
 from fractions import Fraction
 from typing import Any, Literal
@@ -11,22 +10,19 @@ import jax.numpy as jnp
 
 from lthjax import masks as masks_lib
 from lthjax import trees
+from lthjax.counts import (
+  ROUNDINGS,
+  Rounding,
+  exact,
+  layer_counts,
+  ratio_of,
+  share_of,
+)
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
 from lthjax.selection import check_floating, keep_largest
 
-Rounding = Literal['nearest', 'floor', 'ceil']
 Scope = Literal['layer', 'global']
-
-# What to add before dividing by q so that the quotient is rounded that way.
-_OFFSETS = {
-  'nearest': lambda q: q // 2,
-  'floor': lambda q: 0,
-  'ceil': lambda q: q - 1,
-}
-
-# With larger ones, the products of `share_of` would not fit a traced int32.
-_MAX_DENOMINATOR = 2**22
 
 
 def prune(
@@ -96,9 +92,9 @@ def prune(
     )
   _check_budget(sparsity, fraction, scope, pattern, densities)
   pattern.check({name: m.shape for name, m in eligible.items()})
-  if rounding not in _OFFSETS:
+  if rounding not in ROUNDINGS:
     raise ValueError(
-      f'`rounding` was {rounding!r}, but must be one of {", ".join(_OFFSETS)}.'
+      f'`rounding` was {rounding!r}, but must be one of {", ".join(ROUNDINGS)}.'
     )
   values = trees.by_name(scores)
   check_floating({name: values[name] for name in eligible})
@@ -126,92 +122,6 @@ def prune(
       pruned.update(zip(names, keep, strict=True))
   _check_not_zero(values, eligible, pruned)
   return trees.map_alive(lambda name, _: pruned[name], masks)
-
-
-def layer_counts(
-  shapes: Mapping[str, tuple[int, ...]],
-  sparsity: float,
-  densities: Densities | None = None,
-  rounding: Rounding = 'nearest',
-) -> dict[str, int]:
-  """Counts how many weights of each layer a sparsity keeps.
-
-  Args:
-    shapes: ``{name: shape}`` of the prunable leaves.
-    sparsity: dead share of all weights, in [0, 1).
-    densities: spreads it over the layers; the default gives each the same.
-    rounding: of the number removed.
-
-  Returns:
-    ``{name: count}``, exact Python integers.
-
-  Example:
-    >>> from lthjax.pruning._one_shot import layer_counts
-    >>> layer_counts({'fc1': (784, 300), 'output': (100, 10)}, 0.9)
-    {'fc1': 23520, 'output': 100}
-  """
-  ratios = dict.fromkeys(shapes, _exact(sparsity))
-  if densities is not None:
-    spread = densities(shapes, sparsity)
-    wrong = [name for name in shapes if not 0 <= spread.get(name, -1) <= 1]
-    if wrong:
-      raise ValueError(
-        '`densities` must return a density in [0, 1] for every leaf, but did'
-        f' not for {", ".join(wrong)}.'
-      )
-    ratios = {name: 1 - _exact(spread[name]) for name in shapes}
-  sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-  return {
-    name: size - _share(size, ratios[name], rounding)
-    for name, size in sizes.items()
-  }
-
-
-def ratio_of(share: float) -> Fraction:
-  """Returns the fraction that was meant, for `share_of` of traced counts.
-
-  Args:
-    share: a number in [0, 1].
-
-  Returns:
-    A fraction with a denominator of at most 2^22.
-
-  Example:
-    >>> from lthjax.pruning._one_shot import ratio_of
-    >>> ratio_of(0.29), ratio_of(1 / 3)
-    (Fraction(29, 100), Fraction(1, 3))
-  """
-  return _exact(share).limit_denominator(_MAX_DENOMINATOR)
-
-
-def share_of(
-  count: Any, numerator: Any, denominator: Any, rounding: Rounding
-) -> Any:
-  """Multiplies a count by a fraction in [0, 1] and rounds, exactly.
-
-  By long division of the count, byte by byte, so that all products fit an
-  int32 where something is traced.
-
-  Args:
-    count: Python integer or int32, in [0, 2^31).
-    numerator: Python integer or int32.
-    denominator: Python integer or int32, at most 2^22 if anything is traced.
-    rounding: of the product.
-
-  Returns:
-    An integer of the kind that was given.
-
-  Example:
-    >>> from lthjax.pruning._one_shot import share_of
-    >>> share_of(100, 29, 100, 'floor')
-    29
-  """
-  quotient, rest = 0, 0
-  for shift in (24, 16, 8, 0):
-    rest = rest * 256 + (count >> shift & 255) * numerator
-    quotient = quotient * 256 + rest // denominator
-    rest %= denominator
-  return quotient + (rest + _OFFSETS[rounding](denominator)) // denominator
 
 
 def check_nan(scores: chex.ArrayTree, masks: chex.ArrayTree) -> None:
@@ -360,17 +270,12 @@ def _budgets_of_all(
   """Which leaves share a budget, and how many of all their weights stay."""
   if scope == 'global':
     total = sum(m.size for m in eligible.values())
-    count = total - _share(total, _exact(sparsity), rounding)
+    count = total - _share(total, exact(sparsity), rounding)
     check_enough(count, eligible)
     return [(list(eligible), count)]
   shapes = {name: m.shape for name, m in eligible.items()}
   counts = layer_counts(shapes, sparsity, densities, rounding)
   return [([name], count) for name, count in counts.items()]
-
-
-def _exact(share: float) -> Fraction:
-  """The fraction that was meant: 0.29 is 29/100, and 1 / 3 is a third."""
-  return Fraction(float(share)).limit_denominator(10**9)
 
 
 def _share(count: Any, ratio: Fraction, rounding: Rounding) -> Any:

@@ -12,8 +12,8 @@ import optax
 from lthjax import masks as masks_lib
 from lthjax import trees
 from lthjax._sparsify import Topology, sparsify
+from lthjax.counts import layer_counts
 from lthjax.densities import Densities
-from lthjax.pruning._one_shot import layer_counts
 from lthjax.selection import keep_largest
 from lthjax.topologies import _moving
 

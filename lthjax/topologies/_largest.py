@@ -11,9 +11,9 @@ import optax
 from lthjax import masks as masks_lib
 from lthjax import trees
 from lthjax._sparse_forward import sparse_forward
+from lthjax.counts import layer_counts
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
-from lthjax.pruning._one_shot import layer_counts
 from lthjax.selection import keep_largest
 from lthjax.topologies import _moving
 

@@ -13,15 +13,10 @@ import optax
 
 from lthjax import masks as masks_lib
 from lthjax import trees
+from lthjax.counts import Rounding, layer_counts, ratio_of, share_of
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
-from lthjax.pruning._one_shot import (
-  Rounding,
-  layer_counts,
-  prune,
-  ratio_of,
-  share_of,
-)
+from lthjax.pruning._one_shot import prune
 from lthjax.schedules import cosine_drop_fraction
 from lthjax.scores import noise
 

@@ -14,8 +14,8 @@ import optax
 from lthjax import masks as masks_lib
 from lthjax import patterns, trees
 from lthjax._sparsify import Topology, sparsify
+from lthjax.counts import ratio_of, share_of
 from lthjax.densities import Densities
-from lthjax.pruning._one_shot import ratio_of, share_of
 from lthjax.scores import noise
 from lthjax.selection import keep_largest
 from lthjax.topologies import _fan_in, _moving, _starting

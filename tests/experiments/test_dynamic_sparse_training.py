@@ -17,7 +17,7 @@ import lthjax as lth
 from common import running
 from dynamic_sparse_training import Cell
 from lthjax import accounting, checkpoints, trees
-from lthjax.pruning._one_shot import layer_counts
+from lthjax.counts import layer_counts
 from methods import sparse as sparse_methods
 
 METHODS = ['dense', 'rigl', 'sr_ste']

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 import lthjax as lth
 from lthjax import trees
-from lthjax.pruning._one_shot import ratio_of, share_of
+from lthjax.counts import ratio_of, share_of
 from lthjax.topologies import _moving
 
 SHAPES = {

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import lthjax as lth
+from lthjax.counts import layer_counts
 from lthjax.patterns import NM
-from lthjax.pruning._one_shot import layer_counts
 
 KEY = jax.random.key(0)
 SMALL = {

@@ -1,0 +1,305 @@
+"""Checks of arguments, with sentences shared by all public functions.
+
+Each check returns the clean value: a Python number, or a table of leaves by
+name. A wrong type raises `TypeError`, a wrong value `ValueError`.
+"""
+
+import math
+import numbers
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from lthjax import trees
+
+
+def number(name: str, x: Any) -> float:
+  """Returns a finite number; one of low precision by its shortest decimal."""
+  value = _number(name, x)
+  if isinstance(value, float) and not math.isfinite(value):
+    raise ValueError(f'`{name}` was {value}, but must be a finite number.')
+  return value
+
+
+def integer(name: str, x: Any) -> int:
+  """Returns a Python integer."""
+  scalar = _scalar(name, x, 'an integer')
+  if not _is_integer(scalar):
+    raise TypeError(
+      f'`{name}` was {scalar}, but must be an integer, such as'
+      f' {_example(scalar)}.'
+    )
+  return int(scalar)
+
+
+def at_least(name: str, x: Any, n: int) -> int:
+  """Returns a Python integer of at least ``n``."""
+  value = integer(name, x)
+  if value < n:
+    raise ValueError(f'`{name}` was {value}, but must be at least {n}.')
+  return value
+
+
+def share(
+  name: str, x: Any, why: str = 'at 1 no weight would be left'
+) -> float:
+  """Returns a share in [0, 1), such as a sparsity."""
+  value = _number(name, x)
+  if not 0 <= value < 1:
+    raise ValueError(
+      f'`{name}` was {value}, but must be in [0, 1): {why}.{_percent(value)}'
+    )
+  return value
+
+
+def closed_share(name: str, x: Any) -> float:
+  """Returns a share in [0, 1], such as a density."""
+  value = _number(name, x)
+  if not 0 <= value <= 1:
+    raise ValueError(
+      f'`{name}` was {value}, but must be in [0, 1].{_percent(value)}'
+    )
+  return value
+
+
+def positive(name: str, x: Any) -> float:
+  """Returns a number above zero."""
+  if not (value := _number(name, x)) > 0:
+    raise ValueError(f'`{name}` was {value}, but must be positive.')
+  return value
+
+
+def not_negative(name: str, x: Any) -> float:
+  """Returns a number of at least zero."""
+  if not (value := _number(name, x)) >= 0:
+    raise ValueError(f'`{name}` was {value}, but must not be negative.')
+  return value
+
+
+def one_of(
+  name: str, x: Any, options: Collection[str] | Mapping[str, str]
+) -> str:
+  """Returns one of the options, which may come with what they mean."""
+  if isinstance(x, str) and x in options:
+    return x
+  texts = [f'"{option}"' for option in options]
+  if isinstance(options, Mapping):
+    texts = [
+      f'{t} ({means})' for t, means in zip(texts, options.values(), strict=True)
+    ]
+  *first, last = texts
+  raise ValueError(
+    f'`{name}` was {_spell(x)}, but must be'
+    f' {", ".join(first)}{" or " if first else ""}{last}.'
+  )
+
+
+def needs_params(caller: str, params: Any) -> None:
+  """Raises if a transformation's ``update`` was called without params."""
+  if params is None:
+    raise ValueError(
+      f'`{caller}` needs the current params: call'
+      ' `tx.update(grads, state, params)`.'
+    )
+
+
+def arrays(
+  tree: chex.ArrayTree, what: str = 'params', *, shapes: bool = False
+) -> dict[str, Any]:
+  """Returns the leaves by name: arrays, or `None`.
+
+  With ``shapes``, leaves may be `jax.ShapeDtypeStruct` too.
+  """
+  leaves = trees.by_name(tree)
+  check_arrays(leaves, what, shapes=shapes)
+  return leaves
+
+
+def check_arrays(
+  leaves: Mapping[str, Any], what: str, *, shapes: bool = False
+) -> None:
+  """Raises unless all leaves are arrays or `None`, and one is an array."""
+  wrong = _not_arrays(leaves, shapes)
+  if wrong or all(x is None for x in leaves.values()):
+    found = '; '.join(wrong) or _nothing(leaves)
+    hint = ' Pass the arrays themselves.' if 'abstract' in found else ''
+    raise TypeError(f'`{what}` must be a tree of arrays, but {found}.{hint}')
+
+
+def bool_masks(
+  masks: chex.ArrayTree, what: str = 'masks', *, shapes: bool = False
+) -> dict[str, Any]:
+  """Returns the masks by name: bool arrays, or `None` where dense.
+
+  With ``shapes``, leaves may be `jax.ShapeDtypeStruct` too.
+  """
+  leaves = trees.by_name(masks)
+  check_masks(leaves, what, shapes=shapes)
+  return leaves
+
+
+def check_masks(
+  leaves: Mapping[str, Any], what: str = 'masks', *, shapes: bool = False
+) -> None:
+  """Raises unless all leaves are bool arrays or `None`."""
+  wrong = _not_arrays(leaves, shapes) or [
+    f'{name or "the array"} is {describe(x)}'
+    for name, x in leaves.items()
+    if x is not None and x.dtype != bool
+  ]
+  if not wrong and (not leaves or list(leaves.items()) == [('', None)]):
+    wrong = [_nothing(leaves)]
+  if wrong:
+    raise TypeError(
+      f'`{what}` must be a tree of bool arrays and None, but'
+      f' {"; ".join(wrong)}. `lthjax.masks.full(params)` makes one.'
+    )
+
+
+def key(name: str, x: Any) -> chex.PRNGKey:
+  """Returns a single random key, of the new style or the old."""
+  dtype, shape = getattr(x, 'dtype', None), getattr(x, 'shape', None)
+  if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    single = shape == ()
+  else:
+    single = dtype == np.uint32 and shape in ((2,), (4,))
+  if not single:
+    raise TypeError(
+      f'`{name}` was {_spell(x)}, but must be a single random key, such as'
+      f' `jax.random.key({x if type(x) is int else 0})`.'
+    )
+  return x
+
+
+def predicate(name: str, x: Any) -> Any:
+  """Returns a choice of leaves: a function, a glob, or a list of globs."""
+  globs = [x] if isinstance(x, str) else x
+  if callable(x) or (
+    isinstance(globs, list | tuple | set | frozenset)
+    and globs
+    and all(isinstance(glob, str) for glob in globs)
+  ):
+    return x
+  raise TypeError(
+    f'`{name}` was {_spell(x)}, but must be a function `(name, leaf) -> bool`,'
+    ' a glob over leaf names such as "*/kernel", or a list of globs.'
+  )
+
+
+def densities(name: str, x: Any) -> Any:
+  """Returns a distribution over layers, or `None`."""
+  if x is None or callable(x):
+    return x
+  hint = '`lthjax.densities.erk`'
+  if isinstance(x, str) and x.isidentifier():
+    hint = f'`lthjax.densities.{x}`'
+  elif isinstance(x, Mapping):
+    hint = '`lthjax.densities.custom({glob: density})`'
+  raise TypeError(
+    f'`{name}` was {_spell(x)}, but must be a function'
+    f' `(shapes, sparsity) -> {{name: density}}`: pass {hint}.'
+  )
+
+
+def pattern(name: str, x: Any) -> Any:
+  """Returns an object with the methods of `lthjax.patterns.Pattern`."""
+  if not isinstance(x, type) and hasattr(x, 'select') and hasattr(x, 'density'):
+    return x
+  hint = '`lthjax.patterns.NM(2, 4)`'
+  if isinstance(x, str) and len(parts := x.split(':')) == 2:
+    hint = f'`lthjax.patterns.NM({parts[0]}, {parts[1]})`'
+  elif isinstance(x, type):
+    hint = f'an instance, such as {hint}'
+  raise TypeError(
+    f'`{name}` was {_spell(x)}, but must be a pattern: pass {hint}.'
+  )
+
+
+def function(name: str, x: Any, call: str) -> Any:
+  """Returns a function that is called as ``call``, for the error."""
+  if not callable(x):
+    raise TypeError(
+      f'`{name}` was {_spell(x)}, but must be a function `{call}`.'
+    )
+  return x
+
+
+def describe(x: Any) -> str:
+  """Names the type of a value, with dtype and shape where it has them."""
+  if hasattr(x, 'dtype') and hasattr(x, 'shape'):
+    return f'{x.dtype}[{", ".join(map(str, x.shape))}]'
+  return f'a {type(x).__name__}'
+
+
+def _number(name: str, x: Any) -> float:
+  """A Python number, not checked to be finite."""
+  scalar = _scalar(name, x, 'a number')
+  if _is_integer(scalar):
+    return int(scalar)
+  # float32(0.7) means 0.7, not 0.699999988.
+  shortest = (float(f'{float(scalar):.{d}g}') for d in range(1, 17))
+  return next(
+    (s for s in shortest if scalar.dtype.type(s) == scalar), float(scalar)
+  )
+
+
+def _scalar(name: str, x: Any, kind: str) -> Any:
+  """A NumPy scalar of a real number: Python's, NumPy's or JAX's."""
+  if isinstance(x, Tracer):
+    raise TypeError(
+      f'`{name}` is traced, but must be {kind} known outside of `jax.jit` and'
+      ' `jax.vmap`. Pass it as a static argument.'
+    )
+  if isinstance(x, numbers.Real) and not isinstance(x, bool | np.generic):
+    return x if isinstance(x, int) else np.float64(x)
+  if isinstance(x, jax.Array | np.ndarray | np.generic) and np.shape(x) == ():
+    kinds = (jnp.integer, jnp.floating)
+    if any(jnp.issubdtype(x.dtype, kind) for kind in kinds):
+      return np.asarray(x)[()]
+  raise TypeError(f'`{name}` was {_spell(x)}, but must be {kind}.')
+
+
+def _is_integer(scalar: Any) -> bool:
+  return isinstance(scalar, int) or jnp.issubdtype(scalar.dtype, jnp.integer)
+
+
+def _not_arrays(leaves: Mapping[str, Any], shapes: bool) -> list[str]:
+  """What is wrong with leaves that are not arrays (or shapes, if allowed)."""
+  kinds = (jax.Array, np.ndarray, np.generic)
+  wrong = []
+  for name, x in leaves.items():
+    if x is None or isinstance(x, kinds):
+      continue
+    abstract = isinstance(x, jax.ShapeDtypeStruct)
+    if abstract and shapes:
+      continue
+    found = f'an abstract {describe(x)}' if abstract else describe(x)
+    wrong.append(f'{name or "it"} is {found}')
+  return wrong
+
+
+def _nothing(leaves: Mapping[str, Any]) -> str:
+  return 'it was None' if list(leaves) == [''] else 'it has no array'
+
+
+def _spell(x: Any) -> str:
+  """The value, or its type where the value is long."""
+  if hasattr(x, 'dtype') and np.shape(x):
+    return describe(x)
+  text = repr(x)
+  return text if len(text) <= 60 else f'a {type(x).__name__}'
+
+
+def _example(x: Any) -> str:
+  whole = np.isfinite(x) and abs(x) < 2**53
+  return str(int(x)) if whole else '100'
+
+
+def _percent(value: float) -> str:
+  meant = value / 100
+  return f' Give {value:g} % as {meant:g}.' if 1 < value < 100 else ''

@@ -1,0 +1,233 @@
+"""Exact integer budgets: shares of counts, counts by layer, counts by move."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lthjax import _checks, trees
+
+Rounding = Literal['nearest', 'floor', 'ceil']
+
+# What to add before dividing by q so that the quotient is rounded that way.
+_OFFSETS: dict[str, Callable[[Any], Any]] = {
+  'nearest': lambda q: q // 2,
+  'floor': lambda q: 0,
+  'ceil': lambda q: q - 1,
+}
+ROUNDINGS = tuple(_OFFSETS)
+
+# With larger ones, the products of `share_of` would not fit a traced int32.
+_MAX_DENOMINATOR = 2**22
+_INT32 = 2**31
+
+
+def exact(share: Any) -> Fraction:
+  """Returns the fraction that was meant: 29/100 for 0.29, a third for 1 / 3."""
+  return Fraction(_checks.number('share', share)).limit_denominator(10**9)
+
+
+def ratio_of(share: Any) -> Fraction:
+  """Returns the fraction that was meant, for `share_of` of traced counts.
+
+  Args:
+    share: a number in [0, 1].
+
+  Returns:
+    A fraction with a denominator of at most 2^22.
+
+  Example:
+    >>> from lthjax import counts
+    >>> counts.ratio_of(0.29), counts.ratio_of(1 / 3)
+    (Fraction(29, 100), Fraction(1, 3))
+  """
+  return exact(share).limit_denominator(_MAX_DENOMINATOR)
+
+
+def share_of(
+  count: Any, numerator: Any, denominator: Any, rounding: Rounding
+) -> Any:
+  """Multiplies a count by a fraction in [0, 1] and rounds, exactly.
+
+  Args:
+    count: Python integer of any size, NumPy int64, or int32 if traced.
+    numerator: integer of any of these kinds.
+    denominator: the same, at most 2^22 if anything is traced.
+    rounding: of the product.
+
+  Returns:
+    An integer of the kind given.
+
+  Example:
+    >>> from lthjax import counts
+    >>> counts.share_of(100, 29, 100, 'floor')
+    29
+  """
+  offset = _OFFSETS[rounding](denominator)
+  if not any(isinstance(x, jax.Array) for x in (count, numerator, denominator)):
+    return (count * numerator + offset) // denominator
+  # Long division of the count, byte by byte: all products fit an int32.
+  quotient, rest = 0, 0
+  for shift in (24, 16, 8, 0):
+    rest = rest * 256 + (count >> shift & 255) * numerator
+    quotient = quotient * 256 + rest // denominator
+    rest %= denominator
+  return quotient + (rest + offset) // denominator
+
+
+def layer_counts(
+  shapes: Mapping[str, tuple[int, ...]],
+  sparsity: float,
+  densities: Callable[..., Mapping[str, float]] | None = None,
+  rounding: Rounding = 'nearest',
+) -> dict[str, int]:
+  """Counts how many weights of each layer a sparsity keeps.
+
+  Args:
+    shapes: ``{name: shape}`` of the prunable leaves.
+    sparsity: dead share of all weights, in [0, 1).
+    densities: spreads it over the layers; evenly by default.
+    rounding: of the number removed.
+
+  Returns:
+    ``{name: count}``, exact Python integers.
+
+  Example:
+    >>> from lthjax import counts
+    >>> counts.layer_counts({'fc1': (784, 300), 'output': (100, 10)}, 0.9)
+    {'fc1': 23520, 'output': 100}
+  """
+  ratios = layer_ratios(shapes, sparsity, densities)
+  sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+  return {
+    name: size - share_of(size, *ratios[name].as_integer_ratio(), rounding)
+    for name, size in sizes.items()
+  }
+
+
+def layer_ratios(
+  shapes: Mapping[str, tuple[int, ...]],
+  sparsity: float,
+  densities: Callable[..., Mapping[str, float]] | None = None,
+) -> dict[str, Fraction]:
+  """Returns the dead share of each layer, as a fraction."""
+  if densities is None:
+    return dict.fromkeys(shapes, exact(sparsity))
+  spread = densities(shapes, _checks.number('sparsity', sparsity))
+  if not isinstance(spread, Mapping):
+    raise TypeError(
+      '`densities` must return `{name: density}`, but returned'
+      f' {_checks.describe(spread)}.'
+    )
+  if wrong := [n for n in shapes if not 0 <= spread.get(n, -1) <= 1]:
+    raise ValueError(
+      '`densities` must return a density in [0, 1] for every leaf, but did not'
+      f' for {", ".join(wrong)}.'
+    )
+  return {name: 1 - exact(spread[name]) for name in shapes}
+
+
+def alive(masks: Mapping[str, Any]) -> dict[str, Any]:
+  """Counts the true entries of each array, exactly.
+
+  Args:
+    masks: ``{name: bool array}``.
+
+  Returns:
+    ``{name: number}``: Python integers, or traced int32 in a transformation.
+
+  Example:
+    >>> import numpy as np
+    >>> from lthjax import counts
+    >>> counts.alive({'w': np.array([[True, False]])})
+    {'w': 1}
+  """
+  parts = {name: _partial_sums(mask) for name, mask in masks.items()}
+  host = trees.concrete(parts)
+  if host is not None:
+    return {n: int(np.sum(x, dtype=np.int64)) for n, x in host.items()}
+  if large := [n or 'the array' for n, x in parts.items() if np.ndim(x)]:
+    raise ValueError(
+      f'{", ".join(large)}: a leaf of 2^31 weights or more cannot be counted'
+      ' in int32, inside `jax.jit`. Count outside of it, or split the leaf.'
+    )
+  return parts
+
+
+def _partial_sums(mask: Any) -> jax.Array:
+  """Sums over as many trailing axes as an int32 can count."""
+  lead = mask.ndim if mask.ndim else 0
+  while lead and math.prod(mask.shape[lead - 1 :]) < _INT32:
+    lead -= 1
+  return jnp.sum(mask, axis=tuple(range(lead, mask.ndim)), dtype=jnp.int32)
+
+
+def at_steps(
+  schedule: Callable[[Any], Any], steps: Sequence[int]
+) -> np.ndarray:
+  """Evaluates a schedule at many steps at once, in double precision.
+
+  Args:
+    schedule: of numbers over steps.
+    steps: where to.
+
+  Returns:
+    float64[steps], to nine decimals; float32 by its shortest decimal.
+  """
+  index = np.asarray(steps, np.int64)
+  if not index.size:
+    return np.zeros(0)
+  with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+    try:
+      values = np.asarray(jax.vmap(lambda s: jnp.asarray(schedule(s)))(index))
+    except jax.errors.JAXTypeError:  # a schedule that branches in Python
+      values = np.asarray([np.asarray(schedule(int(s))) for s in index])
+  if values.ndim != 1 or not np.issubdtype(values.dtype, np.number):
+    raise TypeError(
+      'A schedule must return one number per step, but it returned'
+      f' {_checks.describe(values[0])}.'
+    )
+  return np.round(_shortest(values), 9)
+
+
+def tables(
+  shapes: Mapping[str, tuple[int, ...]],
+  sparsities: Sequence[float],
+  densities: Callable[..., Mapping[str, float]] | None,
+  rounding: Rounding = 'nearest',
+) -> dict[str, np.ndarray]:
+  """Counts how many weights of each layer every move leaves alive.
+
+  Args:
+    shapes: ``{name: shape}`` of the prunable leaves.
+    sparsities: after every move.
+    densities: how it spreads over layers.
+    rounding: of the number removed.
+
+  Returns:
+    ``{name: int32[moves]}``.
+  """
+  distinct, place = np.unique(np.asarray(sparsities), return_inverse=True)
+  counts = [layer_counts(shapes, s, densities, rounding) for s in distinct]
+  return {
+    name: np.asarray([c[name] for c in counts], np.int32)[place]
+    for name in shapes
+  }
+
+
+def _shortest(values: np.ndarray) -> np.ndarray:
+  """Doubles, with those of lower precision as their shortest decimals."""
+  doubles = values.astype(np.float64)
+  if values.dtype == np.float64 or not jnp.issubdtype(
+    values.dtype, jnp.floating
+  ):
+    return doubles
+  found = doubles.copy()
+  for decimals in reversed(range(10)):
+    rounded = np.round(doubles, decimals)
+    found = np.where(rounded.astype(values.dtype) == values, rounded, found)
+  return found

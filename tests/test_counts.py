@@ -1,0 +1,140 @@
+"""Exact integer budgets."""
+
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lthjax import counts, densities
+from lthjax.counts import _MAX_DENOMINATOR, ROUNDINGS
+
+
+@pytest.mark.parametrize('rounding', ROUNDINGS)
+def test_share_is_exact_in_int32(rounding):
+  def share(n, ratio):
+    return counts.share_of(n, *ratio.as_integer_ratio(), rounding)
+
+  rng = np.random.default_rng(0)
+  numbers = [0, 1, 2, 255, 256, 65_535, 10**7, 2**30, 2**31 - 1]
+  numbers += rng.integers(0, 2**31, 20).tolist()
+  shares = [0.0, 0.2, 0.29, 1 / 3, 0.5, 0.999999, 1e-6, *rng.random(10)]
+  ratios = [counts.exact(x).limit_denominator(_MAX_DENOMINATOR) for x in shares]
+  ratios += [
+    Fraction(_MAX_DENOMINATOR - 2, _MAX_DENOMINATOR - 1),
+    Fraction(_MAX_DENOMINATOR - 1, _MAX_DENOMINATOR),
+    Fraction(1, _MAX_DENOMINATOR),
+  ]
+  traced = jax.jit(lambda n: [share(n, r) for r in ratios])
+  whole = {
+    'nearest': lambda x: (x + Fraction(1, 2)).__floor__(),
+    'floor': lambda x: x.__floor__(),
+    'ceil': lambda x: x.__ceil__(),
+  }[rounding]
+  found = traced(jnp.array(numbers, jnp.int32))
+  for ratio, column in zip(ratios, found, strict=True):
+    assert column.dtype == np.int32
+    expected = [whole(n * ratio) for n in numbers]
+    assert column.tolist() == expected
+    assert [share(n, ratio) for n in numbers] == expected
+
+
+def test_shares_are_close_to_what_was_given():
+  for share in np.random.default_rng(1).random(1000):
+    assert abs(counts.exact(share) - Fraction(share)) < Fraction(1, 10**14)
+    limited = counts.exact(share).limit_denominator(_MAX_DENOMINATOR)
+    assert abs(limited - Fraction(share)) < Fraction(1, 10**10)
+
+
+def test_shares_of_counts_above_int32():
+  count = 2**31 + 2**16
+  assert counts.share_of(count, 1, 3, 'floor') == count // 3
+  assert counts.share_of(2**40, 999_999, 10**6, 'nearest') == round(
+    Fraction(999_999, 10**6) * 2**40
+  )
+
+
+@pytest.mark.parametrize(
+  'share', [np.float32(0.7), np.float16(0.7), jnp.float32(0.7)], ids=str
+)
+def test_low_precision_means_its_shortest_decimal(share):
+  assert counts.ratio_of(share) == Fraction(7, 10)
+  assert counts.layer_counts({'w': (10,)}, share) == {'w': 3}
+
+
+def test_layer_counts_above_int32():
+  shapes = {'w': (2**16, 2**15 + 1), 'v': (2**20, 2**20)}
+  assert counts.layer_counts(shapes, 0.5) == {
+    'w': 2**15 * (2**15 + 1),
+    'v': 2**39,
+  }
+
+
+def test_alive_counts_every_axis(monkeypatch):
+  monkeypatch.setattr(counts, '_INT32', 10)
+  rng = np.random.default_rng(0)
+  for shape in [(), (7,), (3, 4), (2, 3, 5), (0, 3), (5, 0, 2), (2, 9)]:
+    mask = rng.random(shape) < 0.5
+    assert counts.alive({'w': mask}) == {'w': int(mask.sum())}
+
+
+def test_alive_under_a_trace(monkeypatch):
+  mask = np.ones((3, 4), bool)
+  found = jax.jit(lambda m: counts.alive({'w': m}))(mask)
+  assert found['w'].dtype == np.int32
+  assert found['w'] == 12
+  monkeypatch.setattr(counts, '_INT32', 10)
+  with pytest.raises(ValueError, match='w: a leaf of 2\\^31 weights or more'):
+    jax.jit(lambda m: counts.alive({'w': m}))(np.ones((2, 9), bool))
+
+
+@pytest.mark.slow
+def test_alive_of_a_leaf_above_int32():
+  mask = np.broadcast_to(True, (2**16, 2**15 + 1))
+  assert counts.alive({'w': mask}) == {'w': 2**16 * (2**15 + 1)}
+
+
+def test_schedules_are_evaluated_at_once():
+  schedule = optax.cosine_decay_schedule(0.3, 100)
+  steps = range(0, 101, 10)
+  with jax.enable_x64(True):
+    each = [round(float(schedule(step)), 9) for step in steps]
+  np.testing.assert_allclose(counts.at_steps(schedule, steps), each, atol=2e-9)
+  many = counts.at_steps(schedule, range(100_000))
+  assert many[0] == 0.3
+  assert many[-1] == 0
+
+
+@pytest.mark.parametrize(
+  ('schedule', 'expected'),
+  [
+    (lambda step: 0.5 if step < 2 else 0.75, [0.5, 0.5, 0.75]),
+    (lambda step: np.float32(0.29), [0.29] * 3),
+    (lambda step: jnp.float32(0.7) + 0 * step, [0.7] * 3),
+    (lambda step: 1 / 3, [0.333333333] * 3),
+    (lambda step: step / 4, [0, 0.25, 0.5]),
+  ],
+)
+def test_schedules_of_all_kinds(schedule, expected):
+  assert counts.at_steps(schedule, range(3)).tolist() == expected
+
+
+def test_no_steps():
+  assert counts.at_steps(lambda step: 1.0, []).tolist() == []
+
+
+def test_a_schedule_returns_numbers():
+  with pytest.raises(TypeError, match='must return one number per step'):
+    counts.at_steps(lambda step: jnp.ones(2), range(3))
+
+
+def test_tables_repeat_layer_counts():
+  shapes = {'a': (40, 30), 'b': (30, 10)}
+  wanted = [0.5, 0.8, 0.8, 0.5]
+  table = counts.tables(shapes, wanted, densities.erk)
+  for i, sparsity in enumerate(wanted):
+    each = counts.layer_counts(shapes, sparsity, densities.erk)
+    assert {name: column[i] for name, column in table.items()} == each
+  assert all(column.dtype == np.int32 for column in table.values())
