@@ -20,8 +20,6 @@ from sklearn import cluster
 
 import lthjax as lth
 
-PRODUCTS = ('conv_general_dilated', 'dot_general')
-
 
 def layer_outputs(
   apply: Callable[..., Any], params: chex.ArrayTree, *args: Any
@@ -31,19 +29,16 @@ def layer_outputs(
   Before biases, which change no distance, and before activations. Examples are
   on the first axis; all others become one.
   """
-  names = [use.name for use in lth.program.uses(apply, params, *args)]
-  outputs = []
 
-  def visit(eqn, inputs, output):
-    outputs.append(np.asarray(output).reshape(len(output), -1))
-    return output
+  def visit(eqn, inputs):
+    (output,) = lth.program.bind(eqn, inputs)
+    return [output], output.reshape(len(output), -1)
 
-  lth.program.intercept(apply, PRODUCTS, visit)(params, *args)
-  return {
-    name: output
-    for name, output in zip(names, outputs, strict=True)
-    if name is not None
-  }
+  uses = lth.program.uses(apply, params, *args)
+  names = {use.path: use.name for use in uses if use.name is not None}
+  visits = dict.fromkeys(names, visit)
+  _, notes = lth.program.run(apply, visits, params, *args)
+  return {names[path]: np.asarray(note) for path, note in notes.items()}
 
 
 def distances(x: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
 """What each primitive does to the leaves that reach it.
 
-A rule is a function ``rule(walk, eqn, values)``: `values` tells which leaves
-the inputs of an equation hold, and the result which ones its outputs do. Where
-the entries of a leaf stay known, dead ones must still be zero; otherwise the
-leaf is lost, which is an error.
+A rule is a function ``rule(walk, eqn, values, path)``: `values` tells which
+leaves the inputs of an equation hold, and the result which ones its outputs do.
+Where the entries of a leaf stay known, dead ones must still be zero; otherwise
+the leaf is lost, which is an error.
 """
 
 import itertools
@@ -12,17 +12,25 @@ import math
 import jax.extend.core as jex
 import jax.numpy as jnp
 
+from lthjax.program._interpreter import (
+  CALLS,
+  Path,
+  equations,
+  inside,
+  loop_parts,
+)
 from lthjax.program._walk import Values, Walk, Weight, shape
 
 
-def dot(walk: Walk, eqn: jex.JaxprEqn, values: Values) -> Values:
+def dot(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
   """A matmul."""
   contracted = eqn.params['dimension_numbers'][0][0]
   depth = math.prod(shape(eqn.invars[0])[axis] for axis in contracted)
-  return _multiply(walk, eqn, values, math.prod(shape(eqn.outvars[0])) * depth)
+  size = math.prod(shape(eqn.outvars[0]))
+  return _multiply(walk, eqn, values, path, size * depth)
 
 
-def conv(walk: Walk, eqn: jex.JaxprEqn, values: Values) -> Values:
+def conv(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
   """A convolution: grouped, strided, dilated or transposed."""
   image, kernel, out = map(shape, (*eqn.invars, *eqn.outvars))
   spec, dilation = eqn.params['dimension_numbers'], eqn.params['lhs_dilation']
@@ -32,18 +40,18 @@ def conv(walk: Walk, eqn: jex.JaxprEqn, values: Values) -> Values:
   number *= math.prod(out[o] if d == 1 else image[i] for i, o, d in axes)
   if values[0] and not values[0].derived:
     return walk.lose(eqn, values[:1], ' as its image')
-  return _multiply(walk, eqn, values, number)
+  return _multiply(walk, eqn, values, path, number)
 
 
-def _multiply(walk, eqn, values, multiply_adds) -> Values:
+def _multiply(walk, eqn, values, path, multiply_adds) -> Values:
   """Attributes a product to its kernel."""
   weights = [w for w in values if w]
   kernels = [w for w in weights if not w.derived]
   if len(kernels) == 1:
     size = math.prod(shape(eqn.invars[values.index(kernels[0])]))
-    walk.use(eqn, kernels[0], size, multiply_adds)
+    walk.use(eqn, path, kernels[0], size, multiply_adds)
   elif not weights:
-    walk.use(eqn, None, 0, multiply_adds)
+    walk.use(eqn, path, None, 0, multiply_adds)
   else:
     names = ' and '.join(w.name for w in kernels or weights)
     what = names if kernels else f'rows or sums of {names}, as kernels,'
@@ -51,16 +59,18 @@ def _multiply(walk, eqn, values, multiply_adds) -> Values:
   return [None]
 
 
-def lookup(walk: Walk, eqn: jex.JaxprEqn, values: Values) -> Values:
+def lookup(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
   """Rows of a table, as of an embedding."""
   table, indices = values
   if not table or indices:
     return walk.lose(eqn, values)
-  walk.use(eqn, table, 0, 0)
+  walk.use(eqn, path, table, 0, 0)
   return [table._replace(derived=True)]
 
 
-def rearrange(walk: Walk, eqn: jex.JaxprEqn, values: Values) -> Values:
+def rearrange(
+  walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path
+) -> Values:
   """Entries are moved, repeated or dropped, in a way that the program fixes."""
   weight, *others = values
   if not weight or any(others):
@@ -78,7 +88,7 @@ def rearrange(walk: Walk, eqn: jex.JaxprEqn, values: Values) -> Values:
   ]
 
 
-def join(walk: Walk, eqn: jex.JaxprEqn, values: Values) -> Values:
+def join(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
   """Several kernels become one, concatenated or stacked."""
   weights = [w for w in values if w and not w.derived]
   if len(weights) < len(values) or len({w.scans for w in weights}) > 1:
@@ -103,13 +113,15 @@ def join(walk: Walk, eqn: jex.JaxprEqn, values: Values) -> Values:
   ]
 
 
-def each(walk: Walk, eqn: jex.JaxprEqn, values: Values) -> Values:
+def each(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
   """Entries stay where they are, and zeros zero; one output for each input."""
   del walk, eqn
   return values
 
 
-def combine(walk: Walk, eqn: jex.JaxprEqn, values: Values) -> Values:
+def combine(
+  walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path
+) -> Values:
   """Entries stay where they are beside those of other arrays, as of masks."""
   inputs = list(zip(map(shape, eqn.invars), values, strict=True))
   weights = [w for w in values if w and not w.derived]
@@ -135,29 +147,28 @@ def combine(walk: Walk, eqn: jex.JaxprEqn, values: Values) -> Values:
   return [first._replace(mixed=product or any(w.mixed for w in weights))]
 
 
-def reduce(walk: Walk, eqn: jex.JaxprEqn, values: Values) -> Values:
+def reduce(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
   """A norm or an extremum; but the sum of a product would be a matmul."""
   if any(w and w.mixed for w in values):
     return walk.lose(eqn, values, ' after a product')
   return [w and w._replace(derived=True) for w in values]
 
 
-def call(walk: Walk, eqn: jex.JaxprEqn, values: Values) -> Values:
+def call(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
   """A function called once."""
-  (jaxpr,) = jex.jaxprs_in_params(eqn.params)
-  return walk(jaxpr, values)
+  ((inner, program),) = inside(eqn, path)
+  return walk(program, values, inner)
 
 
-def scan(walk: Walk, eqn: jex.JaxprEqn, values: Values) -> Values:
+def scan(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
   """A loop of known length, over slices of leaves or with the same ones."""
-  (jaxpr,) = jex.jaxprs_in_params(eqn.params)
-  first, count = eqn.params['num_consts'], eqn.params['num_carry']
-  last, here = first + count, (id(eqn), eqn.params['length'])
-  slices = [w and w._replace(scans=(*w.scans, here)) for w in values[last:]]
+  consts, carry, stacks = loop_parts(eqn, values)
+  count, here = len(carry), (path, eqn.params['length'])
+  slices = [w and w._replace(scans=(*w.scans, here)) for w in stacks]
   inner = walk._replace(runs=walk.runs * eqn.params['length'])
-  after = inner(jaxpr, [*values[:last], *slices])
+  after = inner(eqn.params['jaxpr'], [*consts, *carry, *slices], path)
   outputs = []
-  for old, new in zip(values[first:last], after[:count], strict=True):
+  for old, new in zip(carry, after[:count], strict=True):
     kept = new is old or (new is not None and new.same(old))
     walk.lose(eqn, [] if kept else [old, new], ' as a carry that changes')
     outputs.append(new if kept else None)
@@ -171,13 +182,17 @@ def scan(walk: Walk, eqn: jex.JaxprEqn, values: Values) -> Values:
   return outputs
 
 
-def cond(walk: Walk, eqn: jex.JaxprEqn, values: Values) -> Values:
+def cond(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
   """Branches that multiply alike with the same leaves."""
-  walks = [walk._replace(uses=[]) for _ in eqn.params['branches']]
-  branches = zip(walks, jex.jaxprs_in_params(eqn.params), strict=True)
-  results = [branch(jaxpr, values[1:]) for branch, jaxpr in branches]
-  for use in itertools.chain(*(branch.uses for branch in walks)):
-    if any(use not in branch.uses for branch in walks):
+  programs = inside(eqn, path)
+  walks = [walk._replace(uses=[]) for _ in programs]
+  results = [
+    branch(program, values[1:], here)
+    for branch, (here, program) in zip(walks, programs, strict=True)
+  ]
+  found = [[use._replace(path=()) for use in each.uses] for each in walks]
+  for use in itertools.chain(*found):
+    if any(use not in each for each in found):
       what = use.name or 'a matmul of activations'
       walk.faults.append(f'{what} is used by some branches of `cond` only')
   walk.uses.extend(walks[0].uses)
@@ -189,30 +204,27 @@ def cond(walk: Walk, eqn: jex.JaxprEqn, values: Values) -> Values:
   return outputs
 
 
-def unknown(walk: Walk, eqn: jex.JaxprEqn, values: Values) -> Values:
+def unknown(
+  walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path
+) -> Values:
   """Anything else may work on activations, unless there are matmuls in it."""
-  name, inside = eqn.primitive.name, jex.jaxprs_in_params(eqn.params)
-  if name in _RAGGED or any(map(_multiplies, inside)):
+  name, programs = eqn.primitive.name, inside(eqn, path)
+  if name in _RAGGED or any(_multiplies(program) for _, program in programs):
     walk.faults.append(f'`{name}` has matmuls that cannot be counted')
   return walk.lose(eqn, values)
 
 
-def _multiplies(jaxpr: jex.Jaxpr) -> bool:
+def _multiplies(program: jex.Jaxpr | jex.ClosedJaxpr) -> bool:
   """Whether there is a matmul or convolution anywhere in a program."""
   return any(
     RULES.get(eqn.primitive.name) in (dot, conv)
-    or any(map(_multiplies, jex.jaxprs_in_params(eqn.params)))
-    for eqn in jaxpr.eqns
+    for _, eqn in equations(program)
   )
 
 
 _SUMS = ('add', 'sub')  # of zeros only, if both are the same weights
 _BOUNDS = ('clamp', 'max', 'min')  # scalars, with zero between them
 _RAGGED = ('ragged_dot_general', 'scaled_matmul')
-_CALLS = (
-  'checkpoint', 'closed_call', 'composite', 'custom_jvp_call',
-  'custom_vjp_call', 'custom_vmap_call', 'jit', 'remat2',
-)  # fmt: skip
 _SAME = (
   'abs', 'convert_element_type', 'copy', 'copy_p', 'device_put', 'integer_pow',
   'name', 'neg', 'not', 'optimization_barrier', 'reduce_precision', 'reshard',
@@ -236,7 +248,7 @@ RULES = {
   'gather': lookup,
   'scan': scan,
   'stack': join,
-  **dict.fromkeys(_CALLS, call),
+  **dict.fromkeys(CALLS, call),
   **dict.fromkeys(_MOVES, rearrange),
   **dict.fromkeys(_NORMS, reduce),
   **dict.fromkeys(_SAME, each),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from lthjax import masks as masks_lib
 from lthjax import trees
+from lthjax.program._interpreter import trace
 from lthjax.program._rules import RULES, unknown
 from lthjax.program._walk import Part, Use, Walk, Weight
 
@@ -58,9 +59,9 @@ def uses(
   weights = [
     None if chosen[part.name] is None else Weight((part,)) for part in parts
   ]
-  jaxpr = jax.make_jaxpr(apply)(params, *args).jaxpr
+  closed, _ = trace(apply, params, *args)
   walk = Walk(RULES, unknown, uses=[], faults=[])
-  walk(jaxpr, weights + [None] * (len(jaxpr.invars) - len(weights)))
+  walk(closed, weights + [None] * (len(closed.in_avals) - len(weights)))
   if walk.faults:
     raise ValueError(
       'The multiply-adds of this function are not certain:'

@@ -13,6 +13,8 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 
+from lthjax.program._interpreter import Path, interpret
+
 
 class Step(NamedTuple):
   """A rearrangement of entries on the way from a leaf to its use.
@@ -56,6 +58,7 @@ class Use(NamedTuple):
     shapes: shapes of its two operands.
     runs: how often it runs: the product of the lengths of the scans around.
     multiply_adds: of all runs together.
+    path: where it is in the program: the key of its visit in `run`.
     times: how many of them each entry of the leaf takes part in, as often as it
       occurs in the `view`.
     steps: what the program does to the leaf first, see `view`.
@@ -66,6 +69,7 @@ class Use(NamedTuple):
   shapes: tuple[tuple[int, ...], ...]
   runs: int
   multiply_adds: int
+  path: Path = ()
   times: int = 0
   steps: tuple[Step, ...] = ()
 
@@ -104,7 +108,7 @@ class Weight(NamedTuple):
 
   Attributes:
     parts: the entries; several leaves, if they were concatenated.
-    scans: number and length of each loop that walks over one of the leading
+    scans: path and length of each loop that walks over one of the leading
       axes of what the steps of the parts give.
     repeated: whether entries were repeated along some axis.
     mixed: whether they were multiplied by another array.
@@ -113,7 +117,7 @@ class Weight(NamedTuple):
   """
 
   parts: tuple[Part, ...]
-  scans: tuple[tuple[int, int], ...] = ()
+  scans: tuple[tuple[Path, int], ...] = ()
   repeated: bool = False
   mixed: bool = False
   derived: bool = False
@@ -137,15 +141,15 @@ class Weight(NamedTuple):
 
 
 Values = Sequence[Weight | None]
-Rule = Callable[['Walk', jex.JaxprEqn, Values], Values]
+Rule = Callable[['Walk', jex.JaxprEqn, Values, Path], Values]
 
 
 class Walk(NamedTuple):
   """A walk over a program, and what it has found so far.
 
   Attributes:
-    rules: ``{primitive: rule}``, where ``rule(walk, eqn, values)`` tells what
-      the outputs of an equation hold, given what its inputs hold.
+    rules: ``{primitive: rule}``, where ``rule(walk, eqn, values, path)`` tells
+      what the outputs of an equation hold, given what its inputs hold.
     otherwise: the rule for all other primitives.
     uses: what `use` has noted.
     faults: what `lose` has noted.
@@ -158,22 +162,19 @@ class Walk(NamedTuple):
   faults: list[str]
   runs: int = 1
 
-  def __call__(self, jaxpr: jex.Jaxpr, values: Values) -> Values:
+  def __call__(self, program: Any, values: Values, path: Path = ()) -> Values:
     """Returns what the outputs hold, given what the inputs hold."""
-    env = dict(zip(jaxpr.invars, values, strict=True))
 
-    def read(atom):
-      return None if isinstance(atom, jex.Literal) else env.get(atom)
-
-    for eqn in jaxpr.eqns:
+    def step(eqn, values, path):
       rule = self.rules.get(eqn.primitive.name, self.otherwise)
-      outputs = rule(self, eqn, [read(atom) for atom in eqn.invars])
-      env.update(zip(eqn.outvars, outputs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+      return rule(self, eqn, values, path)
+
+    return interpret(program, values, step, lambda constant: None, path)
 
   def use(
     self,
     eqn: jex.JaxprEqn,
+    path: Path,
     weight: Weight | None,
     size: int,
     multiply_adds: int,
@@ -182,13 +183,19 @@ class Walk(NamedTuple):
 
     Args:
       eqn: the equation.
+      path: of the equation.
       weight: what its kernel holds.
       size: number of entries of the kernel.
       multiply_adds: of one run; each entry takes part in equally many.
     """
     shapes = tuple(map(shape, eqn.invars))
     use = Use(
-      None, eqn.primitive.name, shapes, self.runs, multiply_adds * self.runs
+      name=None,
+      primitive=eqn.primitive.name,
+      shapes=shapes,
+      runs=self.runs,
+      multiply_adds=multiply_adds * self.runs,
+      path=path,
     )
     if weight is None:
       self.uses.append(use)

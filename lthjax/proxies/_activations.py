@@ -58,22 +58,28 @@ def naswot(
   del key
   x = _checks.as_batch(batch).x
   _checks.check_outputs(apply, params, x)
-  codes = []
 
-  def visit(eqn, inputs, output):
+  def visit(eqn, inputs):
+    outs, code = program.bind(eqn, inputs), None
     signals = [
       value
       for atom, value in zip(eqn.invars, inputs, strict=True)
       if not (isinstance(atom, jex.Literal) and atom.val == 0)
     ]
-    if len(signals) == 1 and output.shape[:1] == x.shape[:1]:
-      codes.append((signals[0] > 0).reshape(len(x), -1))
-    return output
+    if len(signals) == 1 and outs[0].shape[:1] == x.shape[:1]:
+      code = (signals[0] > 0).reshape(len(x), -1)
+    return outs, code
 
-  program.intercept(apply, ['max'], visit)(params, x)
+  _, notes = program.run(apply, {'max': visit}, params, x)
+  # Inside scans, the turns of the loop are units as well.
+  codes = [
+    jnp.moveaxis(code, -2, 0).reshape(len(x), -1)
+    for code in notes.values()
+    if code is not None
+  ]
   if not codes:
     raise ValueError(
-      'The model has no ReLU, but `naswot` compares which of them are on. Take'
+      'The model has no ReLU, but `naswot` compares which of them are on. Use'
       ' another proxy, such as `jacob_cov`.'
     )
   on = jnp.concatenate(codes, 1).astype(jnp.float32)

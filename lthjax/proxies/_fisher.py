@@ -63,30 +63,33 @@ def fisher(
   _checks.check_outputs(apply, params, x)
   mean_loss = _checks.mean_loss(apply, loss)
 
+  def visit(eqn, inputs, shift=0):
+    (output,) = program.bind(eqn, inputs)
+    if output.shape[:1] != x.shape[:1]:
+      return [output], None
+    axis = _channel_axis(eqn)
+    moved = jnp.moveaxis(output, axis, -1)
+    # Examples x positions x channels, after an axis for each scan around.
+    activation = moved.reshape(len(x), -1, moved.shape[-1])
+    shifted = (activation + shift).reshape(moved.shape)
+    return [jnp.moveaxis(shifted, -1, axis)], activation
+
   def run(shifts, params):
     """The sum of the losses, with something added to each activation."""
-    activations, shift = [], iter(shifts)
-
-    def visit(eqn, inputs, output):
-      del inputs
-      if output.shape[:1] != x.shape[:1]:
-        return output
-      axis = _channel_axis(eqn)
-      activations.append(jnp.moveaxis(output, axis, -1))
-      shifted = activations[-1] + next(shift, 0)
-      return jnp.moveaxis(shifted, -1, axis)
-
-    total = program.intercept(mean_loss, _MATMULS, visit)(params, (x, labels))
+    total, activations = program.run(
+      mean_loss, visits, params, (x, labels), feeds=shifts
+    )
     return total * len(x), activations
 
-  shapes = jax.eval_shape(lambda: run((), params)[1])
-  zeros = [jnp.zeros(a.shape, a.dtype) for a in shapes]
+  visits = dict.fromkeys(_MATMULS, visit)
+  shapes = jax.eval_shape(lambda: run({}, params)[1])
+  zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
   grads, activations = jax.grad(run, has_aux=True)(zeros, params)
+  pairs = zip(*map(jax.tree.leaves, (activations, grads)), strict=True)
   total = jnp.float32(0)
-  for a, g in zip(activations, grads, strict=True):
-    change = a.astype(jnp.float32) * g.astype(jnp.float32)
-    change = jnp.sum(change, range(1, a.ndim - 1))  # examples x channels
-    total += jnp.sum(jnp.mean(change**2, 0)) / 2
+  for a, g in pairs:
+    change = jnp.sum(a.astype(jnp.float32) * g.astype(jnp.float32), -2)
+    total += jnp.sum(jnp.mean(change**2, -2)) / 2
   return total
 
 

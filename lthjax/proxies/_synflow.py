@@ -6,10 +6,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from lthjax.program._scaled import evaluate
 from lthjax.proxies import _checks
 from lthjax.proxies._checks import Apply
 from lthjax.proxies._gradients import over_kernels
-from lthjax.scores._scaled import evaluate
 
 
 def synflow(

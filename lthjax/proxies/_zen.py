@@ -65,16 +65,18 @@ def zen(
   shape = _checks.as_batch(batch).x.shape
   x, noise = jax.random.normal(key, (2, *shape))
   _checks.check_outputs(apply, params, x)
-  rescaled = []
 
-  def visit(eqn, inputs, output):
+  def visit(eqn, inputs):
+    outs, note = program.bind(eqn, inputs), None
     if not isinstance(eqn.invars[0], jex.Literal):
       variance = inputs[0].astype(jnp.float32)
-      rescaled.append(jnp.log(jnp.mean(variance)) / 2)
-    return output
+      note = jnp.log(jnp.mean(variance)) / 2
+    return outs, note
 
-  near = program.intercept(apply, ['rsqrt', 'sqrt'], visit)(params, x)
+  visits = {'rsqrt': visit, 'sqrt': visit}
+  near, notes = program.run(apply, visits, params, x)
   moved = near - apply(params, x + scale * noise)
   moved = moved.astype(jnp.float32).reshape(len(x), -1)
   distance = jnp.mean(jnp.linalg.norm(moved, axis=1))
+  rescaled = map(jnp.sum, jax.tree.leaves(notes))
   return jnp.log(distance) + sum(rescaled, jnp.float32(0))

@@ -7,8 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from lthjax.program._scaled import evaluate, power_of_two
 from lthjax.scores import _checks
-from lthjax.scores._scaled import evaluate, power_of_two
 from lthjax.scores._snip import product
 
 _IN_RANGE = 64  # Flows up to two to this power are given as they are.

@@ -295,5 +295,5 @@ def test_other_bad_input():
       lambda h: jnp.sum(h) > 1, lambda h: jax.nn.relu(h @ params), x
     )
 
-  with pytest.raises(ValueError, match='`while` holds max, where what is comp'):
+  with pytest.raises(ValueError, match='`while` contains max, which cannot be'):
     proxies.naswot(loop, x, (x, None))

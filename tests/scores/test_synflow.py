@@ -8,7 +8,7 @@ from flax import nnx
 
 import lthjax as lth
 from lthjax import models, scores, trees
-from lthjax.scores import _scaled
+from lthjax.program import _scaled
 
 DEPTH, WIDTH = 40, 32
 

@@ -17,9 +17,19 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
+
+from lthjax.program._interpreter import (
+  CALLS,
+  bind,
+  branch,
+  inside,
+  interpret,
+  loop_parts,
+  scan,
+  trace,
+)
 
 _NONE = -(2**24)  # The exponent of zero, below that of any number.
 _LIMIT = 126  # Two to this power, and to its negative, are normal in float32.
@@ -53,8 +63,8 @@ def evaluate(f: Callable[..., jax.Array], *args: chex.ArrayTree) -> Scaled:
     The result, with a peak of about one. Its exponent is a constant to
     differentiation.
   """
-  closed = jax.make_jaxpr(f)(*args)
-  (out,) = _run(closed.jaxpr, closed.consts, jax.tree.leaves(args))
+  closed, _ = trace(f, *args)
+  (out,) = _run(closed, jax.tree.leaves(args))
   return _normal(out)
 
 
@@ -63,30 +73,17 @@ def power_of_two(exponent: jax.Array) -> jax.Array:
   return _float(jnp.clip(exponent, -_LIMIT, _LIMIT))
 
 
-def _run(jaxpr: jex.Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list:
+def _run(program: Any, args: Sequence[Any]) -> list[Any]:
   """Evaluates equation by equation; what needs a scale becomes `Scaled`."""
-  variables = [*jaxpr.constvars, *jaxpr.invars]
-  env = dict(zip(variables, [*consts, *args], strict=True))
-
-  def read(atom):
-    return atom.val if isinstance(atom, jex.Literal) else env[atom]
-
-  for eqn in jaxpr.eqns:
-    values = [read(atom) for atom in eqn.invars]
-    rule = _ALWAYS.get(eqn.primitive.name)
-    if rule is None and any(isinstance(x, Scaled) for x in values):
-      rule = _RULES.get(eqn.primitive.name, _otherwise)
-    outs = (rule or _bind)(eqn, values)
-    env.update(zip(eqn.outvars, outs, strict=True))
-  return [read(atom) for atom in jaxpr.outvars]
+  return interpret(program, args, _step)
 
 
-def _bind(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
-  outs = eqn.primitive.bind(*values, **eqn.params)
-  return list(outs) if eqn.primitive.multiple_results else [outs]
-
-
-# ---- Scales.
+def _step(eqn, values, path):
+  del path
+  rule = _ALWAYS.get(eqn.primitive.name)
+  if rule is None and any(isinstance(x, Scaled) for x in values):
+    rule = _RULES.get(eqn.primitive.name, _otherwise)
+  return (rule or bind)(eqn, values)
 
 
 def _is_float(x: Any) -> bool:
@@ -162,17 +159,17 @@ def _lower(x: Any, exponent: jax.Array) -> Any:
   return _times(x.value, _float(gap))
 
 
-# ---- Rules: what a primitive does to values and exponents.
+# The rules: what a primitive does to values and exponents.
 
 
 def _otherwise(eqn, values):
-  return _bind(eqn, [_plain(x) for x in values])
+  return bind(eqn, [_plain(x) for x in values])
 
 
 def _move(eqn, values):
   """Entries move, or are picked or summed; the rest are indices."""
   x, *rest = values
-  outs = _bind(eqn, [x.value, *rest])
+  outs = bind(eqn, [x.value, *rest])
   return [Scaled(out, x.exponent) for out in outs]
 
 
@@ -181,13 +178,13 @@ def _join(eqn, values):
   values = [x if _is_zero(x) else _scaled(x) for x in values]
   exponents = [x.exponent for x in values if isinstance(x, Scaled)]
   top = functools.reduce(jnp.maximum, exponents)
-  (out,) = _bind(eqn, [_lower(x, top) for x in values])
+  (out,) = bind(eqn, [_lower(x, top) for x in values])
   return [Scaled(out, top) if _is_float(out) else out]
 
 
 def _multiply(eqn, values):
   (x, i), (y, j) = map(_split, values)
-  (out,) = _bind(eqn, [x, y])
+  (out,) = bind(eqn, [x, y])
   return [Scaled(out, i + j)]
 
 
@@ -197,62 +194,53 @@ def _contract(eqn, values):
 
 def _divide(eqn, values):
   (x, i), (y, j) = _split(values[0]), _normal(values[1])
-  (out,) = _bind(eqn, [x, y])
+  (out,) = bind(eqn, [x, y])
   return [Scaled(out, i - j)]
 
 
 def _power(eqn, values):
   x, exponent = _normal(*values)
-  (out,) = _bind(eqn, [x])
+  (out,) = bind(eqn, [x])
   return [Scaled(out, eqn.params.get('y', 2) * exponent)]
 
 
 def _root(eqn, values):
   x, exponent = _normal(*values)
   odd = exponent % 2
-  (out,) = _bind(eqn, [_times(x, _float(odd))])
+  (out,) = bind(eqn, [_times(x, _float(odd))])
   half = (exponent - odd) // 2
   return [Scaled(out, -half if eqn.primitive.name == 'rsqrt' else half)]
 
 
 def _call(eqn, values):
-  inner = eqn.params.get('jaxpr', eqn.params.get('call_jaxpr'))
-  if isinstance(inner, jex.ClosedJaxpr):
-    return _run(inner.jaxpr, inner.consts, values)
-  return _run(inner, [], values)
+  ((_, program),) = inside(eqn, ())
+  return _run(program, values)
 
 
 def _cond(eqn, values):
-  def branch(closed):
-    return lambda *xs: [*map(_scaled, _run(closed.jaxpr, closed.consts, xs))]
-
-  index, *values = values
-  return jax.lax.switch(index, [*map(branch, eqn.params['branches'])], *values)
+  return branch(
+    eqn, values, lambda _, program, xs: [*map(_scaled, _run(program, xs))]
+  )
 
 
 def _scan(eqn, values):
   """The exponents of what is carried are carried along."""
-  closed, first = eqn.params['jaxpr'], eqn.params['num_consts']
-  last = first + eqn.params['num_carry']
-  consts, carry, stacks = values[:first], values[first:last], values[last:]
+  consts, carry, stacks = loop_parts(eqn, values)
 
-  def body(carry, slices):
-    xs = [
-      Scaled(x, stack.exponent) if isinstance(stack, Scaled) else x
-      for x, stack in zip(slices, stacks, strict=True)
-    ]
-    outs = _run(closed.jaxpr, closed.consts, [*consts, *carry, *xs])
-    outs = [*map(_scaled, outs)]
-    return outs[: last - first], outs[last - first :]
+  def body(inputs, _):
+    *_, slices = parts = loop_parts(eqn, inputs)
+    parts = [*parts[:2], map(_slice, slices, stacks)]
+    outs = _run(eqn.params['jaxpr'], [x for part in parts for x in part])
+    return [*map(_scaled, outs)], None
 
-  carry, outs = jax.lax.scan(
-    body,
-    [*map(_scaled, carry)],
-    [_split(x)[0] for x in stacks],
-    length=eqn.params['length'],
-    reverse=eqn.params['reverse'],
-  )
-  return [*carry, *map(_stack, outs)]
+  carry = [*map(_scaled, carry)]
+  inputs = [*consts, *carry, *(_split(x)[0] for x in stacks)]
+  outs, _ = scan(eqn, inputs, body)
+  return [*outs[: len(carry)], *map(_stack, outs[len(carry) :])]
+
+
+def _slice(x: Any, stack: Any) -> Any:
+  return Scaled(x, stack.exponent) if isinstance(stack, Scaled) else x
 
 
 def _stack(x: Any) -> Any:
@@ -265,10 +253,7 @@ def _stack(x: Any) -> Any:
 
 # fmt: off
 _ALWAYS = {
-  **dict.fromkeys((
-    'checkpoint', 'closed_call', 'composite', 'custom_jvp_call',
-    'custom_vjp_call', 'jit', 'remat2',
-  ), _call),
+  **dict.fromkeys(CALLS, _call),
   **dict.fromkeys(('conv_general_dilated', 'dot_general'), _contract),
   'cond': _cond,
   'scan': _scan,

@@ -1,0 +1,189 @@
+"""Runs a function while something looks at, or changes, what it computes."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import chex
+import jax
+
+from lthjax.program._interpreter import (
+  CALLS,
+  Path,
+  bind,
+  branch,
+  equations,
+  inside,
+  interpret,
+  scan,
+  trace,
+)
+
+Visit = Callable[..., tuple[list[jax.Array], Any]]
+
+
+def run(
+  f: Callable[..., Any],
+  visits: Mapping[Any, Visit],
+  *args: Any,
+  feeds: Mapping[Path, chex.ArrayTree] | None = None,
+) -> tuple[Any, dict[Path, Any]]:
+  """Calls a function, and visits chosen equations of its program on the way.
+
+  An equation is visited wherever it is: also inside `jax.jit`,
+  `jax.checkpoint`, functions with custom derivatives (whose derivatives are
+  then those of their body), `jax.lax.scan` and `jax.lax.cond`. What leads to no
+  visit is not opened. A scan stays a scan, so that neither the program nor its
+  compile time grows with the number of turns.
+
+  Args:
+    f: any function that JAX can trace.
+    visits: ``{path: visit}`` for single equations, as `lthjax.program.uses`
+      gives their paths, or ``{primitive: visit}`` for all equations of a
+      primitive, such as ``'dot_general'``. A visit is ``visit(eqn, inputs) ->
+      (outputs, note)``: `bind` computes the outputs, from these or other
+      inputs, and a note is any tree of arrays, or `None`.
+    *args: arguments of ``f``.
+    feeds: ``{path: tree}`` for visits that take a third argument: arrays with a
+      leading axis for each scan around the equation, sliced by these scans.
+
+  Returns:
+    The result of ``f``, and ``{path: note}`` in the order of the program. A
+    note from inside a scan has a leading axis for each scan around it. The
+    branches of a `jax.lax.cond` must note alike; what the one that is taken
+    notes is under the paths of the first.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from lthjax import program
+    >>> def visit(eqn, inputs):
+    ...   return program.bind(eqn, inputs), jnp.sign(inputs[0])
+    >>> f = lambda x: jax.nn.relu(3 - 2 * x)
+    >>> y, notes = program.run(f, {'max': visit}, jnp.array([0.0, 1.0, 2.0]))
+    >>> y
+    Array([3., 1., 0.], dtype=float32)
+    >>> list(notes.values())
+    [Array([ 1.,  1., -1.], dtype=float32)]
+  """
+  closed, tree = trace(f, *args)
+  found = _resolve(closed, visits)
+  leads = frozenset(path[:n] for path in found for n in range(len(path)))
+  inputs = jax.tree.leaves(args)
+  outs, notes = _Run(found, leads)(closed, inputs, (), dict(feeds or {}))
+  return jax.tree.unflatten(tree, outs), notes
+
+
+def _resolve(closed, visits) -> dict[Path, Visit]:
+  """Turns names of primitives into paths."""
+  found = {}
+  for path, eqn in equations(closed):
+    visit = visits.get(path, visits.get(eqn.primitive.name))
+    if visit is not None:
+      found[path] = visit
+  lost = [key for key in visits if isinstance(key, tuple) and key not in found]
+  if lost:
+    raise ValueError(
+      f'The program has no equations {", ".join(map(str, lost))}. Paths are'
+      ' those of one program: take them from `lthjax.program.uses` of the same'
+      ' function, and of arguments of the same shapes.'
+    )
+  return found
+
+
+class _Run(NamedTuple):
+  """What to visit, and the paths of all equations that lead there."""
+
+  visits: Mapping[Path, Visit]
+  leads: frozenset[Path]
+
+  def __call__(self, program, inputs, path, feeds):
+    """Returns the outputs of a program, and the notes taken inside it."""
+    notes = {}
+
+    def step(eqn, inputs, here):
+      if here in self.visits:
+        fed = [feeds[here]] if here in feeds else []
+        outs, notes[here] = self.visits[here](eqn, inputs, *fed)
+        return outs
+      if here not in self.leads:
+        return bind(eqn, inputs)
+      mine = {p: fed for p, fed in feeds.items() if p[: len(here)] == here}
+      rule = _RULES.get(eqn.primitive.name, _refuse)
+      outs, found = rule(self, eqn, inputs, here, mine)
+      notes.update(found)
+      return outs
+
+    return interpret(program, inputs, step, path=path), notes
+
+
+def _call(run, eqn, inputs, path, feeds):
+  ((path, program),) = inside(eqn, path)
+  return run(program, inputs, path, feeds)
+
+
+def _checkpoint(run, eqn, inputs, path, feeds):
+  @functools.partial(
+    jax.checkpoint,
+    prevent_cse=eqn.params['prevent_cse'],
+    policy=eqn.params['policy'],
+  )
+  def body(inputs, feeds):
+    return run(eqn.params['jaxpr'], inputs, path, feeds)
+
+  return body(inputs, feeds)
+
+
+def _scan(run, eqn, inputs, path, feeds):
+  def body(inputs, feeds):
+    return run(eqn.params['jaxpr'], inputs, path, feeds)
+
+  return scan(eqn, inputs, body, feeds)
+
+
+def _cond(run, eqn, inputs, path, feeds):
+  places = [
+    [p for p in run.visits if p[: len(here)] == here]
+    for here, _ in inside(eqn, path)
+  ]
+  kinds = []
+
+  def body(number, program, inputs):
+    mine = zip(places[number], places[0], strict=False)
+    fed = {p: feeds[first] for p, first in mine if first in feeds}
+    outs, notes = run(program, inputs, (*path, number), fed)
+    kinds.append([jax.tree.map(jax.typeof, notes[p]) for p in places[number]])
+    if kinds[-1] != kinds[0]:
+      raise ValueError(
+        f'The branches of the `cond` at {path} must note alike, but branch 0'
+        f' notes {kinds[0]} and branch {number} {kinds[-1]}. Visit equations'
+        ' that correspond in all of them and return notes of the same shapes,'
+        ' or compute all branches and choose with `jnp.where`.'
+      )
+    return outs, [notes[p] for p in places[number]]
+
+  outs, notes = branch(eqn, inputs, body)
+  return outs, dict(zip(places[0], notes, strict=True))
+
+
+def _refuse(run, eqn, inputs, path, feeds):
+  del inputs, feeds
+  names = {
+    inner.primitive.name
+    for here, program in inside(eqn, path)
+    for place, inner in equations(program, here)
+    if place in run.visits
+  }
+  raise ValueError(
+    f'`{eqn.primitive.name}` contains {", ".join(sorted(names))}, which cannot'
+    ' be visited there: only calls, `jax.lax.scan` and `jax.lax.cond` can be'
+    ' followed. Write the loop with `jax.lax.scan`, or with a fixed number of'
+    ' turns, or do not visit these equations.'
+  )
+
+
+_RULES = {
+  **dict.fromkeys(CALLS, _call),
+  **dict.fromkeys(('checkpoint', 'remat2'), _checkpoint),
+  'cond': _cond,
+  'scan': _scan,
+}
