@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from lthjax import (
   accounting,
+  axes,
   densities,
   deploy,
   landscape,
@@ -62,6 +63,7 @@ __all__ = [
   'Trainer',
   'ac_dc',
   'accounting',
+  'axes',
   'checkpoints',
   'data',
   'densities',

@@ -1,0 +1,63 @@
+"""Words in the names of parameters, and the role that they give a leaf."""
+
+import re
+
+_WORD = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+')
+
+
+def one_of(text: str) -> frozenset[str]:
+  """Makes a set of the words of a text."""
+  return frozenset(text.split())
+
+
+_KERNEL = one_of("""
+  kernel kernels proj projection linear dense conv convs convolution fc ffn mlp
+  attn attention q k v query key value qkv kv out output head gate up down
+  router mixer mixing
+""")
+_NOT_KERNEL = one_of("""
+  scale scales offset offsets shift gamma beta gain norm norms layernorm
+  batchnorm groupnorm instancenorm rmsnorm normalization ln bn gn rms layerscale
+  emb embed embeds embedder embedding embeddings wte wpe tok token tokens pos
+  position positions positional codebook table freqs rope temperature ema
+""")
+# These mean it only as a word of the leaf itself.
+_NOT_KERNEL_LEAF = one_of('b bq bk bv bo bqkv g cls log mean var alpha pe')
+
+
+def parts(name: str) -> list[list[str]]:
+  """Splits a name into the words of its components, from the leaf outwards."""
+  return [words(part) for part in reversed(re.split(r'[/.]', name))]
+
+
+def words(component: str) -> list[str]:
+  """Splits ``'qProj_0'`` into ``['qproj', 'q', 'proj', '0']``.
+
+  A run of letters also counts as a whole, so that ``MoE`` contains ``moe``.
+  """
+  found = [word.lower() for word in _WORD.findall(component)]
+  runs = [run.lower() for run in re.findall('[A-Za-z]+', component)]
+  return [run for run in runs if run not in found] + found
+
+
+def is_kernel(name: str) -> bool | None:
+  """Returns whether a name is that of a kernel; `None` if it does not say.
+
+  The component nearest to the leaf decides, by its last telling word, as in
+  English: a ``patch_embed/proj`` is a projection and a ``pos_embed`` is not.
+  """
+  components = parts(name)
+  if any('lora' in part for part in components):
+    return False
+  for depth, part in enumerate(components):
+    leaf = depth == 0
+    if 'bias' in part or 'biases' in part or (leaf and part[:1] == ['b']):
+      return False
+    for word in reversed(part):
+      if word == 'b' and 'w' in part:
+        continue  # `w_b` is the second of two kernels
+      if word in _NOT_KERNEL or (leaf and word in _NOT_KERNEL_LEAF):
+        return 'patch' in part  # Patches are embedded by a convolution.
+      if word in _KERNEL:
+        return True
+  return None
