@@ -346,19 +346,20 @@ def channels_of(sparsity: float, params: Any) -> chex.ArrayTree:
 def masks_of(sparsity: float, params: Any) -> chex.ArrayTree:
   """Masks of a ticket's channels, and of what the next layer reads of them."""
   return lth.structured.mask_channels(
-    params, channels_of(sparsity, params), readers=readers(params)
+    params,
+    channels_of(sparsity, params),
+    lth.groups.chain(params, layers(params)),
   )
 
 
-def readers(params: Any) -> dict[str, list[str]]:
-  """The layer that reads the channels of each scale: the next one."""
+def layers(params: Any) -> list[str]:
+  """The layers in their order: a normalization follows its convolution."""
 
-  def layers(leaf):
-    found = [name for name in params if leaf in params[name]]
-    return sorted(found, key=lambda n: (n == 'output', n != 'stem', n))
+  def place(name):
+    number = name.removeprefix('conv').removeprefix('norm')
+    return name == 'output', name != 'stem', number, name
 
-  pairs = zip(layers('scale'), layers('kernel')[1:], strict=True)
-  return {f'{norm}/scale': [f'{after}/kernel'] for norm, after in pairs}
+  return sorted(params, key=place)
 
 
 def run(config: Config, report: grid.Progress) -> Path:

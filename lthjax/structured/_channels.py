@@ -1,9 +1,8 @@
-"""Channels as what is pruned: the scales of normalizations tell their worth.
+"""Channel pruning by the scales of normalization layers.
 
-A channel is what one filter makes of an image. Where a normalization follows,
-its scale multiplies the channel, and a channel with scale and bias at zero is
-gone: the network may as well be built without it, and without the weights that
-read it.
+The scale of a normalization multiplies a channel. Once scale and bias are zero
+the channel carries nothing, and the filter that makes it and the weights that
+read it can go as well.
 
 References:
   Liu et al., Learning Efficient Convolutional Networks through Network
@@ -11,36 +10,36 @@ References:
 """
 
 import re
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lthjax import masks as masks_lib
 from lthjax import trees
+from lthjax.groups import Groups, _groups, expand
 from lthjax.pruning._one_shot import prune
 from lthjax.selection import keep_largest
 
 _SCALE = re.compile(
   r'(^|/)(scale|gamma)$|(norm[^/]*|(^|/)bn\d*)/weight$', re.IGNORECASE
 )
-_BIASES = ('b', 'beta', 'bias', 'offset')
 
 
 def scales(name: str, leaf: Any) -> bool:
-  """Tells the scales of normalizations, one number a channel.
+  """Selects the scales of normalization layers, one number per channel.
 
   Args:
     name: the leaf's name, such as ``'norm1/scale'``.
     leaf: the parameter, or its shape.
 
   Returns:
-    Whether it is the scale of a normalization, going by its name: ``scale`` or
-    ``gamma``, as in Flax and Haiku; or the ``weight`` of a layer called
-    something with ``norm``, or ``bn`` and a number, as is usual in Equinox.
+    Whether the leaf is the scale of a normalization, judging by its name:
+    ``scale`` or ``gamma``, as in Flax and Haiku; or the ``weight`` of a layer
+    whose name contains ``norm``, or is ``bn`` and a number, as in Equinox.
 
   Example:
     >>> import jax.numpy as jnp
@@ -58,28 +57,25 @@ def channel_masks(
   sparsity: float,
   where: masks_lib.Where | str | list[str] = scales,
 ) -> chex.ArrayTree:
-  """Keeps the channels with the largest scales, all layers together.
+  """Keeps the channels with the largest scales, across all layers.
 
   Counts are exact, and ties go to the lowest index: at initialization, where
-  all scales are one, the first layers keep all of their channels. The largest
-  of each layer stays in any case, so that no layer cuts the network in two.
+  all scales are one, the first layers keep all of their channels. Every layer
+  keeps its largest channel, so that none disconnects the network.
 
   Args:
     params: tree of arrays.
-    sparsity: share of the channels that goes, in [0, 1).
+    sparsity: share of the channels to remove, in [0, 1).
     where: the scales to compare, as for `lthjax.masks.full`. In a residual
-      network, the channels that are added to a shortcut cannot be taken away,
-      but by default they are chosen as well. Choose those inside of the blocks:
+      network, channels that are added to a shortcut belong to every block of
+      their stage; choose those within the blocks to prune each on its own:
       ``'blocks/*/norm1/scale'`` in `lthjax.models.resnet_20`, and
       ``'blocks/*/norm2/scale'`` in `lthjax.models.wide_resnet_22_2`.
 
   Returns:
-    Tree of masks: a bool vector at each scale, `None` elsewhere. It is what
-    `lthjax.masks.hamming` compares and `mask_channels` makes masks of.
-
-  Raises:
-    ValueError: if there is no scale, if the sparsity is out of range or leaves
-      fewer channels than layers, or if scales are NaN.
+    Tree of masks: a bool vector at each scale, `None` elsewhere. Compare such
+    trees with `lthjax.masks.hamming`; make masks of all weights with
+    `mask_channels`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -93,8 +89,8 @@ def channel_masks(
 
   References:
     You et al., Drawing Early-Bird Tickets: Towards More Efficient Training of
-    Deep Networks, arXiv:1909.11957, section 3. The authors' code keeps what is
-    above a threshold, and so one channel less, none of those that tie, and
+    Deep Networks, arXiv:1909.11957, section 3. The authors' code keeps the
+    scales above a threshold: one channel fewer, none of those that tie, and
     sometimes none of a layer.
   """
   masks = masks_lib.full(params, where)
@@ -109,42 +105,24 @@ def channel_masks(
 
 
 def mask_channels(
-  params: chex.ArrayTree,
-  channels: chex.ArrayTree,
-  *,
-  kernels: Mapping[str, str] | None = None,
-  readers: Mapping[str, str | Sequence[str]] | None = None,
+  params: chex.ArrayTree, channels: chex.ArrayTree, groups: Groups
 ) -> chex.ArrayTree:
-  """Makes masks of all that belongs to the channels.
+  """Makes masks of all weights that belong to the channels.
 
-  These are the scale and the bias of a channel, the filter that makes it, with
-  its bias, and the weights that read it, where it is said which. Training with
-  them, `lthjax.static(tx, masks)`, keeps the channels at zero. Without readers
-  the network is the same, but `lthjax.accounting.multiply_adds` counts weights
-  that read zeros.
+  A dead channel loses its scale and bias, the filter that makes it, with its
+  bias, and the weights that read it, wherever the groups contain them. Training
+  with these masks, ``lthjax.static(tx, masks)``, keeps the channels at zero.
 
   Args:
     params: tree of arrays or of `jax.ShapeDtypeStruct`.
-    channels: what `channel_masks` returned.
-    kernels: ``{scale: kernel}``, the layer that makes the channels of a scale.
-      Others go by names: the kernel beside the scale, or in a layer whose name
-      has ``conv`` for ``norm``, or no ``_norm``. That is right where each
-      normalization follows its convolution, and is not done unless every scale
-      of the params finds a kernel with as many outputs. Where normalization
-      comes first, as in `lthjax.models.wide_resnet_22_2`, say which:
-      ``{'blocks/0/norm2/scale': 'blocks/0/conv1/kernel', ...}``. Outputs are
-      the last axis.
-    readers: ``{scale: [kernels]}``, the layers that read the channels. Inputs
-      are the axis before the last; a dense layer may read every channel at
-      several places, as after ``x.reshape(len(x), -1)``.
+    channels: the result of `channel_masks`.
+    groups: which axes move together, such as
+      ``lthjax.groups.from_program(apply, params, x)``. If the scales of one
+      group disagree, as those of a residual stream do when each is chosen on
+      its own, use ``from_program(..., sums=False)``: it ends groups at sums.
 
   Returns:
     Tree of masks, `None` where no channel is concerned.
-
-  Raises:
-    ValueError: if the channels do not fit the params or are all `None`, if no
-      kernel belongs to a scale, if a name is none of the params, or if a kernel
-      does not have that many channels.
 
   Example:
     >>> import jax.numpy as jnp
@@ -157,7 +135,7 @@ def mask_channels(
     >>> masks = lth.structured.mask_channels(
     ...   params,
     ...   lth.structured.channel_masks(params, 0.5),
-    ...   readers={'norm/scale': ['output/kernel']},
+    ...   lth.groups.chain(params, ['conv', 'norm', 'output']),
     ... )
     >>> lth.masks.alive_by_name(masks)
     {'conv/kernel': 9, 'norm/bias': 1, 'norm/scale': 1, 'output/kernel': 10}
@@ -169,33 +147,18 @@ def mask_channels(
       '`channels` are None at every leaf, but must have a mask at some scale:'
       ' make them with `channel_masks(params, sparsity)`.'
     )
-  leaves = trees.by_name(params)
-  shapes = {n: tuple(x.shape) for n, x in leaves.items() if x is not None}
-  kernels = _all_kernels(alive, shapes, kernels or {})
-  readers = {
-    scale: [names] if isinstance(names, str) else list(names)
-    for scale, names in (readers or {}).items()
-  }
-  _check_names(alive, shapes, kernels, readers)
-  masks: dict[str, jax.Array] = {}
-
-  def keep(name, mask):
-    mask = jnp.broadcast_to(mask, shapes[name])
-    masks[name] = masks[name] & mask if name in masks else mask
-
-  for scale, mask in alive.items():
-    kernel = kernels[scale]
-    biases = {_sibling(x, bias) for x in (scale, kernel) for bias in _BIASES}
-    for name in (scale, kernel, *sorted(biases & shapes.keys())):
-      keep(name, mask)
-    for name in readers.get(scale, ()):
-      places = shapes[name][-2] // mask.size
-      keep(name, jnp.tile(mask, places)[:, None])
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: masks.get(trees.path_name(path)),
-    params,
-    is_leaf=trees.is_none,
-  )
+  _groups.check_fit(groups, params)
+  owners = {n: _owner(n, mask.size, groups) for n, mask in alive.items()}
+  if lost := [name for name, owner in owners.items() if owner is None]:
+    raise ValueError(
+      f'No group holds the channels of {", ".join(lost)}. The groups are'
+      f' {", ".join(groups) or "none"}; make them with'
+      ' `lthjax.groups.from_program(apply, params, x)`, or describe these'
+      ' leaves with `lthjax.groups.by_axes`.'
+    )
+  _check_agreement(alive, owners)
+  units = {owner: alive[name] for name, owner in owners.items() if owner}
+  return expand(units, params, groups)
 
 
 def add_l1(
@@ -204,21 +167,17 @@ def add_l1(
 ) -> optax.GradientTransformation:
   """Adds the gradient of an L1 penalty: ``strength * sign(w)``.
 
-  It pulls scales towards zero, so that channels tell themselves apart. Stands
-  before the optimizer, as `optax.add_decayed_weights` does for L2.
+  It pulls scales towards zero, so that unimportant channels stand out. Put it
+  before the optimizer, as `optax.add_decayed_weights` for L2.
 
   Args:
-    strength: what the sum of absolute values is multiplied by, at least 0.
-    where: which leaves, as for `lthjax.masks.full`; by default `scales`. Under
+    strength: factor of the sum of absolute values, at least 0.
+    where: which leaves, as for `lthjax.masks.full`; `scales` by default. Under
       `optax.inject_hyperparams`, which takes functions for schedules, a
       function needs ``static_args='where'``.
 
   Returns:
     The transformation, without a state.
-
-  Raises:
-    ValueError: if the strength is negative; from ``init`` and ``update``, if no
-      leaf of the params is chosen; from ``update``, if there are no params.
 
   Example:
     >>> import jax.numpy as jnp, optax
@@ -265,9 +224,9 @@ def add_l1(
 
 
 def _penalized(params, where) -> set[str]:
-  """The names of the leaves to penalize; none if there are no leaves at all."""
+  """Returns the names of the leaves to penalize, none for an empty tree."""
   leaves = {n: x for n, x in trees.by_name(params).items() if x is not None}
-  if not leaves:  # As where optax asks for the structure of a state.
+  if not leaves:  # Placeholders, when optax asks for the structure of a state.
     return set()
   where = scales if where is None else where
   if callable(where):
@@ -278,74 +237,38 @@ def _penalized(params, where) -> set[str]:
   if not chosen:
     raise ValueError(
       '`add_l1` found no scale of a normalization in the params, which are'
-      f' {", ".join(leaves)}. Choose what to penalize with `where=lambda name,'
-      ' leaf: ...` or a glob such as `where="*/scale"`.'
+      f' {", ".join(leaves)}. Choose the leaves to penalize with `where=lambda'
+      ' name, leaf: ...` or a glob such as `where="*/scale"`.'
     )
   return chosen
 
 
-def _kernel_of(scale: str, names: Mapping[str, Any]) -> str | None:
-  """The kernel that a scale follows, going by names."""
-  *outer, module, _ = ['', *scale.split('/')]
-  modules = [
-    module,
-    re.sub('(batch)?norm', 'conv', module),
-    re.sub('(Batch)?Norm', 'Conv', module),
-    module.removesuffix('_norm'),
+def _owner(scale: str, size: int, groups: Groups) -> str | None:
+  """Returns the group whose indices are the entries of a scale."""
+  identity = np.arange(size)[:, None]
+  for name, group in groups.items():
+    for member in group.members:
+      if member.leaf == scale and np.array_equal(member.places, identity):
+        return name
+  return None
+
+
+def _check_agreement(alive, owners) -> None:
+  """Raises if scales of one group are, or may be, chosen differently."""
+  scales_of: dict[str, list[str]] = {}
+  for name, owner in owners.items():
+    scales_of.setdefault(owner, []).append(name)
+  traced = any(trees.is_traced(mask) for mask in alive.values())
+  faults = [
+    f'{" and ".join(names)} of {owner}'
+    for owner, names in scales_of.items()
+    if len(names) > 1
+    and (traced or any((alive[n] != alive[names[0]]).any() for n in names))
   ]
-  found = ['/'.join([*outer, m, 'kernel']).strip('/') for m in modules]
-  return next((name for name in found if name in names), None)
-
-
-def _all_kernels(alive, shapes, given) -> dict[str, str]:
-  """The kernels given, and others by name if names tell in this network."""
-  params = {n: jax.ShapeDtypeStruct(s, bool) for n, s in shapes.items()}
-  rest = [n for n in params if n in alive or scales(n, params[n])]
-  named = {n: _kernel_of(n, shapes) for n in rest if n not in given}
-  odd = [
-    f'{scale} has none'
-    if kernel is None
-    else f'{scale} has {shapes[scale][-1]} channels, but {kernel}'
-    f' {shapes[kernel][-1]} outputs'
-    for scale, kernel in named.items()
-    if kernel is None or shapes[kernel][-1] != shapes[scale][-1]
-  ]
-  if not odd:
-    return {s: k for s, k in {**named, **given}.items() if k}
-  if lost := [name for name in alive if name not in given]:
-    raise ValueError(
-      f'No kernel is known for {", ".join(lost)}. Names do not tell, as not'
-      f' every scale follows the kernel of its name: {"; ".join(odd)}. Say'
-      ' which layers make the channels with `kernels={scale: kernel}`; the'
-      f' kernels are {", ".join(n for n, s in shapes.items() if len(s) > 1)}.'
-    )
-  return dict(given)
-
-
-def _sibling(name: str, leaf: str) -> str:
-  return '/'.join([*name.split('/')[:-1], leaf])
-
-
-def _check_names(alive, shapes, kernels, readers) -> None:
-  """Raises if channels cannot be found in the kernels, naming all of them."""
-  faults = []
-  pairs = [(scale, kernel, -1) for scale, kernel in kernels.items()]
-  pairs += [(s, name, -2) for s, names in readers.items() for name in names]
-  for scale, name, axis in pairs:
-    if unknown := [n for n in (scale, name) if n not in shapes]:
-      faults.append(f'{unknown[0]} is none of the params')
-      continue
-    if axis == -2 and scale not in alive:
-      faults.append(f'{scale} has readers but no channels')
-      continue
-    size, whole = shapes[scale][-1], len(shapes[name]) == 2 and axis == -2
-    n = shapes[name][axis] if len(shapes[name]) > 1 else 0
-    if n != size and not (whole and n and n % size == 0):
-      side = 'outputs' if axis == -1 else 'inputs'
-      faults.append(f'{name} has {n} {side}, but {scale} {size} channels')
   if faults:
     raise ValueError(
-      f'Channels do not fit the kernels: {"; ".join(faults)}. `kernels` names'
-      ' the layer that makes the channels of a scale, `readers` those that'
-      ' read them.'
+      'The scales of one group must lose the same channels, but these were'
+      f' chosen separately: {"; ".join(faults)}. Choose scales within the'
+      ' blocks with `where=`, or end groups at sums with'
+      ' `lthjax.groups.from_program(..., sums=False)`.'
     )

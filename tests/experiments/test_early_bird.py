@@ -130,22 +130,20 @@ def test_finished_run_is_only_shown_again(unbroken, main):
   assert '3 of 3 trainings are there already.' in printed
 
 
-def test_next_layers():
+def test_layers_are_in_order():
   params, _ = jax.eval_shape(models.vgg_11().init, jax.random.key(0))
-  found = early_bird.readers(params)
   names = ['1_1', '2_1', '3_1', '3_2', '4_1', '4_2', '5_1', '5_2']
-  layers = [*(f'conv{name}/kernel' for name in names[1:]), 'output/kernel']
-  assert found == {
-    f'norm{name}/scale': [layer]
-    for name, layer in zip(names, layers, strict=True)
-  }
+  pairs = [(f'conv{name}', f'norm{name}') for name in names]
+  expected = [*(layer for pair in pairs for layer in pair), 'output']
+  assert early_bird.layers(params) == expected
   small = early_bird.Experiment(parse(*TINY)).task.params
-  assert early_bird.readers(small) == {
-    'stem/scale': ['layer1/kernel'],
-    'layer1/scale': ['layer2/kernel'],
-    'layer2/scale': ['layer3/kernel'],
-    'layer3/scale': ['output/kernel'],
-  }
+  assert early_bird.layers(small) == [
+    'stem',
+    'layer1',
+    'layer2',
+    'layer3',
+    'output',
+  ]
 
 
 def test_help(main):

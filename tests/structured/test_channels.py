@@ -12,10 +12,7 @@ from lthjax import models, structured
 from lthjax.structured._channels import scales
 
 NORMS = ('norm1', 'norm2')
-READERS = {
-  'norm1/scale': ['conv2/kernel'],
-  'norm2/scale': ['output/kernel'],
-}
+LAYERS = ('conv1', 'norm1', 'conv2', 'norm2', 'output')
 
 
 def apply(params, x):
@@ -95,7 +92,9 @@ def test_replicates_choose_on_their_own(params):
 def test_it_is_the_network_without_the_channels(params):
   """Same outputs, and as many multiply-adds, as one built smaller."""
   channels = structured.channel_masks(params, 0.5)
-  masks = structured.mask_channels(params, channels, readers=READERS)
+  masks = structured.mask_channels(
+    params, channels, lth.groups.chain(params, LAYERS)
+  )
   a, b = (np.flatnonzero(channels[n]['scale']) for n in NORMS)
   assert 0 < len(a) < 6
   assert 0 < len(b) < 4
@@ -117,76 +116,6 @@ def test_it_is_the_network_without_the_channels(params):
   assert cost.total_dense > cost.total > 0
 
 
-def test_without_readers_only_filters_go(params):
-  channels = structured.channel_masks(params, 0.5)
-  masks = structured.mask_channels(params, channels)
-  whole = structured.mask_channels(params, channels, readers=READERS)
-  assert masks['output']['kernel'] is None
-  assert whole['output']['kernel'].shape == (100, 3)
-  alive = np.asarray(channels['norm1']['scale'])
-  np.testing.assert_array_equal(masks['norm1']['scale'], alive)
-  np.testing.assert_array_equal(masks['norm1']['bias'], alive)
-  kernel = np.asarray(masks['conv1']['kernel'])
-  assert kernel.shape == (3, 3, 2, 6)
-  assert (kernel == alive).all()
-  x = jnp.ones((2, 5, 5, 2))
-  np.testing.assert_array_equal(
-    apply(lth.masks.apply(masks, params), x),
-    apply(lth.masks.apply(whole, params), x),
-  )
-
-
-@pytest.mark.parametrize(
-  ('norm', 'layer'),
-  [
-    ('norm1', 'conv1'),
-    ('BatchNorm_0', 'Conv_0'),
-    ('shortcut_norm', 'shortcut'),
-    ('layer1', 'layer1'),
-  ],
-)
-def test_kernels_by_name(norm, layer):
-  """As in NNX, in Linen, and with everything in one layer."""
-  block = {layer: {'kernel': jnp.ones((2, 3)), 'bias': jnp.ones(3)}}
-  block[norm] = {**block.get(norm, {}), 'scale': jnp.arange(3.0)}
-  params = {'blocks': [block]}
-  masks = structured.mask_channels(
-    params, structured.channel_masks(params, 0.3)
-  )
-  (block,) = masks['blocks']
-  assert block[layer]['kernel'].tolist() == [[False, True, True]] * 2
-  assert block[layer]['bias'].tolist() == [False, True, True]
-
-
-def test_biases_go_whatever_they_are_called():
-  params = {
-    'conv': {'w': jnp.ones((2, 3)), 'b': jnp.ones(3)},
-    'norm': {'scale': jnp.arange(3.0), 'offset': jnp.ones(3)},
-  }
-  channels = structured.channel_masks(params, 0.3)
-  masks = structured.mask_channels(
-    params, channels, kernels={'norm/scale': 'conv/w'}
-  )
-  assert lth.masks.alive_by_name(masks) == {
-    'conv/b': 2,
-    'conv/w': 4,
-    'norm/offset': 2,
-    'norm/scale': 2,
-  }
-
-
-def test_what_is_given_goes_with_what_names_tell(params):
-  channels = structured.channel_masks(params, 0.5)
-  found = structured.mask_channels(params, channels, readers=READERS)
-  given = structured.mask_channels(
-    params,
-    channels,
-    kernels={'norm1/scale': 'conv1/kernel'},
-    readers={scale: reader for scale, (reader,) in READERS.items()},
-  )
-  chex.assert_trees_all_equal(given, found)
-
-
 @pytest.mark.parametrize(
   ('change', 'text'),
   [
@@ -198,36 +127,14 @@ def test_what_is_given_goes_with_what_names_tell(params):
 def test_channels_that_are_none(params, change, text):
   channels = structured.channel_masks(params, 0.5, 'norm1/scale')
   with pytest.raises(ValueError, match=text):
-    structured.mask_channels(params, jax.tree.map(change, channels))
+    structured.mask_channels(
+      params, jax.tree.map(change, channels), lth.groups.chain(params, LAYERS)
+    )
 
 
-def test_kernels_by_hand():
-  params = {'w': jnp.ones((2, 3)), 'scale': jnp.arange(3.0)}
-  channels = structured.channel_masks(params, 0.3)
-  masks = structured.mask_channels(params, channels, kernels={'scale': 'w'})
-  assert masks['w'].tolist() == [[False, True, True]] * 2
-
-
-def unit_inner(block):
-  """In a block that normalizes first, the scale that follows a convolution."""
-  return f'blocks/{block}/norm2/scale', f'blocks/{block}/conv1/kernel'
-
-
-@pytest.mark.parametrize(
-  ('model', 'where', 'kernels'),
-  [
-    (models.vgg_11(), scales, None),
-    (models.resnet_20((8, 8, 3)), scales, None),
-    (
-      models.wide_resnet_22_2((8, 8, 3)),
-      'blocks/*/norm2/scale',
-      dict(unit_inner(block) for block in range(9)),
-    ),
-  ],
-  ids=['vgg_11', 'resnet_20', 'wide_resnet_22_2'],
-)
-def test_the_kernels_found_make_the_channels(model, where, kernels):
-  """Without them, the networks are the same as without scales and biases."""
+def test_channels_go_in_vgg():
+  """The network is the same as without scales and biases alone."""
+  model = models.vgg_11()
   params, state = jax.eval_shape(model.init, jax.random.key(0))
   rng = np.random.default_rng(0)
   params, state = jax.tree.map(
@@ -236,13 +143,15 @@ def test_the_kernels_found_make_the_channels(model, where, kernels):
   params = jax.tree.map(
     lambda x: x * rng.normal(size=x.shape).astype(x.dtype), params
   )
-  channels = structured.channel_masks(params, 0.3, where)
-  masks = structured.mask_channels(params, channels, kernels=kernels)
+  names = ['1_1', '2_1', '3_1', '3_2', '4_1', '4_2', '5_1', '5_2']
+  layers = [f'{layer}{n}' for n in names for layer in ('conv', 'norm')]
+  groups = lth.groups.chain(params, [*layers, 'output'])
+  channels = structured.channel_masks(params, 0.3)
+  masks = structured.mask_channels(params, channels, groups)
   vectors = jax.tree.map(lambda m: m if m.ndim == 1 else None, masks)
-  assert len(jax.tree.leaves(vectors)) == 2 * len(jax.tree.leaves(channels))
-  assert len(jax.tree.leaves(masks)) == 3 * len(jax.tree.leaves(channels))
-  size = 32 if 'blocks' not in params else 8
-  images = rng.normal(size=(2, size, size, 3)).astype(np.float32)
+  assert len(jax.tree.leaves(vectors)) == 2 * len(names)
+  assert len(jax.tree.leaves(masks)) == 3 * len(names) + 1
+  images = rng.normal(size=(2, 32, 32, 3)).astype(np.float32)
   apply = jax.jit(lambda p: model.apply(p, state, images)[0])
   whole, without, less = (
     apply(p)
@@ -256,21 +165,39 @@ def test_the_kernels_found_make_the_channels(model, where, kernels):
   assert (whole != less).all()
 
 
-def test_names_do_not_tell_where_normalization_comes_first():
-  model = models.wide_resnet_22_2()
-  params, _ = jax.eval_shape(model.init, jax.random.key(0))
-  params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), params)
-  channels = structured.channel_masks(params, 0.3, 'blocks/*/norm2/scale')
+def test_channels_without_a_group(params):
+  channels = structured.channel_masks(params, 0.5)
+  groups = lth.groups.chain(params, LAYERS)
+  del groups['conv1']
   message = (
-    r'No kernel is known for blocks/0/norm2/scale, .*: blocks/0/norm1/scale has'
-    r' 16 channels, but blocks/0/conv1/kernel 32 outputs; .*; norm/scale has'
-    r' none\. Say .* `kernels={scale: kernel}`; the kernels are blocks/0/conv1'
+    r'No group holds the channels of norm1/scale\. The groups are conv2; make'
   )
   with pytest.raises(ValueError, match=message):
-    structured.mask_channels(params, channels)
-  kernels = dict([unit_inner(0)])
-  with pytest.raises(ValueError, match='is known for blocks/1/norm2/scale, '):
-    structured.mask_channels(params, channels, kernels=kernels)
+    structured.mask_channels(params, channels, groups)
+  parts = {'conv1': groups['conv2'], 'conv2': groups['conv2']}
+  with pytest.raises(ValueError, match='norm1/scale'):
+    structured.mask_channels(params, channels, parts)
+
+
+def test_scales_of_one_group_agree(params):
+  """As in a residual stream, where channels are added up."""
+  params = {f'norm{i}': {'scale': np.arange(4.0) % 3} for i in (1, 2)}
+  axes = {'norm1/scale': ('stream',), 'norm2/scale': ('stream',)}
+  groups = lth.groups.by_axes(params, axes)
+  keep = np.array([True, False, True, True])
+  channels = {f'norm{i}': {'scale': keep} for i in (1, 2)}
+  masks = structured.mask_channels(params, channels, groups)
+  chex.assert_trees_all_equal(masks, channels)
+  other = {**channels, 'norm2': {'scale': ~keep}}
+  message = (
+    'chosen separately: norm1/scale and norm2/scale of stream. Choose scales'
+  )
+  with pytest.raises(ValueError, match=message):
+    structured.mask_channels(params, other, groups)
+  with pytest.raises(ValueError, match=message):  # They may be.
+    jax.eval_shape(
+      lambda c: structured.mask_channels(params, c, groups), channels
+    )
 
 
 def test_which_leaves_are_scales():
@@ -323,7 +250,9 @@ def test_l1_is_the_gradient_of_the_penalty(params):
 
 def test_removed_channels_stay_at_zero_under_the_penalty(params):
   masks = structured.mask_channels(
-    params, structured.channel_masks(params, 0.5)
+    params,
+    structured.channel_masks(params, 0.5),
+    lth.groups.chain(params, LAYERS),
   )
   tx = lth.static(optax.chain(structured.add_l1(), optax.adam(0.1)), masks)
   params = lth.masks.apply(masks, params)
@@ -358,35 +287,6 @@ def test_sparsity_out_of_range(params, sparsity):
 def test_fewer_channels_than_layers(params):
   with pytest.raises(ValueError, match='leaves 1 weights for 2 layers'):
     structured.channel_masks(params, 0.9)
-
-
-@pytest.mark.parametrize(
-  ('options', 'text'),
-  [
-    (
-      {'kernels': {'norm/scale': 'conv1/kernel', 'norm1/scale': 'conv'}},
-      'norm/scale is none of the params; conv is none of the params',
-    ),
-    (
-      {'readers': {'norm1/scale': ['output/kernel', 'fc/kernel']}},
-      'output/kernel has 100 inputs, but norm1/scale 6 channels; fc/kernel is'
-      ' none of the params.',
-    ),
-    (
-      {'readers': {'norm2/bias': ['output/kernel']}},
-      'norm2/bias has readers but no channels. `kernels` names',
-    ),
-    (
-      {'kernels': {'norm1/scale': 'conv2/kernel', 'norm2/scale': 'conv2/bias'}},
-      'conv2/kernel has 4 outputs, but norm1/scale 6 channels; conv2/bias is'
-      ' none',
-    ),
-  ],
-)
-def test_channels_that_do_not_fit(params, options, text):
-  channels = structured.channel_masks(params, 0.5)
-  with pytest.raises(ValueError, match=text):
-    structured.mask_channels(params, channels, **options)
 
 
 def test_l1_with_a_strength_that_may_change():

@@ -1,0 +1,82 @@
+"""Groups of layers that follow one another."""
+
+from collections.abc import Sequence
+
+import chex
+
+from lthjax import trees
+from lthjax.groups._groups import Group, by_axes
+
+
+def chain(params: chex.ArrayTree, layers: Sequence[str]) -> dict[str, Group]:
+  """Groups the hidden units of layers that follow one another.
+
+  Kernels have their inputs on the second-to-last axis and their outputs on the
+  last one, as in Flax. A layer without a kernel, such as a normalization, has
+  the units of the layer before it. The inputs of the first layer and the
+  outputs of the last one are in no group.
+
+  Args:
+    params: tree of arrays or of `jax.ShapeDtypeStruct`; or several such trees,
+      as in ``(params, model_state)``, to include running statistics.
+    layers: the names of all layers, in the order of the computation. A leaf
+      belongs to the layer whose name is among its keys.
+
+  Returns:
+    ``{layer: Group}`` for every hidden layer with a kernel. For networks that
+    do not form a chain, use `from_program` or `by_axes`.
+
+  Example:
+    >>> import jax
+    >>> import lthjax as lth
+    >>> model = lth.models.lenet_300_100()
+    >>> params, _ = jax.eval_shape(model.init, jax.random.key(0))
+    >>> groups = lth.groups.chain(params, ['fc1', 'fc2', 'output'])
+    >>> print(lth.groups.table(groups))
+    group  size  pins  members
+    fc1     300  --    fc1/bias[0], fc1/kernel[1], fc2/kernel[0]
+    fc2     100  --    fc2/bias[0], fc2/kernel[1], output/kernel[0]
+  """
+  leaves = trees.by_name(params)
+  owners = {
+    name: [layer for layer in layers if f'/{layer}/' in f'/{name}/']
+    for name in leaves
+  }
+  kernels = {
+    layer: [
+      n for n in leaves if layer in owners[n] and len(leaves[n].shape) > 1
+    ]
+    for layer in layers
+  }
+  faults = [f'{n} belongs to no layer' for n, own in owners.items() if not own]
+  faults += [
+    f'{n} belongs to {" and ".join(own)}'
+    for n, own in owners.items()
+    if len(own) > 1
+  ]
+  for i, layer in enumerate(layers):
+    if not any(layer in own for own in owners.values()):
+      faults.append(f'{layer} has no leaf')
+    elif len(kernels[layer]) > 1:
+      faults.append(f'{layer} has several kernels')
+    elif i == 0 and not kernels[layer]:
+      faults.append(f'{layer} comes first, but has no kernel')
+  if not layers:
+    faults.append('none was given')
+  if faults:
+    raise ValueError(
+      f'These layers do not form a chain: {"; ".join(faults)}. Name every layer'
+      ' of the model once, in the order of the computation, or use'
+      ' `lthjax.groups.from_program` or `by_axes`.'
+    )
+  axes, inputs, outputs = {}, None, None
+  last = [layer for layer in layers if kernels[layer]][-1]
+  for layer in layers:
+    if kernels[layer]:
+      inputs, outputs = outputs, None if layer == last else layer
+    for name, leaf in leaves.items():
+      if layer in owners[name]:
+        ndim = len(leaf.shape)
+        ends = (outputs,) if ndim == 1 else (inputs, outputs)
+        axes[name] = (None,) * (ndim - len(ends)) + ends
+  return by_axes(params, axes)
