@@ -25,7 +25,7 @@ def keep_largest(
   count: int | chex.Array,
   eligible: chex.ArrayTree | None = None,
   *,
-  axis: int | None = None,
+  axis: int | tuple[int, ...] | None = None,
 ) -> Any:
   """Marks exactly the ``count`` largest scores.
 
@@ -37,11 +37,11 @@ def keep_largest(
     scores: floating-point array, or a tree of such arrays that share one
       budget; `None` leaves stay `None`.
     count: how many to keep: an integer, also a traced one; with ``axis``, any
-      array that broadcasts against the scores with that axis of size one.
+      array that broadcasts against the scores with these axes of size one.
     eligible: bool arrays like the scores; entries that are false are never
       selected. `None` makes every entry eligible.
-    axis: select ``count`` in every slice along this axis of a single array;
-      by default over everything.
+    axis: select ``count`` in every slice along this axis, or these axes, of a
+      single array; by default over everything.
 
   Returns:
     Bool arrays like the scores, true where selected.
@@ -59,8 +59,10 @@ def keep_largest(
   """
   named = {n: x for n, x in trees.by_name(scores).items() if x is not None}
   check_floating(named)
-  _check_size(named)
-  _check_count(count, axis, [jnp.shape(x) for x in named.values()])
+  shapes = [jnp.shape(x) for x in named.values()]
+  axis = _check_axis(axis, shapes)
+  _check_size(shapes, axis)
+  _check_count(count, axis, shapes)
   alive = None
   if eligible is not None:
     trees.check_like(eligible, scores, 'scores')
@@ -72,9 +74,10 @@ def keep_largest(
       )
     alive = [masks[name] for name in named]
   leaves, treedef = jax.tree.flatten(scores)
-  return jax.tree.unflatten(
-    treedef, _keep_largest(leaves, jnp.asarray(count, jnp.int32), alive, axis)
-  )
+  count = jnp.asarray(count, jnp.int32)
+  if axis is not None and len(axis) == len(shapes[0]):
+    axis, count = None, count.reshape(())
+  return jax.tree.unflatten(treedef, _keep_largest(leaves, count, alive, axis))
 
 
 def check_floating(scores: Mapping[str, Any]) -> None:
@@ -103,7 +106,7 @@ def _keep_largest(
   scores: list[jax.Array],
   count: jax.Array,
   eligible: list[jax.Array] | None,
-  axis: int | None,
+  axis: tuple[int, ...] | None,
 ) -> list[jax.Array]:
   """Compiled once a shape; the count is an argument."""
   valid = [~jnp.isnan(x) for x in scores]
@@ -113,16 +116,39 @@ def _keep_largest(
   images = [
     _order_image(x.astype(dtype), v) for x, v in zip(scores, valid, strict=True)
   ]
-  if axis is not None and images[0].shape[axis] <= _FEW:
-    return [_largest_of_few(images[0], count, axis % images[0].ndim)]
+  if axis is not None and len(axis) == 1 and images[0].shape[axis[0]] <= _FEW:
+    return [_largest_of_few(images[0], count, axis[0])]
   return _largest_images(images, count, axis)
 
 
-def _check_size(scores: Mapping[str, Any]) -> None:
-  """Raises if there is nothing to select from, or too much to count."""
-  if not scores:
+def _check_axis(
+  axis: int | tuple[int, ...] | None, shapes: list[tuple[int, ...]]
+) -> tuple[int, ...] | None:
+  """Returns axes that are there, in order and not negative."""
+  if not shapes:
     raise ValueError('`keep_largest` needs at least one array of scores.')
-  if (size := sum(jnp.size(x) for x in scores.values())) >= 2**31:
+  if axis is None:
+    return None
+  axes = axis if isinstance(axis, tuple) else (axis,)
+  rank = len(shapes[0])
+  there = all(-rank <= i < rank for i in axes)
+  if len(shapes) > 1 or not there or len({i % rank for i in axes}) < len(axes):
+    raise ValueError(
+      f'`axis={axis}` needs a single array with such an axis, but the scores'
+      f' have the shapes {", ".join(map(str, shapes))}. Select in each by'
+      ' itself.'
+    )
+  return tuple(sorted(i % rank for i in axes))
+
+
+def _check_size(
+  shapes: list[tuple[int, ...]], axis: tuple[int, ...] | None
+) -> None:
+  """Raises if there is too much to count."""
+  size = sum(map(math.prod, shapes))
+  if axis is not None:
+    size = math.prod(shapes[0][i] for i in axis)
+  if size >= 2**31:
     raise ValueError(
       f'{size} scores cannot share one budget: at most 2^31 - 1 can, because'
       ' they are counted in int32. Select layer by layer.'
@@ -130,9 +156,9 @@ def _check_size(scores: Mapping[str, Any]) -> None:
 
 
 def _check_count(
-  count: Any, axis: int | None, shapes: list[tuple[int, ...]]
+  count: Any, axis: tuple[int, ...] | None, shapes: list[tuple[int, ...]]
 ) -> None:
-  """Raises if scores of these shapes cannot share the count along the axis."""
+  """Raises if scores of these shapes cannot share the count."""
   if not jnp.issubdtype(jnp.result_type(count), jnp.integer):
     raise TypeError(
       f'`count` was {count}, but must be an integer. Round it first: the'
@@ -140,15 +166,7 @@ def _check_count(
     )
   wanted: tuple[int, ...] = ()
   if axis is not None:
-    shape = shapes[0]
-    if len(shapes) > 1 or not -len(shape) <= axis < len(shape):
-      raise ValueError(
-        f'`axis={axis}` needs a single array with such an axis, but the scores'
-        f' have the shapes {", ".join(map(str, shapes))}. Select in each by'
-        ' itself.'
-      )
-    axis %= len(shape)
-    wanted = (*shape[:axis], 1, *shape[axis + 1 :])
+    wanted = tuple(1 if i in axis else n for i, n in enumerate(shapes[0]))
   given = jnp.shape(count)
   if len(given) > len(wanted) or any(
     g not in (1, w) for g, w in zip(given[::-1], wanted[::-1], strict=False)
@@ -171,7 +189,7 @@ def _order_image(x: jax.Array, valid: jax.Array) -> jax.Array:
 
 
 def _largest_images(
-  images: list[jax.Array], count: jax.Array, axis: int | None
+  images: list[jax.Array], count: jax.Array, axis: tuple[int, ...] | None
 ) -> list[jax.Array]:
   """Bisects for the threshold, then for the index at which ties end."""
   info = jnp.iinfo(images[0].dtype)
@@ -183,7 +201,10 @@ def _largest_images(
   # Invalid entries are the lowest integer.
   threshold = jnp.maximum(_kth_largest(images, count, number), info.min + 1)
   surplus = jnp.maximum(number(x >= threshold for x in images) - count, 0)
-  size = sum(x.size if axis is None else x.shape[axis] for x in images)
+  size = sum(
+    math.prod(x.shape if axis is None else [x.shape[i] for i in axis])
+    for x in images
+  )
   tied = [
     (x == threshold, i)
     for x, i in zip(images, _flat_indices(images, axis), strict=True)
@@ -244,7 +265,7 @@ def _largest_of_few(x: jax.Array, count: jax.Array, axis: int) -> jax.Array:
   return (rank < count) & (x > jnp.iinfo(x.dtype).min)
 
 
-def _count_true(test: jax.Array, axis: int | None) -> jax.Array:
+def _count_true(test: jax.Array, axis: tuple[int, ...] | None) -> jax.Array:
   """Sums bools, over leading axes in int16: three times as fast on a CPU."""
   if axis is not None:
     return jnp.sum(test, axis=axis, keepdims=True, dtype=jnp.int32)
@@ -284,15 +305,14 @@ def _bisect(
   return jax.lax.while_loop(unsettled, halve, (low, high))[0]
 
 
-def _flat_indices(images: list[jax.Array], axis: int | None) -> list[jax.Array]:
-  """Row-major positions, counted on from leaf to leaf."""
-  if axis is not None:
-    (x,) = images
-    return [jax.lax.broadcasted_iota(jnp.int32, x.shape, axis % x.ndim)]
+def _flat_indices(
+  images: list[jax.Array], axis: tuple[int, ...] | None
+) -> list[jax.Array]:
+  """Row-major positions in a slice, counted on from leaf to leaf."""
   indices, offset = [], 0
   for x in images:
     index, stride = jnp.full(x.shape, offset, jnp.int32), 1
-    for dim in reversed(range(x.ndim)):
+    for dim in reversed(range(x.ndim) if axis is None else axis):
       index += jax.lax.broadcasted_iota(jnp.int32, x.shape, dim) * stride
       stride *= x.shape[dim]
     indices.append(index)

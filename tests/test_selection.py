@@ -239,6 +239,24 @@ def test_axis_against_sort(dtype, axis, length):
     )
 
 
+@pytest.mark.parametrize('axes', [(1, 2), (2, 0), (0, -1), (0, 1, 2), (1,)])
+def test_several_axes_against_slices(axes):
+  shape = (4, 5, 6)
+  x = np.random.default_rng(7).normal(size=shape).round(1).astype('f4')  # ties
+  alive = np.random.default_rng(3).random(shape) < 0.8
+  axes = tuple(sorted(i % 3 for i in axes))
+  rest = [i for i in range(3) if i not in axes]
+  one = [1 if i in axes else n for i, n in enumerate(shape)]
+  counts = np.random.default_rng(4).integers(0, 22, one)
+  keep = np.asarray(lth.keep_largest(x, counts, alive, axis=axes))
+
+  def slices(y):
+    return y.transpose(*rest, *axes).reshape(counts.size, -1)
+
+  for k, s, a, n in zip(*map(slices, (keep, x, alive, counts)), strict=True):
+    np.testing.assert_array_equal(k, oracle([s], n[0], [a])[0])
+
+
 @pytest.mark.parametrize('length', [5, 40])
 def test_axis_with_one_count_for_all(length):
   x = awkward(10, (length, 6), 'float32')
@@ -403,6 +421,8 @@ def test_eligible_of_a_bare_array_must_fit():
     (np.ones((3, 4)), 2),
     (np.ones((3, 4)), -3),
     (np.float32(1), 0),
+    (np.ones((3, 4)), (0, 2)),
+    (np.ones((3, 4)), (1, -1)),
   ],
 )
 def test_axis_must_exist(scores, axis):
