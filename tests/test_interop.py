@@ -446,8 +446,7 @@ def test_init_and_set_masks_can_be_compiled():
 def test_every_optimizer_trains_while_masks_move(name):
   tx = lth.rigl(
     OPTIMIZERS[name],
-    sparsity=0.5,
-    key=jax.random.key(0),
+    lth.random_masks(jax.random.key(0), sparsity=0.5),
     update_every=2,
     stop_step=6,
     drop_fraction=optax.constant_schedule(0.3),

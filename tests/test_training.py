@@ -497,8 +497,7 @@ def sparse_trainer(tx, replicated=False, scanned=True):
 def rigl(key):
   return lth.rigl(
     optax.sgd(0.1),
-    sparsity=0.5,
-    key=key,
+    lth.random_masks(key, sparsity=0.5),
     update_every=3,
     stop_step=9,
     drop_fraction=optax.constant_schedule(0.5),

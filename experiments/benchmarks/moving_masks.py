@@ -27,15 +27,16 @@ EVERY = 100  # steps from one move to the next
 def optimizers() -> dict[str, optax.GradientTransformation]:
   """The plain optimizer under each of the methods, at 90 % sparsity."""
   plain = optax.sgd(0.1, momentum=0.9)
-  start: dict[str, Any] = {'sparsity': 0.9, 'key': jax.random.key(0)}
+  key = jax.random.key(0)
+  masks = lth.random_masks(key, sparsity=0.9)
   moving: dict[str, Any] = {'update_every': EVERY, 'stop_step': 100 * EVERY}
   return {
     'plain': plain,
-    'static_sparse': lth.static_sparse(plain, **start),
-    'rigl': lth.rigl(plain, **start, **moving),
-    'sparse_evolution': lth.sparse_evolution(plain, **start, **moving),
-    'snfs': lth.snfs(plain, **start, **moving),
-    'srigl': lth.srigl(plain, **start, **moving),
+    'static': lth.static(plain, masks),
+    'rigl': lth.rigl(plain, masks, **moving),
+    'sparse_evolution': lth.sparse_evolution(plain, masks, key=key, **moving),
+    'snfs': lth.snfs(plain, masks, **moving),
+    'srigl': lth.srigl(plain, masks, **moving),
   }
 
 

@@ -61,8 +61,12 @@ class Plan(NamedTuple):
 
   @property
   def dynamic(self):
-    """All that drop-and-grow methods are told but the key."""
-    return {**self.budget, **self.moves, 'drop_fraction': self.drop_fraction}
+    """When and how drop-and-grow methods move masks, as keyword arguments."""
+    return {**self.moves, 'drop_fraction': self.drop_fraction}
+
+  def masks(self, key):
+    """Random initial masks, as a function of params."""
+    return lth.random_masks(key, **self.budget)
 
 
 class Cost(NamedTuple):
@@ -144,34 +148,34 @@ METHODS: dict[MethodName, Method] = {
   'dense': Method(
     'dense',
     '#555555',
-    # At a sparsity of 0 this is the plain optimizer.
-    lambda inner, plan, key: lth.static_sparse(inner, key=key, sparsity=0.0),
+    # With all weights alive this is the plain optimizer.
+    lambda inner, plan, key: lth.static(inner, lth.masks.full),
     lambda forward, plan: step_cost.dense(forward.dense),
   ),
   'static': Method(
     'static',
     '#b0a08f',
-    lambda inner, plan, key: lth.static_sparse(inner, key=key, **plan.budget),
+    lambda inner, plan, key: lth.static(inner, plan.masks(key)),
     lambda forward, plan: step_cost.static(forward.sparse),
   ),
   'set': Method(
     'SET',
     '#e9a03b',
     lambda inner, plan, key: lth.sparse_evolution(
-      inner, key=key, **plan.dynamic
+      inner, plan.masks(key), key=key, **plan.dynamic
     ),
     lambda forward, plan: step_cost.static(forward.sparse),
   ),
   'snfs': Method(
     'SNFS',
     '#9b5de5',
-    lambda inner, plan, key: lth.snfs(inner, key=key, **plan.dynamic),
+    lambda inner, plan, key: lth.snfs(inner, plan.masks(key), **plan.dynamic),
     lambda forward, plan: step_cost.snfs(forward.dense, forward.sparse),
   ),
   'rigl': Method(
     'RigL',
     '#1b6ca8',
-    lambda inner, plan, key: lth.rigl(inner, key=key, **plan.dynamic),
+    lambda inner, plan, key: lth.rigl(inner, plan.masks(key), **plan.dynamic),
     lambda forward, plan: step_cost.rigl(
       forward.dense, forward.sparse, plan.update_every
     ),
@@ -179,7 +183,7 @@ METHODS: dict[MethodName, Method] = {
   'srigl': Method(
     'SRigL',
     '#2a9d8f',
-    lambda inner, plan, key: lth.srigl(inner, key=key, **plan.dynamic),
+    lambda inner, plan, key: lth.srigl(inner, plan.masks(key), **plan.dynamic),
     lambda forward, plan: step_cost.rigl(
       forward.dense, forward.sparse, plan.update_every
     ),

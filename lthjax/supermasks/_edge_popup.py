@@ -13,7 +13,7 @@ from lthjax.patterns import Pattern, Unstructured
 from lthjax.pruning._one_shot import Scope, prune
 from lthjax.supermasks._gates import check_scores, gate
 from lthjax.supermasks._weights import fan_in
-from lthjax.topologies import _moving
+from lthjax.topologies import _moves
 
 
 def init_scores(
@@ -158,7 +158,7 @@ def edge_popup_masks(
   if sparsity is not None:
     _check_sparsity(sparsity)
     if scope == 'layer' and pattern.density is None:
-      _moving.check_not_empty(_moving.shapes_of(every), sparsity, densities)
+      _moves.check_not_empty(_moves.shapes_of(every), sparsity, densities)
   return prune(
     jax.tree.map(lambda s: jnp.abs(jax.lax.stop_gradient(s)), scores),
     every,

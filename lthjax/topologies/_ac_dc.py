@@ -15,7 +15,7 @@ from lthjax._sparsify import Topology, sparsify
 from lthjax.counts import layer_counts
 from lthjax.densities import Densities
 from lthjax.selection import keep_largest
-from lthjax.topologies import _moving
+from lthjax.topologies import _moves
 
 
 class ACDCState(NamedTuple):
@@ -83,13 +83,13 @@ def ac_dc(
     Peste et al., AC/DC: Alternating Compressed/DeCompressed Training of Deep
     Neural Networks, arXiv:2106.12379, algorithm 1.
   """
-  _moving.check_sparsity(sparsity)
+  _moves.check_sparsity(sparsity)
   phases = _phases(sparse_steps, dense_steps)
 
   def init_fn(params):
     masks = masks_lib.full(params, where)
-    shapes = _moving.shapes_of(masks)
-    _moving.check_not_empty(shapes, sparsity, densities)
+    shapes = _moves.shapes_of(masks)
+    _moves.check_not_empty(shapes, sparsity, densities)
     counts = layer_counts(shapes, sparsity, densities)
     return ACDCState(
       masks, {name: jnp.int32(count) for name, count in counts.items()}
@@ -105,7 +105,7 @@ def ac_dc(
 
     def move(name, mask, w):
       count = jnp.where(dense, mask.size, state.counts[name])
-      return keep_largest(_moving.magnitude(w), count)
+      return keep_largest(_moves.magnitude(w), count)
 
     masks = trees.map_alive(move, state.masks, params)
     return state._replace(masks=masks)

@@ -8,15 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lthjax import masks as masks_lib
 from lthjax import trees
 from lthjax._sparsify import Topology
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
 from lthjax.selection import keep_largest
-from lthjax.topologies import _moving, _starting
+from lthjax.topologies import _moves, _start
 
-# grow_score(state, name, grad, step) -> scores
+# grow_score(grow_state, name, grad, step) -> scores
 GrowScore = Callable[[Any, str, jax.Array, jax.Array], jax.Array]
 
 
@@ -25,27 +24,29 @@ class DropAndGrowState(NamedTuple):
 
   Attributes:
     masks: which weights are alive.
-    key: random key of everything that is left to chance, if anything is.
     drop_ratios: int32[moves, 2], numerators and denominators of the share of
       the alive weights that each move drops.
     counts: ``{name: int32[moves]}``, how many weights each move leaves alive;
       empty where that never changes.
+    grow_state: what growth depends on: the random key of SET, the `SNFSState`
+      of SNFS, nothing for RigL.
   """
 
   masks: chex.ArrayTree
-  key: chex.PRNGKey | None
   drop_ratios: jax.Array
   counts: dict[str, jax.Array]
+  grow_state: Any
 
 
 def drop_and_grow(
   grow_score: GrowScore,
+  masks: _start.Masks,
   *,
-  sparsity: float | optax.Schedule | None,
-  masks: chex.ArrayTree | None,
-  key: chex.PRNGKey | None,
+  init_growth: Callable[[chex.ArrayTree, chex.ArrayTree], Any] = (
+    lambda masks, params: ()
+  ),
+  sparsity: optax.Schedule | None,
   densities: Densities | None,
-  where: masks_lib.Where | str | list[str],
   pattern: Pattern = Unstructured(),
   update_every: int,
   stop_step: int,
@@ -60,13 +61,13 @@ def drop_and_grow(
   value and their optimizer slots.
 
   Args:
-    grow_score: ``grow_score(state, name, grad, step) -> scores`` of one layer.
-    sparsity: dead share of all prunable weights, in [0, 1), or a schedule of it
-      over steps.
-    masks: masks to start from, if there is no ``sparsity``.
-    key: random key; not needed with ``masks`` if growth is not random.
-    densities: how the budget spreads over layers.
-    where: which leaves may be pruned.
+    grow_score: ``grow_score(grow_state, name, grad, step) -> scores`` of one
+      layer.
+    masks: initial masks, as a tree or a function of params.
+    init_growth: ``init_growth(masks, params) -> grow_state``.
+    sparsity: schedule of the dead share of all prunable weights.
+    densities: how the schedule spreads over layers; by default as random
+      masks do.
     pattern: which shapes may survive.
     update_every: steps between moves.
     stop_step: the last step at which masks may move.
@@ -75,57 +76,41 @@ def drop_and_grow(
 
   Returns:
     A topology for `lthjax.sparsify`.
-
-  Raises:
-    ValueError: if times, sparsities or fractions are out of range; if
-      ``sparsity`` and ``masks`` are both given, or neither; or for a schedule
-      of sparsity under a pattern that fixes it.
   """
-  _starting.check_given(sparsity, masks, key, densities, where)
-  _moving.check_times(update_every, stop_step, applies_gradient)
-  ratios = _moving.drop_ratios(drop_fraction, update_every, stop_step)
-  if scheduled := callable(sparsity):
-    if pattern.density is not None:
-      raise ValueError(
-        f'{pattern} fixes the density of every layer, so `sparsity` cannot be a'
-        f' schedule. Give {1 - pattern.density:g}.'
-      )
-    steps = range(0, stop_step + 1, update_every)
-    first, *wanted = _moving.sparsities(sparsity, steps)
-  else:
-    first, wanted = sparsity, []
+  _moves.check_times(update_every, stop_step, applies_gradient)
+  ratios = _moves.drop_ratios(drop_fraction, update_every, stop_step)
+  masks = _start.with_pattern(masks, pattern)
+  wanted = _moves.scheduled(
+    sparsity, densities, pattern, update_every, stop_step
+  )
+  densities = densities or _start.densities_of(masks)
 
   def init_fn(params):
-    if masks is not None:
-      alive = _starting.take(masks, params, pattern.faults)
-    else:
-      assert first is not None
-      assert key is not None
-      alive = _moving.start_masks(
-        key, params, first, densities=densities, where=where, pattern=pattern
-      )
+    alive = _start.initial_masks(masks, params, pattern.faults)
     counts = {}
-    if scheduled:
-      shapes = _moving.shapes_of(alive)
-      _moving.check_not_empty(shapes, max(wanted), densities)
-      counts = _moving.count_tables(shapes, wanted, densities)
-    # Copied, so that donating the state does not take the user's key away.
+    if wanted:
+      shapes = _moves.shapes_of(alive)
+      _moves.check_not_empty(shapes, max(wanted), densities)
+      counts = _moves.count_tables(shapes, wanted, densities)
     return DropAndGrowState(
       alive,
-      None if key is None else jnp.copy(key),
       jnp.asarray(ratios),
       jax.tree.map(jnp.asarray, counts),
+      init_growth(alive, params),
     )
 
   def move_fn(state, params, grads, step):
     def move(name, mask, w, g):
       total = stay = jnp.sum(mask, dtype=jnp.int32)
-      if scheduled:
-        total = _moving.at_move(state.counts[name], step, update_every)
+      if wanted:
+        total = _moves.at_move(state.counts[name], step, update_every)
         stay = jnp.minimum(stay, total)
-      drop = _moving.drop_count(state.drop_ratios, stay, step, update_every)
-      keep = keep_largest(_moving.magnitude(w), stay - drop, mask)
-      return pattern.fill(name, grow_score(state, name, g, step), keep, total)
+      # Algorithm 1 of the RigL paper: keep the largest weights ...
+      drop = _moves.drop_count(state.drop_ratios, stay, step, update_every)
+      keep = keep_largest(_moves.magnitude(w), stay - drop, mask)
+      # ... and grow among all others, those just dropped included.
+      score = grow_score(state.grow_state, name, g, step)
+      return pattern.fill(name, score, keep, total)
 
     masks = trees.map_alive(move, state.masks, params, grads)
     return state._replace(masks=masks)
@@ -133,6 +118,6 @@ def drop_and_grow(
   return Topology(
     init_fn,
     move_fn,
-    _moving.moves(update_every, stop_step),
+    _moves.moves(update_every, stop_step),
     applies_gradient=applies_gradient,
   )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lthjax import patterns, trees
-from lthjax.topologies import _moving
+from lthjax.topologies import _moves
 
 Shape = tuple[int, ...]
 
@@ -169,13 +169,13 @@ def check_budgets(
   neurons = {name: _number(shape, axes[name]) for name, shape in shapes.items()}
   faults = [
     f'{name} has {least} weights for {neurons[name]} neurons; one each is a'
-    f' sparsity of {_moving.sparsity_of(neurons[name], math.prod(shape))}'
+    f' sparsity of {_moves.sparsity_of(neurons[name], math.prod(shape))}'
     for name, shape in shapes.items()
     if (least := budgets[name].min()) < neurons[name]
   ]
   if faults:
     raise ValueError(
-      'A constant fan-in needs at least one weight a neuron, but'
+      'A constant fan-in needs at least one weight per neuron, but'
       f' {"; ".join(faults)}. Lower the sparsity, spread it with `densities=`,'
       ' or leave these layers dense with `where=`.'
     )

@@ -1,4 +1,4 @@
-"""Gradual magnitude pruning: from dense to sparse while training."""
+"""Gradual pruning by magnitude: from dense to sparse while training."""
 
 import itertools
 from typing import NamedTuple
@@ -12,9 +12,9 @@ from lthjax import masks as masks_lib
 from lthjax import trees
 from lthjax._sparsify import Topology, sparsify
 from lthjax.densities import Densities
+from lthjax.patterns import NM, Pattern, Unstructured
 from lthjax.schedules import polynomial_sparsity
-from lthjax.selection import keep_largest
-from lthjax.topologies import _moving
+from lthjax.topologies import _moves
 
 
 class GradualState(NamedTuple):
@@ -22,7 +22,8 @@ class GradualState(NamedTuple):
 
   Attributes:
     masks: which weights are alive.
-    counts: ``{name: int32[moves]}``, how many weights each move keeps.
+    counts: ``{name: int32[moves]}``, how many weights each move keeps: in the
+      layer, or in each of its groups under `lthjax.patterns.NM`.
   """
 
   masks: chex.ArrayTree
@@ -32,9 +33,10 @@ class GradualState(NamedTuple):
 def gradual(
   inner: optax.GradientTransformation,
   *,
-  sparsity: float | optax.Schedule,
+  sparsity: float | optax.Schedule | None = None,
   densities: Densities | None = None,
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
+  pattern: Pattern = Unstructured(),
   update_every: int = 100,
   stop_step: int,
 ) -> optax.GradientTransformationExtraArgs:
@@ -47,20 +49,19 @@ def gradual(
     inner: any optax transformation; wrap a whole chain, not a part of it.
     sparsity: after the last move, reached along the polynomial of
       `lthjax.schedules.polynomial_sparsity` from step 0; or an optax schedule
-      of sparsity over steps.
+      of sparsity over steps. A pattern that fixes the sparsity needs none.
     densities: how the budget spreads over layers, such as
       `lthjax.densities.erk`; evenly by default.
     where: which leaves may be pruned, as for `lthjax.masks.full`.
+    pattern: which shapes may survive. Under ``lthjax.patterns.NM(2, 4)`` every
+      group of four keeps 4 weights at first, then 3, and 2 after the last move.
     update_every: steps between moves, which come at its multiples, counted
       from 1.
-    stop_step: the last step at which weights may die.
+    stop_step: the last step at which weights may die. Equal to
+      ``update_every``, it prunes once.
 
   Returns:
     A transformation whose ``update`` requires ``params``.
-
-  Raises:
-    ValueError: if times or sparsities are out of range, or a schedule asks for
-      a density that grows; from ``init`` if a layer would be left empty.
 
   Example:
     >>> import jax.numpy as jnp, optax
@@ -79,30 +80,35 @@ def gradual(
 
   References:
     Zhu & Gupta, To prune, or not to prune: exploring the efficacy of pruning
-    for model compression, arXiv:1710.01878.
+    for model compression, arXiv:1710.01878, equation 1; Mishra et al.,
+    Accelerating Sparse Deep Neural Networks, arXiv:2104.08378, section 3 (N:M).
   """
-  _moving.check_times(update_every, stop_step)
-  if not callable(sparsity):
-    _moving.check_sparsity(sparsity)
+  _moves.check_times(update_every, stop_step)
+  final = _final_sparsity(sparsity, densities, pattern)
+  if not callable(final):
     last = stop_step - stop_step % update_every
-    sparsity = polynomial_sparsity(sparsity, 0, last)
+    final = polynomial_sparsity(final, 0, last)
   steps = range(update_every, stop_step + 1, update_every)
-  wanted = _moving.sparsities(sparsity, steps)
+  wanted = _moves.sparsities(final, steps)
   check_only_prunes(wanted, update_every)
 
   def init_fn(params):
     masks = masks_lib.full(params, where)
-    shapes = _moving.shapes_of(masks)
-    _moving.check_not_empty(shapes, wanted[-1], densities)
-    counts = _moving.count_tables(shapes, wanted, densities)
+    shapes = _moves.shapes_of(masks)
+    pattern.check(shapes)
+    if isinstance(pattern, NM):
+      counts = dict.fromkeys(shapes, _group_counts(pattern, wanted))
+    else:
+      _moves.check_not_empty(shapes, wanted[-1], densities)
+      counts = _moves.count_tables(shapes, wanted, densities)
     return GradualState(masks, jax.tree.map(jnp.asarray, counts))
 
   def move_fn(state, params, grads, step):
     del grads
 
     def move(name, mask, w):
-      count = _moving.at_move(state.counts[name], step, update_every)
-      return keep_largest(_moving.magnitude(w), count, mask)
+      count = _moves.at_move(state.counts[name], step, update_every)
+      return pattern.select(name, _moves.magnitude(w), mask, count)
 
     masks = trees.map_alive(move, state.masks, params)
     return state._replace(masks=masks)
@@ -110,10 +116,42 @@ def gradual(
   topology = Topology(
     init_fn,
     move_fn,
-    _moving.moves(update_every, stop_step),
+    _moves.moves(update_every, stop_step),
     applies_gradient=True,
   )
   return sparsify(inner, topology)
+
+
+def _final_sparsity(sparsity, densities, pattern):
+  """Returns the sparsity, or its schedule, that the pattern agrees with."""
+  if pattern.density is not None:
+    fixed = max(0, 1 - pattern.density)  # `init` checks n and m.
+    if callable(sparsity) or densities is not None:
+      raise ValueError(
+        f'{pattern} fixes the sparsity of every layer to {fixed:g}, so it takes'
+        ' no schedule of `sparsity` and no `densities`. Leave them out.'
+      )
+    if sparsity is not None and not abs(sparsity - fixed) <= 1e-6:
+      raise ValueError(
+        f'{pattern} has a sparsity of {fixed:g}, but `sparsity` was {sparsity}.'
+        ' Leave it out.'
+      )
+    return fixed
+  if sparsity is None:
+    raise ValueError(
+      f'`sparsity` was not given, but {pattern} leaves it open: give a number'
+      ' in [0, 1), or a pattern such as `lthjax.patterns.NM(2, 4)`.'
+    )
+  if not callable(sparsity):
+    _moves.check_sparsity(sparsity)
+  return sparsity
+
+
+def _group_counts(pattern: NM, wanted: list[float]) -> jax.Array:
+  """Counts the weights that each move keeps of a group: n after the last."""
+  n, m = pattern.n, pattern.m
+  kept = [max(n, round(m * (1 - sparsity))) for sparsity in wanted]
+  return jnp.asarray([*kept[:-1], n], jnp.int32)
 
 
 def check_only_prunes(wanted: list[float], update_every: int) -> None:

@@ -15,7 +15,7 @@ from lthjax.counts import layer_counts
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
 from lthjax.selection import keep_largest
-from lthjax.topologies import _moving
+from lthjax.topologies import _moves
 
 
 class LargestState(NamedTuple):
@@ -70,17 +70,17 @@ def run_largest(
       other.
   """
   last = update_every if stop_step is None else stop_step
-  _moving.check_times(update_every, last)
+  _moves.check_times(update_every, last)
   wanted = _sparsities(sparsity, pattern, densities, update_every, stop_step)
 
   def init_fn(params):
     masks = masks_lib.full(params, where)
-    shapes = _moving.shapes_of(masks)
+    shapes = _moves.shapes_of(masks)
     pattern.check(shapes)
     counts, backward_counts = {}, {}
     if wanted:
-      _moving.check_not_empty(shapes, max(wanted), densities)
-      tables = _moving.count_tables(shapes, wanted, densities)
+      _moves.check_not_empty(shapes, max(wanted), densities)
+      tables = _moves.count_tables(shapes, wanted, densities)
       counts = {name: jnp.asarray(table) for name, table in tables.items()}
     if backward_sparsity is not None:
       trained = layer_counts(shapes, backward_sparsity, densities)
@@ -98,11 +98,11 @@ def run_largest(
         table = state.counts[name]
         count = table[jnp.minimum(step // update_every, len(table) - 1)]
       all_of_them = jnp.ones_like(mask)
-      return pattern.select(name, _moving.magnitude(w), all_of_them, count)
+      return pattern.select(name, _moves.magnitude(w), all_of_them, count)
 
     def choose_backward(name, mask, w):
       del mask
-      return keep_largest(_moving.magnitude(w), state.backward_counts[name])
+      return keep_largest(_moves.magnitude(w), state.backward_counts[name])
 
     state = state._replace(masks=trees.map_alive(choose, state.masks, params))
     if not state.backward_counts:
@@ -112,7 +112,7 @@ def run_largest(
 
   def moves(step):
     if stop_step is not None:
-      return _moving.moves(update_every, stop_step)(step)
+      return _moves.moves(update_every, stop_step)(step)
     return update_every == 1 or step % update_every == 0
 
   return sparse_forward(
@@ -156,11 +156,11 @@ def _sparsities(
       ' in [0, 1), or a pattern such as `lthjax.patterns.NM(2, 4)`.'
     )
   if not callable(sparsity):
-    _moving.check_sparsity(sparsity)
+    _moves.check_sparsity(sparsity)
     return [sparsity]
   if stop_step is None:
     raise ValueError(
       '`sparsity` is a schedule, which is evaluated before training, so'
       ' `stop_step` is needed: give the step at which it comes to an end.'
     )
-  return _moving.sparsities(sparsity, range(0, stop_step + 1, update_every))
+  return _moves.sparsities(sparsity, range(0, stop_step + 1, update_every))

@@ -1,24 +1,21 @@
 """RigL: drop small weights, grow where the gradient is large."""
 
-import chex
 import optax
 
-from lthjax import masks as masks_lib
 from lthjax._sparsify import sparsify
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
-from lthjax.topologies import _moving
+from lthjax.topologies import _moves
 from lthjax.topologies._drop_and_grow import drop_and_grow
+from lthjax.topologies._start import Masks
 
 
 def rigl(
   inner: optax.GradientTransformation,
+  masks: Masks,
   *,
-  sparsity: float | optax.Schedule | None = None,
-  masks: chex.ArrayTree | None = None,
-  key: chex.PRNGKey | None = None,
+  sparsity: optax.Schedule | None = None,
   densities: Densities | None = None,
-  where: masks_lib.Where | str | list[str] = masks_lib.kernels,
   pattern: Pattern = Unstructured(),
   update_every: int = 100,
   stop_step: int,
@@ -33,15 +30,13 @@ def rigl(
 
   Args:
     inner: any optax transformation; wrap a whole chain, not a part of it.
-    sparsity: dead share of all prunable weights, in [0, 1), or an optax
-      schedule of it over steps, which may rise and fall: GraNet is RigL with
-      one that rises from a lower sparsity.
-    masks: masks to start from, such as a ticket's, instead of random ones; they
-      tell the sparsity of every layer, and what is dense.
-    key: random key of the first masks; not needed with ``masks``.
-    densities: how the budget spreads over layers, such as
-      `lthjax.densities.erk`; evenly by default.
-    where: which leaves may be pruned, as for `lthjax.masks.full`.
+    masks: initial masks: a tree, such as a ticket's, or a function of params,
+      such as `lthjax.random_masks`. Layers without a mask stay dense.
+    sparsity: optax schedule over steps of the dead share of all prunable
+      weights, which may rise and fall; by default every layer keeps its number
+      of alive weights. GraNet is RigL with a sparsity that rises.
+    densities: how a schedule of sparsity spreads over layers; by default as the
+      random masks do, or evenly.
     pattern: which shapes may survive. Under `lthjax.patterns.NM` every group
       keeps exactly n after every move.
     update_every: steps between moves, which come at its multiples, counted
@@ -58,21 +53,16 @@ def rigl(
   Returns:
     A transformation whose ``update`` requires ``params``.
 
-  Raises:
-    ValueError: if times, sparsities or fractions are out of range, or both of
-      ``sparsity`` and ``masks`` are given, or neither; from ``init`` if the
-      budget or the masks do not fit the params or the pattern.
-
   Example:
     >>> import jax, jax.numpy as jnp, optax
     >>> import lthjax as lth
     >>> tx = lth.rigl(
     ...   optax.sgd(0.1, momentum=0.9),
-    ...   sparsity=0.75,
-    ...   densities=lth.densities.erk,
+    ...   lth.random_masks(
+    ...     jax.random.key(0), sparsity=0.75, densities=lth.densities.erk
+    ...   ),
     ...   update_every=2,
     ...   stop_step=8,
-    ...   key=jax.random.key(0),
     ... )
     >>> params = {'w': jnp.ones((8, 4))}
     >>> opt_state = tx.init(params)
@@ -91,17 +81,16 @@ def rigl(
     (GraNet).
   """
 
-  def grow_score(state, name, grad, step):
-    del state, name, step
-    return _moving.magnitude(grad)
+  def grow_score(grow_state, name, grad, step):
+    del grow_state, name, step
+    # Algorithm 1: grow the largest |gradient of the loss| of the dense layer.
+    return _moves.magnitude(grad)
 
   topology = drop_and_grow(
     grow_score,
+    masks,
     sparsity=sparsity,
-    masks=masks,
-    key=key,
     densities=densities,
-    where=where,
     pattern=pattern,
     update_every=update_every,
     stop_step=stop_step,

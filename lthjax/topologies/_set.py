@@ -2,24 +2,24 @@
 
 import chex
 import jax
+import jax.numpy as jnp
 import optax
 
-from lthjax import masks as masks_lib
 from lthjax._sparsify import sparsify
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
-from lthjax.topologies import _moving
+from lthjax.topologies import _moves
 from lthjax.topologies._drop_and_grow import drop_and_grow
+from lthjax.topologies._start import Masks
 
 
 def sparse_evolution(
   inner: optax.GradientTransformation,
+  masks: Masks,
   *,
-  sparsity: float | optax.Schedule | None = None,
-  masks: chex.ArrayTree | None = None,
   key: chex.PRNGKey,
+  sparsity: optax.Schedule | None = None,
   densities: Densities | None = None,
-  where: masks_lib.Where | str | list[str] = masks_lib.kernels,
   pattern: Pattern = Unstructured(),
   update_every: int = 100,
   stop_step: int,
@@ -36,43 +36,30 @@ def sparse_evolution(
 
   Args:
     inner: any optax transformation; wrap a whole chain, not a part of it.
-    sparsity: dead share of all prunable weights, in [0, 1), or an optax
-      schedule of it over steps, which may rise and fall.
-    masks: masks to start from, such as a ticket's, instead of random ones; they
-      tell the sparsity of every layer, and what is dense.
-    key: random key of the first masks and of all that grows.
-    densities: how the budget spreads over layers, such as
-      `lthjax.densities.erk`; evenly by default.
-    where: which leaves may be pruned, as for `lthjax.masks.full`.
-    pattern: which shapes may survive. Under `lthjax.patterns.NM` every group
-      keeps exactly n after every move.
-    update_every: steps between moves, which come at its multiples, counted
-      from 1.
+    masks: initial masks, as for `lthjax.rigl`.
+    key: random key of all growth.
+    sparsity: optional schedule, as for `lthjax.rigl`.
+    densities: how a schedule of sparsity spreads over layers.
+    pattern: which shapes may survive, as for `lthjax.rigl`.
+    update_every: steps between moves.
     stop_step: the last step at which masks may move.
-    drop_fraction: share of the alive weights of a layer that a move replaces:
-      a number, which falls by a cosine to zero at ``stop_step``, or an optax
-      schedule over steps.
+    drop_fraction: share of the alive weights to replace, as for `lthjax.rigl`.
     applies_gradient: whether a step that moves masks also trains, before they
       move.
 
   Returns:
     A transformation whose ``update`` requires ``params``.
 
-  Raises:
-    ValueError: if times, sparsities or fractions are out of range, or both of
-      ``sparsity`` and ``masks`` are given, or neither; from ``init`` if the
-      budget or the masks do not fit the params or the pattern.
-
   Example:
     >>> import jax, jax.numpy as jnp, optax
     >>> import lthjax as lth
+    >>> first, growth = jax.random.split(jax.random.key(0))
     >>> tx = lth.sparse_evolution(
     ...   optax.sgd(0.1, momentum=0.9),
-    ...   sparsity=0.75,
-    ...   densities=lth.densities.erk,
+    ...   lth.random_masks(first, sparsity=0.75, densities=lth.densities.erk),
+    ...   key=growth,
     ...   update_every=2,
     ...   stop_step=8,
-    ...   key=jax.random.key(0),
     ... )
     >>> params = {'w': jnp.ones((8, 4))}
     >>> opt_state = tx.init(params)
@@ -90,18 +77,20 @@ def sparse_evolution(
     algorithm 1.
   """
 
-  def grow_score(state, name, grad, step):
-    return jax.random.uniform(
-      _moving.layer_key(state.key, step, name), grad.shape
-    )
+  def init_growth(masks, params):
+    del masks, params
+    return jnp.copy(key)  # Donating the state must not delete the user's key.
+
+  def grow_score(key, name, grad, step):
+    # Algorithm 1, "add randomly new weights in the same amount".
+    return jax.random.uniform(_moves.layer_key(key, step, name), grad.shape)
 
   topology = drop_and_grow(
     grow_score,
+    masks,
+    init_growth=init_growth,
     sparsity=sparsity,
-    masks=masks,
-    key=key,
     densities=densities,
-    where=where,
     pattern=pattern,
     update_every=update_every,
     stop_step=stop_step,

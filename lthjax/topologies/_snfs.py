@@ -7,43 +7,31 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lthjax import masks as masks_lib
 from lthjax import trees
 from lthjax._sparsify import sparsify
 from lthjax.densities import Densities
 from lthjax.selection import keep_largest
-from lthjax.topologies import _moving
+from lthjax.topologies import _moves
 from lthjax.topologies._drop_and_grow import drop_and_grow
+from lthjax.topologies._start import Masks
 
 
 class SNFSState(NamedTuple):
-  """State of `snfs`.
+  """The ``grow_state`` of `snfs`.
 
   Attributes:
-    masks: which weights are alive.
-    key: random key of the first masks, if they were random.
-    drop_ratios: int32[moves, 2], numerators and denominators of the share of
-      the alive weights that each move drops.
-    counts: ``{name: int32[moves]}``, how many weights each move leaves alive;
-      empty where that never changes.
     dense_momentum: ``{name: array}``, the smoothed gradient of all weights.
   """
 
-  masks: chex.ArrayTree
-  key: chex.PRNGKey | None
-  drop_ratios: jax.Array
-  counts: dict[str, jax.Array]
   dense_momentum: dict[str, jax.Array]
 
 
 def snfs(
   inner: optax.GradientTransformation,
+  masks: Masks,
   *,
-  sparsity: float | optax.Schedule | None = None,
-  masks: chex.ArrayTree | None = None,
-  key: chex.PRNGKey | None = None,
+  sparsity: optax.Schedule | None = None,
   densities: Densities | None = None,
-  where: masks_lib.Where | str | list[str] = masks_lib.kernels,
   update_every: int = 100,
   stop_step: int,
   drop_fraction: float | optax.Schedule = 0.3,
@@ -56,24 +44,16 @@ def snfs(
   As `lthjax.rigl`, but weights grow where an average of past gradients of the
   dense layer is large. It starts at zero and is not debiased, as in the code of
   RigL, and it needs the dense gradient at every step. Entries of a gradient
-  that are not finite leave their average as it was.
+  that are not finite leave their average unchanged.
 
   Args:
     inner: any optax transformation; wrap a whole chain, not a part of it.
-    sparsity: dead share of all prunable weights, in [0, 1), or an optax
-      schedule of it over steps, which may rise and fall.
-    masks: masks to start from, such as a ticket's, instead of random ones; they
-      tell the sparsity of every layer, and what is dense.
-    key: random key of the first masks; not needed with ``masks``.
-    densities: how the budget spreads over layers, such as
-      `lthjax.densities.erk`; evenly by default.
-    where: which leaves may be pruned, as for `lthjax.masks.full`.
-    update_every: steps between moves, which come at its multiples, counted
-      from 1.
+    masks: initial masks, as for `lthjax.rigl`.
+    sparsity: optional schedule, as for `lthjax.rigl`.
+    densities: how a schedule of sparsity spreads over layers.
+    update_every: steps between moves.
     stop_step: the last step at which masks may move.
-    drop_fraction: share of the alive weights of a layer that a move replaces:
-      a number, which falls by a cosine to zero at ``stop_step``, or an optax
-      schedule over steps.
+    drop_fraction: share of the alive weights to replace, as for `lthjax.rigl`.
     momentum: weight of the past in the average.
     redistribute: grow in each layer in proportion to the mean absolute momentum
       of its alive weights, as in the paper. Then only the total stays constant.
@@ -83,18 +63,11 @@ def snfs(
   Returns:
     A transformation whose ``update`` requires ``params``.
 
-  Raises:
-    ValueError: if times, sparsities, fractions or the momentum are out of
-      range, both of ``sparsity`` and ``masks`` are given, or neither, or
-      ``redistribute`` meets a schedule of sparsity; from ``init`` if the budget
-      or the masks do not fit the params.
-
   Example:
     >>> import jax, jax.numpy as jnp, optax
     >>> import lthjax as lth
-    >>> tx = lth.snfs(
-    ...   optax.sgd(0.1), sparsity=0.75, stop_step=1000, key=jax.random.key(0)
-    ... )
+    >>> masks = lth.random_masks(jax.random.key(0), sparsity=0.75)
+    >>> tx = lth.snfs(optax.sgd(0.1), masks, stop_step=1000)
     >>> lth.masks.count(lth.get_masks(tx.init({'w': jnp.ones((4, 4))})))
     4
 
@@ -104,84 +77,74 @@ def snfs(
   """
   if not 0 <= momentum < 1:
     raise ValueError(f'`momentum` was {momentum}, but must be in [0, 1).')
-  if redistribute and callable(sparsity):
+  if redistribute and sparsity is not None:
     raise ValueError(
-      '`redistribute` keeps the number of all alive weights, so `sparsity` must'
-      ' be a number then, not a schedule.'
+      '`redistribute` keeps the number of all alive weights, so it takes no'
+      ' schedule of `sparsity`. Leave one of them out.'
     )
 
-  def grow_score(state, name, grad, step):
+  def init_growth(masks, params):
+    values = trees.by_name(params)
+    return SNFSState(
+      {name: jnp.zeros_like(values[name]) for name in _moves.shapes_of(masks)}
+    )
+
+  def grow_score(grow_state, name, grad, step):
     del grad, step
-    return _moving.magnitude(state.dense_momentum[name])
+    return _moves.magnitude(grow_state.dense_momentum[name])
 
   topology = drop_and_grow(
     grow_score,
+    masks,
+    init_growth=init_growth,
     sparsity=sparsity,
-    masks=masks,
-    key=key,
     densities=densities,
-    where=where,
     update_every=update_every,
     stop_step=stop_step,
     drop_fraction=drop_fraction,
     applies_gradient=applies_gradient,
   )
 
-  def init_fn(params):
-    state = topology.init(params)
-    values = trees.by_name(params)
-    zeros = {
-      name: jnp.zeros_like(values[name])
-      for name in _moving.shapes_of(state.masks)
-    }
-    return SNFSState(*state, dense_momentum=zeros)
-
   def observe_fn(state, grads):
     values = trees.by_name(grads)
 
     def smooth(m, g):
+      # M <- alpha M + (1 - alpha) dL/dW, of dead weights too.
       mean = (momentum * m + (1 - momentum) * g).astype(m.dtype)
       return jnp.where(jnp.isfinite(mean), mean, m)
 
-    smoothed = {
-      name: smooth(m, values[name]) for name, m in state.dense_momentum.items()
-    }
-    return state._replace(dense_momentum=smoothed)
+    old = state.grow_state.dense_momentum
+    smoothed = {name: smooth(m, values[name]) for name, m in old.items()}
+    return state._replace(grow_state=SNFSState(smoothed))
 
   def redistribute_fn(state, params, grads, step):
     del grads
+    momenta = state.grow_state.dense_momentum
     kept, means = {}, {}
     for name, mask in trees.by_name(state.masks).items():
       if mask is None:
         continue
-      w, m = trees.by_name(params)[name], state.dense_momentum[name]
+      w, m = trees.by_name(params)[name], momenta[name]
+      # Step 1: drop the smallest share of each layer.
       alive = jnp.sum(mask, dtype=jnp.int32)
-      drop = _moving.drop_count(state.drop_ratios, alive, step, update_every)
-      kept[name] = keep_largest(_moving.magnitude(w), alive - drop, mask)
+      drop = _moves.drop_count(state.drop_ratios, alive, step, update_every)
+      kept[name] = keep_largest(_moves.magnitude(w), alive - drop, mask)
+      # Step 2: the layer's part is its mean momentum magnitude.
       total = jnp.sum(jnp.where(mask, jnp.abs(m), 0), dtype=jnp.float32)
       means[name] = total / jnp.maximum(alive, 1)
     dropped = masks_total(state.masks) - masks_total(kept)
     room = {n: k.size - jnp.sum(k, dtype=jnp.int32) for n, k in kept.items()}
+    # Step 3: regrow that part of all that was dropped, by momentum.
     grown = share_out(dropped, means, room)
-    masks = trees.map_alive(
-      lambda name, _: (
-        kept[name]
-        | keep_largest(
-          grow_score(state, name, None, step), grown[name], ~kept[name]
-        )
-      ),
-      state.masks,
-    )
-    return state._replace(masks=masks)
 
-  return sparsify(
-    inner,
-    topology._replace(
-      init=init_fn,
-      observe=observe_fn,
-      move=redistribute_fn if redistribute else topology.move,
-    ),
-  )
+    def grow(name, _):
+      score = _moves.magnitude(momenta[name])
+      return kept[name] | keep_largest(score, grown[name], ~kept[name])
+
+    return state._replace(masks=trees.map_alive(grow, state.masks))
+
+  move_fn = redistribute_fn if redistribute else topology.move
+  return sparsify(inner, topology._replace(observe=observe_fn, move=move_fn))
 
 
 def masks_total(masks: chex.ArrayTree) -> jax.Array:

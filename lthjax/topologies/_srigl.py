@@ -9,6 +9,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lthjax import masks as masks_lib
@@ -16,9 +17,8 @@ from lthjax import patterns, trees
 from lthjax._sparsify import Topology, sparsify
 from lthjax.counts import ratio_of, share_of
 from lthjax.densities import Densities
-from lthjax.scores import noise
 from lthjax.selection import keep_largest
-from lthjax.topologies import _fan_in, _moving, _starting
+from lthjax.topologies import _fan_in, _moves, _start
 
 
 class SRigLState(NamedTuple):
@@ -39,12 +39,10 @@ class SRigLState(NamedTuple):
 
 def srigl(
   inner: optax.GradientTransformation,
+  masks: _start.Masks,
   *,
-  sparsity: float | optax.Schedule | None = None,
-  masks: chex.ArrayTree | None = None,
-  key: chex.PRNGKey | None = None,
+  sparsity: optax.Schedule | None = None,
   densities: Densities | None = None,
-  where: masks_lib.Where | str | list[str] = masks_lib.kernels,
   update_every: int = 100,
   stop_step: int,
   drop_fraction: float | optax.Schedule = 0.3,
@@ -53,37 +51,30 @@ def srigl(
   neuron_axes: patterns.Axes | None = None,
   applies_gradient: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-  """Trains sparse from scratch with a constant fan-in a neuron (SRigL).
+  """Trains sparse from scratch with a constant fan-in per neuron (SRigL).
 
   At a move each layer drops its smallest alive weights, and every neuron grows
   where its gradient is largest until all have the same fan-in. Neurons with too
   few salient weights are ablated, and the others get their share; a neuron can
   come back at a later move.
 
-  Two defects of the reference code are mended: weights of ablated neurons do
-  not count among those kept, and a neuron over its fan-in loses its smallest
-  weights rather than arbitrary ones. And what is alive is told by the mask: the
-  reference code drops alive weights that happen to be zero, so that masks move
-  there also where the drop fraction is zero.
+  Two bugs of the reference code are fixed: weights of ablated neurons do not
+  count among those kept, and a neuron above its fan-in loses its smallest
+  weights rather than arbitrary ones. And the mask decides what is alive: the
+  reference code drops alive weights that happen to be zero, so that its masks
+  move even where the drop fraction is zero.
 
   Args:
     inner: any optax transformation; wrap a whole chain, not a part of it.
-    sparsity: dead share of all prunable weights, in [0, 1), or an optax
-      schedule of it over steps, which may rise and fall. What does not divide
-      by the number of neurons is left out.
-    masks: masks to start from instead of random ones, with the same fan-in in
-      all neurons of a layer that are not ablated; each layer then keeps its
-      number of weights.
-    key: random key of the first masks; not needed with ``masks``.
-    densities: how the budget spreads over layers, such as
-      `lthjax.densities.erk`; evenly by default.
-    where: which leaves may be pruned, as for `lthjax.masks.full`.
-    update_every: steps between moves, which come at its multiples, counted
-      from 1.
+    masks: initial masks: `lthjax.random_masks`, which are drawn with a constant
+      fan-in here, so that what does not divide by the number of neurons is left
+      out; or a tree, or another function of params, with the same fan-in in all
+      neurons of a layer that are not ablated.
+    sparsity: optional schedule, as for `lthjax.rigl`.
+    densities: how a schedule of sparsity spreads over layers.
+    update_every: steps between moves.
     stop_step: the last step at which masks may move.
-    drop_fraction: share of the alive weights of a layer that a move replaces:
-      a number, which falls by a cosine to zero at ``stop_step``, or an optax
-      schedule over steps.
+    drop_fraction: share of the alive weights to replace, as for `lthjax.rigl`.
     min_salient: the share of its fan-in that must be salient for a neuron to
       stay, or, from 1 on, how many weights; `None` ablates nothing. The paper
       has 0.3 for convolutional networks and 0.95 for transformers.
@@ -91,26 +82,19 @@ def srigl(
       as the classifier. Globs that match nothing are ignored.
     neuron_axes: the axes that count the neurons of a kernel, if they are not
       those of Flax's layouts (see `lthjax.patterns.neuron_axes`): a number or a
-      tuple, ``{glob: axes}`` over names, or a function of name and shape. Of a
-      scanned layer ``[layers, in, out]`` they are ``(0, -1)``.
+      tuple, ``{glob: axes}`` over names, or a function of name and shape. For a
+      scanned layer ``[layers, in, out]`` use ``(0, -1)``.
     applies_gradient: whether a step that moves masks also trains, before they
       move.
 
   Returns:
     A transformation whose ``update`` requires ``params``.
 
-  Raises:
-    ValueError: if times, sparsities or fractions are out of range, or both of
-      ``sparsity`` and ``masks`` are given, or neither; from ``init`` if a layer
-      has a budget below one weight a neuron or a fan-in below ``min_salient``,
-      or the masks do not fit.
-
   Example:
     >>> import jax, jax.numpy as jnp, optax
     >>> import lthjax as lth
-    >>> tx = lth.srigl(
-    ...   optax.sgd(0.1), sparsity=0.75, stop_step=1000, key=jax.random.key(0)
-    ... )
+    >>> masks = lth.random_masks(jax.random.key(0), sparsity=0.75)
+    >>> tx = lth.srigl(optax.sgd(0.1), masks, stop_step=1000)
     >>> masks = lth.get_masks(tx.init({'w': jnp.ones((8, 4))}))
     >>> masks['w'].sum(axis=0)
     Array([2, 2, 2, 2], dtype=int32)
@@ -119,22 +103,17 @@ def srigl(
     Lasby et al., Dynamic Sparse Training with Structured Sparsity,
     arXiv:2305.02299, section 3.
   """
-  _starting.check_given(sparsity, masks, key, densities, where)
-  _moving.check_times(update_every, stop_step, applies_gradient)
-  ratios = _moving.drop_ratios(drop_fraction, update_every, stop_step)
-  if min_salient is not None and min_salient <= 0:
+  _moves.check_times(update_every, stop_step, applies_gradient)
+  ratios = _moves.drop_ratios(drop_fraction, update_every, stop_step)
+  wanted = _moves.scheduled(
+    sparsity, densities, patterns.Unstructured(), update_every, stop_step
+  )
+  densities = densities or _start.densities_of(masks)
+  if min_salient is not None and not min_salient > 0:
     raise ValueError(
       f'`min_salient` was {min_salient}, but must be positive. To ablate'
       ' nothing, give None.'
     )
-  # Of the first masks, and after every move.
-  wanted: list[float] = []
-  if callable(sparsity):
-    steps = range(0, stop_step + 1, update_every)
-    wanted = _moving.sparsities(sparsity, steps)
-  elif sparsity is not None:
-    _moving.check_sparsity(sparsity)
-    wanted += [sparsity] * (1 + len(ratios))
   globs = [never_ablate] if isinstance(never_ablate, str) else never_ablate
 
   def ablates(name):
@@ -145,52 +124,57 @@ def srigl(
     least = 1 if min_salient is None or min_salient < 1 else min_salient
     return {name: least for name in names if ablates(name)}
 
-  def take(masks, params):
-    def faults(masks):
-      shapes = {name: mask.shape for name, mask in masks.items()}
-      axes = _fan_in.axes_by_name(neuron_axes, shapes)
-      return _fan_in.faults(masks, axes, needed_by_name(masks))
+  def faults(masks):
+    shapes = {name: mask.shape for name, mask in masks.items()}
+    axes = _fan_in.axes_by_name(neuron_axes, shapes)
+    return _fan_in.faults(masks, axes, needed_by_name(masks))
 
-    first = _starting.take(masks, params, faults)
-    alive = masks_lib.alive_by_name(first)
-    return first, {
-      name: jnp.full(len(ratios), n, jnp.int32) for name, n in alive.items()
-    }
+  def check(shapes, tables):
+    axes = _fan_in.axes_by_name(neuron_axes, shapes)
+    _fan_in.check_budgets(shapes, axes, tables, needed_by_name(shapes))
+    return axes
 
   def draw(params):
-    assert key is not None
-    dense = masks_lib.full(params, where)
-    shapes = _moving.shapes_of(dense)
-    axes = _fan_in.axes_by_name(neuron_axes, shapes)
-    budgets = _moving.count_tables(shapes, wanted, densities, rounding='ceil')
-    _fan_in.check_budgets(shapes, axes, budgets, needed_by_name(shapes))
-
-    random = noise(key, jax.tree.map(lambda m: jnp.zeros(m.shape), dense))
+    dense = masks_lib.full(params, masks.where)
+    shapes = _moves.shapes_of(dense)
+    counts = masks.counts(shapes, 'ceil')
+    axes = check(shapes, {n: np.full(1, k) for n, k in counts.items()})
 
     def draw_one(name, mask, noise):
       del mask
       scores, back = _fan_in.columns(noise, axes[name])
-      count = budgets[name][0] // scores.shape[1]
-      return back(keep_largest(scores, count, axis=0))
+      return back(keep_largest(scores, counts[name] // scores.shape[1], axis=0))
 
-    first = trees.map_alive(draw_one, dense, random)
-    return first, {name: jnp.asarray(n[1:]) for name, n in budgets.items()}
+    return trees.map_alive(draw_one, dense, masks.noise(dense)), counts
 
   def init_fn(params):
-    first, budgets = draw(params) if masks is None else take(masks, params)
+    if isinstance(masks, _start.RandomMasks) and masks.pattern is None:
+      first, counts = draw(params)
+    else:
+      first = _start.initial_masks(masks, params, faults)
+      counts = masks_lib.alive_by_name(first)
+    if wanted:
+      shapes = _moves.shapes_of(first)
+      tables = _moves.count_tables(shapes, wanted, densities, rounding='ceil')
+      check(shapes, tables)
+      budgets = jax.tree.map(jnp.asarray, tables)
+    else:
+      budgets = {
+        name: jnp.full(len(ratios), n, jnp.int32) for name, n in counts.items()
+      }
     return SRigLState(first, jnp.asarray(ratios), budgets)
 
   def move_fn(state, params, grads, step):
     def move(name, mask, w, g):
       axes = _fan_in.axes_of(neuron_axes, name, mask.shape)
       alive, back = _fan_in.columns(mask, axes)
-      budget = _moving.at_move(state.budgets[name], step, update_every)
+      budget = _moves.at_move(state.budgets[name], step, update_every)
       stay = jnp.minimum(jnp.sum(mask, dtype=jnp.int32), budget)
       new = move_layer(
         alive,
-        _moving.magnitude(_fan_in.columns(w, axes)[0]),
-        _moving.magnitude(_fan_in.columns(g, axes)[0]),
-        _moving.drop_count(state.drop_ratios, stay, step, update_every),
+        _moves.magnitude(_fan_in.columns(w, axes)[0]),
+        _moves.magnitude(_fan_in.columns(g, axes)[0]),
+        _moves.drop_count(state.drop_ratios, stay, step, update_every),
         budget,
         min_salient if ablates(name) else None,
       )
@@ -202,7 +186,7 @@ def srigl(
   topology = Topology(
     init_fn,
     move_fn,
-    _moving.moves(update_every, stop_step),
+    _moves.moves(update_every, stop_step),
     applies_gradient=applies_gradient,
   )
   return sparsify(inner, topology)
@@ -245,10 +229,13 @@ def move_layer(
     arXiv:2305.02299, section 3.1, steps 1 to 7.
   """
   dense_fan_in, neurons = mask.shape
+  # Steps 1 and 2 give `magnitude`, `growth` and `drop`, the paper's K.
   stay = jnp.minimum(jnp.sum(mask, dtype=jnp.int32), budget) - drop
 
   active = jnp.ones(neurons, bool)
   if min_salient is not None:
+    # 3. Count the salient weights of each neuron: those kept by magnitude, and
+    # the K largest gradients.
     salient = keep_largest(magnitude, stay, mask)
     salient |= keep_largest(growth, drop, ~mask)
     count = jnp.sum(salient, axis=0, dtype=jnp.int32)
@@ -256,14 +243,18 @@ def move_layer(
     if min_salient < 1:
       ratio = ratio_of(min_salient).as_integer_ratio()
       enough = jnp.maximum(1, share_of(budget // neurons, *ratio, 'floor'))
-    # Never so few neurons that they would need more than all their inputs.
+    # 4. Ablate neurons with too few; never so many that the others would need
+    # more than all their inputs.
     least = -(-budget // dense_fan_in)
     most_salient = keep_largest(count.astype(jnp.float32), least)
     active = (count >= enough) | most_salient
 
+  # 5. Compute the fan-in of the neurons that are left.
   each = budget // jnp.sum(active, dtype=jnp.int32)
+  # 6. Drop the K smallest weights of the layer, and what exceeds the fan-in.
   keep = keep_largest(magnitude, stay, mask & active)
   keep = keep_largest(magnitude, each, keep, axis=0)
+  # 7. Grow each active neuron to its fan-in, largest gradients first.
   missing = each - jnp.sum(keep, axis=0, keepdims=True, dtype=jnp.int32)
   missing = jnp.where(active, missing, 0)
   return keep | keep_largest(growth, missing, ~keep, axis=0)

@@ -108,9 +108,9 @@ def trainer(
       `lthjax.models` has it.
     loss: ``loss(params, model_state, batch, key) -> (scalar, model_state)``.
     tx: any optax optimizer; `lthjax.static` of it to train tickets. Or
-      ``tx(key)`` that makes one, such as ``lambda key: lthjax.rigl(..., key=
-      key)``, so that every run draws first masks of its own. Params start
-      under the masks.
+      ``tx(key)`` that makes one, such as ``lambda key: lthjax.rigl(inner,
+      lthjax.random_masks(key, sparsity=0.9), ...)``, so that every run draws
+      initial masks of its own. Params start under the masks.
     batch: ``batch(data, key, step)``, the batch of a step as a pure function.
     evaluate: ``evaluate(params, model_state, data) -> metrics`` with a scalar
       ``'loss'``, usually on validation data; the state keeps the params of the

@@ -104,6 +104,7 @@ def test_densities():
       {'sparsity': lambda step: float('nan')},
       '`sparsity` was nan at step 1, but must be in [0, 1).',
     ),
+    ({'sparsity': None}, '`sparsity` was not given, but Unstructured() leaves'),
     ({'sparsity': 1.0}, '`sparsity` was 1.0, but must be in [0, 1)'),
     ({'sparsity': -0.5}, '`sparsity` was -0.5, but must be in [0, 1)'),
   ],

@@ -16,13 +16,12 @@ W = {'w': jnp.array([[4.0, 0.0, 3.0], [1.0, 0.0, 0.0]])}
 FIRST = {'w': jnp.array([[2.0, 2.0, 2.0], [1.0, 7.0, 7.0]])}
 
 
-def make(inner, **options):
+def make(inner, masks=None, first=1 / 3, **options):
   """RigL that moves at every second step and drops half."""
   return lth.rigl(
     inner,
+    masks or lth.random_masks(jax.random.key(0), sparsity=first),
     **{
-      'sparsity': 1 / 3,
-      'key': jax.random.key(0),
       'update_every': 2,
       'stop_step': 10,
       'drop_fraction': optax.constant_schedule(0.5),
@@ -135,7 +134,7 @@ def compiled_update(**options):
 def test_moves_against_an_oracle_with_ties(share, dtype):
   rng = np.random.default_rng(round(share * 100))
   tx = every_step(
-    sparsity=0.5,
+    first=0.5,
     drop_fraction=optax.constant_schedule(share),
   )
   update = compiled_update()
@@ -153,9 +152,13 @@ WAVE = [0.5, 0.9, 0.9, 0.7, 0.75]  # sparsity at steps 0, 1, 2, ...
 
 
 def test_counts_follow_a_schedule():
+  densities = lth.densities.custom({'c': 1.0}, keep_total=True)
+  first = lth.random_masks(
+    jax.random.key(0), sparsity=WAVE[0], densities=densities
+  )
   tx = every_step(
+    masks=first,
     sparsity=lambda step: jnp.asarray(WAVE)[step],
-    densities=lth.densities.custom({'c': 1.0}, keep_total=True),
     stop_step=4,
     drop_fraction=optax.constant_schedule(0.29),
   )
@@ -186,7 +189,7 @@ def groups(mask):
 
 
 def test_a_move_under_n_of_m_by_hand():
-  tx = every_step(sparsity=0.5, pattern=NM(2, 4))
+  tx = every_step(first=0.5, pattern=NM(2, 4))
   # One column of two groups: 4, 3 and 1, 2; half of all four is dropped.
   mask = np.array([[1, 1, 0, 0, 1, 0, 1, 0]], bool).T
   params = {'w': jnp.array([[4.0, 3.0, 0.0, 0.0, 1.0, 0.0, 2.0, 0.0]]).T}
@@ -197,13 +200,16 @@ def test_a_move_under_n_of_m_by_hand():
   np.testing.assert_array_equal(lth.get_masks(state)['w'], expected)
 
 
-@pytest.mark.parametrize('method', [lth.rigl, lth.sparse_evolution])
-def test_every_group_keeps_exactly_n(method):
+@pytest.mark.parametrize('random_growth', [False, True])
+def test_every_group_keeps_exactly_n(random_growth):
+  key = jax.random.key(0)
+  method = lth.rigl
+  if random_growth:
+    method = functools.partial(lth.sparse_evolution, key=key)
   tx = method(
     optax.sgd(0.1),
-    sparsity=0.5,
+    lth.random_masks(key),
     pattern=NM(2, 4),
-    key=jax.random.key(0),
     update_every=1,
     stop_step=30,
     drop_fraction=optax.constant_schedule(0.3),
@@ -224,29 +230,26 @@ def test_every_group_keeps_exactly_n(method):
 
 
 @pytest.mark.parametrize(
-  ('options', 'message'),
+  ('pattern', 'message'),
   [
-    ({'pattern': NM(2, 4), 'sparsity': 0.9}, 'has a sparsity of 0.5, but'),
-    ({'pattern': NM(2, 4), 'sparsity': float('nan')}, 'Give 0.5'),
-    (
-      {'pattern': NM(2, 4), 'sparsity': optax.constant_schedule(0.5)},
-      '`sparsity` cannot be a schedule. Give 0.5.',
-    ),
-    ({'pattern': NM(2, 3), 'sparsity': 1 / 3}, r'w \(8, 4\) has 8 on axis -2'),
-    ({'pattern': NM(5, 4), 'sparsity': -0.25}, 'needs 1 <= n <= m'),
-    ({'pattern': NM(4, 2), 'sparsity': 0.5}, 'but n is 4 and m is 2'),
-    ({'pattern': NM(0, 4), 'sparsity': 0.5}, 'but n is 0 and m is 4'),
-    ({'pattern': NM(2, 3), 'sparsity': 0.5}, r'w \(8, 4\) has 8 on axis -2'),
-    (
-      {
-        'pattern': NM(2, 4),
-        'sparsity': 0.5,
-        'densities': lth.densities.erk,
-      },
-      'takes no `densities` beside it',
-    ),
+    (NM(2, 3), r'w \(8, 4\) has 8 on axis -2'),
+    (NM(5, 4), 'needs 1 <= n <= m'),
+    (NM(4, 2), 'but n is 4 and m is 2'),
+    (NM(0, 4), 'but n is 0 and m is 4'),
   ],
 )
-def test_patterns_have_to_fit(options, message):
+def test_patterns_have_to_fit(pattern, message):
+  masks = lth.random_masks(jax.random.key(0))
+  tx = make(optax.sgd(0.1), masks, pattern=pattern)
   with pytest.raises(ValueError, match=message):
-    make(optax.sgd(0.1), **options).init({'w': jnp.ones((8, 4))})
+    tx.init({'w': jnp.ones((8, 4))})
+
+
+def test_a_pattern_that_fixes_the_sparsity_takes_no_schedule():
+  message = 'so it takes no schedule of `sparsity`. Leave it out.'
+  with pytest.raises(ValueError, match=message):
+    make(
+      optax.sgd(0.1),
+      pattern=NM(2, 4),
+      sparsity=optax.constant_schedule(0.5),
+    )

@@ -15,9 +15,8 @@ from lthjax.topologies._snfs import share_out
 def make(inner, **options):
   return lth.snfs(
     inner,
+    lth.random_masks(jax.random.key(0), sparsity=0.5),
     **{
-      'sparsity': 0.5,
-      'key': jax.random.key(0),
       'update_every': 2,
       'stop_step': 100,
       'drop_fraction': optax.constant_schedule(0.5),
@@ -38,12 +37,12 @@ def test_average_without_debiasing_by_hand(applies_gradient):
   params = {'w': jnp.array([[2.0, 1.0, 0.0, 0.0]])}
   masks = {'w': jnp.array([[True, True, False, False]])}
   state = lth.set_masks(tx.init(params), masks)
-  assert not state.topology_state.dense_momentum['w'].any()
+  assert not state.topology_state.grow_state.dense_momentum['w'].any()
   grads = [[0.0, 1.0, 10.0, 0.0], [0.0, 1.0, 0.0, 6.0], [0.0, 0.0, 0.0, -1.0]]
   averages = [[0, 0.1, 1, 0], [0, 0.19, 0.9, 0.6], [0, 0.171, 0.81, 0.44]]
   for g, expected in zip(grads, averages, strict=True):
     params, state = step(tx, params, state, {'w': jnp.array([g])})
-    smoothed = state.topology_state.dense_momentum['w']
+    smoothed = state.topology_state.grow_state.dense_momentum['w']
     np.testing.assert_allclose(smoothed, [expected], rtol=1e-5)
   # Of the average, not of the last gradient, which was 6 at the end.
   np.testing.assert_array_equal(lth.get_masks(state)['w'], [[1, 0, 1, 0]])
@@ -88,7 +87,7 @@ def test_gradients_that_are_not_finite_are_no_news():
   seen = []
   for grads in (fine, wild, fine):
     _, state = step(REDISTRIBUTED, TWO, state, grads)
-    seen.append(np.asarray(state.topology_state.dense_momentum['a']))
+    seen.append(np.asarray(state.topology_state.grow_state.dense_momentum['a']))
   np.testing.assert_array_equal(seen[1][0, :3], seen[0][0, :3])
   # 0.2; the others go on to 0.28 and 0.38; then all of them go on.
   np.testing.assert_allclose(seen[1][0, 3:], 0.28, rtol=1e-6)

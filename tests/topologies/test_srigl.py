@@ -141,12 +141,11 @@ def test_moves_against_an_oracle_with_ties(min_salient):
   assert (ablated > 0) == (min_salient is not None)
 
 
-def make(inner=None, **options):
+def make(inner=None, masks=None, first=0.9, **options):
   return lth.srigl(
     inner or optax.sgd(0.1, momentum=0.9),
+    masks or lth.random_masks(jax.random.key(0), sparsity=first),
     **{
-      'sparsity': 0.9,
-      'key': jax.random.key(0),
       'update_every': 2,
       'stop_step': 40,
       'min_salient': 0.95,
@@ -222,7 +221,7 @@ def test_budgets_follow_a_schedule():
     return jnp.where(step < 6, 0.5, jnp.where(step < 10, 0.9, 0.8))
 
   rng = np.random.default_rng(1)
-  params, state = PARAMS, make(sparsity=schedule).init(PARAMS)
+  params, state = PARAMS, make(first=0.5, sparsity=schedule).init(PARAMS)
   for layer, fan_in in [('conv', 18), ('fc', 30), ('output', 30)]:
     assert (fan_ins(lth.get_masks(state), layer) == fan_in).all()
   for step in range(1, 13):
@@ -251,9 +250,7 @@ def test_neurons_of_attention_and_of_other_layouts():
 
   tx = make(
     optax.sgd(0.0),
-    sparsity=None,
-    masks=layouts(mask),
-    key=None,
+    layouts(mask),
     update_every=1,
     drop_fraction=optax.constant_schedule(0.5),
     neuron_axes={'torch': 0},
@@ -274,7 +271,7 @@ def test_layers_below_one_weight_a_neuron_are_named():
     'query': {'kernel': jnp.ones((10, 2, 4))},
   }
   message = (
-    'A constant fan-in needs at least one weight a neuron, but fc has 18'
+    'A constant fan-in needs at least one weight per neuron, but fc has 18'
     ' weights for 30 neurons; one each is a sparsity of 0.983333; output has 1'
     ' weights for 5 neurons; one each is a sparsity of 0.966666; query/kernel'
     ' has 0 weights for 8 neurons; one each is a sparsity of 0.9. Lower the'
@@ -282,11 +279,11 @@ def test_layers_below_one_weight_a_neuron_are_named():
     ' `where=`.'
   )
   falling = optax.linear_schedule(0.5, 0.99, 20)
-  for sparsity in (0.99, falling):
+  for options in ({'first': 0.99}, {'first': 0.5, 'sparsity': falling}):
     with pytest.raises(ValueError, match=re.escape(message)):
-      make(sparsity=sparsity).init(params)
+      make(**options).init(params)
   # What it says is possible, if barely.
-  masks = lth.get_masks(make(sparsity=0.983333).init({'fc': params['fc']}))
+  masks = lth.get_masks(make(first=0.983333).init({'fc': params['fc']}))
   assert (masks['fc'].sum(0) == 1).all()
 
 
@@ -320,7 +317,7 @@ def test_masks_that_cannot_be_started_from_are_named():
     ({'never_ablate': ['fc*', 'o*']}, ['fc', 'output/x']),
     ({'min_salient': None}, ['fc', 'output/x']),
   ]:
-    tx = make(sparsity=None, masks=masks, **options)
+    tx = make(masks=masks, **options)
     message = (
       'Training cannot start from these `masks`: '
       + empty
@@ -328,7 +325,7 @@ def test_masks_that_cannot_be_started_from_are_named():
       + uneven.format('query/kernel', 3, 4)
       + '; '
       + uneven.format('uneven', 2, 3)
-      + '. Mend them, or leave a layer dense with None.'
+      + '. Correct them, or leave a layer dense with None.'
     )
     for init in (tx.init, jax.jit(tx.init)):
       with pytest.raises(ValueError, match=re.escape(message)):
@@ -344,14 +341,14 @@ def test_more_salient_weights_than_a_neuron_has():
     ' lower the sparsity.'
   )
   with pytest.raises(ValueError, match=re.escape(message)):
-    make(sparsity=0.5, min_salient=10).init(params)
-  masks = lth.get_masks(make(sparsity=0.5, min_salient=4).init(params))
+    make(first=0.5, min_salient=10).init(params)
+  masks = lth.get_masks(make(first=0.5, min_salient=4).init(params))
   message = (
     '`masks`: a has a fan-in of 4, less than the `min_salient` of 5; c has a'
-    ' fan-in of 4, less than the `min_salient` of 5. Mend them'
+    ' fan-in of 4, less than the `min_salient` of 5. Correct them'
   )
   with pytest.raises(ValueError, match=re.escape(message)):
-    make(sparsity=None, masks=masks, min_salient=5).init(params)
+    make(masks=masks, min_salient=5).init(params)
 
 
 @pytest.mark.parametrize('axes', [2, (), (0, 0), (0, -2), {'w': -3}])
@@ -374,8 +371,6 @@ def test_axes_of_a_glob_that_matches_nothing():
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    ({'sparsity': 1.0}, '`sparsity` was 1.0, but must be in [0, 1)'),
-    ({'sparsity': -0.1}, '`sparsity` was -0.1, but must be in [0, 1)'),
     ({'min_salient': 0}, '`min_salient` was 0, but must be positive.'),
     ({'drop_fraction': 2.0}, '`drop_fraction` was 2.0, but must be in [0, 1]'),
     ({'update_every': 0}, '`update_every` was 0, but must be at least 1 step.'),

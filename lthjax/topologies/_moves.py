@@ -1,4 +1,4 @@
-"""What the topologies that move masks have in common."""
+"""When masks move, and the numbers of weights at each move."""
 
 import math
 import operator
@@ -11,14 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lthjax import masks as masks_lib
 from lthjax import trees
 from lthjax.counts import Rounding, layer_counts, ratio_of, share_of
 from lthjax.densities import Densities
-from lthjax.patterns import Pattern, Unstructured
-from lthjax.pruning._one_shot import prune
+from lthjax.patterns import Pattern
 from lthjax.schedules import cosine_drop_fraction
-from lthjax.scores import noise
 
 
 def check_times(
@@ -142,6 +139,13 @@ def sparsities(schedule: optax.Schedule, steps: Iterable[int]) -> list[float]:
   Raises:
     ValueError: if a sparsity is out of range.
   """
+  if not callable(schedule):
+    raise TypeError(
+      f'`sparsity` was {schedule!r}, but must be an optax schedule, such as'
+      ' `lthjax.schedules.polynomial_sparsity(0.9, 0, 1000)`. A fixed sparsity'
+      ' is that of the initial masks: pass `lthjax.random_masks(key,'
+      ' sparsity=...)` as the second argument.'
+    )
   values = _evaluate(schedule, steps)
   for step, value in zip(steps, values, strict=True):
     if not 0 <= value < 1:
@@ -149,6 +153,30 @@ def sparsities(schedule: optax.Schedule, steps: Iterable[int]) -> list[float]:
         f'`sparsity` was {value} at step {step}, but must be in [0, 1).'
       )
   return values
+
+
+def scheduled(
+  sparsity: optax.Schedule | None,
+  densities: Densities | None,
+  pattern: Pattern,
+  update_every: int,
+  stop_step: int,
+) -> list[float]:
+  """Evaluates an optional schedule of sparsity at every move, after checks."""
+  if sparsity is None:
+    if densities is not None:
+      raise ValueError(
+        '`densities` spread a schedule of `sparsity` over layers, but there is'
+        ' none. Those of the initial masks go to `lthjax.random_masks(key,'
+        ' sparsity=..., densities=...)`.'
+      )
+    return []
+  if pattern.density is not None:
+    raise ValueError(
+      f'{pattern} fixes the density of every layer, so it takes no schedule of'
+      ' `sparsity`. Leave it out.'
+    )
+  return sparsities(sparsity, range(update_every, stop_step + 1, update_every))
 
 
 def count_tables(
@@ -183,61 +211,6 @@ def _evaluate(schedule: optax.Schedule, steps: Iterable[int]) -> list[float]:
     values = [np.asarray(schedule(step))[()] for step in steps]
   # By way of the shortest decimal: a float32 that prints as 0.29 is 0.29.
   return [round(float(str(value)), 9) for value in values]
-
-
-def start_masks(
-  key: chex.PRNGKey,
-  params: chex.ArrayTree,
-  sparsity: float,
-  *,
-  densities: Densities | None = None,
-  where: masks_lib.Where | str | list[str] = masks_lib.kernels,
-  pattern: Pattern = Unstructured(),
-) -> chex.ArrayTree:
-  """Draws masks of exactly the budgeted number of weights in every layer.
-
-  Args:
-    key: random key.
-    params: tree of arrays, of which only the shapes matter.
-    sparsity: dead share of all prunable weights, in [0, 1).
-    densities: how the budget spreads over layers; evenly by default.
-    where: which leaves may be pruned, as for `lthjax.masks.full`.
-    pattern: which shapes may survive. One that fixes the density must fix the
-      one that ``sparsity`` asks for.
-
-  Returns:
-    Tree of masks.
-
-  Raises:
-    ValueError: if the budget leaves a layer without a weight, naming it and
-      the sparsity that would leave it one; or as `lthjax.prune`.
-
-  Example:
-    >>> import jax, jax.numpy as jnp
-    >>> import lthjax as lth
-    >>> params = {'w': jnp.ones((10, 10))}
-    >>> masks = lth.topologies.start_masks(jax.random.key(0), params, 0.9)
-    >>> lth.masks.count(masks)
-    10
-  """
-  dense = masks_lib.full(params, where)
-  pattern.check(shapes_of(dense))
-  like = jax.tree.map(lambda m: jnp.zeros(m.shape), dense)
-  if pattern.density is not None:
-    if densities is not None:
-      raise ValueError(
-        f'{pattern} fixes the density of every layer, so it takes no'
-        ' `densities` beside it. Leave them out.'
-      )
-    if not abs(pattern.density - (1 - sparsity)) <= 1e-6:
-      raise ValueError(
-        f'{pattern} has a sparsity of {1 - pattern.density:g}, but `sparsity`'
-        f' was {sparsity}. Give {1 - pattern.density:g}.'
-      )
-    return prune(noise(key, like), dense, pattern=pattern)
-  check_sparsity(sparsity)
-  check_not_empty(shapes_of(dense), sparsity, densities)
-  return prune(noise(key, like), dense, sparsity=sparsity, densities=densities)
 
 
 def check_not_empty(

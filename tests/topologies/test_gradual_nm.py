@@ -1,4 +1,4 @@
-"""N:M while training: whole groups, ever fewer, against an oracle in NumPy."""
+"""Gradual pruning to N:M: whole groups, against an oracle in NumPy."""
 
 import functools
 import re
@@ -13,25 +13,29 @@ import lthjax as lth
 
 RNG = np.random.default_rng(0)
 PARAMS = {
-  'fc': {'kernel': jnp.asarray(RNG.normal(size=(16, 6)), jnp.float32)},
-  'torch': jnp.asarray(RNG.normal(size=(6, 8)), jnp.float32),
+  'fc': {'kernel': RNG.normal(size=(16, 6)).astype(np.float32)},
+  'torch': RNG.normal(size=(6, 8)).astype(np.float32),
 }
 # Groups keep 8 * (1 - 0.75 * (1 - (1 - t / 8)^3)), and 2 at the end:
 # 4.53, 2.75, 2.09, 2.
 KEPT = [5, 3, 2, 2]
 
 
-OPTIONS = {
-  'n': 2,
-  'm': 8,
-  'axis': {'torch': -1},
-  'update_every': 2,
-  'stop_step': 8,
-}
+def make(n=2, m=8, axis={'torch': -1}, update_every=2, stop_step=8, **options):
+  return lth.gradual(
+    optax.sgd(0.1, momentum=0.9),
+    pattern=lth.patterns.NM(n, m, axis),
+    update_every=update_every,
+    stop_step=stop_step,
+    **options,
+  )
 
 
-def make(**options):
-  return lth.nm(optax.sgd(0.1, momentum=0.9), **OPTIONS | options)
+def kept(tx):
+  (one,) = {
+    tuple(x.tolist()) for x in tx.init(PARAMS).topology_state.counts.values()
+  }
+  return list(one)
 
 
 @functools.cache
@@ -63,8 +67,9 @@ def train(steps, params=PARAMS, state=None):
 
 
 def test_a_schedule_by_hand():
-  state = compiled()[0].init(PARAMS)
-  assert state.topology_state.kept.tolist() == KEPT
+  tx, _ = compiled()
+  assert kept(tx) == KEPT
+  state = tx.init(PARAMS)
   assert lth.masks.density(lth.get_masks(state)) == 1
 
 
@@ -78,12 +83,12 @@ def test_groups_against_an_oracle():
     for layer in PARAMS:
       before, now = groups(old, layer), groups(masks, layer)
       assert not (now & ~before).any()
-      kept = 8 if t < 2 else KEPT[min(t, 8) // 2 - 1]
-      assert (now.sum(1) == kept).all()
+      left = 8 if t < 2 else KEPT[min(t, 8) // 2 - 1]
+      assert (now.sum(1) == left).all()
       sizes = np.where(before, np.abs(groups(moved, layer)), -1)
       order = np.argsort(-sizes, axis=1, kind='stable')
       expected = np.zeros_like(now)
-      np.put_along_axis(expected, order[:, :kept], True, axis=1)
+      np.put_along_axis(expected, order[:, :left], True, axis=1)
       np.testing.assert_array_equal(now, expected if t % 2 == 0 else before)
       weights = groups(after, layer)
       assert not any(weights[~now].tobytes())
@@ -110,9 +115,8 @@ def test_resumable_to_the_bit():
 
 def test_pruning_once_is_pruning():
   tx = make(m=4, update_every=3, stop_step=3)
-  state = tx.init(PARAMS)
-  assert state.topology_state.kept.tolist() == [2]
-  state = state._replace(step=jnp.int32(2))
+  assert kept(tx) == [2]
+  state = tx.init(PARAMS)._replace(step=jnp.int32(2))
   zeros = jax.tree.map(jnp.zeros_like, PARAMS)
   _, state = jax.jit(tx.update)(zeros, state, PARAMS)
   expected = lth.prune(
@@ -125,11 +129,9 @@ def test_pruning_once_is_pruning():
 
 def test_the_last_move_reaches_n():
   # Also before `stop_step`, where 2 + 6 * (4 / 9)^3 would be kept, about 3.
-  kept = make(update_every=5, stop_step=9).init(PARAMS).topology_state.kept
-  assert kept.tolist() == [2]
+  assert kept(make(update_every=5, stop_step=9)) == [2]
   # Never fewer than n on the way.
-  kept = make(n=1, m=2, update_every=1).init(PARAMS).topology_state.kept
-  assert kept.tolist() == [2, 1, 1, 1, 1, 1, 1, 1]
+  assert kept(make(n=1, m=2, update_every=1)) == [2, 1, 1, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -143,6 +145,18 @@ def test_the_last_move_reaches_n():
       'fc/kernel (16, 6) has no axis 2; torch (6, 8) has no axis 2',
     ),
     ({'update_every': 0}, '`update_every` was 0, but must be at least 1 step.'),
+    (
+      {'sparsity': 0.5},
+      'has a sparsity of 0.75, but `sparsity` was 0.5. Leave it out.',
+    ),
+    (
+      {'sparsity': optax.constant_schedule(0.75)},
+      'so it takes no schedule of `sparsity` and no `densities`.',
+    ),
+    (
+      {'densities': lth.densities.erk},
+      'so it takes no schedule of `sparsity` and no `densities`.',
+    ),
     ({'stop_step': 1}, '`stop_step` was 1, before the first move at step 2'),
   ],
 )

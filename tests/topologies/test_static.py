@@ -1,8 +1,9 @@
-"""Masks that stay as they are."""
+"""Masks that never move."""
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from flax import nnx
@@ -11,8 +12,8 @@ import lthjax as lth
 from lthjax import trees
 from lthjax.topologies import FixedState, fixed, static
 
-PARAMS = {'a': [jnp.ones((2, 2)), None], 'b': jnp.ones(3)}
-MASKS = {'a': [jnp.eye(2, dtype=bool), None], 'b': None}
+PARAMS = {'a': [np.ones((2, 2), np.float32), None], 'b': np.ones(3, np.float32)}
+MASKS = {'a': [np.eye(2, dtype=bool), None], 'b': None}
 
 
 def test_state_is_a_copy_that_never_moves():
@@ -60,3 +61,17 @@ def test_static_is_sparsify_of_fixed():
     one.update(PARAMS, state, PARAMS), two.update(PARAMS, state, PARAMS)
   )
   assert lth.static is static
+
+
+def test_random_masks_stay():
+  draw = lth.random_masks(jax.random.key(0), pattern=lth.patterns.NM(2, 4))
+  tx = static(optax.adam(0.1), draw)
+  params = {'w': jnp.ones((8, 4))}
+  state = tx.init(params)
+  first = lth.get_masks(state)['w']
+  chex.assert_trees_all_equal(first, draw(params)['w'])
+  for _ in range(3):
+    updates, state = tx.update(params, state, params)
+    params = optax.apply_updates(params, updates)
+  chex.assert_trees_all_equal(lth.get_masks(state)['w'], first)
+  chex.assert_trees_all_equal(params['w'] != 0, first)

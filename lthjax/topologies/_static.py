@@ -1,4 +1,4 @@
-"""Masks that stay as they are."""
+"""Masks that never move."""
 
 from typing import NamedTuple
 
@@ -7,6 +7,7 @@ import optax
 
 from lthjax import trees
 from lthjax._sparsify import Topology, sparsify
+from lthjax.topologies import _start
 
 
 class FixedState(NamedTuple):
@@ -19,21 +20,19 @@ class FixedState(NamedTuple):
   masks: chex.ArrayTree
 
 
-def fixed(masks: chex.ArrayTree) -> Topology:
+def fixed(masks: _start.Masks) -> Topology:
   """Keeps the given masks.
 
   The masks become part of the optimizer state. Other masks can be put there
   with `lthjax.set_masks`, without compiling anything again.
 
   Args:
-    masks: tree of masks; it is copied, so that donating the optimizer state
-      does not take it away.
+    masks: tree of masks, or a function of params that returns one, such as
+      `lthjax.random_masks`. Masks are copied, so that donating the optimizer
+      state does not delete them.
 
   Returns:
     A topology for `lthjax.sparsify`.
-
-  Raises:
-    ValueError: when ``init`` is called, if the masks do not fit the params.
 
   Example:
     >>> import jax.numpy as jnp
@@ -44,30 +43,31 @@ def fixed(masks: chex.ArrayTree) -> Topology:
   """
 
   def init_fn(params):
-    trees.check_like(masks, params, 'params')
-    return FixedState(trees.copy_into(params, masks))
+    first = masks(params) if _start.is_function(masks) else masks
+    trees.check_like(first, params, 'params')
+    return FixedState(trees.copy_into(params, first))
 
   return Topology(init_fn)
 
 
 def static(
-  inner: optax.GradientTransformation, masks: chex.ArrayTree
+  inner: optax.GradientTransformation, masks: _start.Masks
 ) -> optax.GradientTransformationExtraArgs:
   """Trains the weights that the masks keep; holds all others at zero.
 
+  With `lthjax.random_masks` this is the baseline of sparse training from
+  scratch: a random network whose masks never move.
+
   Args:
     inner: any optax transformation; wrap a whole chain, not a part of it.
-    masks: tree of masks that fits the params.
+    masks: tree of masks that fits the params, or a function of params that
+      returns one.
 
   Returns:
     A transformation whose ``update`` requires ``params``.
 
-  Raises:
-    ValueError: from ``init`` if the masks do not fit the params; from
-      ``update`` without ``params``.
-
   Example:
-    >>> import jax.numpy as jnp, optax
+    >>> import jax, jax.numpy as jnp, optax
     >>> import lthjax as lth
     >>> params = {'w': jnp.array([[3.0, -1.0, 2.0, 0.5]])}
     >>> masks = lth.masks.full(params)
@@ -77,5 +77,15 @@ def static(
     >>> updates, _ = tx.update(grads, tx.init(params), params)
     >>> optax.apply_updates(params, updates)['w']
     Array([[2., 0., 1., 0.]], dtype=float32)
+    >>> draw = lth.random_masks(jax.random.key(0), sparsity=0.75)
+    >>> lth.masks.count(
+    ...   lth.get_masks(lth.static(optax.sgd(1.0), draw).init(params))
+    ... )
+    1
+
+  References:
+    Frankle & Carbin, The Lottery Ticket Hypothesis, arXiv:1803.03635, section
+    2; Evci et al., Rigging the Lottery: Making All Tickets Winners,
+    arXiv:1911.11134, section 4 ("Static").
   """
   return sparsify(inner, fixed(masks))

@@ -1,0 +1,184 @@
+"""Initial masks: a tree, or a function of params such as `random_masks`."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lthjax import masks as masks_lib
+from lthjax import trees
+from lthjax.counts import Rounding, layer_counts
+from lthjax.densities import Densities
+from lthjax.patterns import Pattern, Unstructured
+from lthjax.pruning import prune
+from lthjax.scores import noise
+from lthjax.topologies import _moves
+
+# A tree of masks, or a function of params that returns one.
+Masks = chex.ArrayTree | Callable[[Any], chex.ArrayTree]
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomMasks:
+  """A function of params that draws masks; see `random_masks`."""
+
+  key: chex.PRNGKey
+  sparsity: float | None
+  densities: Densities | None
+  where: masks_lib.Where | str | list[str]
+  pattern: Pattern | None
+
+  def __call__(self, params: chex.ArrayTree) -> chex.ArrayTree:
+    """Draws the masks."""
+    dense = masks_lib.full(params, self.where)
+    pattern = self.pattern or Unstructured()
+    shapes = _moves.shapes_of(dense)
+    pattern.check(shapes)
+    scores = self.noise(dense)
+    if pattern.density is not None:
+      self._check_density(pattern)
+      return prune(scores, dense, pattern=pattern)
+    self.check()
+    _moves.check_not_empty(shapes, self.sparsity, self.densities)
+    return prune(
+      scores,
+      dense,
+      sparsity=self.sparsity,
+      densities=self.densities,
+      pattern=pattern,
+    )
+
+  def noise(self, dense: chex.ArrayTree) -> chex.ArrayTree:
+    """Draws the scores by which masks are chosen."""
+    return noise(self.key, jax.tree.map(lambda m: jnp.zeros(m.shape), dense))
+
+  def counts(
+    self,
+    shapes: Mapping[str, tuple[int, ...]],
+    rounding: Rounding = 'nearest',
+  ) -> dict[str, int]:
+    """Counts the alive weights of each layer."""
+    self.check()
+    return layer_counts(shapes, self.sparsity, self.densities, rounding)
+
+  def check(self) -> None:
+    """Raises without a sparsity."""
+    if self.sparsity is None:
+      raise ValueError(
+        '`random_masks` was given no `sparsity`, which only a pattern with a'
+        ' density of its own can do without. Give one, such as 0.9.'
+      )
+
+  def _check_density(self, pattern: Pattern) -> None:
+    """Raises if more than the pattern fixes the density."""
+    assert pattern.density is not None
+    if self.densities is not None:
+      raise ValueError(
+        f'{pattern} fixes the density of every layer, so it takes no'
+        ' `densities`. Leave them out.'
+      )
+    fixed = 1 - pattern.density
+    if self.sparsity is not None and not abs(self.sparsity - fixed) <= 1e-6:
+      raise ValueError(
+        f'{pattern} has a sparsity of {fixed:g}, but `sparsity` was'
+        f' {self.sparsity}. Leave it out, or give {fixed:g}.'
+      )
+
+
+def random_masks(
+  key: chex.PRNGKey,
+  *,
+  sparsity: float | None = None,
+  densities: Densities | None = None,
+  where: masks_lib.Where | str | list[str] = masks_lib.kernels,
+  pattern: Pattern | None = None,
+) -> Callable[[chex.ArrayTree], chex.ArrayTree]:
+  """Returns a function of params that draws masks of exactly a budget.
+
+  Pass it to an optimizer in the place of masks, as in ``lthjax.rigl(tx,
+  random_masks(key, sparsity=0.9), ...)``, or call it with params. The mask of a
+  layer depends on the key, its name and its budget only.
+
+  Args:
+    key: random key.
+    sparsity: dead share of all prunable weights, in [0, 1). Optional for a
+      pattern that fixes it, such as `lthjax.patterns.NM`.
+    densities: how the budget spreads over layers, such as
+      `lthjax.densities.erk`; evenly by default.
+    where: which leaves may be pruned, as for `lthjax.masks.full`.
+    pattern: which shapes may survive. By default that of the optimizer it is
+      passed to, or any.
+
+  Returns:
+    ``draw(params) -> masks``. Only the shapes of the params matter.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> draw = lth.random_masks(jax.random.key(0), sparsity=0.9)
+    >>> lth.masks.count(draw({'w': jnp.ones((10, 10))}))
+    10
+  """
+  if sparsity is not None and (pattern is None or pattern.density is None):
+    _moves.check_sparsity(sparsity)
+  return RandomMasks(key, sparsity, densities, where, pattern)
+
+
+def initial_masks(
+  masks: Masks,
+  params: chex.ArrayTree,
+  faults: Callable[[Mapping[str, jax.Array]], list[str]],
+) -> chex.ArrayTree:
+  """Copies the masks that a topology starts from, if it can.
+
+  Args:
+    masks: tree of masks, or a function of params.
+    params: tree of arrays that they must fit.
+    faults: finds what is wrong with masks, as `lthjax.patterns.NM.faults`.
+
+  Returns:
+    Tree of masks of the structure of the params.
+  """
+  if is_function(masks):
+    masks = masks(params)
+    trees.check_like(masks, params, 'params')
+    wrong = _faults(masks, faults)
+  else:
+    trees.check_like(masks, params, 'params')
+    # Also where `init` is compiled: the masks themselves are not traced there.
+    with jax.ensure_compile_time_eval():
+      wrong = _faults(masks, faults)
+  if wrong:
+    raise ValueError(
+      f'Training cannot start from these `masks`: {"; ".join(wrong)}. Correct'
+      ' them, or leave a layer dense with None.'
+    )
+  return trees.copy_into(params, masks)
+
+
+def is_function(masks: Any) -> bool:
+  """Returns whether masks are a function of params, not a tree.
+
+  Equinox modules are trees that can be called.
+  """
+  return callable(masks) and jax.tree_util.all_leaves([masks])
+
+
+def with_pattern(masks: Masks, pattern: Pattern) -> Masks:
+  """Lets random masks take a pattern where they leave it open."""
+  if isinstance(masks, RandomMasks) and masks.pattern is None:
+    return dataclasses.replace(masks, pattern=pattern)
+  return masks
+
+
+def densities_of(masks: Masks) -> Densities | None:
+  """Returns how random masks spread over layers."""
+  return masks.densities if isinstance(masks, RandomMasks) else None
+
+
+def _faults(masks, faults) -> list[str]:
+  prunable = {n: m for n, m in trees.by_name(masks).items() if m is not None}
+  return faults(prunable) if prunable else ['every one is None']
