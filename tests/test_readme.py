@@ -28,7 +28,7 @@ def test_nnx(run_python):
 def test_moving_masks(run_python):
   count, loss = run(BLOCKS[2], run_python)[-1].split()
   assert int(count) == 205
-  # With the initial masks throughout the loss is 55; the target has variance 64.
+  # With static masks the loss is 55; the target has variance 64.
   assert float(loss) < 40
 
 

@@ -134,7 +134,7 @@ def srigl(
     _fan_in.check_budgets(shapes, axes, tables, needed_by_name(shapes))
     return axes
 
-  def draw(params):
+  def draw(masks, params):
     dense = masks_lib.full(params, masks.where)
     shapes = _moves.shapes_of(dense)
     counts = masks.counts(shapes, 'ceil')
@@ -149,7 +149,7 @@ def srigl(
 
   def init_fn(params):
     if isinstance(masks, _start.RandomMasks) and masks.pattern is None:
-      first, counts = draw(params)
+      first, counts = draw(masks, params)
     else:
       first = _start.initial_masks(masks, params, faults)
       counts = masks_lib.alive_by_name(first)

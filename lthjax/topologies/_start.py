@@ -37,16 +37,15 @@ class RandomMasks:
     pattern = self.pattern or Unstructured()
     shapes = _moves.shapes_of(dense)
     pattern.check(shapes)
-    scores = self.noise(dense)
     if pattern.density is not None:
       self._check_density(pattern)
-      return prune(scores, dense, pattern=pattern)
-    self.check()
-    _moves.check_not_empty(shapes, self.sparsity, self.densities)
+      return prune(self.noise(dense), dense, pattern=pattern)
+    sparsity = self._given_sparsity()
+    _moves.check_not_empty(shapes, sparsity, self.densities)
     return prune(
-      scores,
+      self.noise(dense),
       dense,
-      sparsity=self.sparsity,
+      sparsity=sparsity,
       densities=self.densities,
       pattern=pattern,
     )
@@ -56,21 +55,19 @@ class RandomMasks:
     return noise(self.key, jax.tree.map(lambda m: jnp.zeros(m.shape), dense))
 
   def counts(
-    self,
-    shapes: Mapping[str, tuple[int, ...]],
-    rounding: Rounding = 'nearest',
+    self, shapes: Mapping[str, tuple[int, ...]], rounding: Rounding
   ) -> dict[str, int]:
     """Counts the alive weights of each layer."""
-    self.check()
-    return layer_counts(shapes, self.sparsity, self.densities, rounding)
+    sparsity = self._given_sparsity()
+    return layer_counts(shapes, sparsity, self.densities, rounding)
 
-  def check(self) -> None:
-    """Raises without a sparsity."""
+  def _given_sparsity(self) -> float:
     if self.sparsity is None:
       raise ValueError(
         '`random_masks` was given no `sparsity`, which only a pattern with a'
         ' density of its own can do without. Give one, such as 0.9.'
       )
+    return self.sparsity
 
   def _check_density(self, pattern: Pattern) -> None:
     """Raises if more than the pattern fixes the density."""
@@ -142,29 +139,28 @@ def initial_masks(
   Returns:
     Tree of masks of the structure of the params.
   """
-  if is_function(masks):
-    masks = masks(params)
-    trees.check_like(masks, params, 'params')
-    wrong = _faults(masks, faults)
-  else:
-    trees.check_like(masks, params, 'params')
+  alive = evaluate(masks, params)
+  if alive is masks:
     # Also where `init` is compiled: the masks themselves are not traced there.
     with jax.ensure_compile_time_eval():
-      wrong = _faults(masks, faults)
+      wrong = _faults(alive, faults)
+  else:
+    wrong = _faults(alive, faults)
   if wrong:
     raise ValueError(
       f'Training cannot start from these `masks`: {"; ".join(wrong)}. Correct'
       ' them, or leave a layer dense with None.'
     )
-  return trees.copy_into(params, masks)
+  return trees.copy_into(params, alive)
 
 
-def is_function(masks: Any) -> bool:
-  """Returns whether masks are a function of params, not a tree.
-
-  Equinox modules are trees that can be called.
-  """
-  return callable(masks) and jax.tree_util.all_leaves([masks])
+def evaluate(masks: Any, params: chex.ArrayTree) -> chex.ArrayTree:
+  """Returns the masks, which a function makes of params, if they fit."""
+  # Equinox modules of masks are trees that can be called.
+  is_function = callable(masks) and jax.tree_util.all_leaves([masks])
+  tree: Any = masks(params) if is_function else masks
+  trees.check_like(tree, params, 'params')
+  return tree
 
 
 def with_pattern(masks: Masks, pattern: Pattern) -> Masks:

@@ -43,8 +43,7 @@ def fixed(masks: _start.Masks) -> Topology:
   """
 
   def init_fn(params):
-    first = masks(params) if _start.is_function(masks) else masks
-    trees.check_like(first, params, 'params')
+    first = _start.evaluate(masks, params)
     return FixedState(trees.copy_into(params, first))
 
   return Topology(init_fn)

@@ -18,10 +18,11 @@ PARAMS = {
 }
 # Groups keep 8 * (1 - 0.75 * (1 - (1 - t / 8)^3)), and 2 at the end:
 # 4.53, 2.75, 2.09, 2.
+TORCH = {'torch': -1}
 KEPT = [5, 3, 2, 2]
 
 
-def make(n=2, m=8, axis={'torch': -1}, update_every=2, stop_step=8, **options):
+def make(n=2, m=8, axis=TORCH, update_every=2, stop_step=8, **options):
   return lth.gradual(
     optax.sgd(0.1, momentum=0.9),
     pattern=lth.patterns.NM(n, m, axis),

@@ -7,17 +7,17 @@ import re
 from fractions import Fraction
 
 import chex
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import eager_step
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-import helpers
 import lthjax as lth
-from helpers import eager_step
 from lthjax import trees
 from lthjax.counts import ratio_of, share_of
 from lthjax.topologies import _moves
@@ -508,5 +508,8 @@ def check_sharded():
 
 @pytest.mark.slow
 def test_same_masks_on_any_number_of_devices(run_python):
-  source = 'import sys; sys.path.insert(0, "tests"); from tests.topologies.test_moves import *; check_sharded()'
+  source = (
+    'import sys; sys.path.insert(0, "tests");'
+    'from tests.topologies.test_moves import *; check_sharded()'
+  )
   assert run_python(source, devices=8).split() == ['done']
