@@ -248,9 +248,12 @@ class Experiment:
       'state': self.start,
       'masks': self.all_masks,
       'levels': cell.level + 1,
-      'fraction': dict(self.config.fraction),
-      'scope': self.config.scope,
-      'replicated': True,
+      'prune': functools.partial(
+        lth.prune,
+        fraction=dict(self.config.fraction),
+        scope=self.config.scope,
+      ),
+      'vmapped': True,
     }
 
   def state(self, network: dict[str, Any]) -> TrainState:

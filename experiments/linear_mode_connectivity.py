@@ -258,9 +258,10 @@ class Experiment:
       start,
       self.dense,
       levels=cell.number + 1,
-      fraction=dict(self.config.fraction),
-      scope=self.config.scope,
-      replicated=True,
+      prune=functools.partial(
+        lth.prune, fraction=dict(self.config.fraction), scope=self.config.scope
+      ),
+      vmapped=True,
       resume=last,
     )
     return next(tickets).trained

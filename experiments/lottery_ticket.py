@@ -291,10 +291,11 @@ def run(config: Config, report: ticket_report.Progress) -> Path:
     start,
     experiment.masks(),
     levels=config.levels,
-    fraction=dict(config.fraction),
-    scope=config.scope,
+    prune=functools.partial(
+      lth.prune, fraction=dict(config.fraction), scope=config.scope
+    ),
     rewind=REWINDS[config.rewind],
-    replicated=True,
+    vmapped=True,
     resume=last,
   ):
     for control in controls_at(config, ticket.level):

@@ -207,8 +207,8 @@ class Experiment:
       start,
       lth.get_masks(start.opt_state),
       levels=cell.level + 1,
-      fraction=dict(self.config.fraction),
-      replicated=True,
+      prune=functools.partial(lth.prune, fraction=dict(self.config.fraction)),
+      vmapped=True,
       resume=last,
     )
     return next(tickets).trained

@@ -12,6 +12,7 @@ import pytest
 
 import lthjax as lth
 from lthjax import training
+from lthjax.training._state import no_best
 
 STEPS, EVERY = 10, 4
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -67,7 +68,7 @@ DENSE = lth.masks.full(jax.eval_shape(init, KEYS[0])[0])
 
 
 @functools.cache
-def trainer(replicated=False, scanned=True):
+def trainer(vmapped=False, scanned=True):
   schedule = optax.cosine_decay_schedule(0.1, STEPS)
   tx = lth.static(optax.adam(schedule), DENSE)
   return lth.trainer(
@@ -77,22 +78,22 @@ def trainer(replicated=False, scanned=True):
     batch,
     evaluate=evaluate,
     every=EVERY,
-    replicated=replicated,
+    vmapped=vmapped,
     scanned=scanned,
   )
 
 
-def start(replicated=False):
-  return trainer(replicated).init(KEYS if replicated else KEYS[0])
+def start(vmapped=False):
+  return trainer(vmapped).init(KEYS if vmapped else KEYS[0])
 
 
 @functools.cache
-def unbroken(replicated=False):
-  return fit(start(replicated), STEPS, replicated)
+def unbroken(vmapped=False):
+  return fit(start(vmapped), STEPS, vmapped)
 
 
-def fit(state, until, replicated=False, **kwargs):
-  return trainer(replicated).fit(state, DATA, until=until, **kwargs)
+def fit(state, until, vmapped=False, **kwargs):
+  return trainer(vmapped).fit(state, DATA, until=until, **kwargs)
 
 
 def unkeyed(state):
@@ -120,27 +121,27 @@ def run(state, i):
   return jax.tree.map(lambda x: x if x.ndim == 0 else x[i], state)
 
 
-@pytest.mark.parametrize('replicated', [False, True])
+@pytest.mark.parametrize('vmapped', [False, True])
 @pytest.mark.parametrize('stops', [[1], [4], [8], [3, 4, 5, 9], [0, 10]])
-def test_split_runs_are_unbroken_ones(stops, replicated):
-  state = start(replicated)
+def test_split_runs_are_unbroken_ones(stops, vmapped):
+  state = start(vmapped)
   for until in stops:
-    state = fit(state, until, replicated)
+    state = fit(state, until, vmapped)
     assert int(state.step) == until
-  state = fit(state, STEPS, replicated)
-  assert_same_bits(state, unbroken(replicated))
+  state = fit(state, STEPS, vmapped)
+  assert_same_bits(state, unbroken(vmapped))
 
 
-@pytest.mark.parametrize('replicated', [False, True])
+@pytest.mark.parametrize('vmapped', [False, True])
 @pytest.mark.parametrize('k', [0, 3, 4])
-def test_rewinding_without_pruning_goes_on_as_if_nothing_was(k, replicated):
+def test_rewinding_without_pruning_goes_on_as_if_nothing_was(k, vmapped):
   masks = DENSE
-  if replicated:
+  if vmapped:
     masks = jax.tree.map(lambda m: jnp.stack([m] * 3), DENSE)
-  state = training.with_masks(fit(start(replicated), k, replicated), masks)
-  state = fit(state, STEPS, replicated)
+  state = training.with_masks(fit(start(vmapped), k, vmapped), masks)
+  state = fit(state, STEPS, vmapped)
   assert_same_bits(
-    state._replace(best=None), unbroken(replicated)._replace(best=None)
+    state._replace(best=None), unbroken(vmapped)._replace(best=None)
   )
 
 
@@ -167,10 +168,10 @@ def test_training_is_that_of_a_plain_loop():
   chex.assert_trees_all_equal(unbroken().model_state, model_state)
 
 
-@pytest.mark.parametrize('replicated', [False, True])
-def test_steps_dispatched_one_by_one_are_those_of_the_loop(replicated):
-  train = trainer(replicated, scanned=False)
-  state = train.init(KEYS if replicated else KEYS[0])
+@pytest.mark.parametrize('vmapped', [False, True])
+def test_steps_dispatched_one_by_one_are_those_of_the_loop(vmapped):
+  train = trainer(vmapped, scanned=False)
+  state = train.init(KEYS if vmapped else KEYS[0])
   reports = []
   whole = train.fit(
     state, DATA, until=STEPS, report=lambda step, _: reports.append(step)
@@ -178,7 +179,7 @@ def test_steps_dispatched_one_by_one_are_those_of_the_loop(replicated):
   assert reports == [4, 8]
   assert int(whole.step) == STEPS
   chex.assert_trees_all_close(
-    unkeyed(whole), unkeyed(unbroken(replicated)), rtol=1e-4, atol=1e-6
+    unkeyed(whole), unkeyed(unbroken(vmapped)), rtol=1e-4, atol=1e-6
   )
   traces = len(TRACES)
   for until in (0, 3, 5, STEPS):
@@ -265,23 +266,23 @@ def test_nothing_is_traced_twice():
   assert len(TRACES) == once
 
 
-@pytest.mark.parametrize('replicated', [False, True])
-def test_reports_come_at_multiples(replicated):
+@pytest.mark.parametrize('vmapped', [False, True])
+def test_reports_come_at_multiples(vmapped):
   reports = []
-  state = fit(start(replicated), 3, replicated, report=reports.append)
+  state = fit(start(vmapped), 3, vmapped, report=reports.append)
   assert not reports
-  fit(state, STEPS, replicated, report=lambda *args: reports.append(args))
+  fit(state, STEPS, vmapped, report=lambda *args: reports.append(args))
   assert [step for step, _ in reports] == [4, 8]
   for step, metrics in reports:
     assert set(metrics) == {'loss', 'norm'}
-    now = fit(start(replicated), step, replicated)
-    call = jax.vmap(evaluate, (0, 0, None)) if replicated else evaluate
+    now = fit(start(vmapped), step, vmapped)
+    call = jax.vmap(evaluate, (0, 0, None)) if vmapped else evaluate
     expected = jax.jit(call)(now.params, now.model_state, DATA)
     chex.assert_trees_all_close(metrics, expected, rtol=1e-5)
 
 
 @functools.cache
-def counter(replicated):
+def counter(vmapped):
   """Params count the steps; the losses of evaluations are in the data."""
 
   def count_loss(params, model_state, batch, key):
@@ -300,7 +301,7 @@ def counter(replicated):
     lambda data, key, step: None,
     evaluate=look_up,
     every=2,
-    replicated=replicated,
+    vmapped=vmapped,
   )
 
 
@@ -346,7 +347,7 @@ def test_with_masks_forgets_the_best():
   train = counter(False)
   state = train.fit(train.init(KEYS[0]), jnp.array([[1.0, 2.0]]), until=4)
   assert state.best.step == 2
-  best = training.no_best(state.step, state.params, {}, state.key)
+  best = no_best(state.step, state.params, {}, state.key)
   assert (int(best.step), float(best.loss)) == (4, INF)
   assert best.params is state.params
 
@@ -388,7 +389,7 @@ def test_masks_have_to_fit():
 
 def test_until_must_not_lie_behind():
   message = (
-    'The state is at step 3 already, but `until` was 2. Give a later step, or'
+    'The state is already at step 3, but `until` was 2. Pass a later step, or'
     ' start from an earlier state.'
   )
   with pytest.raises(ValueError, match=re.escape(message)):
@@ -401,12 +402,12 @@ def test_every_must_be_positive(every):
     lth.trainer(init, loss, optax.sgd(0.1), batch, every=every)
 
 
-@pytest.mark.parametrize('replicated', [False, True])
-def test_without_evaluation_nothing_is_measured(replicated):
+@pytest.mark.parametrize('vmapped', [False, True])
+def test_without_evaluation_nothing_is_measured(vmapped):
   train = lth.trainer(
-    init, loss, optax.sgd(0.1), batch, every=3, replicated=replicated
+    init, loss, optax.sgd(0.1), batch, every=3, vmapped=vmapped
   )
-  state = train.init(KEYS if replicated else KEYS[0])
+  state = train.init(KEYS if vmapped else KEYS[0])
   state = train.fit(state, DATA, until=5)
   assert np.isinf(state.best.loss).all()
   assert not state.best.step.any()
@@ -414,11 +415,11 @@ def test_without_evaluation_nothing_is_measured(replicated):
     train.fit(state, DATA, until=6, report=print)
 
 
-@pytest.mark.parametrize('replicated', [False, True])
-def test_keys_must_be_as_many_as_the_runs(replicated):
-  train = lth.trainer(init, loss, optax.sgd(0.1), batch, replicated=replicated)
-  with pytest.raises(ValueError, match='replicated=True'):
-    train.init(KEYS[0] if replicated else KEYS)
+@pytest.mark.parametrize('vmapped', [False, True])
+def test_keys_must_be_as_many_as_the_runs(vmapped):
+  train = lth.trainer(init, loss, optax.sgd(0.1), batch, vmapped=vmapped)
+  with pytest.raises(ValueError, match='vmapped=True'):
+    train.init(KEYS[0] if vmapped else KEYS)
 
 
 @pytest.mark.parametrize('metrics', [{}, {'loss': jnp.ones(2)}])
@@ -435,8 +436,8 @@ def test_evaluations_need_a_scalar_loss(metrics):
     train.fit(train.init(KEYS[0]), DATA, until=1)
 
 
-@pytest.mark.parametrize('replicated', [False, True])
-def test_keys_of_either_style_may_be_anywhere(replicated):
+@pytest.mark.parametrize('vmapped', [False, True])
+def test_keys_of_either_style_may_be_anywhere(vmapped):
   train = lth.trainer(
     lambda key: (jnp.ones(2), {'rngs': key}),
     lambda params, state, batch, key: (
@@ -447,15 +448,15 @@ def test_keys_of_either_style_may_be_anywhere(replicated):
     lambda data, key, step: jax.random.normal(key, 2),
     evaluate=lambda params, state, data: {'loss': 1.0},
     every=2,
-    replicated=replicated,
+    vmapped=vmapped,
   )
   results = []
   for key in (jax.random.key(0), jax.random.PRNGKey(0)):
-    key = jax.random.split(key) if replicated else key
+    key = jax.random.split(key) if vmapped else key
     results.append(train.fit(train.init(key), None, until=4))
   old = jax.tree.map(np.asarray, results[1])
   chex.assert_trees_all_equal(unkeyed(results[0]), old)
-  assert old.best.loss.shape == ((2,) if replicated else ())
+  assert old.best.loss.shape == ((2,) if vmapped else ())
   assert (old.best.step == 2).all()
 
 
@@ -473,7 +474,7 @@ def note_alive(params, model_state, batch, key):
 
 
 @functools.cache
-def sparse_trainer(tx, replicated=False, scanned=True):
+def sparse_trainer(tx, vmapped=False, scanned=True):
   def start(key):
     counts = {'alive': jnp.zeros(STEPS, jnp.int32), 'count': jnp.int32(0)}
     return init(key)[0], counts
@@ -489,7 +490,7 @@ def sparse_trainer(tx, replicated=False, scanned=True):
     batch,
     evaluate=measure,
     every=EVERY,
-    replicated=replicated,
+    vmapped=vmapped,
     scanned=scanned,
   )
 
@@ -514,11 +515,11 @@ SPARSE = {
 
 
 @functools.cache
-def sparse_run(method, replicated=False):
-  train = sparse_trainer(SPARSE[method], replicated)
+def sparse_run(method, vmapped=False):
+  train = sparse_trainer(SPARSE[method], vmapped)
   reports = []
   state = train.fit(
-    train.init(KEYS if replicated else KEYS[0]),
+    train.init(KEYS if vmapped else KEYS[0]),
     DATA,
     until=STEPS,
     report=lambda step, metrics: reports.append(metrics['alive']),
@@ -526,19 +527,19 @@ def sparse_run(method, replicated=False):
   return state, np.asarray(reports)
 
 
-@pytest.mark.parametrize('replicated', [False, True])
+@pytest.mark.parametrize('vmapped', [False, True])
 @pytest.mark.parametrize('method', SPARSE)
-def test_the_network_is_sparse_from_the_first_step_on(method, replicated):
-  keys = KEYS if replicated else KEYS[0]
-  first = sparse_trainer(SPARSE[method], replicated).init(keys)
-  state, reports = sparse_run(method, replicated)
+def test_the_network_is_sparse_from_the_first_step_on(method, vmapped):
+  keys = KEYS if vmapped else KEYS[0]
+  first = sparse_trainer(SPARSE[method], vmapped).init(keys)
+  state, reports = sparse_run(method, vmapped)
   alive = state.model_state['alive']
   # Weights just grown are zero, from the third step of RigL on.
   assert (alive[..., :3] == 6).all()
   assert (alive <= 6).all()
   assert reports.size
   assert (reports <= 6).all()
-  shape = (3,) if replicated else ()
+  shape = (3,) if vmapped else ()
   dense = method != 'rigl'
   for s in (first, state):
     kernels = np.asarray(s.params['kernel']).reshape(*shape, -1)
@@ -575,7 +576,7 @@ def test_replicates_do_not_pay_for_moves_at_every_step(wrapped):
       lambda rate: optax.chain(optax.scale(rate), rigl(key))
     )(rate=1.0),
   }[wrapped](KEYS[0])
-  train = sparse_trainer(tx, replicated=True, scanned=False)
+  train = sparse_trainer(tx, vmapped=True, scanned=False)
   state = train.init(KEYS)
 
   def one_step(params, opt_state):
@@ -590,7 +591,7 @@ def test_replicates_do_not_pay_for_moves_at_every_step(wrapped):
 
 
 def test_seeds_may_draw_first_masks_of_their_own():
-  train = sparse_trainer(rigl, replicated=True)
+  train = sparse_trainer(rigl, vmapped=True)
   first = train.init(KEYS)
   masks = np.asarray(lth.get_masks(first.opt_state)['kernel'])
   assert len({m.tobytes() for m in masks}) == 3

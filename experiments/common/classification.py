@@ -103,7 +103,7 @@ class Classification:
       self._batch,
       evaluate=self._validate,
       every=every,
-      replicated=True,
+      vmapped=True,
       scanned=scans_well(self.params),
     )
 

@@ -1,6 +1,5 @@
 """Finding winning tickets, rewinding them, their controls, and other data."""
 
-from lthjax.tickets._colt import colt
 from lthjax.tickets._controls import (
   random_signs,
   reshuffle,
@@ -8,8 +7,6 @@ from lthjax.tickets._controls import (
   signed_constant,
 )
 from lthjax.tickets._early_bird import EarlyBird, early_bird, settled
-from lthjax.tickets._imp import imp, one_shot
-from lthjax.tickets._levels import Ticket
 from lthjax.tickets._parts import (
   ChanceOverlap,
   core_and_specialists,
@@ -22,6 +19,7 @@ from lthjax.tickets._rewind import (
   rewind_weights,
 )
 from lthjax.tickets._sanity import hybrid, inverted, random_quotas, smart_ratio
+from lthjax.tickets._search import Ticket, colt, imp, one_shot
 from lthjax.tickets._transfer import transfer
 
 __all__ = [

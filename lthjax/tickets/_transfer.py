@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lthjax import masks as masks_lib
 from lthjax import trees
-from lthjax.tickets._levels import Ticket
+from lthjax.tickets._search import Ticket
 
 
 def transfer(

@@ -1,19 +1,13 @@
 """A resumable training loop over one value that holds everything."""
 
-from lthjax.training._loop import (
-  Best,
-  Trainer,
-  TrainState,
-  no_best,
-  trainer,
-  with_masks,
-)
+from lthjax.training._loop import Trainer, trainer
+from lthjax.training._state import Best, DivergedError, TrainState, with_masks
 
 __all__ = [
   'Best',
+  'DivergedError',
   'TrainState',
   'Trainer',
-  'no_best',
   'trainer',
   'with_masks',
 ]

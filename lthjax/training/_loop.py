@@ -7,7 +7,7 @@ gives the same bits. A rewound ticket is therefore an old value of the state
 with other masks in it.
 """
 
-import operator
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,67 +16,29 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lthjax import trees
-from lthjax.opt_state import (
-  forward_params,
-  keeps_dense_params,
-  set_masks,
-  share_steps,
-)
+from lthjax import _checks, trees
+from lthjax.opt_state import forward_params, keeps_dense_params, share_steps
+from lthjax.training._state import Best, DivergedError, TrainState, no_best
 
+Init = Callable[[chex.PRNGKey], tuple[chex.ArrayTree, chex.ArrayTree]]
 Loss = Callable[
   [chex.ArrayTree, chex.ArrayTree, Any, chex.PRNGKey],
   tuple[jax.Array, chex.ArrayTree],
 ]
 Metrics = dict[str, jax.Array]
-
-
-class Best(NamedTuple):
-  """The evaluation with the lowest loss so far.
-
-  Attributes:
-    step: when it was, int32.
-    loss: how low, float32; infinity before the first evaluation.
-    params: params at that step, as the network ran with them.
-    model_state: model state at that step.
-  """
-
-  step: chex.Array
-  loss: chex.Array
-  params: chex.ArrayTree
-  model_state: chex.ArrayTree
-
-
-class TrainState(NamedTuple):
-  """Everything that training depends on.
-
-  With replicates all leaves but ``step`` have a leading axis, one entry a run.
-
-  Attributes:
-    step: number of steps done, int32.
-    params: trained params.
-    opt_state: state of the optimizer, masks included.
-    model_state: what the model carries beside params, such as the running
-      statistics of BatchNorm; an empty dict if nothing.
-    key: random key of the data order and of the loss's noise.
-    best: the best evaluation so far: what early stopping would return.
-  """
-
-  step: chex.Array
-  params: chex.ArrayTree
-  opt_state: optax.OptState
-  model_state: chex.ArrayTree
-  key: chex.PRNGKey
-  best: Best
+Optimizer = (
+  optax.GradientTransformation
+  | Callable[[chex.PRNGKey], optax.GradientTransformation]
+)
 
 
 class Trainer(NamedTuple):
-  """What `trainer` returns.
+  """The result of `trainer`.
 
   Attributes:
-    init: ``init(key) -> state``; with replicates, ``init(keys)``.
+    init: ``init(key) -> state``; with vmapped runs, ``init(keys)``.
     fit: ``fit(state, data, *, until, report=None) -> state`` trains up to the
-      step ``until``. After each evaluation ``report(step, metrics)`` is called
+      step ``until``. After each evaluation, ``report(step, metrics)`` is called
       with arrays that may still be being computed.
   """
 
@@ -85,49 +47,53 @@ class Trainer(NamedTuple):
 
 
 def trainer(
-  init: Callable[[chex.PRNGKey], tuple[chex.ArrayTree, chex.ArrayTree]],
+  init: Init,
   loss: Loss,
-  tx: optax.GradientTransformation
-  | Callable[[chex.PRNGKey], optax.GradientTransformation],
+  tx: Optimizer,
   batch: Callable[[Any, chex.PRNGKey, jax.Array], Any],
   *,
   evaluate: Callable[..., Metrics] | None = None,
   every: int = 100,
-  replicated: bool = False,
+  vmapped: bool = False,
   scanned: bool = True,
+  check_finite: bool = True,
 ) -> Trainer:
   """Builds a training loop that is compiled once.
 
-  Steps run on the device in chunks of ``every``, without a host round trip a
-  step. Masks, seeds, data and the last step are arguments of the compiled loop.
-  To save a long run now and then, call ``fit`` for a part of the steps at a
-  time: the bits are the same.
+  Steps run on the device in chunks of ``every``, without a round trip to the
+  host per step. Masks, seeds, data and the last step are arguments of the
+  compiled loop. To save a long run now and then, call ``fit`` for a part of the
+  steps at a time: the bits are the same.
 
   Args:
-    init: ``init(key) -> (params, model_state)``, such as a model of
-      `lthjax.models` has it.
+    init: ``init(key) -> (params, model_state)``, as in `lthjax.models`.
     loss: ``loss(params, model_state, batch, key) -> (scalar, model_state)``.
-    tx: any optax optimizer; `lthjax.static` of it to train tickets. Or
+    tx: any optax optimizer; for tickets, `lthjax.static` of one. Or a function
       ``tx(key)`` that makes one, such as ``lambda key: lthjax.rigl(inner,
       lthjax.random_masks(key, sparsity=0.9), ...)``, so that every run draws
-      initial masks of its own. Params start under the masks.
-    batch: ``batch(data, key, step)``, the batch of a step as a pure function.
+      initial masks of its own. The key may decide only what ``init`` puts into
+      the optimizer state: all runs are updated by one optimizer, which ``tx``
+      makes from an arbitrary key.
+    batch: ``batch(data, key, step)``, the batch at a step as a pure function.
     evaluate: ``evaluate(params, model_state, data) -> metrics`` with a scalar
       ``'loss'``, usually on validation data; the state keeps the params of the
       step where it is lowest.
     every: number of steps between evaluations, which happen at its multiples.
-    replicated: train several runs side by side with `jax.vmap`; ``init`` of the
-      trainer then takes an array of keys.
+    vmapped: whether to train several runs side by side with `jax.vmap`;
+      ``init`` of the trainer then takes an array of keys.
     scanned: loop over steps on the device. On a CPU, XLA runs convolutions many
       times slower inside a loop (https://github.com/jax-ml/jax/issues/12868):
       turn this off there, and each step is dispatched from Python.
+    check_finite: raise `lthjax.training.DivergedError` once the loss of every
+      run has become NaN or infinite, checked every ``every`` steps. Of several
+      runs, those that diverge are marked in ``state.diverged`` and the others
+      train on.
 
   Returns:
     The pair ``(init, fit)``.
 
   Raises:
-    ValueError: if ``every`` is not positive; from ``fit`` if ``until`` is
-      before the step of the state.
+    DivergedError: from ``fit``.
 
   Example:
     >>> import jax, jax.numpy as jnp, optax
@@ -141,61 +107,95 @@ def trainer(
     >>> state.params['w'].ravel().round(3)
     Array([1., 1.], dtype=float32)
   """
-  if every < 1:
-    raise ValueError(f'`every` was {every}, but must be at least 1 step.')
-
-  # Keys are in the state from `init` on: for updates, any will do.
+  every = _checks.at_least('every', every, 1)
   update = (tx(jax.random.key(0)) if callable(tx) else tx).update
-
-  def init_run(key):
-    init_key, run_key = jax.random.split(key)
-    params, model_state = init(init_key)
-    own = tx(trees.fold_in_name(key, 'tx')) if callable(tx) else tx
-    opt_state = own.init(params)
-    if not keeps_dense_params(opt_state):
-      params = forward_params(opt_state, params)
-    return params, opt_state, model_state, run_key
-
-  def train_step(params, opt_state, model_state, key, step, data):
-    batch_key, noise_key = jax.random.split(key)
-    grads, model_state = jax.grad(loss, has_aux=True)(
-      _run_params(opt_state, params),
-      model_state,
-      batch(data, batch_key, step),
-      jax.random.fold_in(noise_key, step),
-    )
-    updates, opt_state = update(grads, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state, model_state
-
-  def measure(params, model_state, best, step, data):
-    assert evaluate is not None
-    metrics = evaluate(params, model_state, data)
-    if 'loss' not in metrics or jnp.ndim(metrics['loss']):
-      raise ValueError(
-        "`evaluate` must return a scalar 'loss' among its metrics, but returned"
-        f' {", ".join(f"{k} {jnp.shape(v)}" for k, v in metrics.items())}.'
-      )
-    loss_now = jnp.asarray(metrics['loss'], jnp.float32)
-    now = Best(step, loss_now, params, model_state)
-    better = now.loss < best.loss
-    best = jax.tree.map(lambda a, b: jnp.where(better, a, b), now, best)
-    return best, metrics
-
-  if replicated:
-    init_run = jax.vmap(init_run)
-    train_run = train_step
-
-    def train_step(params, opt_state, model_state, key, step, data):
-      opt_state, axes = share_steps(opt_state)
-      return jax.vmap(train_run, in_axes=(0, axes, 0, 0, None, None))(
-        params, opt_state, model_state, key, step, data
-      )
-
+  start = functools.partial(_start, init, tx)
+  step = functools.partial(_step, loss, batch, update)
+  measure = functools.partial(_measure, evaluate)
+  has_bad = _has_bad
+  if vmapped:
+    start, has_bad = jax.vmap(start), jax.vmap(has_bad)
+    step = functools.partial(_step_runs, step)
     measure = jax.vmap(measure, in_axes=(0, 0, 0, None, None))
+  programs = _compile(start, step, measure, has_bad)
+
+  def init_checked(key):
+    if jnp.ndim(jax.random.key_data(key)) != 1 + vmapped:
+      raise ValueError(
+        'The trainer has `vmapped=True` and needs an array of keys, such as'
+        ' `jax.random.split(key, 3)`.'
+        if vmapped
+        else 'The trainer needs one key; to train several runs side by side,'
+        ' build it with `vmapped=True`.'
+      )
+    return programs.init(key)
+
+  def fit(state, data, *, until, report=None):
+    if report is not None and evaluate is None:
+      raise ValueError(
+        '`report` is called after evaluations, but this trainer has no'
+        ' `evaluate`: pass one to `trainer`.'
+      )
+    now, until = int(state.step), _checks.integer('until', until)
+    if until < now:
+      raise ValueError(
+        f'The state is already at step {now}, but `until` was {until}. Pass a'
+        ' later step, or start from an earlier state.'
+      )
+    advance = functools.partial(programs.advance, scanned)
+    while now < until:
+      before, now = state, min(until, (now // every + 1) * every)
+      state = advance(before, data, now)
+      if check_finite:
+        state = programs.mark_bad(state)
+        _raise_if_diverged(state, functools.partial(advance, before, data))
+      if evaluate is not None and now % every == 0:
+        state, metrics = programs.evaluate(state, data)
+        if report is not None:
+          report(now, metrics)
+    return state
+
+  return Trainer(init_checked, fit)
+
+
+class _Programs(NamedTuple):
+  """The compiled parts of a training loop, for one run or several."""
+
+  init: Callable[..., TrainState]
+  one_step: Callable[..., TrainState]
+  scan_steps: Callable[..., TrainState]
+  mark_bad: Callable[[TrainState], TrainState]
+  evaluate: Callable[..., tuple[TrainState, Metrics]]
+
+  def advance(
+    self, scanned: bool, state: TrainState, data: Any, until: int
+  ) -> TrainState:
+    """Trains up to a step; does nothing if the state is there already."""
+    if scanned:
+      return self.scan_steps(state, data, jnp.int32(until))
+    for _ in range(int(state.step), until):
+      state = self.one_step(state, data)
+    return state
+
+
+def _compile(start, step, measure, has_bad) -> _Programs:
+  """Compiles what happens to the state, each part once."""
 
   @jax.jit
-  def one_step(state, data):
-    params, opt_state, model_state = train_step(
+  def init(key):
+    params, opt_state, model_state, run_key = start(key)
+    seen, first = _run_params(opt_state, params), jnp.int32(0)
+    best = no_best(first, seen, model_state, run_key)
+    never = jnp.full_like(best.step, -1)
+    return TrainState(
+      first, params, opt_state, model_state, run_key, best, never
+    )
+
+  def clean(state):
+    return state._replace(params=_hold_zeros(state.opt_state, state.params))
+
+  def step_from(state, data):
+    params, opt_state, model_state, finite = step(
       state.params,
       state.opt_state,
       state.model_state,
@@ -208,146 +208,59 @@ def trainer(
       params=params,
       opt_state=opt_state,
       model_state=model_state,
+      diverged=_mark(state, ~finite),
     )
 
   @jax.jit
-  def scan_steps(state, data, until):
-    def body(_, state):
-      return one_step(state, data)
-
-    return jax.lax.fori_loop(state.step, until, body, state)
+  def one_step(state, data):
+    return step_from(clean(state), data)
 
   @jax.jit
-  def evaluate_state(state, data):
+  def scan_steps(state, data, until):
+    return jax.lax.fori_loop(
+      state.step, until, lambda _, state: step_from(state, data), clean(state)
+    )
+
+  @jax.jit
+  def mark_bad(state):
+    params = _run_params(state.opt_state, state.params)
+    return state._replace(diverged=_mark(state, has_bad(params)))
+
+  @jax.jit
+  def evaluate(state, data):
     params = _run_params(state.opt_state, state.params)
     best, metrics = measure(
       params, state.model_state, state.best, state.step, data
     )
     return state._replace(best=best), metrics
 
-  @jax.jit
-  def init_state(key):
-    params, opt_state, model_state, run_key = init_run(key)
-    start = jnp.int32(0)
-    best = no_best(start, _run_params(opt_state, params), model_state, run_key)
-    return TrainState(start, params, opt_state, model_state, run_key, best)
-
-  def init_checked(key):
-    if jnp.ndim(jax.random.key_data(key)) != 1 + replicated:
-      raise ValueError(
-        'The trainer has `replicated=True` and needs an array of keys, such as'
-        ' `jax.random.split(key, 3)`.'
-        if replicated
-        else 'The trainer needs one key; for several runs side by side, build'
-        ' it with `replicated=True`.'
-      )
-    return init_state(key)
-
-  def fit(state, data, *, until, report=None):
-    if report is not None and evaluate is None:
-      raise ValueError(
-        '`report` is called after evaluations, but this trainer has no'
-        ' `evaluate`: give `trainer` one.'
-      )
-    step, until = int(state.step), operator.index(until)
-    if until < step:
-      raise ValueError(
-        f'The state is at step {step} already, but `until` was {until}. Give'
-        ' a later step, or start from an earlier state.'
-      )
-    while step < until:
-      start, step = step, min(until, (step // every + 1) * every)
-      if scanned:
-        state = scan_steps(state, data, jnp.int32(step))
-      else:
-        for _ in range(start, step):
-          state = one_step(state, data)
-      if evaluate is not None and step % every == 0:
-        state, metrics = evaluate_state(state, data)
-        if report is not None:
-          report(step, metrics)
-    return state
-
-  return Trainer(init_checked, fit)
+  return _Programs(init, one_step, scan_steps, mark_bad, evaluate)
 
 
-def with_masks(state: TrainState, masks: chex.ArrayTree) -> TrainState:
-  """Puts masks into the params and the optimizer state of a training state.
+def _start(init: Init, tx: Optimizer, key: chex.PRNGKey) -> tuple[Any, ...]:
+  """Draws one run: params, optimizer state, model state and its key."""
+  init_key, run_key = jax.random.split(key)
+  params, model_state = init(init_key)
+  own = tx(trees.fold_in_name(key, 'tx')) if callable(tx) else tx
+  opt_state = own.init(params)
+  return _hold_zeros(opt_state, params), opt_state, model_state, run_key
 
-  The params stay dense where the optimizer keeps them so. The best evaluation
-  so far is forgotten, as it was that of other masks.
 
-  Args:
-    state: state whose optimizer is `lthjax.static` or another of `lthjax`.
-    masks: tree of masks that fits the params.
-
-  Returns:
-    The state of a ticket, ready to train.
-
-  Raises:
-    ValueError: if the masks do not fit.
-
-  Example:
-    >>> import jax, jax.numpy as jnp, optax
-    >>> import lthjax as lth
-    >>> masks = {'w': jnp.array([[True], [False]])}
-    >>> train = lth.trainer(
-    ...   init=lambda key: ({'w': jnp.ones((2, 1))}, {}),
-    ...   loss=lambda params, state, x, key: (jnp.sum(params['w']), state),
-    ...   tx=lth.static(optax.sgd(0.5), lth.masks.full(masks)),
-    ...   batch=lambda data, key, step: data,
-    ... )
-    >>> state = lth.training.with_masks(train.init(jax.random.key(0)), masks)
-    >>> train.fit(state, None, until=1).params['w'].ravel()
-    Array([0.5, 0. ], dtype=float32)
-  """
-  opt_state = set_masks(state.opt_state, masks)
-  params = forward_params(opt_state, state.params)
-  return state._replace(
-    params=state.params if keeps_dense_params(opt_state) else params,
-    opt_state=opt_state,
-    # A copy, so that the whole state can be donated.
-    best=no_best(
-      state.step,
-      jax.tree.map(jnp.copy, params),
-      jax.tree.map(jnp.copy, state.model_state),
-      state.key,
-    ),
+def _step(
+  loss, batch, update, params, opt_state, model_state, key, step, data
+) -> tuple[Any, ...]:
+  """Trains one run for one step; also returns whether the loss was finite."""
+  batch_key, noise_key = jax.random.split(key)
+  (value, model_state), grads = jax.value_and_grad(loss, has_aux=True)(
+    _run_params(opt_state, params),
+    model_state,
+    batch(data, batch_key, step),
+    jax.random.fold_in(noise_key, step),
   )
-
-
-def no_best(
-  step: chex.Array,
-  params: chex.ArrayTree,
-  model_state: chex.ArrayTree,
-  key: chex.PRNGKey,
-) -> Best:
-  """Starts to look for the best evaluation.
-
-  Args:
-    step: the present step.
-    params: the present params, of one run or of replicates.
-    model_state: the present model state.
-    key: key of the run, or keys of the replicates.
-
-  Returns:
-    These params as the best, at a loss of infinity.
-
-  Example:
-    >>> import jax, jax.numpy as jnp
-    >>> from lthjax import training
-    >>> keys = jax.random.split(jax.random.key(0), 2)
-    >>> training.no_best(jnp.int32(3), {'w': jnp.ones((2, 5))}, {}, keys).loss
-    Array([inf, inf], dtype=float32)
-  """
-  # (): one run; (n,): replicates. Keys of the old style end in an axis of two.
-  runs = jax.random.key_data(key).shape[:-1]
-  return Best(
-    step=jnp.full(runs, step, jnp.int32),
-    loss=jnp.full(runs, jnp.inf, jnp.float32),
-    params=params,
-    model_state=model_state,
-  )
+  updates, opt_state = update(grads, opt_state, params)
+  trained: Any = optax.apply_updates(params, updates)
+  params = _hold_zeros(opt_state, trained)
+  return params, opt_state, model_state, jnp.isfinite(value)
 
 
 def _run_params(
@@ -357,3 +270,78 @@ def _run_params(
   if keeps_dense_params(opt_state):
     return forward_params(opt_state, params)
   return params
+
+
+def _hold_zeros(
+  opt_state: optax.OptState, params: chex.ArrayTree
+) -> chex.ArrayTree:
+  """Puts +0.0 at dead weights, where updates of -w leave NaN that died as NaN.
+
+  XLA fuses this into the update. Before the loss it would cost a pass of its
+  own over the params.
+  """
+  if keeps_dense_params(opt_state):
+    return params
+  return forward_params(opt_state, params)
+
+
+def _step_runs(
+  step, params, opt_state, model_state, key, count, data
+) -> tuple[Any, ...]:
+  """Trains several runs for one step."""
+  opt_state, axes = share_steps(opt_state)
+  return jax.vmap(step, in_axes=(0, axes, 0, 0, None, None))(
+    params, opt_state, model_state, key, count, data
+  )
+
+
+def _measure(
+  evaluate, params, model_state, best, step, data
+) -> tuple[Best, Metrics]:
+  """Evaluates one run, and keeps it if it is the best so far."""
+  metrics = evaluate(params, model_state, data)
+  if 'loss' not in metrics or jnp.ndim(metrics['loss']):
+    raise ValueError(
+      "`evaluate` must return a scalar 'loss' among its metrics, but returned"
+      f' {", ".join(f"{k} {jnp.shape(v)}" for k, v in metrics.items())}.'
+    )
+  loss = jnp.asarray(metrics['loss'], jnp.float32)
+  now = Best(step, loss, params, model_state)
+  better = now.loss < best.loss  # Never for NaN; the first of equals stays.
+  return jax.tree.map(lambda a, b: jnp.where(better, a, b), now, best), metrics
+
+
+def _has_bad(params: chex.ArrayTree) -> jax.Array:
+  """Returns whether any weight of one run is NaN or infinite."""
+  bad = [
+    ~jnp.isfinite(x).all()
+    for x in jax.tree.leaves(params)
+    if jnp.issubdtype(x.dtype, jnp.inexact)
+  ]
+  return jnp.any(jnp.array(bad)) if bad else jnp.array(False)
+
+
+def _mark(state: TrainState, bad: jax.Array) -> jax.Array:
+  """Returns ``diverged`` with the present step where a run is bad now."""
+  new = bad & (state.diverged < 0)
+  return jnp.where(new, state.step, state.diverged).astype(jnp.int32)
+
+
+def _raise_if_diverged(
+  state: TrainState, train_until: Callable[[int], TrainState]
+) -> None:
+  """Raises if no run is left whose loss is finite."""
+  known = trees.concrete({'diverged': state.diverged})
+  if known is None or (diverged := known['diverged']).min() < 0:
+    return
+  step = int(diverged.max())
+  # Steps repeat to the bit, so that no older state has to be kept.
+  last = train_until(step - 1)
+  raise DivergedError(
+    f'The training loss became NaN or infinite at step {step}. Lower the'
+    ' learning rate, clip gradients, or train on with'
+    f' `trainer(..., check_finite=False)`. The state at step {int(last.step)}'
+    ' is the `state` of this error.',
+    step,
+    last,
+  )

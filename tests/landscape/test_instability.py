@@ -11,6 +11,7 @@ import pytest
 
 import lthjax as lth
 from lthjax import landscape
+from lthjax.training._state import no_best
 
 DATA = jnp.array([[1.0, -1.0], [3.0, 1.0], [-2.0, 0.5]])
 KEYS = jax.random.split(jax.random.key(1), 3)
@@ -112,7 +113,7 @@ def test_networks_are_what_runs_where_weights_stay_dense():
   tx = lth.straight_through(optax.sgd(0.1), sparsity=0.5)
   params = {'w': jnp.array([[1.0, 2.0]])}
   opt_state = tx.init(params)
-  best = lth.training.no_best(jnp.int32(0), params, {}, KEYS[0])
+  best = no_best(jnp.int32(0), params, {}, KEYS[0])
   state = lth.TrainState(jnp.int32(0), params, opt_state, {}, KEYS[0], best)
   report = landscape.instability(
     lambda state: state._replace(step=state.step + 1), state, KEYS, error=error

@@ -37,6 +37,11 @@ MASKS = {'w': jnp.ones(6, bool)}
 PARTS = [multiply(1, 1, 1, 1, 1, 9), multiply(0.1, 1, 1, 1, 1, 1)]
 
 
+def by(fraction, **options):
+  """Pruning of a fraction of the alive weights."""
+  return functools.partial(lth.prune, fraction=fraction, **options)
+
+
 def alive(ticket):
   return np.flatnonzero(ticket.masks['w']).tolist()
 
@@ -44,7 +49,7 @@ def alive(ticket):
 def test_three_levels_by_hand():
   found = list(
     tickets.colt(
-      PARTS, HAND, MASKS, levels=3, fraction=0.35, evaluate=lambda s: s.step
+      PARTS, HAND, MASKS, levels=3, prune=by(0.35), evaluate=lambda s: s.step
     )
   )
   # 6 5 4 3 2 9 keeps all but 3 and 2; 0.6 5 4 3 2 1 all but 0.6 and 1. From
@@ -63,7 +68,7 @@ def test_one_part_is_imp():
   rng = np.random.default_rng(0)
   state = State({'w': jnp.asarray(rng.normal(size=40), jnp.float32)})
   train = multiply(*rng.normal(size=40))
-  arguments = {'levels': 5, 'fraction': 0.3, 'rounding': 'ceil'}
+  arguments = {'levels': 5, 'prune': by(0.3, rounding='ceil')}
   masks = {'w': jnp.ones(40, bool)}
   for one, other in zip(
     tickets.colt([train], state, masks, **arguments),
@@ -117,7 +122,7 @@ def test_replicates_prune_on_their_own():
     State(params),
     {'w': jnp.ones((2, 30), bool)},
     levels=3,
-    replicated=True,
+    vmapped=True,
   )
   single = [
     tickets.colt(
@@ -145,12 +150,12 @@ def test_nothing_in_common_names_the_leaf():
     return train
 
   found = tickets.colt(
-    [part(1), part(-1)], State(params), masks, levels=2, fraction=0.5
+    [part(1), part(-1)], State(params), masks, levels=2, prune=by(0.5)
   )
   assert next(found).level == 0
   message = (
     'At level 1, the parts keep no weight in common in w. Stop before that'
-    ' level, or prune a smaller `fraction`.'
+    ' level, or prune less per level.'
   )
   with pytest.raises(ValueError, match=message):
     next(found)
@@ -170,13 +175,13 @@ def test_every_part_has_to_hold_zeros():
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    ({'trains': []}, '`trains` was empty, but must have a training function'),
+    ({'trains': []}, '`trains` was empty, but must be a list of at least'),
     ({'levels': 0}, '`levels` was 0, but must be at least 1'),
-    ({'fraction': 1.0}, '`fraction` was 1.0, but must be in'),
-    ({'fraction': {'x*': 0.1}}, "match no prunable leaf: 'x*'"),
-    ({'scope': 'net'}, "`scope` was 'net', but must be"),
+    ({'prune': by(1.0)}, '`fraction` was 1.0, but must be in'),
+    ({'prune': by({'x*': 0.1})}, "match no prunable leaf: 'x*'"),
+    ({'prune': by(0.1, scope='net')}, "`scope` was 'net', but must be"),
     ({'masks': {'w': jnp.ones(5, bool)}}, 'w: mask of shape (5,), params of'),
-    ({'replicated': True}, 'The state is that of one run, but `replicated`'),
+    ({'vmapped': True}, 'The state is that of one run, but `vmapped`'),
   ],
 )
 def test_bad_input_is_refused_before_any_training(change, message):
@@ -201,7 +206,7 @@ def test_bad_input_is_refused_before_any_training(change, message):
       {'trained': (HAND,)},
       'was a tuple of 1, but must be a tuple with a train',
     ),
-    ({'trained': (HAND, None)}, 'trained state for each of the 2 parts. Give'),
+    ({'trained': (HAND, None)}, 'trained state for each of the 2 parts. Pass'),
     ({'trained': None}, '`resume.trained` was a NoneType, but must be'),
     ({'masks': {'v': MASKS['w']}}, '`resume` is not a ticket of this search. '),
     ({'masks': {'w': jnp.ones(5, bool)}}, 'w: mask of shape (6,), other masks'),

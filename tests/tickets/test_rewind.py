@@ -13,6 +13,7 @@ import pytest
 
 import lthjax as lth
 from lthjax import tickets, training
+from lthjax.training._state import no_best
 
 
 def full(value, step):
@@ -26,7 +27,7 @@ def full(value, step):
     ._replace(trace=params),
     model_state={'mean': jnp.full(2, value)},
     key=jax.random.key(step),
-    best=training.no_best(jnp.int32(step), params, {}, jax.random.key(0)),
+    best=no_best(jnp.int32(step), params, {}, jax.random.key(0)),
   )
 
 

@@ -1,0 +1,141 @@
+"""Checks of the arguments of a search and of the states that come back."""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lthjax import masks as masks_lib
+from lthjax import trees
+from lthjax.training._state import TrainState
+
+State = Any
+
+
+def as_functions(name: str, functions: Any) -> list[Any]:
+  """Returns functions as a list, of which there is at least one."""
+  if callable(functions) or not (found := list(functions)):
+    given = 'a function' if callable(functions) else 'empty'
+    raise ValueError(
+      f'`{name}` was {given}, but must be a list of at least one function.'
+    )
+  return found
+
+
+def watch(
+  start: State, params: Callable[[State], chex.ArrayTree]
+) -> Callable[[], None]:
+  """Returns a check that training left the state it was given unchanged."""
+
+  def arrays():
+    leaves = jax.tree.leaves((start, params(start)))
+    return [x for x in leaves if isinstance(x, jax.Array | np.ndarray)]
+
+  # Arrays of JAX are values; those of NumPy may be written to.
+  before = [x.copy() if isinstance(x, np.ndarray) else x for x in arrays()]
+
+  def check():
+    after = arrays()
+    if any(isinstance(x, jax.Array) and x.is_deleted() for x in after):
+      raise ValueError(
+        '`train` donated the state it was given, but rewinding needs it. Leave'
+        ' out `donate_argnums`, or donate a copy: `jax.tree.map(jnp.copy,'
+        ' state)`.'
+      )
+    if len(before) != len(after) or not all(map(_same, before, after)):
+      raise ValueError(
+        '`train` changed the state it was given, but rewinding needs that'
+        ' state. Train a copy and return it; for a Flax NNX module, start with'
+        ' `model = nnx.clone(model)`.'
+      )
+
+  return check
+
+
+def _same(a: Any, b: Any) -> bool:
+  """Compares two arrays bit for bit, at no cost if they are one object."""
+  if a is b:
+    return True
+  if a.shape != b.shape or a.dtype != b.dtype:
+    return False
+  if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+    a, b = jax.random.key_data(a), jax.random.key_data(b)
+  nan = jnp.issubdtype(a.dtype, jnp.inexact)
+  return bool(jnp.array_equal(a, b, equal_nan=nan))
+
+
+def check_steps(start: State, trained: State) -> None:
+  """Raises if a training state did not move on."""
+  if isinstance(trained, TrainState) and trained.step == start.step:
+    raise ValueError(
+      f'`train` took no steps: the state was already at step {int(start.step)}.'
+      ' To go on from there, train until `int(state.step) + steps`.'
+    )
+
+
+def check_dead(masks: chex.ArrayTree, params: chex.ArrayTree) -> None:
+  """Raises if a training function did not hold dead weights at zero."""
+  trees.check_like(masks, params, 'params that `train` returned')
+  values = trees.by_name(params)
+  wrong = {
+    name: jnp.any((values[name] != 0) & ~mask)
+    for name, mask in trees.by_name(masks).items()
+    if mask is not None
+  }
+  if names := [n for n, x in jax.device_get(wrong).items() if x]:
+    raise ValueError(
+      '`train` returned weights that are not zero where the masks are false,'
+      f' in {", ".join(names)}. Start it with'
+      ' `state = lthjax.training.with_masks(state, masks)`, and train with'
+      ' `lthjax.static(tx, masks)`.'
+    )
+
+
+def check_vmapped(state: State, vmapped: bool) -> None:
+  """Raises if runs side by side would be pruned as one, or one as several."""
+  if isinstance(state, TrainState) and jnp.ndim(state.best.loss) != vmapped:
+    raise ValueError(
+      'The state is that of several runs side by side: pass `vmapped=True` to'
+      ' prune each on its own.'
+      if not vmapped
+      else 'The state is that of one run, but `vmapped` was True. Leave it out,'
+      ' or train several runs with `trainer(..., vmapped=True)`.'
+    )
+
+
+def check_resume(
+  resume: Any,
+  masks: chex.ArrayTree,
+  state: State,
+  parts: int | None = None,
+) -> None:
+  """Raises if a search cannot go on from a ticket; parts are those of COLT."""
+  if resume is None:
+    return
+  try:
+    masks_lib.intersect(masks, resume.masks)
+  except ValueError as error:
+    raise ValueError(
+      f'`resume` is not a ticket of this search. {error}'
+    ) from error
+  trained = resume.trained
+  several = type(trained) is tuple
+  if parts is None and several and type(state) is not tuple:
+    raise ValueError(
+      f'`resume.trained` was a tuple of {len(trained)}, as in a ticket of'
+      ' `colt`, but must be one state. Pass the last ticket that this search'
+      ' yielded.'
+    )
+  if parts is not None and not (
+    several and len(trained) == parts and not any(map(trees.is_none, trained))
+  ):
+    kind = type(trained).__name__
+    given = f'a tuple of {len(trained)}' if several else f'a {kind}'
+    raise ValueError(
+      f'`resume.trained` was {given}, but must be a tuple with a trained state'
+      f' for each of the {parts} parts. Pass the last ticket that `colt`'
+      ' yielded for them, with its states.'
+    )
