@@ -27,7 +27,6 @@ from lthjax import (
   training,
   trees,
 )
-from lthjax._sparse_forward import SparseForwardState
 from lthjax._sparsify import SparsifyState, Topology, sparsify
 from lthjax.opt_state import forward_params, get_masks, set_masks
 from lthjax.proxies import rank
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
 __version__ = '0.2.0'
 
 __all__ = [
-  'SparseForwardState',
   'SparsifyState',
   'Topology',
   'TrainState',

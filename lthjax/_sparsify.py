@@ -1,9 +1,9 @@
-"""Training with some weights held at exactly zero, as an optax transformation.
+"""Sparse training as an optax transformation around any optimizer.
 
-`sparsify` wraps any optimizer. What it wraps sees a smaller model: the
-gradients, weights and optimizer slots of dead weights are zero, so that norms,
-clipping, moments and decay concern alive weights only. What comes out makes
-`optax.apply_updates` land dead weights on exactly +0.0.
+`sparsify` wraps any optimizer. The wrapped optimizer sees a smaller model: the
+gradients, weights and optimizer slots of weights that do not train are zero, so
+that norms, clipping, moments and weight decay concern the others only. Weights
+that do not train land on exactly +0.0, or wait at their values.
 """
 
 from collections.abc import Callable
@@ -14,21 +14,28 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lthjax import trees
+from lthjax import _checks, trees
 
 
 class Topology(NamedTuple):
-  """How the alive set starts and moves: a few pure functions.
+  """A few pure functions that choose the masks at the start and move them.
+
+  The state of a topology is a NamedTuple with a field ``masks``: the weights
+  that the network runs with. These train, and all others are held at zero. If
+  the state has a field ``backward`` as well, params stay dense: the weights in
+  ``backward`` train (`None` at a leaf trains all of it), and all others keep
+  their values. The loss is then taken at `lthjax.forward_params`.
 
   Attributes:
-    init: ``init(params) -> state``; the state is a NamedTuple that has a field
-      ``masks``.
+    init: ``init(params) -> state``.
     move: ``move(state, params, grads, step) -> state`` with other masks, called
-      at the steps that ``moves`` tells, with the gradients of all weights, dead
-      ones included. `None` where masks never move.
-    moves: ``moves(step) -> bool``, traced; steps are counted from 1.
+      at the steps that ``moves`` selects, with the gradients of all weights,
+      dead ones included. `None` if masks never move.
+    moves: ``moves(step) -> bool``, traced or not; steps are counted from 1.
     observe: ``observe(state, grads) -> state``, called at every step before
       masks move, to keep statistics of the gradients; `None` for nothing.
+    penalize: ``penalize(state, grads, params) -> grads``, which adds to the
+      gradients before the optimizer sees them; `None` adds nothing.
     applies_gradient: whether a step that moves masks also trains. Then the
       masks move after the weights; otherwise they move instead, and of the
       optimizer only the counts of steps go on.
@@ -38,8 +45,9 @@ class Topology(NamedTuple):
   move: Callable[[Any, optax.Params, optax.Updates, jax.Array], Any] | None = (
     None
   )
-  moves: Callable[[jax.Array], jax.Array] = lambda step: jnp.asarray(False)
+  moves: Callable[[jax.Array], Any] = lambda step: False
   observe: Callable[[Any, optax.Updates], Any] | None = None
+  penalize: Callable[[Any, optax.Updates, optax.Params], Any] | None = None
   applies_gradient: bool = False
 
 
@@ -56,28 +64,29 @@ class SparsifyState(NamedTuple):
   topology_state: Any
   inner_state: optax.OptState
 
+  @property
+  def keeps_dense(self) -> bool:
+    """Whether weights outside the masks keep their values."""
+    return hasattr(self.topology_state, 'backward')
+
 
 def sparsify(
   inner: optax.GradientTransformation, topology: Topology
 ) -> optax.GradientTransformationExtraArgs:
-  """Trains the alive weights with ``inner``; holds all others at zero.
+  """Trains the weights that a topology selects with ``inner``.
 
   Nothing may change the updates afterwards, so wrap the whole chain:
   ``sparsify(optax.chain(...), topology)``. With every weight alive the updates
-  are those of ``inner``, to the bit.
+  are those of ``inner``, bit for bit.
 
   Args:
     inner: any optax transformation whose state `optax.tree.map_params` can look
       into, which is all but `optax.sm3` and the line searches; extra arguments
       are passed on to it.
-    topology: which weights are alive, and how that changes.
+    topology: chooses which weights are alive, and moves them.
 
   Returns:
     A transformation whose ``update`` requires ``params``.
-
-  Raises:
-    ValueError: from ``init`` if the topology does not fit the params; from
-      ``update`` without ``params``, or with gradients that do not fit.
 
   Example:
     >>> import jax.numpy as jnp, optax
@@ -92,70 +101,85 @@ def sparsify(
 
   References:
     Frankle & Carbin, The Lottery Ticket Hypothesis, arXiv:1803.03635, section 2
-    (training of f(x; m * theta)).
+    (training of f(x; m * theta)). Bengio et al., Estimating or Propagating
+    Gradients Through Stochastic Neurons for Conditional Computation,
+    arXiv:1308.3432 (dense weights behind a sparse forward pass).
   """
   inner = optax.with_extra_args_support(inner)
 
   def init_fn(params):
+    step = jnp.zeros([], jnp.int32)
     if not jax.tree.leaves(params):
       # `optax.tree.map_params` probes `init` with a tree that has no leaves. A
       # leaf in place of the masks makes it pass over them whole.
-      topology_state = jnp.zeros([], bool)
-      return SparsifyState(
-        jnp.zeros([], jnp.int32), topology_state, inner.init(params)
-      )
+      return SparsifyState(step, jnp.zeros([], bool), inner.init(params))
     topology_state = topology.init(params)
-    alive = where_alive(topology_state.masks, params)
-    return SparsifyState(
-      step=jnp.zeros([], jnp.int32),
-      topology_state=topology_state,
-      inner_state=inner.init(alive),
-    )
+    trained = trained_masks(topology_state)
+    inner_state = inner.init(where_alive(trained, params))
+    inner_state = zero_slots(inner, inner_state, trained)
+    return SparsifyState(step, topology_state, inner_state)
 
-  def update_fn(updates, state, params=None, **extra_args):
-    if params is None:
-      raise ValueError(
-        '`sparsify` needs the current params to hold dead weights at zero:'
-        ' call `tx.update(grads, state, params)`.'
-      )
-    grads, old, step = updates, state.topology_state.masks, state.step + 1
-    trees.check_like(old, grads, 'gradients')
+  def update_fn(updates, state, params: Any = None, **extra_args):
+    _checks.needs_params('sparsify', params)
+    grads, topology_state, step = updates, state.topology_state, state.step + 1
+    trees.check_like(topology_state.masks, grads, 'gradients')
+    trained = trained_masks(topology_state)
 
-    # Functions, not values: a value that the `cond` below takes in would be
-    # written to memory at every step, where it is otherwise never whole.
+    # Closures, not values: an operand of the `cond` below would be written to
+    # memory at every step; recomputed inside, XLA fuses it away.
     def slots():
-      # Whatever is dead has none, also if `set_masks` killed it just now.
-      return zero_slots(inner, state.inner_state, old)
+      # `set_masks` may have killed weights since the last step.
+      return zero_slots(inner, state.inner_state, trained)
 
     def train():
+      pulled = grads
+      if topology.penalize is not None:
+        pulled = topology.penalize(topology_state, grads, params)
       return inner.update(
-        where_alive(old, grads), slots(), where_alive(old, params), **extra_args
+        where_alive(trained, pulled),
+        slots(),
+        where_alive(trained, params),
+        **extra_args,
       )
 
+    def hold(masks, updates):
+      f = _wait if state.keeps_dense else _land_on_zero
+      return jax.tree.map(f, masks, updates, params, is_leaf=trees.is_none)
+
+    def move(moved):
+      at: Any = params
+      if topology.applies_gradient:
+        # Computed again rather than kept, which would cost every other step.
+        updates = hold(trained, train()[0] if traced else trained_updates)
+        at = optax.apply_updates(params, updates)
+      if not state.keeps_dense:
+        at = where_alive(trained, at)
+      assert topology.move is not None
+      return topology.move(moved, at, grads, step)
+
     updates, inner_state = train()
-    topology_state = state.topology_state
     if topology.observe is not None:
       topology_state = topology.observe(topology_state, grads)
-    masks = old
+    now = trained
     if topology.move is not None:
       moving = topology.moves(step)
-      topology_state = move_when(
-        moving,
-        lambda state: _move(topology, state, params, grads, step, train),
-        topology_state,
-      )
+      traced, trained_updates = trees.is_traced(moving), updates
+      topology_state = move_when(moving, move, topology_state)
       if not topology.applies_gradient:
         updates = jax.tree.map(lambda u: jnp.where(moving, 0, u), updates)
         inner_state = _skip_when(moving, slots(), inner_state)
-      # What dies loses its slots, and what comes alive starts with empty ones.
-      masks = both(topology_state.masks, old)
-      inner_state = zero_slots(inner, inner_state, masks)
-    updates = jax.tree.map(
-      _land_on_zero, masks, updates, params, is_leaf=trees.is_none
-    )
+      # What stops training loses its slots; what starts begins with empty ones.
+      now = both(trained_masks(topology_state), trained)
+      inner_state = zero_slots(inner, inner_state, now)
+    updates = hold(trained if state.keeps_dense else now, updates)
     return updates, SparsifyState(step, topology_state, inner_state)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def trained_masks(topology_state: Any) -> chex.ArrayTree:
+  """Returns the masks of the weights that train; `None` where a leaf does."""
+  return getattr(topology_state, 'backward', topology_state.masks)
 
 
 def where_alive(masks: chex.ArrayTree, tree: chex.ArrayTree) -> chex.ArrayTree:
@@ -168,30 +192,14 @@ def where_alive(masks: chex.ArrayTree, tree: chex.ArrayTree) -> chex.ArrayTree:
 
 
 def move_when(moving: Any, move: Callable[[Any], Any], state: Any) -> Any:
-  """Moves masks at the steps that are for it, and pays only there."""
+  """Moves masks if it is time to, and pays for it only then."""
   if trees.is_traced(moving):
     return jax.lax.cond(moving, lambda: move(state), lambda: state)
   # Known without a trace; there a `cond` is compiled again at every call.
   return move(state) if moving else state
 
 
-def _move(
-  topology: Topology,
-  state: Any,
-  params: Any,
-  grads: Any,
-  step: jax.Array,
-  train: Callable[[], tuple[Any, Any]],
-) -> Any:
-  """Moves the masks, after training where the topology says so."""
-  if topology.applies_gradient:
-    # Computed again rather than kept, which would cost every other step.
-    params = optax.apply_updates(params, train()[0])
-  assert topology.move is not None
-  return topology.move(state, where_alive(state.masks, params), grads, step)
-
-
-def _skip_when(moving: jax.Array, old: Any, new: Any) -> Any:
+def _skip_when(moving: Any, old: Any, new: Any) -> Any:
   """Takes back what a step did, but for its counts, which schedules follow."""
 
   def skip(x, y):
@@ -215,12 +223,22 @@ def _land_on_zero(m: Any, update: Any, param: Any) -> Any:
   return jnp.where(m, update, -param)
 
 
+def _wait(m: Any, update: Any, param: Any) -> Any:
+  """An update of -0.0, which keeps the bits of every weight, -0.0 too."""
+  del param
+  if m is None or update is None:
+    return update
+  return jnp.where(m, update, jnp.asarray(-0.0, update.dtype))
+
+
 def zero_slots(
   inner: optax.GradientTransformation,
   inner_state: optax.OptState,
   masks: chex.ArrayTree,
 ) -> optax.OptState:
   """Zeroes every params-shaped slot of ``inner`` where the mask is false."""
+  if not jax.tree.leaves(masks):
+    return inner_state
 
   def zero(slot, mask):
     # Factored or otherwise smaller slots do not belong to single weights.

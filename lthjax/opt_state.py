@@ -13,7 +13,6 @@ import optax
 
 from lthjax import masks as masks_lib
 from lthjax import trees
-from lthjax._sparse_forward import SparseForwardState
 from lthjax._sparsify import SparsifyState
 
 
@@ -87,7 +86,7 @@ def set_masks(
     if not _holds_masks(node):
       return node
     topology_state = node.topology_state._replace(masks=masks)
-    if isinstance(node, SparseForwardState):
+    if node.keeps_dense:
       # What the network runs with has to train.
       backward = jax.tree.map(
         lambda b, m: None if b is None else b | m,
@@ -162,7 +161,7 @@ def keeps_dense_params(opt_state: optax.OptState) -> bool:
     >>> lth.opt_state.keeps_dense_params(optax.sgd(1.0).init(params))
     False
   """
-  return any(isinstance(node, SparseForwardState) for node in _find(opt_state))
+  return any(node.keeps_dense for node in _find(opt_state))
 
 
 def share_steps(opt_state: optax.OptState) -> tuple[optax.OptState, Any]:
@@ -238,4 +237,4 @@ def _find(opt_state: optax.OptState) -> list[Any]:
 
 def _holds_masks(node: Any) -> bool:
   """Finds masks by type: params may have an entry called ``masks`` as well."""
-  return isinstance(node, SparsifyState | SparseForwardState)
+  return isinstance(node, SparsifyState)

@@ -161,8 +161,8 @@ def test_masks_are_no_constants_of_the_program(method):
 def test_update_needs_params():
   tx, _ = compiled('straight_through')
   message = (
-    'The largest weights run forward, so their optimizer needs the current'
-    ' params: call `tx.update(grads, state, params)`.'
+    '`sparsify` needs the current params: call `tx.update(grads, state,'
+    ' params)`.'
   )
   with pytest.raises(ValueError, match=re.escape(message)):
     tx.update(PARAMS, tx.init(PARAMS))

@@ -344,8 +344,8 @@ def test_set_masks_copies_and_changes_nothing_else():
 def test_update_needs_params():
   tx = lth.static(optax.sgd(0.1), FIRST)
   message = (
-    '`sparsify` needs the current params to hold dead weights at zero: call'
-    ' `tx.update(grads, state, params)`.'
+    '`sparsify` needs the current params: call `tx.update(grads, state,'
+    ' params)`.'
   )
   with pytest.raises(ValueError, match=re.escape(message)):
     tx.update(W, tx.init(W))

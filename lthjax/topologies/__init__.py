@@ -7,11 +7,10 @@ from lthjax.topologies._largest import LargestState
 from lthjax.topologies._rigl import rigl
 from lthjax.topologies._set import sparse_evolution
 from lthjax.topologies._snfs import SNFSState, snfs
-from lthjax.topologies._sr_ste import sr_ste
 from lthjax.topologies._srigl import SRigLState, srigl
 from lthjax.topologies._start import RandomMasks, random_masks
 from lthjax.topologies._static import FixedState, fixed, static
-from lthjax.topologies._straight_through import straight_through
+from lthjax.topologies._straight_through import sr_ste, straight_through
 from lthjax.topologies._top_kast import top_kast
 
 __all__ = [

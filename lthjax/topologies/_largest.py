@@ -10,7 +10,7 @@ import optax
 
 from lthjax import masks as masks_lib
 from lthjax import trees
-from lthjax._sparse_forward import sparse_forward
+from lthjax._sparsify import Topology, sparsify
 from lthjax.counts import layer_counts
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
@@ -55,7 +55,7 @@ def run_largest(
     sparsity: share of the weights that do not run forward.
     backward_sparsity: share of the weights that do not train; `None` trains
       them all.
-    penalize: as for `lthjax.sparse_forward.sparse_forward`.
+    penalize: as for `lthjax.Topology`.
     densities: how the budget spreads over layers.
     where: which leaves may be pruned.
     pattern: which shapes may run forward.
@@ -89,9 +89,11 @@ def run_largest(
       }
     everything = jax.tree.map(lambda _: None, params)
     state = LargestState(masks, everything, counts, backward_counts)
-    return move_fn(state, params, 0)
+    return move_fn(state, params, None, 0)
 
-  def move_fn(state, params, step):
+  def move_fn(state, params, grads, step):
+    del grads
+
     def choose(name, mask, w):
       count = None
       if name in state.counts:
@@ -115,9 +117,10 @@ def run_largest(
       return _moves.moves(update_every, stop_step)(step)
     return update_every == 1 or step % update_every == 0
 
-  return sparse_forward(
-    inner, init=init_fn, move=move_fn, moves=moves, penalize=penalize
+  topology = Topology(
+    init_fn, move_fn, moves, penalize=penalize, applies_gradient=True
   )
+  return sparsify(inner, topology)
 
 
 def check_decay(decay: Any) -> None:

@@ -1,11 +1,14 @@
-"""Straight-through: dense weights train through the largest of them."""
+"""Straight-through estimators: STE, and SR-STE with decay on unused weights."""
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from lthjax import masks as masks_lib
+from lthjax import trees
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
-from lthjax.topologies._largest import run_largest
+from lthjax.topologies._largest import check_decay, run_largest
 
 
 def straight_through(
@@ -18,7 +21,7 @@ def straight_through(
   update_every: int = 1,
   stop_step: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Trains dense weights of which only the largest run forward.
+  """Trains dense weights of which the network runs with the largest.
 
   The gradient at the sparse weights moves all of them: a weight that is left
   out keeps its value, is trained on, and comes back once it is large enough.
@@ -27,25 +30,20 @@ def straight_through(
 
   Args:
     inner: any optax transformation; wrap a whole chain, not a part of it.
-    sparsity: share of all prunable weights that do not run forward, in [0, 1);
-      or an optax schedule of it over steps, from 0 for the first masks on. A
-      pattern that fixes the sparsity, such as N:M, needs none.
+    sparsity: share of all prunable weights left out of the forward pass, in
+      [0, 1); or an optax schedule of it over steps, from 0 for the initial
+      masks on. Optional for a pattern that fixes it, such as N:M.
     densities: how the budget spreads over layers, such as
       `lthjax.densities.erk`; evenly by default.
     where: which leaves may be pruned, as for `lthjax.masks.full`.
-    pattern: which shapes may run forward, such as `lthjax.patterns.NM`.
-    update_every: steps after which masks are chosen anew, by the weights just
-      trained.
-    stop_step: the last step at which they are; `None` for no end. A schedule
-      needs it.
+    pattern: which shapes may survive, such as `lthjax.patterns.NM`.
+    update_every: steps after which masks are chosen again, from the weights
+      just trained.
+    stop_step: the last step at which masks are chosen; `None` for no end. A
+      schedule needs one.
 
   Returns:
     A transformation whose ``update`` requires ``params``.
-
-  Raises:
-    ValueError: if times or sparsities are out of range or contradict each
-      other; from ``init`` if a layer would be left empty or the pattern does
-      not fit one.
 
   Example:
     >>> import jax, jax.numpy as jnp, optax
@@ -69,6 +67,76 @@ def straight_through(
   return run_largest(
     inner,
     sparsity=sparsity,
+    densities=densities,
+    where=where,
+    pattern=pattern,
+    update_every=update_every,
+    stop_step=stop_step,
+  )
+
+
+def sr_ste(
+  inner: optax.GradientTransformation,
+  *,
+  sparsity: float | optax.Schedule | None = None,
+  densities: Densities | None = None,
+  where: masks_lib.Where | str | list[str] = masks_lib.kernels,
+  pattern: Pattern = Unstructured(),
+  decay: float = 2e-4,
+  update_every: int = 1,
+  stop_step: int | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  """Trains with the sparse-refined straight-through estimator (SR-STE).
+
+  As `lthjax.straight_through`, but weights left out of the forward pass are
+  pulled toward zero, so that the choice of masks settles. Params stay dense:
+  give the loss ``lthjax.forward_params(opt_state, params)``.
+
+  Args:
+    inner: any optax transformation; wrap a whole chain, not a part of it.
+    sparsity: as for `lthjax.straight_through`.
+    densities: how the budget spreads over layers; evenly by default.
+    where: which leaves may be pruned, as for `lthjax.masks.full`.
+    pattern: which shapes may survive, such as `lthjax.patterns.NM`.
+    decay: strength of the pull, the paper's lambda: ``decay * w`` is added to
+      the gradient of the weights left out, before ``inner`` sees it.
+    update_every: steps after which masks are chosen again.
+    stop_step: the last step at which masks are chosen; `None` for no end.
+
+  Returns:
+    A transformation whose ``update`` requires ``params``.
+
+  Example:
+    >>> import jax.numpy as jnp, optax
+    >>> import lthjax as lth
+    >>> tx = lth.sr_ste(optax.sgd(0.5), sparsity=0.5, decay=0.2)
+    >>> params = {'w': jnp.array([[2.0, 1.0]])}
+    >>> grads = {'w': jnp.zeros((1, 2))}
+    >>> updates, _ = tx.update(grads, tx.init(params), params)
+    >>> optax.apply_updates(params, updates)
+    {'w': Array([[2. , 0.9]], dtype=float32)}
+
+  References:
+    Zhou et al., Learning N:M Fine-grained Structured Sparse Neural Networks
+    From Scratch, arXiv:2102.04010, section 3.3.
+  """
+  check_decay(decay)
+
+  def penalize(state, grads, params):
+    def refine(m, g, w):
+      if m is None or g is None:
+        return g
+      # Equation 9: g + lambda * (1 - mask) * w.
+      return jnp.where(m, g, (g + decay * w).astype(g.dtype))
+
+    return jax.tree.map(
+      refine, state.masks, grads, params, is_leaf=trees.is_none
+    )
+
+  return run_largest(
+    inner,
+    sparsity=sparsity,
+    penalize=penalize,
     densities=densities,
     where=where,
     pattern=pattern,
