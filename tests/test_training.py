@@ -1,9 +1,17 @@
 """One value holds everything, and one program does every step."""
 
+import collections
+import dataclasses
 import functools
 import re
+import types
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import chex
+import flax.core
+import flax.struct
+import flax.training.train_state
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -376,6 +384,91 @@ def test_replicates_take_masks_of_their_own():
   assert trained.best.loss.shape == (3,)
 
 
+class Own(NamedTuple):
+  """A state of one's own, without a best evaluation."""
+
+  params: Any
+  opt_state: Any
+  ema: Any
+
+
+@flax.struct.dataclass
+class Struct:
+  """A state as `flax.struct` has them."""
+
+  params: Any
+  opt_state: Any
+  ema: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+  """A state as Python has them."""
+
+  params: Any
+  opt_state: Any
+  ema: Any
+
+
+def flax_state(params, opt_state, ema):
+  state = flax.training.train_state.TrainState.create(
+    apply_fn=None, params=params, tx=optax.identity()
+  )
+  return state.replace(step=ema, opt_state=opt_state)
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    Own,
+    Struct,
+    Plain,
+    flax_state,
+    dict,
+    lambda **fields: flax.core.freeze(fields),
+    lambda **fields: collections.defaultdict(int, fields),
+  ],
+)
+def test_masks_go_into_states_of_any_common_kind(make):
+  params = {'kernel': jnp.ones((4, 3)), 'bias': jnp.ones(3)}
+  masks = {'kernel': jnp.eye(4, 3, dtype=bool), 'bias': None}
+  tx = lth.static(optax.adam(0.1), lth.masks.full(params))
+  state = make(params=params, opt_state=tx.init(params), ema=7)
+  ticket = training.with_masks(state, masks)
+  assert type(ticket) is type(state)
+  keep = ticket if isinstance(ticket, Mapping) else vars_of(ticket)
+  assert 7 in (keep.get('ema'), keep.get('step'))
+  expected = lth.masks.apply(masks, params)
+  assert_same_bits(dict(keep['params']), expected)
+  chex.assert_trees_all_equal(lth.get_masks(keep['opt_state']), masks)
+  before = state if isinstance(state, Mapping) else vars_of(state)
+  assert before['params'] is not keep['params']
+
+
+def vars_of(state):
+  if isinstance(state, tuple):
+    return state._asdict()
+  return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+
+
+@pytest.mark.parametrize(
+  ('state', 'message'),
+  [
+    (jnp.ones(3), 'without `opt_state`, but must be a NamedTuple, a dataclass'),
+    ({'params': {}}, 'The state is a dict without `opt_state`, but must be'),
+    (None, 'For other states, use `lthjax.set_masks(opt_state, masks)` and'),
+    (types.SimpleNamespace, 'SimpleNamespace, but must be a NamedTuple, a dat'),
+  ],
+)
+def test_other_states_are_refused(state, message):
+  params = {'kernel': jnp.ones((4, 3))}
+  tx = lth.static(optax.adam(0.1), masks := lth.masks.full(params))
+  if state is types.SimpleNamespace:
+    state = state(params=params, opt_state=tx.init(params))
+  with pytest.raises(TypeError, match=re.escape(message)):
+    training.with_masks(state, masks)
+
+
 def test_masks_have_to_fit():
   bad = {'kernel': jnp.ones((4, 2), bool), 'bias': None}
   with pytest.raises(ValueError, match='kernel: mask of shape'):
@@ -396,10 +489,18 @@ def test_until_must_not_lie_behind():
     fit(fit(start(), 3), 2)
 
 
-@pytest.mark.parametrize('every', [0, -1])
-def test_every_must_be_positive(every):
-  with pytest.raises(ValueError, match=f'`every` was {every}, but must be'):
+@pytest.mark.parametrize('every', [0, -1, 1.5, NAN, None, '10'])
+def test_every_must_be_a_positive_integer(every):
+  message = f'`every` was {every!r}, but must be'
+  with pytest.raises((TypeError, ValueError), match=message):
     lth.trainer(init, loss, optax.sgd(0.1), batch, every=every)
+
+
+@pytest.mark.parametrize('until', [1.5, NAN, None, '10'])
+def test_until_must_be_an_integer(until):
+  message = f'`until` was {until!r}, but must be an integer'
+  with pytest.raises(TypeError, match=message):
+    fit(start(), until)
 
 
 @pytest.mark.parametrize('vmapped', [False, True])
@@ -622,3 +723,163 @@ def test_other_masks_leave_dense_params_dense():
   seen = lth.masks.apply(masks, state.params)
   assert_same_bits(other.best.params, seen)
   assert_same_bits(lth.forward_params(other.opt_state, other.params), seen)
+
+
+# --- losses that are not finite ---
+
+
+@functools.cache
+def explosive(vmapped=False, scanned=True, check_finite=True, every=3, tx=None):
+  """Training by a loss with factors from the data: ``w * data[run, step]``."""
+
+  def scaled(params, model_state, factors, key):
+    del key
+    return params['w'] * factors[model_state['run']], model_state
+
+  return lth.trainer(
+    lambda key: ({'w': jnp.float32(1)}, {'run': jnp.int32(0)}),
+    scaled,
+    optax.sgd(0.1) if tx is None else tx,
+    lambda data, key, step: data[:, step],
+    every=every,
+    vmapped=vmapped,
+    scanned=scanned,
+    check_finite=check_finite,
+  )
+
+
+def factors(*bad, steps=10, value=NAN):
+  """Factors of one; others, if at all, for each run from a step on."""
+  table = np.ones((len(bad), steps), np.float32)
+  for run, step in enumerate(bad):
+    if step is not None:
+      table[run, step] = value
+  return table
+
+
+@pytest.mark.parametrize('value', [NAN, INF, -INF])
+@pytest.mark.parametrize('scanned', [True, False])
+@pytest.mark.parametrize('bad', [0, 1, 2, 3, 7, 9])
+def test_a_loss_that_is_not_finite_stops_training(bad, scanned, value):
+  train = explosive(scanned=scanned)
+  begin = train.init(KEYS[0])
+  with pytest.raises(training.DivergedError) as caught:
+    train.fit(begin, factors(bad, value=value), until=10)
+  error = caught.value
+  assert str(error).startswith(
+    f'The training loss became NaN or infinite at step {bad}. Lower the'
+  )
+  last = max(bad - 1, bad // 3 * 3)
+  assert f'The state at step {last} is the `state` of this error.' in str(error)
+  assert error.step == bad
+  good = factors(None)
+  assert_same_bits(error.state, train.fit(begin, good, until=last))
+  # Training can go on from there once the cause is gone.
+  assert_same_bits(
+    train.fit(error.state, good, until=10), train.fit(begin, good, until=10)
+  )
+
+
+@pytest.mark.parametrize('until', [3, 4, 10])
+def test_params_that_are_not_finite_stop_training(until):
+  # The last losses were finite; the next one would not be.
+  broken = optax.scale_by_schedule(
+    lambda count: jnp.where(count == until - 1, NAN, -0.1)
+  )
+  train = explosive(tx=broken)
+  with pytest.raises(training.DivergedError) as caught:
+    train.fit(train.init(KEYS[0]), factors(None), until=until)
+  assert caught.value.step == until
+  assert int(caught.value.state.step) == until - 1
+  assert np.isfinite(caught.value.state.params['w'])
+
+
+def test_the_loss_may_overflow_with_finite_params():
+  train = explosive(tx=optax.sgd(1.0))
+  table = factors(None) * 0
+  table[0, 5:] = 3e38  # From 1, w goes to -3e38, where the loss is -9e76.
+  with pytest.raises(training.DivergedError) as caught:
+    train.fit(train.init(KEYS[0]), table, until=9)
+  assert caught.value.step == 6
+  assert int(caught.value.state.step) == 6
+  assert np.isfinite(caught.value.state.params['w'])
+
+
+def test_training_on_without_the_check():
+  train = explosive(check_finite=False)
+  state = train.fit(train.init(KEYS[0]), factors(4), until=10)
+  assert int(state.step) == 10
+  assert int(state.diverged) == 4
+  assert int(train.fit(state, factors(4), until=10).diverged) == 4
+  checked = explosive().fit(train.init(KEYS[0]), factors(None), until=10)
+  assert int(checked.diverged) == -1
+
+
+@pytest.mark.parametrize('scanned', [True, False])
+def test_runs_that_diverge_are_marked_and_others_train_on(scanned):
+  train = explosive(vmapped=True, scanned=scanned)
+  begin = train.init(KEYS)
+  begin.model_state['run'] = jnp.arange(3)
+  state = train.fit(begin, factors(None, 2, 7), until=10)
+  assert state.diverged.tolist() == [-1, 2, 7]
+  healthy = train.fit(begin, factors(None, None, None), until=10)
+  assert_same_bits(run(state, 0), run(healthy, 0))
+  assert np.isnan(state.params['w']).tolist() == [False, True, True]
+  with pytest.raises(training.DivergedError, match='infinite at step 8') as (
+    caught
+  ):
+    train.fit(begin, factors(8, 2, 7), until=10)
+  # A step before the last run diverged.
+  assert int(caught.value.state.step) == 7
+  assert caught.value.state.diverged.tolist() == [-1, 2, -1]
+
+
+@pytest.mark.parametrize('vmapped', [False, True])
+@pytest.mark.parametrize('scanned', [True, False])
+@pytest.mark.parametrize('bad', [NAN, INF, -0.0])
+def test_dead_weights_are_zero_whatever_they_were(bad, scanned, vmapped):
+  keys = KEYS if vmapped else KEYS[0]
+  masks = jax.tree.map(lambda m: m & (np.arange(12).reshape(4, 3) > 5), DENSE)
+  if vmapped:
+    masks = jax.tree.map(lambda m: jnp.stack([m] * 3), masks)
+  train = trainer(vmapped, scanned)
+  state = training.with_masks(train.init(keys), masks)
+  kernel = jnp.where(masks['kernel'], state.params['kernel'], bad)
+  spoiled = state._replace(params={**state.params, 'kernel': kernel})
+  assert_same_bits(
+    train.fit(spoiled, DATA, until=5)._replace(best=None),
+    train.fit(state, DATA, until=5)._replace(best=None),
+  )
+
+
+def test_weights_that_die_as_nan_are_zero():
+  """A weight that no input reaches becomes NaN, and is pruned for that."""
+
+  def look_up(params, model_state, rows, key):
+    del key
+    return jnp.sum(params['table'][rows] ** 2), model_state
+
+  def spoil(updates, params=None):
+    table = updates['table'].at[0, 0].set(NAN)
+    return {'table': table}
+
+  tx = lth.gradual(
+    optax.chain(optax.sgd(0.01), optax.stateless(spoil)),
+    sparsity=0.5,
+    update_every=2,
+    stop_step=4,
+  )
+  train = lth.trainer(
+    lambda key: ({'table': jax.random.normal(key, (3, 4))}, {}),
+    look_up,
+    tx,
+    lambda data, key, step: jnp.array([1, 2]),
+    check_finite=False,
+  )
+  state = train.fit(train.init(KEYS[0]), None, until=1)
+  assert np.isnan(state.params['table'][0, 0])
+  state = train.fit(state, None, until=5)
+  assert not lth.get_masks(state.opt_state)['table'][0, 0]
+  table = np.asarray(state.params['table'])
+  assert np.isfinite(table).all()
+  assert not np.signbit(table[0, 0])

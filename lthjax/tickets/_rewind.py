@@ -1,4 +1,4 @@
-"""Where the training of a pruned network starts.
+"""Rewinding: where the training of a pruned network starts.
 
 | rewind                 | weights | optimizer, step, schedule | steps left  |
 |------------------------|---------|---------------------------|-------------|
@@ -6,7 +6,7 @@
 | `rewind_learning_rate` | trained | start's                   | T - k       |
 | `fine_tune`            | trained | trained                   | your choice |
 
-The start is the state after k of T steps. At k = 0 the first is the original
+The start is the state after k of T steps. At k = 0, the first is the original
 lottery-ticket experiment and the second is learning-rate rewinding; after that,
 the first is late rewinding.
 """
@@ -17,14 +17,17 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
+from lthjax import trees
+from lthjax.training._state import field, has_field, replace_fields
+
 Rewind = Callable[[Any, Any], Any]
 
 
 def rewind_weights(start: Any, trained: Any) -> Any:
   """Goes back to the start in everything: weights, optimizer, step, data order.
 
-  With masks that keep all, training on from there is to the bit the run that
-  was never interrupted.
+  With masks that keep everything, training from there is bit for bit the run
+  that was never interrupted.
 
   Args:
     start: state at initialization or after k steps.
@@ -47,39 +50,39 @@ def rewind_weights(start: Any, trained: Any) -> Any:
 
 
 def rewind_learning_rate(start: Any, trained: Any) -> Any:
-  """Keeps the trained weights; goes back to the start in all else.
+  """Keeps the trained weights; goes back to the start in everything else.
 
   Args:
-    start: state at the step from which the learning rate shall run again, a
-      NamedTuple or another object with ``replace``.
+    start: state at the step from which the learning rate is repeated: a
+      NamedTuple, dataclass (such as Flax's ``TrainState``) or dict.
     trained: state at the end of training.
 
   Returns:
-    The start with the params and the model state of the trained one.
+    The start with the ``params`` of the trained state, and its ``model_state``
+    or ``batch_stats`` if it has them.
 
   Example:
-    >>> from lthjax.training._loop import TrainState
     >>> import lthjax as lth
-    >>> start = TrainState(0, 'theta_0', 'fresh', 'stats_0', 'key', None)
-    >>> trained = TrainState(9, 'theta_T', 'used', 'stats_T', 'key', None)
-    >>> lth.tickets.rewind_learning_rate(start, trained)[:4]
-    (0, 'theta_T', 'fresh', 'stats_T')
+    >>> start = {'step': 0, 'params': 'theta_0', 'opt_state': 'fresh'}
+    >>> trained = {'step': 9, 'params': 'theta_T', 'opt_state': 'used'}
+    >>> lth.tickets.rewind_learning_rate(start, trained)
+    {'step': 0, 'params': 'theta_T', 'opt_state': 'fresh'}
 
   References:
     Renda et al., Comparing Rewinding and Fine-tuning in Neural Network Pruning,
     arXiv:2003.02389, section 2.
   """
-  replace = getattr(start, '_replace', None) or start.replace
-  kept = {'params': trained.params}
-  if hasattr(trained, 'model_state'):
-    kept['model_state'] = trained.model_state
-  return replace(**kept)
+  kept = {'params': field(trained, 'params')}
+  for name in ('model_state', 'batch_stats'):
+    if has_field(trained, name):
+      kept[name] = field(trained, name)
+  return replace_fields(start, **kept)
 
 
 def fine_tune(start: Any, trained: Any) -> Any:
-  """Keeps the trained state whole, so that training goes on where it stopped.
+  """Keeps the whole trained state, so that training continues where it stopped.
 
-  The step is that of the end: the training function has to go on beyond it,
+  The step is that of the end: the training function has to continue past it,
   for instance ``until=int(state.step) + 100``, at whatever learning rate the
   schedule has there.
 
@@ -108,8 +111,8 @@ def fresh_slots(
 ) -> optax.OptState:
   """Empties momentum and moments; keeps steps, schedules and masks.
 
-  A rewound state has the optimizer's slots as they were at step k. This gives
-  the variant that starts there without them, as the open_lth code does.
+  A rewound state has the optimizer slots of step k. This gives the variant that
+  starts there without them, as open_lth does.
 
   Args:
     tx: the optimizer that the state belongs to.
@@ -128,7 +131,7 @@ def fresh_slots(
   """
   return optax.tree.map_params(
     tx,
-    lambda slot: slot if slot is None else jnp.zeros_like(slot),
+    lambda slot: None if slot is None else jnp.zeros_like(slot),
     opt_state,
-    is_leaf=lambda x: x is None,
+    is_leaf=trees.is_none,
   )

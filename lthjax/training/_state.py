@@ -1,7 +1,8 @@
 """The state of a training run, and the masks in it."""
 
+import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 import chex
@@ -141,14 +142,17 @@ def shape_of_runs(key: chex.PRNGKey) -> tuple[int, ...]:
 
 def field(state: Any, name: str) -> Any:
   """Returns a field of a state: an attribute, or an entry of a mapping."""
-  if isinstance(state, Mapping) and name in state:
-    return state[name]
-  if not isinstance(state, Mapping) and hasattr(state, name):
-    return getattr(state, name)
+  if has_field(state, name):
+    return state[name] if isinstance(state, Mapping) else getattr(state, name)
   raise TypeError(
     f'The state is a {type(state).__name__} without `{name}`, but must be a'
     f' NamedTuple, a dataclass or a dict that has it. {_REMEDIES[name]}'
   )
+
+
+def has_field(state: Any, name: str) -> bool:
+  """Returns whether `field` would find it."""
+  return name in state if isinstance(state, Mapping) else hasattr(state, name)
 
 
 _REMEDIES = {
@@ -162,7 +166,11 @@ _REMEDIES = {
 
 def replace_fields(state: Any, **fields: Any) -> Any:
   """Returns a copy of a state of any common kind with other fields."""
-  if isinstance(state, Mapping):
+  if isinstance(state, MutableMapping):
+    changed = copy.copy(state)
+    changed.update(fields)
+    return changed
+  if isinstance(state, Mapping):  # Such as Flax's `FrozenDict`.
     return type(state)({**state, **fields})  # pyright: ignore[reportCallIssue]
   if hasattr(state, '_replace'):  # NamedTuples.
     return state._replace(**fields)

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import chex
 import flax.struct
+import flax.training.train_state
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,10 +62,43 @@ class Struct:
   step: int
 
 
-@pytest.mark.parametrize('kind', [Small, Struct])
+def linen_state(params, step):
+  state = flax.training.train_state.TrainState.create(
+    apply_fn=None, params=params, tx=optax.identity()
+  )
+  return state.replace(step=step)
+
+
+@pytest.mark.parametrize('kind', [Small, Struct, dict, linen_state])
 def test_states_of_other_kinds_rewind_too(kind):
-  state = tickets.rewind_learning_rate(kind('old', 3), kind('new', 9))
-  assert state == kind('new', 3)
+  old, new = kind(params='old', step=3), kind(params='new', step=9)
+  state = tickets.rewind_learning_rate(old, new)
+  assert type(state) is type(old)
+  if kind is dict:
+    assert state == {'params': 'new', 'step': 3}
+  else:
+    assert (state.params, state.step) == ('new', 3)
+
+
+def test_batch_statistics_belong_to_the_weights():
+  @flax.struct.dataclass
+  class WithStatistics(flax.training.train_state.TrainState):
+    batch_stats: Any = None
+
+  states = [
+    WithStatistics.create(
+      apply_fn=None, params=name, tx=optax.identity(), batch_stats=name
+    ).replace(step=step)
+    for name, step in (('old', 3), ('new', 9))
+  ]
+  state = tickets.rewind_learning_rate(*states)
+  assert (state.params, state.batch_stats, state.step) == ('new', 'new', 3)
+
+
+@pytest.mark.parametrize('state', [None, 'theta', {'step': 3}, jnp.ones(3)])
+def test_states_without_params_are_refused(state):
+  with pytest.raises(TypeError, match='without `params`, but must be a Named'):
+    tickets.rewind_learning_rate(state, state)
 
 
 def test_learning_rate_rewinding_runs_the_schedule_again():
