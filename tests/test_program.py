@@ -5,7 +5,6 @@ outputs of a single layer without padding. That is the independent count here.
 """
 
 import collections
-import functools
 import re
 
 import flax.linen as nn
@@ -129,38 +128,61 @@ def cast_and_turned(w, x):
   return jnp.einsum('oij,bij->bo', w, x.astype(jnp.bfloat16).reshape(5, 2, 2))
 
 
-@pytest.mark.parametrize(
-  'layer',
-  [
-    lambda w, x: x @ w,
-    lambda w, x: w.T @ x.T,
-    jax.jit(lambda w, x: jax.jit(lambda x, w: x @ w)(x, w)),
-    jax.checkpoint(lambda w, x: x @ w),
-    own_vjp,
-    own_jvp,
-    own_vmap,
-    jax.lax.composite(lambda w, x: x @ w, name='own.matmul'),
-    by_rows,
-    jax.jit(jax.checkpoint(jax.jit(by_rows))),
-    cast_and_turned,
-    lambda w, x: jax.lax.dot_general(w, x, (((0,), (1,)), ((), ()))),
-    lambda w, x: x @ jax.lax.optimization_barrier((w, x))[0],
-    lambda w, x: x @ jax.lax.with_sharding_constraint(w, REPLICATED),
-    lambda w, x: x @ checkpoint_name(w, 'kernel'),
-    lambda w, x: x @ jax.device_put(jnp.copy(w))[None, :, ::-1][0],
-    lambda w, x: x[:, :2] @ jnp.split(w, 2)[0] + x[:, 2:] @ w[2:],
-    lambda w, x: x @ jnp.concatenate([w[:1], jnp.stack([w[1], w[2], w[3]])]),
-    lambda w, x: x[:, None] @ jnp.broadcast_to(w, (5, 4, 3)),
-    lambda w, x: x[:, None] @ jnp.tile(w, (5, 1, 1)),
-    lambda w, x: jax.lax.cond(x[0, 0] > 0, jnp.dot, lambda x, w: x @ w, x, w),
-    lambda w, x: jax.lax.scan(lambda c, row: (c, row @ w), 0, x)[1],
-    lambda w, x: jax.lax.map(lambda row: row @ w, x),
-    lambda w, x: jax.lax.scan(lambda w, row: (w, row @ w), w, x)[1],
-    lambda w, x: jax.lax.scan(lambda c, col: (c, x @ col), 0, w.T)[1],
-    lambda w, x: x @ jax.lax.scan(lambda c, row: (c, row), 0, w)[1],
-    lambda w, x: x @ jax.lax.dynamic_slice(w, (0, 0), (4, 3)),
-  ],
-)
+def sharded(w, x):
+  """Each device has a block of the inputs."""
+  return jax.shard_map(
+    lambda x, w: jax.lax.psum(x @ w, 'x'),
+    mesh=MESH,
+    in_specs=(jax.P(None, 'x'), jax.P('x')),
+    out_specs=jax.P(),
+  )(x, w)
+
+
+def gathered(w, x):
+  """Each device has a block of the kernel, and gets the others."""
+  return jax.shard_map(
+    lambda x, w: x @ jax.lax.all_gather(w, 'x', axis=1, tiled=True),
+    mesh=MESH,
+    in_specs=(jax.P('x'), jax.P(None, 'x')),
+    out_specs=jax.P('x'),
+  )(x, w)
+
+
+GUISES = [
+  lambda w, x: x @ w,
+  lambda w, x: w.T @ x.T,
+  jax.jit(lambda w, x: jax.jit(lambda x, w: x @ w)(x, w)),
+  jax.checkpoint(lambda w, x: x @ w),
+  own_vjp,
+  own_jvp,
+  own_vmap,
+  jax.lax.composite(lambda w, x: x @ w, name='own.matmul'),
+  by_rows,
+  jax.jit(jax.checkpoint(jax.jit(by_rows))),
+  cast_and_turned,
+  lambda w, x: jax.lax.dot_general(w, x, (((0,), (1,)), ((), ()))),
+  lambda w, x: x @ jax.lax.optimization_barrier((w, x))[0],
+  lambda w, x: x @ jax.lax.with_sharding_constraint(w, REPLICATED),
+  lambda w, x: x @ checkpoint_name(w, 'kernel'),
+  lambda w, x: x @ jax.device_put(jnp.copy(w))[None, :, ::-1][0],
+  lambda w, x: x[:, :2] @ jnp.split(w, 2)[0] + x[:, 2:] @ w[2:],
+  lambda w, x: x @ jnp.concatenate([w[:1], jnp.stack([w[1], w[2], w[3]])]),
+  lambda w, x: x[:, None] @ jnp.broadcast_to(w, (5, 4, 3)),
+  lambda w, x: x[:, None] @ jnp.tile(w, (5, 1, 1)),
+  lambda w, x: jax.lax.cond(x[0, 0] > 0, jnp.dot, lambda x, w: x @ w, x, w),
+  lambda w, x: jax.lax.scan(lambda c, row: (c, row @ w), 0, x)[1],
+  lambda w, x: jax.lax.map(lambda row: row @ w, x),
+  lambda w, x: jax.lax.scan(lambda w, row: (w, row @ w), w, x)[1],
+  lambda w, x: jax.lax.scan(lambda c, col: (c, x @ col), 0, w.T)[1],
+  lambda w, x: x @ jax.lax.scan(lambda c, row: (c, row), 0, w)[1],
+  lambda w, x: x @ jax.lax.dynamic_slice(w, (0, 0), (4, 3)),
+  lambda w, x: jax.lax.ragged_dot(x, w[None], np.int32([5])),
+  sharded,
+  jax.jit(jax.checkpoint(gathered)),
+]
+
+
+@pytest.mark.parametrize('layer', GUISES)
 def test_one_layer_in_many_guises(layer):
   uses = program.uses(lambda p, x: layer(p['w'], x), {'w': shaped(4, 3)}, X)
   assert {use.name for use in uses} == {'w'}
@@ -168,6 +190,55 @@ def test_one_layer_in_many_guises(layer):
   mask = np.random.default_rng(0).random((4, 3)) < 0.5
   ran = layer(jnp.float32(mask), jnp.ones((5, 4))).sum()
   assert sum(use.times * int(use.view(mask).sum()) for use in uses) == int(ran)
+
+
+@pytest.mark.parametrize('layer', GUISES)
+def test_the_way_back(layer):
+  uses = program.uses(lambda p, x: layer(p['w'], x), {'w': shaped(4, 3)}, X)
+  assert all(use.shape == (4, 3) for use in uses)
+  assert all(use.exact for use in uses)
+  w = np.arange(1, 13, dtype=np.float32).reshape(4, 3)
+  seen = np.zeros((4, 3))
+  for use in uses:
+    view = use.view(w)
+    number = np.asarray(use.pull_back(jnp.ones_like(view)))
+    # Each entry comes back to its own place, as often as the operand has it.
+    np.testing.assert_array_equal(use.pull_back(view), w * number)
+    np.testing.assert_array_equal(use.pull_back(view > 0), number > 0)
+    assert number.sum() == np.count_nonzero(view)
+    loops = tuple(loop.length for loop in use.scans)
+    assert view.shape == loops + use.shapes[use.operand]
+    axes = sorted((*use.contracted, *use.batch, *use.free))
+    assert axes == list(range(len(use.shapes[use.operand])))
+    seen += number > 0
+  assert (seen == 1).all()  # Every entry has one use.
+
+
+def test_what_does_not_fit_the_operand_cannot_go_back():
+  (use,) = program.uses(lambda p, x: x @ p['w'].T, {'w': shaped(3, 4)}, X)
+  with pytest.raises(ValueError, match=r'of shape \(3, 4\), but w stands at'):
+    use.pull_back(jnp.ones((3, 4)))
+  with pytest.raises(ValueError, match='was given int32, but adds up entries'):
+    use.pull_back(jnp.ones((4, 3), int))
+
+
+def test_uses_are_listed_while_something_else_is_traced():
+  def apply(params, x):
+    kernel = jnp.concatenate([params['a'], params['c']], axis=1)
+    return x @ kernel[:, 1:]
+
+  @jax.jit
+  def traced(params, x):
+    uses = program.uses(apply, params, x)
+    found.extend(use.multiply_adds for use in uses)
+    return [use.pull_back(use.view(params[use.name])) for use in uses]
+
+  found = []
+  a, c = np.ones((4, 3), np.float32), np.ones((4, 2), np.float32)
+  back, same = traced({'a': a, 'c': c}, np.ones((5, 4), np.float32))
+  assert found == [40, 40]
+  np.testing.assert_array_equal(back, a * [0, 1, 1])
+  np.testing.assert_array_equal(same, c)
 
 
 def test_batches_of_weights():
@@ -549,12 +620,6 @@ LOST = {
     lambda p, x: x @ (p['w'][:, :1] * x[0]),
     'w meets `mul` after being repeated',
   ),
-  'groups of unknown size': (
-    lambda p, x: jax.lax.ragged_dot(
-      x @ p['v'], x[None, :4], jnp.int32(x[0, :1])
-    ),
-    '`ragged_dot_general` has matmuls that cannot be counted',
-  ),
   'a product written out': (
     lambda p, x: (x[0, :, None] * p['w']).sum(0),
     'w meets `reduce_sum` after a product',
@@ -566,15 +631,6 @@ LOST = {
   'activations beside it': (
     lambda p, x: x @ jnp.concatenate([p['w'], x[:4]], 1),
     'w meets `concatenate` with something else',
-  ),
-  'shards': (
-    lambda p, x: jax.shard_map(
-      jnp.dot,
-      mesh=MESH,
-      in_specs=REPLICATED.spec,
-      out_specs=REPLICATED.spec,
-    )(x, p['w']),
-    '`shard_map` has matmuls that cannot be counted; w meets `shard_map`',
   ),
   'a solver': (
     lambda p, x: jnp.linalg.solve(p['w'], x[:4]),
@@ -594,7 +650,7 @@ LOST = {
     lambda p, x: jax.lax.while_loop(
       lambda x: x.sum() < 9, lambda x: x @ x[:4], x @ p['w']
     ),
-    '`while` has matmuls that cannot be counted. Leave',
+    '`while` has matmuls that cannot be counted. Kernels',
   ),
   'branches that differ': (
     lambda p, x: jax.lax.cond(
@@ -641,14 +697,14 @@ LOST = {
 def test_lost_leaves_are_errors(case):
   apply, message = LOST[case]
   with pytest.raises(ValueError, match=re.escape(message)):
-    program.uses(apply, W, shaped(5, 4))
+    program.uses(apply, W, shaped(5, 4), where='?')
 
 
 def test_all_lost_leaves_are_named_at_once():
   message = (
-    'The multiply-adds of this function are not certain: w meets `exp`; v meets'
-    ' `cumsum`. Leave out with `where=` what is no kernel of a matmul or'
-    ' convolution, and do to kernels only what casts, masks or rearranges them.'
+    'The matmuls of this function and their kernels are not certain: w meets'
+    ' `exp`; v meets `cumsum`. Kernels may only be cast, masked or rearranged'
+    ' before their matmuls; leave out other leaves with `where=`.'
   )
 
   def apply(params, x):
@@ -673,9 +729,8 @@ def test_the_error_says_what_to_leave_out():
   params = jax.eval_shape(module.init, KEY, TOKENS)
   message = 'params/cls meets `concatenate` with something else'
   with pytest.raises(ValueError, match=message):
-    program.uses(module.apply, params, TOKENS)
-  kernels = functools.partial(counts, where='*/kernel')
-  assert kernels(module.apply, params, TOKENS) == {
+    program.uses(module.apply, params, TOKENS, where=lambda n, x: x.ndim > 1)
+  assert counts(module.apply, params, TOKENS) == {
     'params/Dense_0/kernel': 2 * 8 * 3
   }
 

@@ -107,7 +107,7 @@ def multiply_adds(
     masks: tree of masks, not traced; all weights are alive without it. Those of
       biases, scales and other vectors play no part.
     where: the leaves to count by name, as in `lthjax.masks.full`. By default
-      those that have such a mask, or all kernels if there is none.
+      those that have such a mask, or those of `lthjax.program.kernels`.
 
   Returns:
     The numbers by leaf, and their totals.
@@ -137,26 +137,31 @@ def multiply_adds(
     trees.check_like(masks, params, 'params')
     named = trees.by_name(masks)
     pruned = {n: m for n, m in named.items() if m is not None and m.ndim > 1}
-  if pruned:
-    where = where or (lambda name, _: name in pruned)
-  where = where or masks_lib.kernels
-  shapes = jax.eval_shape(lambda p: masks_lib.full(p, where), params)
-  chosen = [name for name, x in trees.by_name(shapes).items() if x is not None]
-  if missing := [name for name in pruned if name not in chosen]:
+  if where is None and pruned:
+    chosen = [*pruned]
+  elif where is None:
+    chosen = None
+  else:
+    shapes = jax.eval_shape(lambda p: masks_lib.full(p, where), params)
+    chosen = [n for n, x in trees.by_name(shapes).items() if x is not None]
+  if missing := [name for name in pruned if name not in (chosen or pruned)]:
     raise ValueError(
       f'{", ".join(missing)} have masks, but `where` leaves them out. Choose at'
       ' least the leaves that have masks, or leave `where` to its default.'
     )
-  dense, alive = dict.fromkeys(chosen, 0), dict.fromkeys(chosen, 0)
-  other = 0
-  for use in program.uses(apply, params, *args, where=where):
+  follow = chosen and (lambda name, leaf: name in chosen)
+  uses = program.uses(apply, params, *args, where=follow)
+  names = {use.name for use in uses if use.name is not None} | {*(chosen or ())}
+  dense = {name: 0 for name in trees.by_name(params) if name in names}
+  alive, other = dict(dense), 0
+  for use in uses:
     if use.name is None:
       other += use.multiply_adds
       continue
     dense[use.name] += use.multiply_adds
     if use.name in pruned:
       seen = jnp.count_nonzero(use.view(pruned[use.name]))
-      alive[use.name] += use.times * int(seen)
+      alive[use.name] += round(use.times * int(seen))
     else:
       alive[use.name] += use.multiply_adds
   return MultiplyAdds(dense, alive, other)

@@ -9,8 +9,9 @@ program, and shows or changes what chosen equations of it compute.
 """
 
 from lthjax.program._interpreter import bind
+from lthjax.program._kernels import kernels
+from lthjax.program._use import Loop, Step, Use
 from lthjax.program._uses import uses
 from lthjax.program._values import run
-from lthjax.program._walk import Step, Use
 
-__all__ = ['Step', 'Use', 'bind', 'run', 'uses']
+__all__ = ['Loop', 'Step', 'Use', 'bind', 'kernels', 'run', 'uses']

@@ -7,18 +7,22 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lthjax import masks as masks_lib
 from lthjax import trees
 from lthjax.program._interpreter import trace
-from lthjax.program._rules import RULES, unknown
-from lthjax.program._walk import Part, Use, Walk, Weight
+from lthjax.program._kernels import classify
+from lthjax.program._nested import unknown
+from lthjax.program._rules import RULES
+from lthjax.program._use import Use
+from lthjax.program._walk import Part, Walk, Weight
+
+Where = Callable[[str, Any], bool] | str | list[str]
 
 
 def uses(
   apply: Callable[..., Any],
   params: chex.ArrayTree,
   *args: Any,
-  where: masks_lib.Where | str | list[str] = masks_lib.kernels,
+  where: Where | None = None,
 ) -> list[Use]:
   """Lists the matmuls and convolutions of a function, with their kernels.
 
@@ -27,19 +31,20 @@ def uses(
   counts: no elementwise work, no solvers, no kernels from outside of JAX.
 
   Args:
-    apply: pure function ``apply(params, *args)``. Bind what is no array before:
-      ``lambda params, x: model.apply(params, x, train=False)``.
+    apply: pure function ``apply(params, *args)``. Bind what is not an array
+      before: ``lambda params, x: model.apply(params, x, train=False)``.
     params: tree of arrays or of `jax.ShapeDtypeStruct`.
     *args: trees of arrays or of `jax.ShapeDtypeStruct`.
-    where: the leaves to follow, as in `lthjax.masks.full`.
+    where: the leaves to follow: ``where(name, leaf)``, a glob or a list of
+      globs. By default those that `kernels` chooses.
 
   Returns:
     The uses in the order of the program. A leaf may have several, or none.
 
   Raises:
-    ValueError: names every leaf that goes where it cannot be followed, such as
-      into a sum with activations, and the primitives whose matmuls cannot be
-      counted: `jax.lax.while_loop`, or `jax.lax.cond` where branches differ.
+    ValueError: if a leaf goes where it cannot be followed, such as into a sum
+      with activations; or if matmuls cannot be counted, such as those inside
+      `jax.lax.while_loop`, or inside `jax.lax.cond` where branches differ.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -48,25 +53,50 @@ def uses(
     >>> def apply(params, x):
     ...   return jax.nn.relu(x @ params['w'].astype(x.dtype) + params['b'])
     >>> x = jax.ShapeDtypeStruct((8, 4), jnp.bfloat16)
-    >>> found = program.uses(apply, params, x)
-    >>> [(use.name, use.primitive, use.multiply_adds) for use in found]
-    [('w', 'dot_general', 96)]
+    >>> (use,) = program.uses(apply, params, x)
+    >>> use.name, use.primitive, use.multiply_adds
+    ('w', 'dot_general', 96)
+    >>> use.operand, use.contracted, use.free
+    (1, (0,), (1,))
   """
-  shapes = jax.eval_shape(lambda p: masks_lib.full(p, where), params)
-  chosen = trees.by_name(shapes)
+  closed, _ = trace(apply, params, *args)
+  return uses_of(closed, params, choose(closed, params, where))
+
+
+def uses_of(closed: Any, params: chex.ArrayTree, chosen: set[str]) -> list[Use]:
+  """Lists the uses in a program that has the params as its first arguments."""
   leaves = jax.tree_util.tree_leaves_with_path(params)
   parts = [Part(trees.path_name(path), jnp.shape(x)) for path, x in leaves]
-  weights = [
-    None if chosen[part.name] is None else Weight((part,)) for part in parts
-  ]
-  closed, _ = trace(apply, params, *args)
+  weights = [Weight((part,)) if part.name in chosen else None for part in parts]
   walk = Walk(RULES, unknown, uses=[], faults=[])
   walk(closed, weights + [None] * (len(closed.in_avals) - len(weights)))
   if walk.faults:
     raise ValueError(
-      'The multiply-adds of this function are not certain:'
-      f' {"; ".join(dict.fromkeys(walk.faults))}. Leave out with `where=` what'
-      ' is no kernel of a matmul or convolution, and do to kernels only what'
-      ' casts, masks or rearranges them.'
+      'The matmuls of this function and their kernels are not certain:'
+      f' {"; ".join(dict.fromkeys(walk.faults))}. Kernels may only be cast,'
+      ' masked or rearranged before their matmuls; leave out other leaves with'
+      ' `where=`.'
     )
   return walk.uses
+
+
+def choose(
+  closed: Any, params: chex.ArrayTree, where: Where | None
+) -> set[str]:
+  """Returns the names of the leaves to follow."""
+  leaves = {n: x for n, x in trees.by_name(params).items() if x is not None}
+  if where is None:
+    found = classify(closed, params)
+    return found.multiplied - found.looked_up | found.lost
+  if callable(where):
+    chosen = {name for name, leaf in leaves.items() if where(name, leaf)}
+  else:
+    globs = [where] if isinstance(where, str) else list(where)
+    chosen = set(trees.first_match(globs, leaves, 'where', 'leaf'))
+  if not chosen:
+    raise ValueError(
+      'No leaf of the params was selected. They are'
+      f' {", ".join(leaves) or "empty"}; choose some with'
+      ' `where=lambda name, leaf: ...` or a glob such as `where="*/kernel"`.'
+    )
+  return chosen

@@ -34,7 +34,7 @@ def run(
   `jax.checkpoint`, functions with custom derivatives (whose derivatives are
   then those of their body), `jax.lax.scan` and `jax.lax.cond`. What leads to no
   visit is not opened. A scan stays a scan, so that neither the program nor its
-  compile time grows with the number of turns.
+  compile time grows with the number of turns; nor is a `jax.shard_map` undone.
 
   Args:
     f: any function that JAX can trace.
@@ -45,13 +45,14 @@ def run(
       inputs, and a note is any tree of arrays, or `None`.
     *args: arguments of ``f``.
     feeds: ``{path: tree}`` for visits that take a third argument: arrays with a
-      leading axis for each scan around the equation, sliced by these scans.
+      leading axis for each loop around the equation, which slices them.
 
   Returns:
     The result of ``f``, and ``{path: note}`` in the order of the program. A
-    note from inside a scan has a leading axis for each scan around it. The
-    branches of a `jax.lax.cond` must note alike; what the one that is taken
-    notes is under the paths of the first.
+    note has a leading axis for each loop around its equation: for each scan,
+    and for each mesh axis of a `jax.shard_map`. The branches of a
+    `jax.lax.cond` must note alike; what the one that is taken notes is under
+    the paths of the first.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -140,6 +141,28 @@ def _scan(run, eqn, inputs, path, feeds):
   return scan(eqn, inputs, body, feeds)
 
 
+def _shard(run, eqn, inputs, path, feeds):
+  """Notes and feeds have an axis for each mesh axis, where a device has one."""
+  params = eqn.params
+  mesh, manual = params['mesh'], params['newly_manual_axes']
+  spread = [name for name in mesh.axis_names if name in manual]
+  one = (1,) * len(spread)
+
+  def body(inputs, feeds):
+    feeds = jax.tree.map(lambda x: x.reshape(x.shape[len(one) :]), feeds)
+    outs, notes = run(params['jaxpr'], inputs, path, feeds)
+    return outs, jax.tree.map(lambda x: x.reshape(one + x.shape), notes)
+
+  return jax.shard_map(
+    body,
+    mesh=mesh,
+    in_specs=([*params['in_specs']], jax.P(*spread)),
+    out_specs=([*params['out_specs']], jax.P(*spread)),
+    axis_names=manual,
+    check_vma=params['check_vma'],
+  )(inputs, feeds)
+
+
 def _cond(run, eqn, inputs, path, feeds):
   places = [
     [p for p in run.visits if p[: len(here)] == here]
@@ -186,4 +209,5 @@ _RULES = {
   **dict.fromkeys(('checkpoint', 'remat2'), _checkpoint),
   'cond': _cond,
   'scan': _scan,
+  'shard_map': _shard,
 }

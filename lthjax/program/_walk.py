@@ -8,85 +8,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 
 from lthjax.program._interpreter import Path, interpret
-
-
-class Step(NamedTuple):
-  """A rearrangement of entries on the way from a leaf to its use.
-
-  Attributes:
-    primitive: a primitive of JAX that moves, repeats or drops entries; or the
-      function that makes a leaf a part of something larger.
-    operands: what it takes besides the array.
-    params: its parameters.
-    output: which of its outputs, where there are several.
-    batch: over how many leading axes to map it, one for each scan around.
-  """
-
-  primitive: Any
-  operands: tuple[Any, ...]
-  params: dict[str, Any]
-  output: int | None
-  batch: int
-
-  def __call__(self, x: chex.Array) -> chex.Array:
-    """Does to an array what the program does to the leaf."""
-    call = getattr(self.primitive, 'bind', self.primitive)
-
-    def run(x):
-      y = call(x, *self.operands, **self.params)
-      return y if self.output is None else y[self.output]
-
-    for _ in range(self.batch):
-      run = jax.vmap(run)
-    return run(x)
-
-
-class Use(NamedTuple):
-  """A matmul or convolution, and a leaf that it multiplies with.
-
-  Attributes:
-    name: the leaf's name; `None` where no chosen leaf takes part, as where
-      queries meet keys.
-    primitive: ``'dot_general'`` or ``'conv_general_dilated'``; or ``'gather'``,
-      a lookup in a table, which multiplies nothing.
-    shapes: shapes of its two operands.
-    runs: how often it runs: the product of the lengths of the scans around.
-    multiply_adds: of all runs together.
-    path: where it is in the program: the key of its visit in `run`.
-    times: how many of them each entry of the leaf takes part in, as often as it
-      occurs in the `view`.
-    steps: what the program does to the leaf first, see `view`.
-  """
-
-  name: str | None
-  primitive: str
-  shapes: tuple[tuple[int, ...], ...]
-  runs: int
-  multiply_adds: int
-  path: Path = ()
-  times: int = 0
-  steps: tuple[Step, ...] = ()
-
-  def view(self, x: chex.Array) -> chex.Array:
-    """Rearranges an array of the leaf's shape as the program does the leaf.
-
-    Args:
-      x: array of the leaf's shape, such as its mask or scores.
-
-    Returns:
-      What stands at the leaf's operand: in the shape of the operand, after a
-      leading axis for each scan that walks over the leaf. It is zero in what
-      belongs to other leaves, where several were concatenated.
-    """
-    for step in self.steps:
-      x = step(x)
-    return x
+from lthjax.program._use import Loop, Step, Use
 
 
 class Part(NamedTuple):
@@ -108,18 +35,20 @@ class Weight(NamedTuple):
 
   Attributes:
     parts: the entries; several leaves, if they were concatenated.
-    scans: path and length of each loop that walks over one of the leading
-      axes of what the steps of the parts give.
+    scans: the loops that walk over the leading axes of what the steps of the
+      parts give.
     repeated: whether entries were repeated along some axis.
     mixed: whether they were multiplied by another array.
+    exact: whether they were only moved and cast.
     derived: whether they are rows chosen by indices, or norms: numbers that may
       serve as activations or scales, but whose use as a kernel is not known.
   """
 
   parts: tuple[Part, ...]
-  scans: tuple[tuple[Path, int], ...] = ()
+  scans: tuple[Loop, ...] = ()
   repeated: bool = False
   mixed: bool = False
+  exact: bool = True
   derived: bool = False
 
   @property
@@ -132,10 +61,16 @@ class Weight(NamedTuple):
     return other is not None and self[:2] == other[:2]
 
   def then(
-    self, primitive: Any, operands: Any, params: Any, output: int | None = None
+    self,
+    primitive: Any,
+    operands: Any,
+    params: Any = None,
+    output: int | None = None,
+    batch: int | None = None,
   ) -> 'Weight':
     """Returns the entries after another rearrangement."""
-    step = Step(primitive, tuple(operands), params, output, len(self.scans))
+    batch = len(self.scans) if batch is None else batch
+    step = Step(primitive, tuple(operands), params or {}, output, batch)
     parts = (part._replace(steps=(*part.steps, step)) for part in self.parts)
     return self._replace(parts=tuple(parts))
 
@@ -148,19 +83,21 @@ class Walk(NamedTuple):
   """A walk over a program, and what it has found so far.
 
   Attributes:
-    rules: ``{primitive: rule}``, where ``rule(walk, eqn, values, path)`` tells
-      what the outputs of an equation hold, given what its inputs hold.
+    rules: ``{primitive: rule}``, where ``rule(walk, eqn, values, path)``
+      returns what the outputs of an equation hold, given what its inputs hold.
     otherwise: the rule for all other primitives.
     uses: what `use` has noted.
     faults: what `lose` has noted.
-    runs: how often the program runs.
+    loops: the loops around.
+    idle: how many of the devices around repeat what others compute.
   """
 
   rules: Mapping[str, Rule]
   otherwise: Rule
   uses: list[Use]
   faults: list[str]
-  runs: int = 1
+  loops: tuple[Loop, ...] = ()
+  idle: int = 1
 
   def __call__(self, program: Any, values: Values, path: Path = ()) -> Values:
     """Returns what the outputs hold, given what the inputs hold."""
@@ -175,38 +112,43 @@ class Walk(NamedTuple):
     self,
     eqn: jex.JaxprEqn,
     path: Path,
-    weight: Weight | None,
-    size: int,
     multiply_adds: int,
+    weight: Weight | None = None,
+    **roles: Any,
   ) -> None:
     """Notes that an equation multiplies with leaves, or with none.
 
     Args:
       eqn: the equation.
       path: of the equation.
-      weight: what its kernel holds.
-      size: number of entries of the kernel.
       multiply_adds: of one run; each entry takes part in equally many.
+      weight: what its kernel holds.
+      **roles: the operand of the kernel, and what its axes are for.
     """
-    shapes = tuple(map(shape, eqn.invars))
+    runs = math.prod(loop.length for loop in self.loops) // self.idle
     use = Use(
       name=None,
       primitive=eqn.primitive.name,
-      shapes=shapes,
-      runs=self.runs,
-      multiply_adds=multiply_adds * self.runs,
-      path=path,
+      shapes=tuple(map(shape, eqn.invars[:2])),
+      runs=runs,
+      multiply_adds=multiply_adds * runs,
+      paths=(path,),
+      loops=self.loops,
+      **roles,
     )
     if weight is None:
       self.uses.append(use)
       return
-    walked = math.prod(length for _, length in weight.scans)
-    times = use.multiply_adds // max(size * walked, 1)
+    walked = math.prod(loop.length for loop in weight.scans)
+    entries = max(math.prod(use.shapes[use.operand]) * walked, 1)
+    whole, rest = divmod(use.multiply_adds, entries)
+    times = whole if not rest else use.multiply_adds / entries
+    use = use._replace(scans=weight.scans, exact=weight.exact, times=times)
     for part in weight.parts:
-      use = use._replace(name=part.name, times=times, steps=part.steps)
+      use = use._replace(name=part.name, shape=part.shape, steps=part.steps)
       if len(weight.parts) > 1:
-        entries = jnp.sum(use.view(jnp.ones(part.shape, bool)))
-        use = use._replace(multiply_adds=times * int(entries))
+        number = round(times * _entries(use))
+        use = use._replace(multiply_adds=number)
       self.uses.append(use)
 
   def lose(self, eqn: jex.JaxprEqn, values: Values, why: str = '') -> Values:
@@ -218,6 +160,12 @@ class Walk(NamedTuple):
         if w and not w.derived
       )
     return [None] * len(eqn.outvars)
+
+
+def _entries(use: Use) -> int:
+  """Counts the entries of a leaf at its operand, also while JAX is tracing."""
+  with jax.ensure_compile_time_eval():
+    return int(jnp.count_nonzero(use.view(jnp.ones(use.shape, bool))))
 
 
 def shape(atom: Any) -> tuple[int, ...]:

@@ -1,0 +1,304 @@
+"""The leaves that a program multiplies with, whatever their names."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+
+from lthjax import trees
+from lthjax.program._interpreter import (
+  CALLS,
+  Path,
+  inside,
+  interpret,
+  loop_parts,
+  trace,
+)
+from lthjax.program._matmuls import MATMULS
+from lthjax.program._rules import BESIDE, MOVES, SAME
+from lthjax.program._walk import shape
+
+
+class Made(NamedTuple):
+  """What a value is made of, if it is not an activation.
+
+  Attributes:
+    leaves: names of the leaves; none for a constant.
+    repeated: whether entries were repeated, as those of a bias or scale are.
+    mixed: whether it was multiplied by an array from elsewhere, as by a mask.
+    product: whether it is an activation after all: the product of one with
+      repeated leaves, whose sum would be a matmul.
+  """
+
+  leaves: frozenset[str] = frozenset()
+  repeated: bool = False
+  mixed: bool = False
+  product: bool = False
+
+
+class Found(NamedTuple):
+  """Names of leaves, by what a program does with them.
+
+  Attributes:
+    multiplied: operands of matmuls and convolutions.
+    looked_up: tables, from which rows are taken.
+    lost: those in what may be a matmul, but cannot be followed.
+    inputs: whether the program has arguments besides the leaves.
+  """
+
+  multiplied: set[str]
+  looked_up: set[str]
+  lost: set[str]
+  inputs: bool = True
+
+  def update(self, other: 'Found') -> None:
+    """Adds what another has found."""
+    for names, more in zip(self[:3], other[:3], strict=True):
+      names.update(more)
+
+
+Fact = Made | None
+Facts = Sequence[Fact]
+_CONSTANT = Made()
+
+
+def kernels(
+  apply: Callable[..., Any], params: chex.ArrayTree, *args: Any
+) -> Callable[[str, Any], bool]:
+  """Chooses the leaves that a model multiplies activations with.
+
+  They are the kernels of its matmuls and convolutions, by what the program does
+  and not by their names. Biases, the scales of normalizations, embeddings of
+  positions and class tokens are not among them. Neither are tables in which
+  rows are looked up, even where they are also multiplied with, as tied
+  embeddings are: name these to prune them. Nothing is computed.
+
+  Args:
+    apply: pure function ``apply(params, *args)`` of any framework.
+    params: tree of arrays or of `jax.ShapeDtypeStruct`.
+    *args: trees of arrays or of `jax.ShapeDtypeStruct`.
+
+  Returns:
+    A function ``where(name, leaf)`` for `lthjax.masks.full` and all else that
+    takes ``where=``.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> params = {'bias': jnp.ones((4, 3)), 'kernel': jnp.ones((1, 3))}
+    >>> def apply(params, x):  # the names mislead
+    ...   return x @ params['bias'] * params['kernel']
+    >>> x = jax.ShapeDtypeStruct((8, 4), jnp.float32)
+    >>> where = lth.program.kernels(apply, params, x)
+    >>> masks = lth.masks.full(params, where=where)
+    >>> [name for name, mask in masks.items() if mask is not None]
+    ['bias']
+  """
+  closed, _ = trace(apply, params, *args)
+  found = classify(closed, params)
+  chosen = frozenset(found.multiplied - found.looked_up)
+  return lambda name, leaf: name in chosen
+
+
+def classify(closed: jex.ClosedJaxpr, params: chex.ArrayTree) -> Found:
+  """Finds what a program with the params as first arguments does with them."""
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  shapes = {trees.path_name(path): jnp.shape(x) for path, x in leaves}
+  others = len(closed.in_avals) - len(leaves)
+  found = Found(set(), set(), set(), inputs=others > 0)
+  facts = [Made(frozenset([name])) for name in shapes]
+  _follow(closed, facts + [None] * others, (), found)
+  flat = {n for n, dims in shapes.items() if sum(d > 1 for d in dims) < 2}
+  found.lost.difference_update(flat)
+  return found
+
+
+def _follow(program: Any, facts: Facts, path: Path, found: Found) -> list[Fact]:
+  def step(eqn, facts, path):
+    name = eqn.primitive.name
+    rule = _RULES.get(name, _elsewhere)
+    if rule not in (_move, _same, _sum):
+      facts = [None if fact and fact.product else fact for fact in facts]
+    outs = rule(eqn, facts, path, found)
+    return outs if isinstance(outs, list) else [outs] * len(eqn.outvars)
+
+  return interpret(program, facts, step, _constant, path)
+
+
+def _constant(value: Any) -> Fact:
+  """Arrays that a function closes over may well be its inputs."""
+  return None if getattr(value, 'ndim', 0) else _CONSTANT
+
+
+def _meet(facts: Facts) -> Fact:
+  """What is made of several values: an activation, if one of them is."""
+  made = [fact for fact in facts if fact is not None]
+  if len(made) < len(facts):
+    return None
+  leaves = [fact for fact in made if fact.leaves]
+  # What is repeated beside a kernel scales it.
+  main = [fact for fact in leaves if not fact.repeated] or leaves
+  return Made(
+    leaves=frozenset().union(*(fact.leaves for fact in main)),
+    repeated=any(fact.repeated for fact in main),
+    mixed=any(fact.mixed for fact in main),
+    product=any(fact.product for fact in made),
+  )
+
+
+def _elsewhere(eqn, facts, path, found) -> Fact:
+  """Primitives without a rule: what is not elementwise may be a matmul."""
+  if None in facts and (not _elementwise(eqn) or inside(eqn, path)):
+    for fact in facts:
+      found.lost.update(fact.leaves if fact else ())
+  return _meet(_spread(eqn, facts))
+
+
+def _elementwise(eqn) -> bool:
+  out = shape(eqn.outvars[0]) if eqn.outvars else ()
+  return all(
+    len(dims) == len(out)
+    and all(n in (1, m) for n, m in zip(dims, out, strict=True))
+    for dims in map(shape, eqn.invars)
+    if dims
+  )
+
+
+def _spread(eqn, facts) -> list[Fact]:
+  """What is smaller than the result is repeated in it."""
+  out = shape(eqn.outvars[0]) if eqn.outvars else ()
+  return [
+    fact._replace(repeated=True)
+    if fact and fact.leaves and shape(x) != out
+    else fact
+    for fact, x in zip(facts, eqn.invars, strict=True)
+  ]
+
+
+def _join(eqn, facts, path, found) -> Fact:
+  return _meet(facts)
+
+
+def _same(eqn, facts, path, found) -> list[Fact]:
+  return [*facts]
+
+
+def _beside(eqn, facts, path, found) -> Fact:
+  """A mask or a scale from elsewhere leaves a kernel a kernel."""
+  pairs = zip(_spread(eqn, facts), eqn.invars, strict=True)
+  known = [fact for fact, x in pairs if fact or shape(x)]
+  made = [fact for fact in known if fact is not None]
+  met = _meet(made)
+  if met is None or not met.leaves or len(made) == len(known):
+    return _meet(known)
+  return met._replace(mixed=True, product=met.repeated)
+
+
+def _move(eqn, facts, path, found) -> Fact:
+  met = _meet(facts)
+  (array, *_), (out, *_) = eqn.invars, eqn.outvars
+  grows = math.prod(shape(out)) > math.prod(shape(array))
+  vector = len(shape(array)) < 2 <= len(shape(out))
+  if met and (grows or vector):
+    return met._replace(repeated=True)
+  return met
+
+
+def _sum(eqn, facts, path, found) -> Fact:
+  (fact,) = facts
+  if fact and (fact.product or fact.mixed):
+    found.lost.update(fact.leaves)
+    return None
+  return fact
+
+
+def _lookup(eqn, facts, path, found) -> Fact:
+  table, *indices = facts
+  if table and None in indices:
+    found.looked_up.update(table.leaves)
+  return _meet(facts)
+
+
+def _matmul(eqn, facts, path, found) -> Fact:
+  sides = facts[:2]
+  numbers = eqn.params.get('dimension_numbers')
+  if eqn.primitive.name == 'dot_general' and not numbers[0][0]:
+    return _meet(sides)  # An outer product.
+  leaves = [fact for fact in sides if fact and fact.leaves]
+  pure = [fact for fact in leaves if not fact.mixed]
+  if len(pure) == 1:  # What is mixed beside a kernel is an activation.
+    leaves = pure
+  constant = _CONSTANT in sides and found.inputs
+  if len(leaves) != 1 or constant:
+    return _meet(sides)
+  found.multiplied.update(leaves[0].leaves)
+  return None
+
+
+def _call(eqn, facts, path, found) -> list[Fact]:
+  ((path, program),) = inside(eqn, path)
+  return _follow(program, facts, path, found)
+
+
+def _cond(eqn, facts, path, found) -> list[Fact]:
+  results = [
+    _follow(program, facts[1:], here, found)
+    for here, program in inside(eqn, path)
+  ]
+  return [_either(*outs) for outs in zip(*results, strict=True)]
+
+
+def _scan(eqn, facts, path, found) -> list[Fact]:
+  return _turn(eqn.params['jaxpr'], *loop_parts(eqn, facts), path, found)
+
+
+def _while(eqn, facts, path, found) -> list[Fact]:
+  first, count = eqn.params['cond_nconsts'], eqn.params['body_nconsts']
+  facts = facts[first:]
+  body = eqn.params['body_jaxpr']
+  return _turn(body, facts[:count], facts[count:], [], path, found)
+
+
+def _turn(body, consts, carry, xs, path, found) -> list[Fact]:
+  """Goes through the body of a loop until what is carried stays the same."""
+  while True:
+    trial = Found(set(), set(), set(), found.inputs)
+    outs = _follow(body, [*consts, *carry, *xs], path, trial)
+    after = [_either(*each) for each in zip(carry, outs, strict=False)]
+    if after == carry:
+      found.update(trial)
+      return [*carry, *outs[len(carry) :]]
+    carry = after
+
+
+def _either(*facts: Fact) -> Fact:
+  """What a value is made of that is one of several."""
+  if any(fact is None or fact.product for fact in facts):
+    return None
+  made = [fact for fact in facts if fact]
+  return Made(
+    leaves=frozenset().union(*(fact.leaves for fact in made)),
+    repeated=any(fact.repeated for fact in made),
+    mixed=any(fact.mixed for fact in made),
+  )
+
+
+_RULES = {
+  **dict.fromkeys(CALLS, _call),
+  **dict.fromkeys(MATMULS, _matmul),
+  **dict.fromkeys(MOVES, _move),
+  **dict.fromkeys(SAME, _same),
+  **dict.fromkeys(BESIDE, _beside),
+  **dict.fromkeys(('concatenate', 'stack'), _join),
+  **dict.fromkeys(('reduce_max', 'reduce_min'), _join),
+  'cond': _cond,
+  'gather': _lookup,
+  'reduce_sum': _sum,
+  'scan': _scan,
+  'shard_map': _call,
+  'while': _while,
+}
