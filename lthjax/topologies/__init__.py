@@ -4,6 +4,7 @@ from lthjax.topologies._ac_dc import ACDCState, ac_dc
 from lthjax.topologies._drop_and_grow import DropAndGrowState, drop_and_grow
 from lthjax.topologies._gradual import GradualState, gradual
 from lthjax.topologies._largest import LargestState
+from lthjax.topologies._metrics import metrics
 from lthjax.topologies._rigl import rigl
 from lthjax.topologies._set import sparse_evolution
 from lthjax.topologies._snfs import SNFSState, snfs
@@ -26,6 +27,7 @@ __all__ = [
   'drop_and_grow',
   'fixed',
   'gradual',
+  'metrics',
   'random_masks',
   'rigl',
   'snfs',
