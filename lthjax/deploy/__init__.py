@@ -1,5 +1,52 @@
-"""Deployment: what sparse weights cost to store."""
+"""Deployment: sparsity that is faster where it runs, and smaller on disk.
 
+On a CPU, `condense` turns pruned kernels into `Sparse` ones, which compiled
+kernels multiply with several times as fast as XLA does with dense ones, in
+inference and in training; `sparse_apply` runs any model with them. `report`
+says what that gains on the machine at hand, or that it gains nothing. Files
+hold alive values and one bit per weight.
+"""
+
+from lthjax.deploy._apply import sparse_apply
+from lthjax.deploy._compile import CompileError
+from lthjax.deploy._condense import (
+  condense,
+  densify,
+  is_sparse,
+  join,
+  regather,
+  split,
+  to_bcsr,
+)
+from lthjax.deploy._exchange import export, load, load_export, save
+from lthjax.deploy._kernels import Kernels, build_kernels, kernels
+from lthjax.deploy._layouts import Lookup, Sparse
+from lthjax.deploy._linear import linear
+from lthjax.deploy._report import Report, report
 from lthjax.deploy._storage import Storage, storage
 
-__all__ = ['Storage', 'storage']
+__all__ = [
+  'CompileError',
+  'Kernels',
+  'Lookup',
+  'Report',
+  'Sparse',
+  'Storage',
+  'build_kernels',
+  'condense',
+  'densify',
+  'export',
+  'is_sparse',
+  'join',
+  'kernels',
+  'linear',
+  'load',
+  'load_export',
+  'regather',
+  'report',
+  'save',
+  'sparse_apply',
+  'split',
+  'storage',
+  'to_bcsr',
+]

@@ -187,13 +187,13 @@ def compact(
   """
   check_fit(groups, params)
   keeps = _check_masks(keeps, groups)
-  if (masks := trees.concrete(keeps)) is None:
+  if bad := [n for n, mask in keeps.items() if trees.is_traced(mask)]:
     raise ValueError(
-      f'`keeps` of {", ".join(keeps)} were traced, but the shapes of the'
-      ' smaller params must be known. Call `compact` outside of `jax.jit`;'
-      ' inside, use `lthjax.groups.expand` and masks.'
+      f'`keeps` of {", ".join(bad)} were traced, but the shapes of the smaller'
+      ' params must be known. Call `compact` outside of `jax.jit`; inside, use'
+      ' `lthjax.groups.expand` and masks.'
     )
-  faults = []
+  masks, faults = jax.device_get(dict(keeps)), []
   for name, mask in masks.items():
     counts = np.sum(mask, axis=-1)
     if not np.all(counts):
@@ -282,7 +282,7 @@ def _unknown(given: Mapping[str, Any], groups: Groups) -> list[str]:
 def _check_masks(masks: UnitMasks, groups: Groups) -> UnitMasks:
   """Returns masks of units; raises unless they fit the groups."""
   if not isinstance(masks, Mapping):
-    raise TypeError(
+    raise ValueError(
       f'Masks of units were a {type(masks).__name__}, but must be'
       ' `{group: bool array}`.'
     )

@@ -1,4 +1,4 @@
-"""Structured pruning: channels by their scales, and units removed for real."""
+"""Channel pruning by the scales of normalization layers."""
 
 from lthjax.structured._channels import (
   add_l1,
@@ -6,6 +6,5 @@ from lthjax.structured._channels import (
   mask_channels,
   scales,
 )
-from lthjax.structured._compact import compact
 
-__all__ = ['add_l1', 'channel_masks', 'compact', 'mask_channels', 'scales']
+__all__ = ['add_l1', 'channel_masks', 'mask_channels', 'scales']

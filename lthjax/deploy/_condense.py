@@ -1,0 +1,338 @@
+"""Sparse kernels in place of dense ones, and the exact way back."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lthjax import axes as axes_lib
+from lthjax import masks as masks_lib
+from lthjax import trees
+from lthjax.deploy import _kernels, _layouts
+from lthjax.deploy._layouts import Sparse
+
+_MOST = 2**31 - 1  # Places of entries are int32.
+
+
+def is_sparse(x: Any) -> bool:
+  """Returns whether a leaf is a `Sparse` kernel."""
+  return isinstance(x, Sparse)
+
+
+def condense(
+  params: chex.ArrayTree,
+  masks: chex.ArrayTree,
+  *,
+  where: Callable[[str, Any], bool] | None = None,
+  axes: Mapping[str, axes_lib.Axes] | None = None,
+  max_density: float = 0.5,
+  lookup: bool | Literal['auto'] = 'auto',
+  int8: bool = False,
+  capacity: int | Mapping[str, int] | None = None,
+) -> Any:
+  """Replaces pruned kernels by `Sparse` ones, which hold alive weights only.
+
+  Masks decide what is stored, not values: an alive 0.0 is stored. Stacked
+  kernels and convolutions other than 1x1 stay dense, with their masks applied.
+
+  Args:
+    params: tree of arrays.
+    masks: tree of masks.
+    where: predicate ``where(name, leaf)`` that narrows down which masked leaves
+      are replaced.
+    axes: ``{name or glob: Axes}`` of kernels; by layout if not given.
+    max_density: kernels with a larger alive share stay dense.
+    lookup: whether to add the layout for batches of at most 4. By default it is
+      added where the processor has AVX-512, unless ``capacity`` is given.
+    int8: whether to round values to 8 bits, with one scale per output. For
+      inference only.
+    capacity: number of entries to leave room for, so that masks with fewer
+      alive weights have the same program; for all kernels, or by name.
+
+  Returns:
+    The params, with `Sparse` leaves.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from lthjax import deploy
+    >>> params = {'w': jnp.arange(1.0, 7.0).reshape(3, 2), 'b': jnp.ones(2)}
+    >>> masks = {'w': params['w'] > 4, 'b': None}
+    >>> deploy.condense(params, masks)['w'].values
+    Array([5., 6.], dtype=float32)
+  """
+  trees.check_like(masks, params, 'params')
+  if not 0 <= max_density <= 1:
+    raise ValueError(
+      f'`max_density` was {max_density}, but must be in [0, 1]: it is the'
+      ' largest alive share at which a kernel becomes sparse.'
+    )
+  if lookup == 'auto':
+    lookup = capacity is None and _kernels.kernels().isa == 'avx512'
+  elif lookup and capacity is not None:
+    raise ValueError(
+      '`lookup=True` packs one mask, and `capacity` leaves room for others.'
+      ' Leave one of them out.'
+    )
+  chosen = choose(params, masks, where, axes, max_density)
+  host = trees.by_name(params)
+  alive = trees.by_name(masks)
+  _check_values(chosen, host, alive, capacity, int8)
+
+  def replace(path, leaf):
+    name = trees.path_name(path)
+    if name not in chosen:
+      masked: Any = masks_lib.apply({name: alive[name]}, {name: leaf})
+      return masked[name]
+    room = capacity.get(name) if isinstance(capacity, Mapping) else capacity
+    packed = _layouts.pack(
+      np.asarray(leaf),
+      np.asarray(alive[name]),
+      chosen[name],
+      capacity=room,
+      lookup=lookup,
+      int8=int8,
+    )
+    return jax.tree.map(jnp.asarray, packed)
+
+  return jax.tree_util.tree_map_with_path(
+    replace, params, is_leaf=trees.is_none
+  )
+
+
+def choose(
+  params: chex.ArrayTree,
+  masks: chex.ArrayTree,
+  where: Callable[[str, Any], bool] | None,
+  axes: Mapping[str, axes_lib.Axes] | None,
+  max_density: float,
+) -> dict[str, tuple[int, ...]]:
+  """Returns ``{name: input axes}`` of the kernels that become sparse."""
+  leaves = trees.by_name(params)
+  masked = {n: m for n, m in trees.by_name(masks).items() if m is not None}
+  shapes = {name: jnp.shape(leaves[name]) for name in masked}
+  found = axes_lib.resolve(axes, shapes, strict=False)
+  chosen = {}
+  for name, kernel in found.items():
+    shape, leaf = shapes[name], leaves[name]
+    window = [shape[axis] for axis in kernel.window]
+    small = int(np.count_nonzero(masked[name])) <= max_density * math.prod(
+      shape
+    )
+    matrix = not kernel.stack and math.prod(window) == 1 and len(shape) > 1
+    if matrix and small and (where is None or where(name, leaf)):
+      chosen[name] = (*kernel.window, *kernel.inputs)
+  return chosen
+
+
+def _check_values(
+  chosen: Mapping[str, Any],
+  leaves: Mapping[str, Any],
+  masks: Mapping[str, Any],
+  capacity: int | Mapping[str, int] | None,
+  int8: bool,
+) -> None:
+  """Checks the kernels that become sparse, and names all that cannot."""
+  faults = []
+  for name in chosen:
+    leaf, alive = leaves[name], int(np.count_nonzero(masks[name]))
+    room = capacity.get(name) if isinstance(capacity, Mapping) else capacity
+    if leaf.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
+      faults.append(
+        f'{name} has dtype {leaf.dtype} (cast it to float32, bfloat16 or'
+        ' float16)'
+      )
+    elif alive > _MOST:
+      faults.append(f'{name} has {alive} alive weights (at most {_MOST})')
+    elif room is not None and room < alive:
+      faults.append(
+        f'{name} has {alive} alive weights for a capacity of {room} (raise it)'
+      )
+    elif (
+      int8 and not np.isfinite(np.asarray(leaf)[np.asarray(masks[name])]).all()
+    ):
+      faults.append(f'{name} has values that are not finite (no int8 for them)')
+  if faults:
+    raise ValueError(
+      f'These kernels cannot be condensed: {"; ".join(faults)}. Leave them'
+      ' dense with `where=`, or change them as said.'
+    )
+
+
+def _alive(leaf: Any, mask: Any) -> np.ndarray:
+  return np.asarray(leaf, np.float32)[np.asarray(mask)]
+
+
+def densify(sparse: Any) -> Any:
+  """Returns dense params: exactly the params with their masks applied.
+
+  Args:
+    sparse: tree with `Sparse` leaves, as `condense` makes it.
+
+  Returns:
+    Tree of arrays, of the shapes and dtypes before.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from lthjax import deploy
+    >>> kernel = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> mask = jnp.array([[False, True], [False, False]])
+    >>> deploy.densify(deploy.condense({'w': kernel}, {'w': mask}))['w']
+    Array([[0., 2.],
+           [0., 0.]], dtype=float32)
+  """
+  return jax.tree.map(
+    lambda x: _layouts.to_kernel(x) if is_sparse(x) else x,
+    sparse,
+    is_leaf=is_sparse,
+  )
+
+
+def regather(dense: chex.ArrayTree, sparse: Any) -> Any:
+  """Takes new values from dense params, such as those that one rewinds to.
+
+  Args:
+    dense: tree of arrays.
+    sparse: tree with `Sparse` leaves, whose structure is kept. A second layout
+      for small batches is dropped.
+
+  Returns:
+    The tree with the values of the dense one at the same places.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from lthjax import deploy
+    >>> kernel = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> mask = jnp.array([[False, True], [False, False]])
+    >>> sparse = deploy.condense({'w': kernel}, {'w': mask})
+    >>> deploy.regather({'w': 10 * kernel}, sparse)['w'].values
+    Array([20.], dtype=float32)
+  """
+  leaves = trees.by_name(dense)
+
+  def take(path, x):
+    name = trees.path_name(path)
+    if name not in leaves or jnp.shape(leaves[name]) != tuple(x.shape):
+      shape = jnp.shape(leaves[name]) if name in leaves else 'nothing'
+      raise ValueError(
+        f'{name or "the array"} is {shape} in the dense params and'
+        f' {tuple(x.shape)} in the sparse ones. Both must be of the same model.'
+      )
+    if not is_sparse(x):
+      return leaves[name]
+    values = _layouts.from_kernel(jnp.asarray(leaves[name]), x)
+    return _layouts.replace(x, values=values, lookup=None)
+
+  return jax.tree_util.tree_map_with_path(take, sparse, is_leaf=is_sparse)
+
+
+def split(sparse: Any) -> tuple[Any, Any]:
+  """Splits sparse params into floats to train and a structure to keep.
+
+  Optimizer states made of the floats have slots for alive weights only.
+
+  Args:
+    sparse: tree with `Sparse` leaves.
+
+  Returns:
+    The tree with `Sparse` leaves replaced by their values, float32[capacity];
+    and the structure, which `join` takes. A second layout for small batches is
+    dropped, since its values would not be trained.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from lthjax import deploy
+    >>> kernel = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> sparse = deploy.condense({'w': kernel}, {'w': kernel > 3})
+    >>> values, structure = deploy.split(sparse)
+    >>> values
+    {'w': Array([4.], dtype=float32)}
+    >>> deploy.densify(deploy.join({'w': -values['w']}, structure))['w']
+    Array([[ 0.,  0.],
+           [ 0., -4.]], dtype=float32)
+  """
+  values = jax.tree.map(
+    lambda x: x.values if is_sparse(x) else x, sparse, is_leaf=is_sparse
+  )
+  structure = jax.tree.map(
+    lambda x: (
+      _layouts.replace(x, values=None, lookup=None) if is_sparse(x) else None
+    ),
+    sparse,
+    is_leaf=is_sparse,
+  )
+  return values, structure
+
+
+def join(values: Any, structure: Any) -> Any:
+  """Puts values and structure together again, as `split` took them apart.
+
+  Args:
+    values: tree of arrays.
+    structure: tree of what is left of `Sparse` leaves, and `None`.
+
+  Returns:
+    The tree with `Sparse` leaves.
+  """
+  parts, given = named(structure), named(values)
+  faults = [f'{n} has values only' for n in given if n not in parts]
+  faults += [f'{n} has no values' for n in parts if n not in given]
+  for name, part in parts.items():
+    if is_sparse(part) and name in given:
+      room, shape = part.indices.shape, jnp.shape(given[name])
+      if shape != room:
+        faults.append(f'{name} has {shape} values for {room} places')
+  if faults:
+    raise ValueError(
+      f'The values do not fit the structure: {"; ".join(faults)}. Join what one'
+      ' call of `lthjax.deploy.split` gave.'
+    )
+
+  def put(path, value):
+    part = parts[trees.path_name(path)]
+    return _layouts.replace(part, values=value) if is_sparse(part) else value
+
+  return jax.tree_util.tree_map_with_path(put, values, is_leaf=trees.is_none)
+
+
+def named(tree: Any) -> dict[str, Any]:
+  """Returns leaves under their names; `Sparse` ones and `None` are whole."""
+  leaves = jax.tree_util.tree_leaves_with_path(
+    tree, is_leaf=lambda x: x is None or is_sparse(x)
+  )
+  return {trees.path_name(path): leaf for path, leaf in leaves}
+
+
+def to_bcsr(sparse: Sparse) -> Any:
+  """Returns a kernel as a `jax.experimental.sparse.BCSR` matrix ``[out, in]``.
+
+  Args:
+    sparse: one `Sparse` kernel.
+
+  Returns:
+    The matrix, whose rows are outputs.
+  """
+  from jax.experimental import sparse as jax_sparse
+
+  if trees.is_traced(sparse.values):
+    raise ValueError(
+      '`to_bcsr` counts entries, so call it outside of `jax.jit`.'
+    )
+  inputs, outputs = map(np.asarray, _layouts.positions(sparse))
+  alive = inputs < sparse.inputs
+  order = np.lexsort((inputs[alive], outputs[alive]))
+  starts = np.zeros(sparse.outputs + 1, np.int32)
+  np.cumsum(
+    np.bincount(outputs[alive], minlength=sparse.outputs), out=starts[1:]
+  )
+  return jax_sparse.BCSR(
+    (
+      jnp.asarray(np.asarray(sparse.values)[alive][order]),
+      jnp.asarray(inputs[alive][order], jnp.int32),
+      jnp.asarray(starts),
+    ),
+    shape=(sparse.outputs, sparse.inputs),
+  )

@@ -1,0 +1,535 @@
+// Sparse matrix products on the CPU, as handlers of XLA's foreign function
+// interface. The loops are in loops.h, compiled for several instruction sets;
+// the one that the machine has is chosen once.
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "xla/ffi/api/ffi.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace ffi = xla::ffi;
+
+namespace {
+
+constexpr long CHUNK = 512;      // Inputs per chunk of the tiles layout.
+constexpr long BLOCK = 64;       // Inputs per block of the lookup layout,
+constexpr long LOOKUP_LANES = 16;  // and outputs per tile of it.
+
+struct Tiles {
+  const float* values;
+  const uint16_t* indices;
+  const int32_t* starts;
+  long in, out, chunks;
+};
+
+struct Lookup {
+  const uint8_t* counts;
+  const uint8_t* locs;
+  const float* values;        // Either these,
+  const int8_t* int8_values;  // or these, with a scale per output.
+  const float* scale;
+  const int32_t* offsets;
+  long in, out, blocks, tiles;
+};
+
+struct Loops {
+  void (*transpose)(const float*, long, long, long, float*, long, long);
+  void (*rows)(const Tiles&, const float*, const float*, long, long, long,
+               float*);
+  void (*forward[3])(const Tiles&, const float*, const float*, long, long,
+                     float*, float*, long);
+  void (*input_gradient[3])(const Tiles&, const float*, long, float*);
+  void (*value_gradients[3])(const Tiles&, const float*, const float*, long,
+                             long, long, long, float*);
+};
+
+namespace baseline {
+#define LANES 4
+#include "loops.h"
+#undef LANES
+}  // namespace baseline
+
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), \
+                             apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+namespace avx2 {
+#define LANES 8
+#include "loops.h"
+#undef LANES
+}  // namespace avx2
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(                                        \
+    __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq"))), \
+    apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")
+#endif
+namespace avx512 {
+#define LANES 16
+#include "loops.h"
+#undef LANES
+
+// Outputs of tiles first..last for `R` rows of x, each padded to whole blocks.
+// Four registers hold the 64 inputs of a block; a step looks 16 of them up.
+template <int R, bool INT8>
+static void LookupTiles(const Lookup& w, const float* x, const float* bias,
+                        long first, long last, float* y) {
+  const long stride = w.blocks * BLOCK;
+  for (long t = first; t < last; ++t) {
+    __m512 acc[R][2];
+    for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
+    long step = w.offsets[t];
+    for (long b = 0; b < w.blocks; ++b) {
+      const long end = step + w.counts[t * w.blocks + b];
+      if (step == end) continue;
+      __m512 in[R][4];
+      for (int r = 0; r < R; ++r) {
+        for (int k = 0; k < 4; ++k) {
+          in[r][k] = _mm512_loadu_ps(x + r * stride + b * BLOCK + k * 16);
+        }
+      }
+      for (; step < end; ++step) {
+        const __m512i loc = _mm512_cvtepu8_epi32(_mm_loadu_si128(
+            reinterpret_cast<const __m128i*>(w.locs + step * LOOKUP_LANES)));
+        const __mmask16 high =
+            _mm512_test_epi32_mask(loc, _mm512_set1_epi32(32));
+        const __mmask16 alive =
+            _mm512_testn_epi32_mask(loc, _mm512_set1_epi32(128));
+        __m512 v;
+        if (INT8) {
+          v = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(
+              _mm_loadu_si128(reinterpret_cast<const __m128i*>(
+                  w.int8_values + step * LOOKUP_LANES))));
+        } else {
+          v = _mm512_loadu_ps(w.values + step * LOOKUP_LANES);
+        }
+        for (int r = 0; r < R; ++r) {
+          const __m512 got = _mm512_mask_blend_ps(
+              high, _mm512_permutex2var_ps(in[r][0], loc, in[r][1]),
+              _mm512_permutex2var_ps(in[r][2], loc, in[r][3]));
+          // Lanes without an entry keep their sum: no 0 * inf.
+          acc[r][step & 1] = _mm512_mask3_fmadd_ps(got, v, acc[r][step & 1],
+                                                   alive);
+        }
+      }
+    }
+    const long o = t * LOOKUP_LANES, lanes = std::min(LOOKUP_LANES, w.out - o);
+    const __mmask16 store = static_cast<__mmask16>((1u << lanes) - 1);
+    for (int r = 0; r < R; ++r) {
+      __m512 sum = _mm512_add_ps(acc[r][0], acc[r][1]);
+      if (INT8) {
+        sum = _mm512_mul_ps(sum, _mm512_maskz_loadu_ps(store, w.scale + o));
+      }
+      if (bias) {
+        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(store, bias + o));
+      }
+      _mm512_mask_storeu_ps(y + r * w.out + o, store, sum);
+    }
+  }
+}
+}  // namespace avx512
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif  // __x86_64__
+
+// 0: baseline, 3: AVX2, 4: AVX-512; LTHJAX_ISA caps it.
+int Isa() {
+  static const int isa = [] {
+    int found = 0;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+      found = 3;
+      if (__builtin_cpu_supports("avx512f") &&
+          __builtin_cpu_supports("avx512bw") &&
+          __builtin_cpu_supports("avx512vl") &&
+          __builtin_cpu_supports("avx512dq")) {
+        found = 4;
+      }
+    }
+#endif
+    const char* cap = std::getenv("LTHJAX_ISA");
+    if (cap && *cap) found = std::min(found, std::atoi(cap));
+    return found < 3 ? 0 : found;
+  }();
+  return isa;
+}
+
+const Loops& Chosen() {
+#if defined(__x86_64__)
+  if (Isa() == 4) return avx512::kLoops;
+  if (Isa() == 3) return avx2::kLoops;
+#endif
+  return baseline::kLoops;
+}
+
+// Scratch of the calling thread; it grows and is kept. Handlers do not nest.
+float* Scratch(size_t floats) {
+  struct Freed {
+    float* data = nullptr;
+    size_t size = 0;
+    ~Freed() { std::free(data); }
+  };
+  static thread_local Freed kept;
+  if (kept.size < floats) {
+    std::free(kept.data);
+    const size_t bytes = (floats * sizeof(float) + 63) / 64 * 64;
+    kept.data = static_cast<float*>(std::aligned_alloc(64, bytes));
+    kept.size = kept.data ? floats : 0;
+  }
+  return kept.data;
+}
+
+// Runs task(0..tasks - 1) on XLA's pool. The caller works too, and waits only
+// for tasks that others have begun: it may itself run on a thread of the pool,
+// where waiting for queued work would deadlock. Workers that come late find
+// nothing left, and touch nothing of the caller's.
+void Parallel(ffi::ThreadPool& pool, long tasks, double operations,
+              const std::function<void(long)>& task) {
+  struct Work {
+    std::atomic<long> next{0}, done{0};
+    std::mutex mutex;
+    std::condition_variable all_done;
+  };
+  const long threads = std::min<long>(pool.num_threads(), tasks);
+  if (threads <= 1 || operations < 3e5) {  // About 30 microseconds.
+    for (long i = 0; i < tasks; ++i) task(i);
+    return;
+  }
+  auto work = std::make_shared<Work>();
+  const std::function<void(long)>* f = &task;
+  auto run = [work, f, tasks] {
+    for (long i; (i = work->next.fetch_add(1)) < tasks;) {
+      (*f)(i);
+      if (work->done.fetch_add(1) + 1 == tasks) {
+        std::lock_guard<std::mutex> lock(work->mutex);
+        work->all_done.notify_all();
+      }
+    }
+  };
+  for (long i = 1; i < threads; ++i) pool.Schedule(std::function<void()>(run));
+  run();
+  for (int spin = 0; spin < 2000 && work->done.load() < tasks; ++spin) {
+#if defined(__x86_64__)
+    _mm_pause();
+#endif
+  }
+  std::unique_lock<std::mutex> lock(work->mutex);
+  work->all_done.wait(lock, [&] { return work->done.load() == tasks; });
+}
+
+long Ceil(long a, long b) { return (a + b - 1) / b; }
+
+long Product(ffi::AnyBuffer::Dimensions dims, size_t from, size_t to) {
+  long product = 1;
+  for (size_t i = from; i < to; ++i) product *= dims[i];
+  return product;
+}
+
+// Counts of entries that say where others lie: monotone, and within size.
+template <typename T>
+bool Monotone(const T* x, long n, long size) {
+  bool right = n > 0 && x[0] == 0 && x[n - 1] <= size;
+  for (long i = 1; i < n; ++i) right &= x[i - 1] <= x[i];
+  return right;
+}
+
+ffi::Error Bad(const std::string& what) {
+  return ffi::Error::InvalidArgument("lthjax: " + what);
+}
+
+using F32 = ffi::Buffer<ffi::F32>;
+using U16 = ffi::Buffer<ffi::U16>;
+using S32 = ffi::Buffer<ffi::S32>;
+using U8 = ffi::Buffer<ffi::U8>;
+
+ffi::Error MakeTiles(const F32& values, const U16& indices, const S32& starts,
+                     long in, long out, Tiles* tiles) {
+  *tiles = {values.typed_data(), indices.typed_data(), starts.typed_data(),
+            in, out, std::max(Ceil(in, CHUNK), 1L)};
+  const long capacity = values.element_count();
+  if (static_cast<long>(indices.element_count()) != capacity ||
+      static_cast<long>(starts.element_count()) != tiles->chunks * out + 1) {
+    return Bad("a sparse kernel whose parts do not fit each other");
+  }
+  if (!Monotone(tiles->starts, tiles->chunks * out + 1, capacity)) {
+    return Bad("`starts` of a sparse kernel must rise from 0 and stay within"
+               " its number of entries");
+  }
+  return ffi::Error::Success();
+}
+
+// Tiles of the batch: lanes and which of the loops they take.
+struct Lanes {
+  long lanes, tiles;
+  int which;
+  explicit Lanes(long batch)
+      : lanes(batch <= 8 ? 8 : batch <= 16 ? 16 : 32),
+        tiles(Ceil(batch, lanes)),
+        which(batch <= 8 ? 0 : batch <= 16 ? 1 : 2) {}
+};
+
+// to[tile][column][lane] = from[row][column], columns padded to `padded`.
+void ToTiles(ffi::ThreadPool& pool, const Lanes& shape, const float* from,
+             long batch, long columns, long padded, float* to) {
+  const long pieces = Ceil(columns, CHUNK);
+  Parallel(pool, shape.tiles * pieces, 1.0 * batch * columns, [&](long i) {
+    const long t = i / pieces, first = i % pieces * CHUNK;
+    const long n = std::min(CHUNK, columns - first);
+    float* tile = to + t * padded * shape.lanes;
+    Chosen().transpose(from + t * shape.lanes * columns + first, columns,
+                       std::min(shape.lanes, batch - t * shape.lanes), n,
+                       tile + first * shape.lanes, shape.lanes, shape.lanes);
+    if (first + n == columns) {  // Indices may reach the end of the chunk.
+      std::memset(tile + columns * shape.lanes, 0,
+                  (padded - columns) * shape.lanes * sizeof(float));
+    }
+  });
+}
+
+// How many groups of rows to deal out beside the tiles of the batch.
+long Groups(ffi::ThreadPool& pool, long tiles, long out) {
+  const long wanted = Ceil(4 * pool.num_threads(), tiles);
+  return std::max(1L, std::min(wanted, out / 64));
+}
+
+// Rows of x, padded with zeros to `stride`.
+float* PadRows(const float* x, long batch, long in, long stride) {
+  float* rows = Scratch(batch * stride);
+  for (long b = 0; rows && b < batch; ++b) {
+    std::memcpy(rows + b * stride, x + b * in, in * sizeof(float));
+    std::memset(rows + b * stride + in, 0, (stride - in) * sizeof(float));
+  }
+  return rows;
+}
+
+ffi::Error OutOfMemory() {
+  return ffi::Error(ffi::ErrorCode::kResourceExhausted,
+                    "lthjax: no memory for the scratch of a sparse product");
+}
+
+#if defined(__x86_64__)
+template <bool INT8>
+void RunLookup(ffi::ThreadPool& pool, const Lookup& w, const float* x,
+               const float* bias, long batch, long steps, float* y) {
+  constexpr auto r1 = avx512::LookupTiles<1, INT8>;
+  constexpr auto r2 = avx512::LookupTiles<2, INT8>;
+  constexpr auto r3 = avx512::LookupTiles<3, INT8>;
+  constexpr auto r4 = avx512::LookupTiles<4, INT8>;
+  const auto run = batch == 1 ? r1 : batch == 2 ? r2 : batch == 3 ? r3 : r4;
+  const long groups = std::min<long>(w.tiles, 4 * pool.num_threads());
+  Parallel(pool, groups, 1.0 * steps * LOOKUP_LANES * batch, [&](long g) {
+    run(w, x, bias, w.tiles * g / groups, w.tiles * (g + 1) / groups, y);
+  });
+}
+#endif
+
+ffi::Error ForwardImpl(ffi::ThreadPool pool, F32 x, F32 values, U16 indices,
+                       S32 starts, F32 bias_or_none, U8 counts, U8 locs,
+                       ffi::AnyBuffer lookup_values, F32 scale, S32 offsets,
+                       ffi::Result<F32> y) {
+  const auto dims = x.dimensions();
+  const long in = dims.back(), batch = Product(dims, 0, dims.size() - 1);
+  const long out = y->dimensions().back();
+  const float* bias =
+      bias_or_none.element_count() ? bias_or_none.typed_data() : nullptr;
+  if (batch == 0 || out == 0) return ffi::Error::Success();
+  if (bias && static_cast<long>(bias_or_none.element_count()) != out) {
+    return Bad("a bias that does not fit the kernel");
+  }
+  Tiles w;
+  if (auto error = MakeTiles(values, indices, starts, in, out, &w);
+      error.failure()) {
+    return error;
+  }
+#if defined(__x86_64__)
+  if (batch <= 4 && offsets.element_count() && Isa() == 4) {
+    const bool int8 = lookup_values.element_type() == ffi::S8;
+    Lookup l = {counts.typed_data(),
+                locs.typed_data(),
+                int8 ? nullptr : lookup_values.reinterpret_data<float>(),
+                int8 ? lookup_values.reinterpret_data<int8_t>() : nullptr,
+                scale.typed_data(),
+                offsets.typed_data(),
+                in,
+                out,
+                std::max(Ceil(in, BLOCK), 1L),
+                Ceil(out, LOOKUP_LANES)};
+    const long steps = locs.element_count() / LOOKUP_LANES;
+    bool right =
+        static_cast<long>(offsets.element_count()) == l.tiles + 1 &&
+        static_cast<long>(counts.element_count()) == l.tiles * l.blocks &&
+        lookup_values.element_count() == locs.element_count() &&
+        (!int8 || static_cast<long>(scale.element_count()) == out) &&
+        Monotone(l.offsets, l.tiles + 1, steps);
+    for (long t = 0; right && t < l.tiles; ++t) {
+      long sum = l.offsets[t];
+      for (long b = 0; b < l.blocks; ++b) sum += l.counts[t * l.blocks + b];
+      right = sum == l.offsets[t + 1];
+    }
+    if (!right) return Bad("a lookup layout whose parts do not fit each other");
+    const float* rows = PadRows(x.typed_data(), batch, in, l.blocks * BLOCK);
+    if (!rows) return OutOfMemory();
+    (int8 ? RunLookup<true> : RunLookup<false>)(pool, l, rows, bias, batch,
+                                                steps, y->typed_data());
+    return ffi::Error::Success();
+  }
+#endif
+  const double operations = 1.0 * w.starts[w.chunks * out] * batch;
+  if (batch <= 4) {
+    const float* rows = PadRows(x.typed_data(), batch, in, w.chunks * CHUNK);
+    if (!rows) return OutOfMemory();
+    const long groups = std::max(1L, std::min(out / 16, 4 * pool.num_threads()));
+    Parallel(pool, groups, operations, [&](long g) {
+      Chosen().rows(w, rows, bias, out * g / groups, out * (g + 1) / groups,
+                    batch, y->typed_data());
+    });
+    return ffi::Error::Success();
+  }
+  const Lanes shape(batch);
+  const long padded = w.chunks * CHUNK, groups = Groups(pool, shape.tiles, out);
+  const size_t inputs = shape.tiles * padded * shape.lanes;
+  float* xt = Scratch(inputs + shape.tiles * out * shape.lanes);
+  if (!xt) return OutOfMemory();
+  ToTiles(pool, shape, x.typed_data(), batch, in, padded, xt);
+  Parallel(pool, shape.tiles * groups, operations / 8, [&](long i) {
+    const long t = i / groups, g = i % groups;
+    const long first = out * g / groups, last = out * (g + 1) / groups;
+    Chosen().forward[shape.which](
+        w, xt + t * padded * shape.lanes, bias, first, last,
+        xt + inputs + (t * out + first) * shape.lanes,
+        y->typed_data() + t * shape.lanes * out,
+        std::min(shape.lanes, batch - t * shape.lanes));
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error InputGradientImpl(ffi::ThreadPool pool, F32 dy, F32 values,
+                             U16 indices, S32 starts, ffi::Result<F32> dx) {
+  const auto dims = dy.dimensions();
+  const long out = dims.back(), batch = Product(dims, 0, dims.size() - 1);
+  const long in = dx->dimensions().back();
+  if (batch == 0 || in == 0) return ffi::Error::Success();
+  Tiles w;
+  if (auto error = MakeTiles(values, indices, starts, in, out, &w);
+      error.failure()) {
+    return error;
+  }
+  const Lanes shape(batch);
+  const size_t outputs = shape.tiles * out * shape.lanes;
+  float* dyt = Scratch(outputs + shape.tiles * w.chunks * CHUNK * shape.lanes);
+  if (!dyt) return OutOfMemory();
+  ToTiles(pool, shape, dy.typed_data(), batch, out, out, dyt);
+  const double operations = 1.0 * w.starts[w.chunks * out] * batch / 8;
+  Parallel(pool, shape.tiles * w.chunks, operations, [&](long i) {
+    const long t = i / w.chunks, c = i % w.chunks;
+    const long rows = std::min(shape.lanes, batch - t * shape.lanes);
+    float* sums = dyt + outputs + i * CHUNK * shape.lanes;
+    Chosen().input_gradient[shape.which](w, dyt + t * out * shape.lanes, c,
+                                         sums);
+    Chosen().transpose(sums, shape.lanes, std::min(CHUNK, in - c * CHUNK), rows,
+                       dx->typed_data() + t * shape.lanes * in + c * CHUNK, in,
+                       std::min(CHUNK, in - c * CHUNK));
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error ValueGradientsImpl(ffi::ThreadPool pool, F32 x, F32 dy, F32 values,
+                              U16 indices, S32 starts,
+                              ffi::Result<F32> gradients) {
+  const auto dims = x.dimensions();
+  const long in = dims.back(), batch = Product(dims, 0, dims.size() - 1);
+  const long out = dy.dimensions().back();
+  Tiles w;
+  if (auto error = MakeTiles(values, indices, starts, in, out, &w);
+      error.failure()) {
+    return error;
+  }
+  const long entries = w.starts[w.chunks * out];
+  float* to = gradients->typed_data();
+  std::memset(to, 0, gradients->element_count() * sizeof(float));
+  if (batch == 0 || entries == 0) return ffi::Error::Success();
+  const Lanes shape(batch);
+  const long padded = w.chunks * CHUNK, groups = Groups(pool, w.chunks, out);
+  const size_t inputs = shape.tiles * padded * shape.lanes;
+  float* xt = Scratch(inputs + shape.tiles * out * shape.lanes);
+  if (!xt) return OutOfMemory();
+  ToTiles(pool, shape, x.typed_data(), batch, in, padded, xt);
+  ToTiles(pool, shape, dy.typed_data(), batch, out, out, xt + inputs);
+  Parallel(pool, w.chunks * groups, 1.0 * entries * batch / 8, [&](long i) {
+    const long c = i / groups, g = i % groups;
+    Chosen().value_gradients[shape.which](w, xt, xt + inputs, shape.tiles, c,
+                                          out * g / groups,
+                                          out * (g + 1) / groups, to);
+  });
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+#pragma GCC visibility push(default)
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lthjax_sparse_forward, ForwardImpl,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<F32>()             // x
+                                  .Arg<F32>()             // values
+                                  .Arg<U16>()             // indices
+                                  .Arg<S32>()             // starts
+                                  .Arg<F32>()             // bias
+                                  .Arg<U8>()              // counts
+                                  .Arg<U8>()              // locs
+                                  .Arg<ffi::AnyBuffer>()  // lookup values
+                                  .Arg<F32>()             // scale
+                                  .Arg<S32>()             // offsets
+                                  .Ret<F32>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lthjax_sparse_input_gradient, InputGradientImpl,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<F32>()  // dy
+                                  .Arg<F32>()  // values
+                                  .Arg<U16>()  // indices
+                                  .Arg<S32>()  // starts
+                                  .Ret<F32>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lthjax_sparse_value_gradients,
+                              ValueGradientsImpl,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<F32>()  // x
+                                  .Arg<F32>()  // dy
+                                  .Arg<F32>()  // values
+                                  .Arg<U16>()  // indices
+                                  .Arg<S32>()  // starts
+                                  .Ret<F32>());
+
+// The interface that this library was compiled for, and what it runs on.
+extern "C" int lthjax_ffi_version() {
+  return XLA_FFI_API_MAJOR * 1000 + XLA_FFI_API_MINOR;
+}
+extern "C" int lthjax_isa() { return Isa(); }
+
+#pragma GCC visibility pop

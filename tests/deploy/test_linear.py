@@ -1,0 +1,369 @@
+"""Products with sparse kernels: hand vectors, NumPy, and where they run."""
+
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lthjax import deploy
+from lthjax.deploy import _compile, _kernels, _layouts
+
+RNG = np.random.default_rng(0)
+needs_kernels = pytest.mark.skipif(
+  _compile.supported() is not None, reason=str(_compile.supported())
+)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiled():
+  """Builds the kernels once; without a compiler the fallback is tested."""
+  if _compile.supported() is None:
+    assert deploy.build_kernels().available
+    yield
+  else:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore', UserWarning)
+      yield
+
+
+def sparse_of(kernel, mask, **options):
+  packed = _layouts.pack(kernel, mask, (0,), **options)
+  return jax.tree.map(jnp.asarray, packed)
+
+
+def drawn(shape, density, **options):
+  kernel = RNG.normal(size=shape).astype(np.float32)
+  mask = RNG.random(shape) < density
+  return kernel * mask, sparse_of(kernel, mask, **options)
+
+
+@functools.partial(jax.jit, static_argnames='bias')
+def with_gradients(x, sparse, shift, dy, bias=True):
+  values, structure = deploy.split({'w': sparse})
+
+  def product(x, values, shift):
+    kernel = deploy.join(values, structure)['w']
+    return deploy.linear(x, kernel, shift if bias else None)
+
+  y, pull = jax.vjp(product, x, values, shift)
+  return y, *pull(dy)
+
+
+def close(found, wanted):
+  wanted = np.asarray(wanted, np.float64)
+  scale = max(1, np.max(np.abs(wanted), initial=0))
+  return np.max(np.abs(found - wanted), initial=0) <= 1e-5 * scale
+
+
+@pytest.mark.parametrize('batch', [1, 5, 9, 17, 33])
+def test_tiles_by_hand(batch):
+  kernel, mask = np.zeros((513, 2), np.float32), np.zeros((513, 2), bool)
+  for at, value in {(0, 0): 1, (512, 0): 2, (3, 1): 4}.items():
+    kernel[at], mask[at] = value, True
+  sparse = sparse_of(kernel, mask)
+  assert sparse.values.tolist() == [1, 4, 2]
+  assert sparse.indices.tolist() == [0, 3, 0]
+  assert sparse.starts.tolist() == [0, 1, 2, 3, 3]
+  x = np.zeros((batch, 513), np.float32)
+  x[:, [0, 3, 512]] = 10, 100, 1000
+  shift = np.zeros(2, np.float32)
+  dy = np.zeros((batch, 2), np.float32)
+  dy[0] = 1, 10
+  y, _, values, _ = with_gradients(x, sparse, shift, dy)
+  assert y.tolist() == [[2010, 400]] * batch
+  assert values['w'].tolist() == [10, 1000, 1000]
+  _, dx, _, _ = with_gradients(x, sparse, shift, np.ones_like(dy))
+  wanted = np.zeros(513)
+  wanted[[0, 3, 512]] = 1, 4, 2
+  np.testing.assert_array_equal(dx, np.tile(wanted, (batch, 1)))
+
+
+def test_lookup_by_hand():
+  kernel, mask = np.zeros((65, 2), np.float32), np.zeros((65, 2), bool)
+  for at, value in {(0, 0): 1, (63, 0): 2, (64, 1): 3}.items():
+    kernel[at], mask[at] = value, True
+  sparse = sparse_of(kernel, mask, lookup=True)
+  table = sparse.lookup
+  assert table.counts.tolist() == [2, 1]
+  assert table.offsets.tolist() == [0, 3]
+  wanted = np.full((3, 16), 255)
+  wanted[0, 0], wanted[1, 0], wanted[2, 1] = 0, 63, 0
+  np.testing.assert_array_equal(table.locs.reshape(3, 16), wanted)
+  x = np.zeros(65, np.float32)
+  x[[0, 63, 64]] = 1, 10, 100
+  assert deploy.linear(jnp.asarray(x), sparse).tolist() == [21, 300]
+
+
+@needs_kernels
+def test_dead_weights_read_nothing():
+  """Also not 0 * inf: neither from padding nor from dead weights."""
+  kernel, mask = np.ones((65, 2), np.float32), np.zeros((65, 2), bool)
+  mask[0, 0] = mask[63, 0] = mask[64, 1] = True
+  for batch in (1, 4, 5, 20):
+    for lookup in (True, False):
+      x = np.zeros((batch, 65), np.float32)
+      x[:, 5], x[:, 1] = np.inf, np.nan
+      x[:, [0, 63, 64]] = 1, 10, 100
+      sparse = sparse_of(kernel, mask, lookup=lookup)
+      y = deploy.linear(jnp.asarray(x), sparse)
+      assert y.tolist() == [[11, 100]] * batch
+      x[:, 0] = np.inf
+      y = deploy.linear(jnp.asarray(x), sparse)
+      assert y.tolist() == [[np.inf, 100]] * batch
+
+
+def test_int8_by_hand():
+  kernel = np.array([[1.27, 5.0], [-0.01, 5.0]], np.float32)
+  mask = np.array([[True, False], [True, False]])
+  sparse = sparse_of(kernel, mask, lookup=True, int8=True)
+  np.testing.assert_array_equal(sparse.lookup.scale, np.float32([0.01, 1]))
+  assert sparse.lookup.values.dtype == jnp.int8
+  steps = np.asarray(sparse.lookup.values).reshape(-1, 16)
+  assert steps[:, 0].tolist() == [127, -1]
+  for batch in (1, 6):
+    x, shift = jnp.ones((batch, 2)), jnp.array([0.5, -7.25])
+    y = deploy.linear(x, sparse, shift)
+    np.testing.assert_allclose(y[:, 0], 1.76, rtol=1e-6)
+    assert y[:, 1].tolist() == [-7.25] * batch
+  with pytest.raises(TypeError, match='for inference only'):
+    jax.grad(lambda x: deploy.linear(x, sparse).sum())(jnp.ones(2))
+
+
+def test_alive_zeros_and_spare_room():
+  kernel = np.array([[0.0, 3.0], [5.0, -0.0]], np.float32)
+  mask = np.array([[True, True], [False, True]])
+  sparse = sparse_of(kernel, mask, capacity=8)
+  assert sparse.capacity == 8
+  x, dy = np.array([[2, 7]], np.float32), np.ones((1, 2), np.float32)
+  y, _, values, _ = with_gradients(x, sparse, np.zeros(2, np.float32), dy)
+  assert y.tolist() == [[0, 6]]
+  assert values['w'].tolist() == [2, 2, 7, 0, 0, 0, 0, 0]
+  exact = deploy.densify({'w': sparse_of(kernel, mask)})['w']
+  assert np.asarray(exact).tobytes() == np.where(mask, kernel, 0).tobytes()
+
+
+@pytest.mark.parametrize('shape', [(784, 300), (100, 10), (513, 17), (1000, 1)])
+@pytest.mark.parametrize('density', [1.0, 0.1, 0.0])
+def test_against_double_precision(shape, density):
+  kernel, sparse = drawn(shape, density)
+  matrix = kernel.astype(np.float64)
+  places = tuple(np.asarray(x) for x in _layouts.positions(sparse))
+  for batch in (1, 3, 8, 33):
+    x = RNG.normal(size=(batch, shape[0])).astype(np.float32)
+    dy = RNG.normal(size=(batch, shape[1])).astype(np.float32)
+    shift = RNG.normal(size=shape[1]).astype(np.float32)
+    y, dx, values, dshift = with_gradients(x, sparse, shift, dy)
+    assert close(y, x @ matrix + shift)
+    assert close(dx, dy @ matrix.T)
+    assert close(values['w'], (x.T.astype(np.float64) @ dy)[places])
+    assert close(dshift, dy.sum(0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('isa', ['0', '3', '4'])
+def test_every_instruction_set(run_python, isa):
+  run_python(
+    f'import os; os.environ["LTHJAX_ISA"] = "{isa}"\n'
+    'import runpy; runpy.run_path("tests/deploy/test_linear.py")["grid"]()'
+  )
+
+
+def grid():
+  """Runs in a process that is told which instruction set to use."""
+  found = deploy.build_kernels()
+  print(found)
+  shapes = [
+    (3072, 768), (784, 300), (300, 100), (100, 10), (7, 3), (513, 17),
+    (1000, 1),
+  ]  # fmt: skip
+  batches = [1, 2, 3, 4, 5, 8, 9, 16, 17, 31, 32, 33, 60, 100]
+  for shape in shapes:
+    for density in (1, 0.5, 0.1, 0.02, 0):
+      kernel, sparse = drawn(shape, density, lookup=True)
+      places = tuple(np.asarray(x) for x in _layouts.positions(sparse))
+      matrix = kernel.astype(np.float64)
+      for batch in batches:
+        x = RNG.normal(size=(batch, shape[0])).astype(np.float32)
+        dy = RNG.normal(size=(batch, shape[1])).astype(np.float32)
+        shift = RNG.normal(size=shape[1]).astype(np.float32)
+        y, dx, values, dshift = with_gradients(x, sparse, shift, dy)
+        assert close(y, x @ matrix + shift), (shape, density, batch)
+        assert close(deploy.linear(jnp.asarray(x), sparse, shift), y)
+        assert close(dx, dy @ matrix.T), (shape, density, batch)
+        wanted = (x.T.astype(np.float64) @ dy)[places]
+        assert close(values['w'], wanted), (shape, density, batch)
+        assert close(dshift, dy.sum(0))
+
+
+def test_batches_of_any_rank_and_dtype():
+  kernel, sparse = drawn((40, 6), 0.3)
+  x = RNG.normal(size=(2, 3, 40)).astype(np.float32)
+  assert close(deploy.linear(jnp.asarray(x), sparse), x @ kernel)
+  assert close(jnp.asarray(x) @ sparse, x @ kernel)
+  assert close(deploy.linear(jnp.asarray(x[0, 0]), sparse), x[0, 0] @ kernel)
+  half = jnp.asarray(x, jnp.bfloat16)
+  y = deploy.linear(half, sparse)
+  assert y.dtype == jnp.bfloat16
+  exact = np.asarray(half, np.float64) @ kernel
+  np.testing.assert_allclose(np.asarray(y, np.float64), exact, 1e-2, 1e-2)
+  assert deploy.linear(jnp.zeros((0, 40)), sparse).shape == (0, 6)
+
+
+def test_vmap_over_examples_and_over_weights():
+  kernel, sparse = drawn((40, 6), 0.3)
+  x = jnp.asarray(RNG.normal(size=(5, 40)), jnp.float32)
+  found = jax.vmap(lambda x: deploy.linear(x, sparse))(x)
+  assert close(found, x @ kernel)
+  calls = jax.make_jaxpr(jax.vmap(lambda x: deploy.linear(x, sparse)))(x)
+  if deploy.kernels().available:  # The axis became a longer batch.
+    assert 'f32[5,6] = ffi_call' in str(calls)
+  values, structure = deploy.split({'w': sparse})
+  scaled = jax.tree.map(lambda v: jnp.stack([v, 2 * v]), values)
+
+  def product(values, x):
+    return deploy.linear(x, deploy.join(values, structure)['w'])
+
+  found = jax.vmap(product, (0, None))(scaled, x)
+  assert close(found, np.stack([x @ kernel, 2 * x @ kernel]))
+  total = jax.grad(lambda v: jax.vmap(product, (0, None))(v, x).sum())(scaled)
+  alone = jax.grad(lambda v: product(v, x).sum())(values)
+  assert close(total['w'][0], alone['w'])
+
+
+@needs_kernels
+def test_calls_from_many_threads_agree():
+  from concurrent.futures import ThreadPoolExecutor
+
+  kernel, sparse = drawn((700, 500), 0.2)
+  x = jnp.asarray(RNG.normal(size=(64, 700)), jnp.float32)
+  f = jax.jit(lambda x, s: deploy.linear(x, s))
+  alone = np.asarray(f(x, sparse)).tobytes()
+  assert close(f(x, sparse), x @ kernel)
+  with ThreadPoolExecutor(8) as pool:
+    found = pool.map(lambda _: np.asarray(f(x, sparse)).tobytes(), range(400))
+    assert set(found) == {alone}
+
+
+@needs_kernels
+@pytest.mark.slow
+def test_independent_layers_do_not_wait_for_each_other(run_python):
+  """Eight sparse layers on a pool of two threads: no deadlock."""
+  run_python(
+    'import os; os.environ["NPROC"] = "2"\n'
+    'import runpy; runpy.run_path("tests/deploy/test_linear.py")["eight"]()'
+  )
+
+
+def eight():
+  """10,000 calls of a program in which eight products may run at once."""
+  from concurrent.futures import ThreadPoolExecutor
+
+  deploy.build_kernels()
+  layers = [drawn((600, 400), 0.2)[1] for _ in range(8)]
+  f = jax.jit(lambda x, layers: [deploy.linear(x, s) for s in layers])
+  x = jnp.asarray(RNG.normal(size=(32, 600)), jnp.float32)
+  with ThreadPoolExecutor(8) as pool:
+    for _ in pool.map(
+      lambda _: jax.block_until_ready(f(x, layers)), range(10_000)
+    ):
+      pass
+
+
+@needs_kernels
+def test_damaged_structures_are_refused():
+  _, sparse = drawn((40, 6), 0.3)
+  starts = sparse.starts.at[2].set(10_000)
+  with pytest.raises(Exception, match='`starts` of a sparse kernel must rise'):
+    jax.block_until_ready(
+      deploy.linear(jnp.ones((8, 40)), _layouts.replace(sparse, starts=starts))
+    )
+  wild = sparse.indices.at[0].set(
+    65_000
+  )  # Masked: reads elsewhere, not outside.
+  y = deploy.linear(jnp.ones((8, 40)), _layouts.replace(sparse, indices=wild))
+  assert y.shape == (8, 6)
+
+
+@pytest.mark.parametrize(
+  ('x', 'bias', 'error', 'text'),
+  [
+    (np.ones((2, 7), np.float32), None, ValueError, 'has 40 inputs'),
+    (np.float32(1), None, ValueError, 'has 40 inputs'),
+    (np.ones((2, 40), np.int32), None, TypeError, 'dtype int32'),
+    (
+      np.ones((2, 40), np.float32),
+      np.ones(7, np.float32),
+      ValueError,
+      r'`bias` has shape \(7,\), but this kernel has 6 outputs',
+    ),
+  ],
+  ids=['inputs', 'scalar', 'integers', 'bias'],
+)
+def test_operands_that_do_not_fit(x, bias, error, text):
+  _, sparse = drawn((40, 6), 0.3)
+  with pytest.raises(error, match=text):
+    deploy.linear(x, sparse, bias)
+
+
+def test_dense_kernels_are_not_sparse():
+  with pytest.raises(TypeError, match='takes a `Sparse` kernel'):
+    deploy.linear(jnp.ones((2, 3)), jnp.ones((3, 4)))  # pyright: ignore
+
+
+def test_without_kernels_the_result_is_the_same(run_python):
+  """Another process, in which compiled kernels are switched off."""
+  source = """
+import os, warnings
+os.environ['LTHJAX_KERNELS'] = '0'
+import jax, jax.numpy as jnp, numpy as np
+from lthjax import deploy
+assert not deploy.kernels().available
+assert 'LTHJAX_KERNELS=0' in deploy.kernels().reason
+rng = np.random.default_rng(1)
+w = jnp.asarray(rng.normal(size=(40, 6)), jnp.float32)
+x = jnp.asarray(rng.normal(size=(8, 40)), jnp.float32)
+mask = jnp.asarray(rng.random((40, 6)) < .3)
+sparse = deploy.condense({'w': w}, {'w': mask})
+with warnings.catch_warnings(record=True) as caught:
+  warnings.simplefilter('always')
+  values, structure = deploy.split(sparse)
+  kernel = lambda v: deploy.join(v, structure)["w"]
+  loss = lambda v, x: (deploy.linear(x, kernel(v)) ** 2).sum()
+  found = jax.value_and_grad(loss, (0, 1))(values, x)
+print(sum('without compiled kernels' in str(w.message) for w in caught))
+dense = jnp.where(mask, w, 0)
+wanted = jax.value_and_grad(lambda w, x: ((x @ w) ** 2).sum(), (0, 1))(dense, x)
+np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5)
+np.testing.assert_allclose(found[1][1], wanted[1][1], rtol=1e-5, atol=1e-5)
+"""
+  assert run_python(source).strip() == '1'
+
+
+@needs_kernels
+def test_a_library_of_a_newer_interface_is_left_alone(monkeypatch):
+  class Newer:
+    def lthjax_ffi_version(self):
+      return 99
+
+  monkeypatch.setattr(_kernels, '_candidates', lambda: ['newer.so'])
+  monkeypatch.setattr(_kernels.ctypes, 'CDLL', lambda path: Newer())
+  _kernels._find.cache_clear()
+  found = deploy.kernels()
+  monkeypatch.undo()
+  _kernels._find.cache_clear()
+  assert not found.available
+  assert 'version 0.99 of the foreign function interface' in found.reason
+  assert 'build_kernels()' in found.reason
+  assert deploy.kernels().available
+
+
+def test_instruction_sets_are_numbers(monkeypatch):
+  monkeypatch.setenv('LTHJAX_ISA', 'avx')
+  _kernels._find.cache_clear()
+  with pytest.raises(ValueError, match="LTHJAX_ISA was 'avx', but must be 0"):
+    deploy.kernels()
+  monkeypatch.undo()
+  _kernels._find.cache_clear()
