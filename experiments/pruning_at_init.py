@@ -288,7 +288,8 @@ class Experiment:
     """Masks of one seed, from its params at initialization alone."""
     criterion = self.criteria[cell.method][seed]
     if cell.check == 'inverted':  # In one step: the first would empty a layer.
-      return self.prune(lth.tickets.inverted(criterion(params)), cell.ratio)
+      scores = jax.tree.map(jnp.negative, criterion(params))
+      return self.prune(scores, cell.ratio)
     if cell.method in ('iterative_snip', 'synflow'):
       return lth.prune_iteratively(
         criterion,

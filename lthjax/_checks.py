@@ -152,7 +152,9 @@ def check_masks(
     for name, x in leaves.items()
     if x is not None and x.dtype != bool
   ]
-  if not wrong and (not leaves or list(leaves.items()) == [('', None)]):
+  if not wrong and (
+    not leaves or (list(leaves) == [''] and leaves[''] is None)
+  ):
     wrong = [_nothing(leaves)]
   if wrong:
     raise TypeError(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 import lthjax as lth
-from lthjax import supermasks
+from lthjax import tickets
 from lthjax.models import Model
 from lthjax.training import TrainState
 
@@ -91,9 +91,8 @@ def begin(
   if name == 'frozen':
     # Dead weights: their start beside params that are zero there.
     zeros = jax.tree.map(jnp.zeros_like, start.params)
-    frozen = supermasks.with_frozen_dead(masks, zeros, start.params)
+    frozen = tickets.with_frozen_dead(masks, zeros, start.params)
     return start._replace(model_state=(frozen, start.model_state)), masks
-  tickets = lth.tickets
   params = {
     'reinit': lambda: fresh.params,
     'sign_preserved': lambda: tickets.sign_preserved(

@@ -21,7 +21,6 @@ from lthjax.supermasks._edge_popup import (
   edge_popup_masks,
   init_scores,
 )
-from lthjax.supermasks._treatments import with_frozen_dead, zero_shrunk
 from lthjax.supermasks._weights import scaled_kaiming, signed_kaiming_constant
 
 __all__ = [
@@ -33,6 +32,4 @@ __all__ = [
   'init_scores',
   'scaled_kaiming',
   'signed_kaiming_constant',
-  'with_frozen_dead',
-  'zero_shrunk',
 ]

@@ -1,10 +1,13 @@
-"""Finding winning tickets, rewinding them, their controls, and other data."""
+"""Winning tickets: searches, rewinding, controls and transfer."""
 
 from lthjax.tickets._controls import (
+  random_quotas,
   random_signs,
   reshuffle,
   sign_preserved,
   signed_constant,
+  with_frozen_dead,
+  zero_shrunk,
 )
 from lthjax.tickets._early_bird import EarlyBird, early_bird, settled
 from lthjax.tickets._parts import (
@@ -18,7 +21,6 @@ from lthjax.tickets._rewind import (
   rewind_learning_rate,
   rewind_weights,
 )
-from lthjax.tickets._sanity import hybrid, inverted, random_quotas, smart_ratio
 from lthjax.tickets._search import Ticket, colt, imp, one_shot
 from lthjax.tickets._transfer import transfer
 
@@ -31,9 +33,7 @@ __all__ = [
   'early_bird',
   'fine_tune',
   'fresh_slots',
-  'hybrid',
   'imp',
-  'inverted',
   'one_shot',
   'overlap_against_chance',
   'random_quotas',
@@ -44,6 +44,7 @@ __all__ = [
   'settled',
   'sign_preserved',
   'signed_constant',
-  'smart_ratio',
   'transfer',
+  'with_frozen_dead',
+  'zero_shrunk',
 ]

@@ -1,22 +1,44 @@
-"""Controls: what in a ticket matters?
+"""Controls: networks that keep some properties of a ticket, but not others.
 
-Random reinitialization needs no function: it is the same masks on the params of
-another seed. Masks at random places are `lthjax.masks.shuffle`. The functions
-here keep part of the initial values.
+| keeps                                | control                               |
+|--------------------------------------|---------------------------------------|
+| masks                                | the same masks on the params of       |
+|                                      | another seed                          |
+| masks and signs                      | `sign_preserved`, `signed_constant`   |
+| masks and magnitudes                 | `random_signs`                        |
+| masks and values, in another order   | `reshuffle`                           |
+| weights and alive counts per layer   | `lthjax.masks.shuffle`,               |
+|                                      | `random_quotas`                       |
+| what scored lowest                   | prune by                              |
+|                                      | ``jax.tree.map(jnp.negative, scores)``|
 
-Each treats the prunable leaves, and leaves those whose mask is `None` as they
-are. All act on one run; use `jax.vmap` for replicates.
+For random tickets of the smart ratio, prune `lthjax.scores.noise` with
+``densities=lthjax.densities.smart_ratio()``; for hybrid tickets, prune
+`lthjax.scores.magnitude` of the trained params with it.
+
+A ticket sets its dead weights to zero. `with_frozen_dead` keeps them at other
+values, such as those of `zero_shrunk`.
+
+Every control changes the prunable leaves of one run. For several runs, use
+`jax.vmap`.
 
 References:
   Zhou et al., Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask,
-  arXiv:1905.01067, section 4.
+  arXiv:1905.01067, sections 3 and 4. Su et al., Sanity-Checking Pruning
+  Methods: Random Tickets can Win the Jackpot, arXiv:2009.11094. Frankle et al.,
+  Pruning Neural Networks at Initialization: Why Are We Missing the Mark?,
+  arXiv:2009.08576, section 5.
 """
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from lthjax import trees
+from lthjax import _checks, scores, trees
+from lthjax.selection import keep_largest
 
 
 def sign_preserved(
@@ -27,13 +49,10 @@ def sign_preserved(
   Args:
     params: params to take signs from, usually at initialization.
     fresh: params of another seed, to take magnitudes from.
-    masks: tree of masks, of which only the `None` leaves matter.
+    masks: tree of masks; `None` leaves keep their params.
 
   Returns:
     Tree like the params.
-
-  Raises:
-    ValueError: if the masks do not fit.
 
   Example:
     >>> import jax.numpy as jnp
@@ -43,13 +62,11 @@ def sign_preserved(
     >>> lth.tickets.sign_preserved(params, fresh, masks)
     Array([[-3.,  4.]], dtype=float32)
   """
-  trees.check_like(masks, params, 'params')
-  trees.check_like(masks, fresh, 'fresh params')
-
-  def flip(m, p, f):
-    return p if m is None else jnp.sign(p) * jnp.abs(f).astype(p.dtype)
-
-  return jax.tree.map(flip, masks, params, fresh, is_leaf=trees.is_none)
+  return _map(
+    lambda _, m, p, f: jnp.sign(p) * jnp.abs(f).astype(p.dtype),
+    masks,
+    {'params': params, 'fresh params': fresh},
+  )
 
 
 def signed_constant(
@@ -59,13 +76,10 @@ def signed_constant(
 
   Args:
     params: params at initialization, before any mask is applied.
-    masks: tree of masks, of which only the `None` leaves matter.
+    masks: tree of masks; `None` leaves keep their params.
 
   Returns:
     Tree like the params.
-
-  Raises:
-    ValueError: if the masks do not fit.
 
   Example:
     >>> import jax.numpy as jnp
@@ -74,12 +88,9 @@ def signed_constant(
     >>> lth.tickets.signed_constant(params, lth.masks.full(params))
     Array([[-2.738...,  2.738...,  2.738..., -2.738...]], dtype=float32)
   """
-  trees.check_like(masks, params, 'params')
-
-  def flatten(m, p):
-    return p if m is None else jnp.sign(p) * jnp.std(p)
-
-  return jax.tree.map(flatten, masks, params, is_leaf=trees.is_none)
+  return _map(
+    lambda _, m, p: jnp.sign(p) * jnp.std(p), masks, {'params': params}
+  )
 
 
 def random_signs(
@@ -90,13 +101,10 @@ def random_signs(
   Args:
     key: random key; each leaf folds in its name.
     params: tree of arrays.
-    masks: tree of masks, of which only the `None` leaves matter.
+    masks: tree of masks; `None` leaves keep their params.
 
   Returns:
     Tree like the params.
-
-  Raises:
-    ValueError: if the masks do not fit.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -107,17 +115,15 @@ def random_signs(
     >>> jnp.abs(drawn['w'])
     Array([[1., 2., 3., 4.]], dtype=float32)
   """
-  trees.check_like(masks, params, 'params')
+  key = _checks.key('key', key)
 
-  def draw(path, m, p):
-    if m is None:
-      return p
-    own = trees.fold_in_name(key, trees.path_name(path))
-    return jnp.abs(p) * jax.random.rademacher(own, p.shape, p.dtype)
+  def draw(name, m, p):
+    signs = jax.random.rademacher(
+      trees.fold_in_name(key, name), p.shape, p.dtype
+    )
+    return jnp.abs(p) * signs
 
-  return jax.tree_util.tree_map_with_path(
-    draw, masks, params, is_leaf=trees.is_none
-  )
+  return _map(draw, masks, {'params': params})
 
 
 def reshuffle(
@@ -128,13 +134,10 @@ def reshuffle(
   Args:
     key: random key; each leaf folds in its name.
     params: tree of arrays.
-    masks: tree of masks.
+    masks: tree of masks; `None` leaves keep their params.
 
   Returns:
     Tree like the params; dead entries keep their values.
-
-  Raises:
-    ValueError: if the masks do not fit.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -145,20 +148,157 @@ def reshuffle(
     >>> jnp.sort(moved['w'])
     Array([[1., 2., 3., 4.]], dtype=float32)
   """
-  trees.check_like(masks, params, 'params')
+  key = _checks.key('key', key)
 
-  def permute(path, m, p):
-    if m is None:
-      return p
+  def permute(name, m, p):
+    noise = jax.random.uniform(trees.fold_in_name(key, name), m.shape)
     # Alive entries come first in both orders: place by place, and by chance.
-    noise = jax.random.uniform(
-      trees.fold_in_name(key, trees.path_name(path)), m.shape
-    )
     places = jnp.argsort(~m, axis=None, stable=True)
     chance = jnp.argsort(jnp.where(m, noise, 2), axis=None, stable=True)
     flat = jnp.ravel(p)
     return flat.at[places].set(flat[chance]).reshape(p.shape)
 
-  return jax.tree_util.tree_map_with_path(
-    permute, masks, params, is_leaf=trees.is_none
+  return _map(permute, masks, {'params': params})
+
+
+def with_frozen_dead(
+  masks: chex.ArrayTree, params: chex.ArrayTree, initial: chex.ArrayTree
+) -> chex.ArrayTree:
+  """Puts the dead weights at given values instead of zero.
+
+  In a loss, ``loss(with_frozen_dead(masks, params, initial))`` keeps them
+  there: no gradient reaches them.
+
+  Args:
+    masks: tree of masks; `None` leaves keep their params.
+    params: tree of arrays, for the weights that are alive.
+    initial: tree of arrays, for those that are dead.
+
+  Returns:
+    Tree like the params.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> masks = jnp.array([[True, False]])
+    >>> params, initial = jnp.array([[3.0, 4.0]]), jnp.array([[1.0, 2.0]])
+    >>> lth.tickets.with_frozen_dead(masks, params, initial)
+    Array([[3., 2.]], dtype=float32)
+  """
+  return _map(
+    lambda _, m, p, w0: jnp.where(m, p, w0),
+    masks,
+    {'params': params, 'initial params': initial},
   )
+
+
+def zero_shrunk(
+  params: chex.ArrayTree, initial: chex.ArrayTree, masks: chex.ArrayTree
+) -> chex.ArrayTree:
+  """Returns the initial params, zero where training moved towards zero.
+
+  A mask that sets such weights to zero does what training would have done. Pass
+  the result to `with_frozen_dead` to treat dead weights this way; pass it as
+  params as well to treat all weights.
+
+  Args:
+    params: trained params.
+    initial: params at initialization.
+    masks: tree of masks; `None` leaves keep their initial params.
+
+  Returns:
+    Tree like the params: ``initial``, and +0.0 where ``|initial| > |params|``.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> params, initial = jnp.array([[3.0, -0.5]]), jnp.array([[1.0, 2.0]])
+    >>> masks = lth.masks.full(params)
+    >>> lth.tickets.zero_shrunk(params, initial, masks)
+    Array([[1., 0.]], dtype=float32)
+  """
+  return _map(
+    lambda _, m, w0, p: jnp.where(jnp.abs(w0) > jnp.abs(p), 0, w0),
+    masks,
+    {'initial params': initial, 'params': params},
+  )
+
+
+def random_quotas(
+  key: chex.PRNGKey, masks: chex.ArrayTree, quotas: Mapping[str, int]
+) -> chex.ArrayTree:
+  """Keeps a given number of weights in each layer, at random places.
+
+  Args:
+    key: random key; each leaf folds in its name.
+    masks: tree of masks to choose from, such as ``lthjax.masks.full(params)``.
+    quotas: ``{name: number}`` for every prunable leaf, such as
+      `lthjax.masks.alive_by_name` of other masks.
+
+  Returns:
+    Tree of masks, a subset of those given.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> masks = lth.masks.full(
+    ...   {'fc': jnp.ones((4, 4)), 'out': jnp.ones((4, 2))}
+    ... )
+    >>> ticket = lth.tickets.random_quotas(
+    ...   jax.random.key(0), masks, {'fc': 5, 'out': 3}
+    ... )
+    >>> lth.masks.alive_by_name(ticket)
+    {'fc': 5, 'out': 3}
+
+  References:
+    Su et al., arXiv:2009.11094, section 3 (layerwise keep-ratios).
+  """
+  key = _checks.key('key', key)
+  _checks.bool_masks(masks)
+  _check_quotas(trees.prunable(masks), quotas)
+  return trees.map_alive(
+    lambda name, m, x: keep_largest(x, quotas[name], m),
+    masks,
+    scores.noise(key, masks),
+  )
+
+
+def _map(
+  change: Callable[..., Any],
+  masks: chex.ArrayTree,
+  given: Mapping[str, chex.ArrayTree],
+) -> chex.ArrayTree:
+  """Maps ``change(name, mask, *leaves)``; other leaves are the first tree's."""
+  _checks.bool_masks(masks)
+  for what, tree in given.items():
+    _checks.arrays(tree, what)
+    trees.check_like(masks, tree, what)
+
+  def visit(path, m, first, *rest):
+    return (
+      first if m is None else change(trees.path_name(path), m, first, *rest)
+    )
+
+  return jax.tree_util.tree_map_with_path(
+    visit, masks, *given.values(), is_leaf=trees.is_none
+  )
+
+
+def _check_quotas(alive: dict[str, Any], quotas: Mapping[str, int]) -> None:
+  """Raises, naming all leaves, unless every one has its number of weights."""
+  faults = [f'{n} has no quota' for n in alive if n not in quotas]
+  faults += [f'{n} is not a prunable leaf' for n in quotas if n not in alive]
+  fitting = {n: m.sum() for n, m in alive.items() if n in quotas}
+  sizes = trees.concrete(fitting)
+  numbers = trees.concrete({n: quotas[n] for n in fitting})
+  if sizes is not None and numbers is not None:
+    faults += [
+      f'{name} has a quota of {numbers[name]} out of {int(size)}'
+      for name, size in sizes.items()
+      if not 0 <= numbers[name] <= size
+    ]
+  if faults:
+    raise ValueError(
+      f'The quotas do not fit the masks: {"; ".join(faults)}. Give every'
+      ' prunable leaf a number of weights that it has.'
+    )

@@ -1,4 +1,4 @@
-"""Random weights for supermasks, and what becomes of those outside a mask."""
+"""Random weights for supermasks."""
 
 import math
 import re
@@ -82,53 +82,8 @@ def test_sparsity_out_of_range(make, sparsity):
     make(PARAMS, sparsity=sparsity)
 
 
-MASKS = {'w': jnp.array([[True, False, False, True]]), 'b': None}
 INITIAL = {'w': jnp.array([[1.0, 2.0, -3.0, 4.0]]), 'b': jnp.ones(2)}
 FINAL = {'w': jnp.array([[5.0, -2.5, -1.0, 0.5]]), 'b': jnp.zeros(2)}
-
-
-def test_dead_weights_frozen_where_they_started():
-  found = supermasks.with_frozen_dead(MASKS, FINAL, INITIAL)
-  assert found['w'].tolist() == [[5, 2, -3, 0.5]]
-  assert found['b'] is FINAL['b']
-
-
-def test_weights_that_shrank_are_zero():
-  start = supermasks.zero_shrunk(FINAL, INITIAL, MASKS)
-  assert start['w'].tolist() == [[1, 2, 0, 0]]
-  assert not np.signbit(start['w']).any()
-  assert start['b'] is INITIAL['b']
-  # The dead ones alone, and all of them.
-  dead = supermasks.with_frozen_dead(MASKS, INITIAL, start)
-  assert dead['w'].tolist() == [[1, 2, 0, 4]]
-  assert supermasks.with_frozen_dead(MASKS, start, start)['w'].tolist() == [
-    [1, 2, 0, 0]
-  ]
-
-
-def test_frozen_weights_do_not_train():
-  def loss(params):
-    found = supermasks.with_frozen_dead(MASKS, params, INITIAL)
-    return jnp.sum(found['w'] ** 2) / 2 + found['b'].sum()
-
-  grads = jax.grad(loss)(FINAL)
-  assert grads['w'].tolist() == [[5, 0, 0, 0.5]]
-  assert grads['b'].tolist() == [1, 1]
-
-
-def test_masks_that_do_not_fit():
-  wrong = {'w': jnp.ones((1, 3), bool), 'b': None}
-  message = 'w: mask of shape (1, 3), params of shape (1, 4)'
-  for treat in (
-    lambda: supermasks.with_frozen_dead(wrong, FINAL, INITIAL),
-    lambda: supermasks.zero_shrunk(FINAL, INITIAL, wrong),
-  ):
-    with pytest.raises(ValueError, match=re.escape(message)):
-      treat()
-  initial = {**INITIAL, 'w': jnp.ones((4, 1))}
-  message = 'mask of shape (1, 4), initial params of shape (4, 1)'
-  with pytest.raises(ValueError, match=re.escape(message)):
-    supermasks.with_frozen_dead(MASKS, FINAL, initial)
 
 
 def test_supermask_of_a_trained_network():

@@ -1,6 +1,7 @@
 """Controls keep one thing of a ticket and change the rest."""
 
 import functools
+import re
 
 import chex
 import jax
@@ -178,3 +179,168 @@ def test_fresh_params_have_to_fit_too():
   params = tree([[1.0, 2.0], [3.0, 4.0]])
   with pytest.raises(ValueError, match='masks do not fit the fresh params'):
     tickets.sign_preserved(params, tree([[1.0, 2.0]]), MASKS)
+
+
+# --- values of dead weights ---
+
+ZHOU_MASKS = {'w': jnp.array([[True, False, False, True]]), 'b': None}
+INITIAL = {'w': jnp.array([[1.0, 2.0, -3.0, 4.0]]), 'b': jnp.ones(2)}
+FINAL = {'w': jnp.array([[5.0, -2.5, -1.0, 0.5]]), 'b': jnp.zeros(2)}
+
+
+def test_dead_weights_frozen_where_they_started():
+  found = tickets.with_frozen_dead(ZHOU_MASKS, FINAL, INITIAL)
+  assert found['w'].tolist() == [[5, 2, -3, 0.5]]
+  assert found['b'] is FINAL['b']
+
+
+def test_weights_that_shrank_are_zero():
+  start = tickets.zero_shrunk(FINAL, INITIAL, ZHOU_MASKS)
+  assert start['w'].tolist() == [[1, 2, 0, 0]]
+  assert not np.signbit(start['w']).any()
+  assert start['b'] is INITIAL['b']
+  # The dead ones alone, and all of them.
+  dead = tickets.with_frozen_dead(ZHOU_MASKS, INITIAL, start)
+  assert dead['w'].tolist() == [[1, 2, 0, 4]]
+  assert tickets.with_frozen_dead(ZHOU_MASKS, start, start)['w'].tolist() == [
+    [1, 2, 0, 0]
+  ]
+
+
+def test_frozen_weights_do_not_train():
+  def loss(params):
+    found = tickets.with_frozen_dead(ZHOU_MASKS, params, INITIAL)
+    return jnp.sum(found['w'] ** 2) / 2 + found['b'].sum()
+
+  grads = jax.grad(loss)(FINAL)
+  assert grads['w'].tolist() == [[5, 0, 0, 0.5]]
+  assert grads['b'].tolist() == [1, 1]
+
+
+def test_treatments_need_masks_that_fit():
+  wrong = {'w': jnp.ones((1, 3), bool), 'b': None}
+  for what, treat in (
+    ('params', lambda: tickets.with_frozen_dead(wrong, FINAL, INITIAL)),
+    ('initial params', lambda: tickets.zero_shrunk(FINAL, INITIAL, wrong)),
+  ):
+    message = f'w: mask of shape (1, 3), {what} of shape (1, 4)'
+    with pytest.raises(ValueError, match=re.escape(message)):
+      treat()
+  initial = {**INITIAL, 'w': jnp.ones((4, 1))}
+  message = 'mask of shape (1, 4), initial params of shape (4, 1)'
+  with pytest.raises(ValueError, match=re.escape(message)):
+    tickets.with_frozen_dead(ZHOU_MASKS, FINAL, initial)
+
+
+# --- sanity checks of pruning at initialization ---
+
+SHAPES = {'conv1': (3, 3, 2, 8), 'conv2': (3, 3, 8, 8), 'output': (8, 10)}
+
+
+def network(seed=0):
+  rng = np.random.default_rng(seed)
+  return {
+    name: {
+      'kernel': jnp.asarray(rng.normal(size=shape), jnp.float32),
+      'bias': jnp.zeros(shape[-1]),
+    }
+    for name, shape in SHAPES.items()
+  }
+
+
+def alive(masks):
+  return list(lth.masks.alive_by_name(masks).values())
+
+
+def test_inverted_keeps_the_complement():
+  params = network()
+  dense, scores = lth.masks.full(params), lth.scores.magnitude(params)
+  best = lth.prune(scores, dense, sparsity=0.5, scope='global')
+  worst = lth.prune(
+    jax.tree.map(jnp.negative, scores), dense, sparsity=0.5, scope='global'
+  )
+  assert lth.masks.count(lth.masks.intersect(best, worst)) == 0
+  assert lth.masks.hamming(best, worst) == 1
+
+
+def test_random_quotas_of_another_mask():
+  params = network()
+  dense = lth.masks.full(params)
+  ticket = lth.prune(
+    lth.scores.magnitude(params), dense, sparsity=0.9, scope='global'
+  )
+  quotas = lth.masks.alive_by_name(ticket)
+  one = tickets.random_quotas(KEY, dense, quotas)
+  two = tickets.random_quotas(jax.random.key(1), dense, quotas)
+  assert lth.masks.alive_by_name(one) == quotas
+  assert one['output']['bias'] is None
+  assert lth.masks.jaccard(one, two) < 0.3
+  # Out of another mask, only its alive weights are drawn.
+  fewer = {name: number // 2 for name, number in quotas.items()}
+  inside = tickets.random_quotas(KEY, ticket, fewer)
+  assert lth.masks.alive_by_name(inside) == fewer
+  assert lth.masks.count(lth.masks.difference(inside, ticket)) == 0
+
+
+def test_smart_ratio_and_hybrid_tickets():
+  params = network()
+  dense = lth.masks.full(params)
+  random, hybrid = (
+    lth.prune(
+      scores, dense, sparsity=0.8, densities=lth.densities.smart_ratio()
+    )
+    for scores in (lth.scores.noise(KEY, dense), lth.scores.magnitude(params))
+  )
+  # 800 weights; the last layer keeps 24 of 80, the others 136 in proportion to
+  # 144 * 12 and 576 * 6.
+  assert alive(random) == alive(hybrid) == [45, 91, 24]
+  for name, layer in hybrid.items():
+    kept = np.abs(params[name]['kernel'])[np.asarray(layer['kernel'])]
+    lost = np.abs(params[name]['kernel'])[~np.asarray(layer['kernel'])]
+    assert kept.min() > lost.max()
+  assert lth.masks.jaccard(random, hybrid) < 0.4
+
+
+@pytest.mark.parametrize(
+  ('quotas', 'message'),
+  [
+    ({'a': 2}, 'b has no quota'),
+    ({'a': 2, 'b': 1, 'c': 1}, 'c is not a prunable leaf'),
+    ({'a': 4, 'b': -1}, 'a has a quota of 4 out of 3; b has a quota of -1 out'),
+  ],
+)
+def test_quotas_must_fit(quotas, message):
+  masks = {'a': jnp.array([1, 1, 1, 0]) > 0, 'b': jnp.ones(2, bool), 'c': None}
+  with pytest.raises(ValueError, match=re.escape(message)):
+    tickets.random_quotas(KEY, masks, quotas)
+
+
+@pytest.mark.parametrize(
+  'control',
+  [
+    lambda bad: tickets.sign_preserved(bad, bad, MASKS),
+    lambda bad: tickets.signed_constant(bad, MASKS),
+    lambda bad: tickets.reshuffle(KEY, bad, MASKS),
+    lambda bad: tickets.random_signs(KEY, bad, MASKS),
+    lambda bad: tickets.with_frozen_dead(MASKS, bad, bad),
+    lambda bad: tickets.zero_shrunk(bad, bad, MASKS),
+    lambda bad: tickets.signed_constant(tree(np.ones((2, 2))), bad),
+    lambda bad: tickets.random_quotas(KEY, bad, {}),
+  ],
+)
+@pytest.mark.parametrize(
+  'bad', [None, 'w', 3.0, [1, 2], jax.ShapeDtypeStruct((2,), bool)]
+)
+def test_controls_need_trees_of_arrays(control, bad):
+  with pytest.raises(TypeError, match='must be a tree of'):
+    control(bad)
+
+
+@pytest.mark.parametrize('key', [None, 0, 'key', jax.random.split(KEY)])
+def test_controls_need_a_key(key):
+  params = tree(np.ones((2, 2)))
+  for control in (tickets.reshuffle, tickets.random_signs):
+    with pytest.raises(TypeError, match=r'`key` was .*a single random key'):
+      control(key, params, MASKS)
+  with pytest.raises(TypeError, match=r'`key` was .*a single random key'):
+    tickets.random_quotas(key, MASKS, {'fc/kernel': 1})
