@@ -23,6 +23,8 @@ ROUNDINGS = tuple(_OFFSETS)
 
 # With larger ones, the products of `share_of` would not fit a traced int32.
 _MAX_DENOMINATOR = 2**22
+# Calls of a distribution over layers, in a schedule of sparsities.
+_MAX_CALLS = 1024
 _INT32 = 2**31
 
 
@@ -212,11 +214,66 @@ def tables(
     ``{name: int32[moves]}``.
   """
   distinct, place = np.unique(np.asarray(sparsities), return_inverse=True)
-  counts = [layer_counts(shapes, s, densities, rounding) for s in distinct]
-  return {
-    name: np.asarray([c[name] for c in counts], np.int32)[place]
-    for name in shapes
-  }
+  if densities is None:
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    kept = {n: _kept(size, distinct, rounding) for n, size in sizes.items()}
+  else:
+    # A distribution is a Python function: where it would be called too often,
+    # counts between calls are interpolated.
+    calls = np.linspace(0, len(distinct) - 1, min(len(distinct), _MAX_CALLS))
+    at = distinct[np.unique(np.round(calls).astype(int))]
+    counts = [layer_counts(shapes, s, densities, rounding) for s in at]
+    kept = {
+      name: np.rint(np.interp(distinct, at, [c[name] for c in counts]))
+      for name in shapes
+    }
+  return {name: x.astype(np.int32)[place] for name, x in kept.items()}
+
+
+def _kept(size: int, sparsities: np.ndarray, rounding: Rounding) -> np.ndarray:
+  """Counts what sparsities of nine decimals keep of one layer."""
+  billionths = np.rint(sparsities * 10**9).astype(np.int64)
+  if size >= 2**32:  # Products would not fit an int64.
+    billionths = billionths.astype(object)
+  return size - share_of(size, billionths, 10**9, rounding)
+
+
+def ratios(shares: Sequence[float]) -> np.ndarray:
+  """Returns what `ratio_of` does, of many shares to nine decimals at once.
+
+  Args:
+    shares: numbers in [0, 1].
+
+  Returns:
+    int32[shares, 2], numerators and denominators.
+
+  Example:
+    >>> from lthjax import counts
+    >>> counts.ratios([0.29, 0.333333333]).tolist()
+    [[29, 100], [1, 3]]
+  """
+  total = np.int64(10**9)
+  a = np.rint(np.asarray(shares, np.float64) * total).astype(np.int64)
+  b = np.full_like(a, total)
+  p = np.zeros_like(a), np.ones_like(a)
+  q = np.ones_like(a), np.zeros_like(a)
+  # Convergents of the continued fractions, as long as they are small enough.
+  while True:
+    digit = a // np.maximum(b, 1)
+    p_next, q_next = p[0] + digit * p[1], q[0] + digit * q[1]
+    fits = (b > 0) & (q_next <= _MAX_DENOMINATOR)
+    if not fits.any():
+      break
+    p = np.where(fits, p[1], p[0]), np.where(fits, p_next, p[1])
+    q = np.where(fits, q[1], q[0]), np.where(fits, q_next, q[1])
+    a, b = np.where(fits, b, a), np.where(fits, a - digit * b, b)
+  # Of the last one and the semiconvergent before it, the closer one.
+  k = (_MAX_DENOMINATOR - q[0]) // q[1]
+  p_semi, q_semi = p[0] + k * p[1], q[0] + k * q[1]
+  last = 2 * b * q_semi <= total
+  return np.stack(
+    [np.where(last, p[1], p_semi), np.where(last, q[1], q_semi)], axis=-1
+  ).astype(np.int32)
 
 
 def _shortest(values: np.ndarray) -> np.ndarray:

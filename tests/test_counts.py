@@ -138,3 +138,43 @@ def test_tables_repeat_layer_counts():
     each = counts.layer_counts(shapes, sparsity, densities.erk)
     assert {name: column[i] for name, column in table.items()} == each
   assert all(column.dtype == np.int32 for column in table.values())
+
+
+def test_ratios_are_the_nearest_fractions():
+  rng = np.random.default_rng(0)
+  shares = [0, 1, 0.3, 0.29, 1 / 3, 2 / 3, 1e-9, 1 - 1e-9, 0.123457]
+  shares = np.round([*shares, *rng.random(300), *rng.random(100) * 1e-6], 9)
+  expected = [
+    Fraction(round(x * 10**9), 10**9).limit_denominator(_MAX_DENOMINATOR)
+    for x in shares
+  ]
+  found = [Fraction(*map(int, pair)) for pair in counts.ratios(shares)]
+  assert found == expected
+  assert counts.ratios([]).shape == (0, 2)
+
+
+@pytest.mark.parametrize('rounding', ROUNDINGS)
+def test_long_tables_are_exact(rounding):
+  shapes = {'a': (784, 300), 'c': (100, 11), 'd': (2**16, 2**15 - 1)}
+  wanted = np.round(np.random.default_rng(0).random(20_000), 9)
+  table = counts.tables(shapes, wanted, None, rounding)
+  for i in range(0, 20_000, 997):
+    exact = counts.layer_counts(shapes, wanted[i], None, rounding)
+    assert {name: x[i] for name, x in table.items()} == exact
+
+
+def test_long_tables_of_a_distribution_call_it_at_most_so_often():
+  calls = []
+
+  def spread(shapes, sparsity):
+    calls.append(sparsity)
+    return densities.erk(shapes, sparsity)
+
+  shapes = {'a': (784, 300), 'c': (300, 100), 'd': (100, 10)}
+  wanted = np.round(0.9 * np.linspace(0, 1, 20_000) ** 3, 9)
+  table = counts.tables(shapes, wanted, spread)
+  assert len(calls) <= 1024
+  for i in [*range(0, 20_000, 997), 19_999]:
+    exact = counts.layer_counts(shapes, wanted[i], densities.erk)
+    for name, n in exact.items():
+      assert abs(table[name][i] - n) <= (i not in (0, 19_999))
