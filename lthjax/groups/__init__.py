@@ -21,6 +21,7 @@ next kernel: whoever permutes, scores or removes it touches all of them. A
 """
 
 from lthjax.groups._chain import chain
+from lthjax.groups._from_program import from_program
 from lthjax.groups._groups import (
   Axis,
   Group,
@@ -42,6 +43,7 @@ __all__ = [
   'chain',
   'compact',
   'expand',
+  'from_program',
   'permute',
   'score_by_group',
   'table',

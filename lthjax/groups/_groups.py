@@ -185,7 +185,7 @@ def check_fit(groups: Any, tree: chex.ArrayTree) -> dict[str, Any]:
   if not isinstance(groups, Mapping) or not all(
     isinstance(group, Group) for group in groups.values()
   ):
-    raise ValueError(
+    raise TypeError(
       f'`groups` was a {type(groups).__name__}, but must be a dict of'
       ' `lthjax.groups.Group`. Make it with `lthjax.groups.from_program`,'
       ' `chain` or `by_axes`.'

@@ -100,7 +100,7 @@ def expand(
     Array([[ True, False,  True]], dtype=bool)
   """
   leaves = check_fit(groups, params)
-  masks = _check_masks(unit_masks, groups)
+  masks = check_masks(unit_masks, groups)
   on = by_leaf(groups)
 
   def mask(path, leaf):
@@ -186,14 +186,14 @@ def compact(
     Array([[1., 3.]], dtype=float32)
   """
   check_fit(groups, params)
-  keeps = _check_masks(keeps, groups)
-  if bad := [n for n, mask in keeps.items() if trees.is_traced(mask)]:
+  keeps = check_masks(keeps, groups)
+  if (masks := trees.concrete(keeps)) is None:
     raise ValueError(
-      f'`keeps` of {", ".join(bad)} were traced, but the shapes of the smaller'
-      ' params must be known. Call `compact` outside of `jax.jit`; inside, use'
-      ' `lthjax.groups.expand` and masks.'
+      f'`keeps` of {", ".join(keeps)} were traced, but the shapes of the'
+      ' smaller params must be known. Call `compact` outside of `jax.jit`;'
+      ' inside, use `lthjax.groups.expand` and masks.'
     )
-  masks, faults = jax.device_get(dict(keeps)), []
+  faults = []
   for name, mask in masks.items():
     counts = np.sum(mask, axis=-1)
     if not np.all(counts):
@@ -279,10 +279,10 @@ def _unknown(given: Mapping[str, Any], groups: Groups) -> list[str]:
   return [f'{n} is not a group ({known})' for n in given if n not in groups]
 
 
-def _check_masks(masks: UnitMasks, groups: Groups) -> UnitMasks:
+def check_masks(masks: UnitMasks, groups: Groups) -> UnitMasks:
   """Returns masks of units; raises unless they fit the groups."""
   if not isinstance(masks, Mapping):
-    raise ValueError(
+    raise TypeError(
       f'Masks of units were a {type(masks).__name__}, but must be'
       ' `{group: bool array}`.'
     )

@@ -1,4 +1,4 @@
-"""Channel pruning by the scales of normalization layers."""
+"""Structured pruning: channels by their scales, and units removed for real."""
 
 from lthjax.structured._channels import (
   add_l1,
@@ -6,5 +6,6 @@ from lthjax.structured._channels import (
   mask_channels,
   scales,
 )
+from lthjax.structured._compact import compact
 
-__all__ = ['add_l1', 'channel_masks', 'mask_channels', 'scales']
+__all__ = ['add_l1', 'channel_masks', 'compact', 'mask_channels', 'scales']

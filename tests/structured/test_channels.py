@@ -132,9 +132,18 @@ def test_channels_that_are_none(params, change, text):
     )
 
 
-def test_channels_go_in_vgg():
+@pytest.mark.parametrize(
+  ('model', 'where', 'kernels'),
+  [
+    (models.vgg_11(), scales, 8 + 1),
+    (models.resnet_20((8, 8, 3)), scales, 1 + 2 * 9 + 2),
+    (models.resnet_20((8, 8, 3)), 'blocks/*/norm1/scale', 2 * 9),
+    (models.wide_resnet_22_2((8, 8, 3)), 'blocks/*/norm2/scale', 2 * 9),
+  ],
+  ids=['vgg_11', 'resnet_20', 'resnet_20 within blocks', 'wide_resnet_22_2'],
+)
+def test_all_weights_of_a_channel_go(model, where, kernels):
   """The network is the same as without scales and biases alone."""
-  model = models.vgg_11()
   params, state = jax.eval_shape(model.init, jax.random.key(0))
   rng = np.random.default_rng(0)
   params, state = jax.tree.map(
@@ -143,16 +152,17 @@ def test_channels_go_in_vgg():
   params = jax.tree.map(
     lambda x: x * rng.normal(size=x.shape).astype(x.dtype), params
   )
-  names = ['1_1', '2_1', '3_1', '3_2', '4_1', '4_2', '5_1', '5_2']
-  layers = [f'{layer}{n}' for n in names for layer in ('conv', 'norm')]
-  groups = lth.groups.chain(params, [*layers, 'output'])
-  channels = structured.channel_masks(params, 0.3)
+  size = 32 if 'blocks' not in params else 8
+  images = rng.normal(size=(2, size, size, 3)).astype(np.float32)
+  apply = jax.jit(lambda p: model.apply(p, state, images)[0])
+  groups = lth.groups.from_program(
+    lambda p, x: model.apply(p, state, x)[0], params, images, sums=False
+  )
+  channels = structured.channel_masks(params, 0.3, where)
   masks = structured.mask_channels(params, channels, groups)
   vectors = jax.tree.map(lambda m: m if m.ndim == 1 else None, masks)
-  assert len(jax.tree.leaves(vectors)) == 2 * len(names)
-  assert len(jax.tree.leaves(masks)) == 3 * len(names) + 1
-  images = rng.normal(size=(2, 32, 32, 3)).astype(np.float32)
-  apply = jax.jit(lambda p: model.apply(p, state, images)[0])
+  assert len(jax.tree.leaves(vectors)) == 2 * len(jax.tree.leaves(channels))
+  assert len(jax.tree.leaves(masks)) - len(jax.tree.leaves(vectors)) == kernels
   whole, without, less = (
     apply(p)
     for p in (
@@ -161,7 +171,7 @@ def test_channels_go_in_vgg():
       lth.masks.apply(vectors, params),
     )
   )
-  np.testing.assert_array_equal(without, less)
+  np.testing.assert_allclose(without, less, rtol=1e-4, atol=1e-4)
   assert (whole != less).all()
 
 

@@ -1,0 +1,129 @@
+"""Units removed for real, with a check that nothing else changes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lthjax import _checks, trees
+from lthjax import groups as groups_lib
+from lthjax import masks as masks_lib
+from lthjax.groups import _units
+
+UnitMasks = Mapping[str, chex.Array]
+
+
+def compact(
+  apply: Callable[..., Any],
+  params: chex.ArrayTree,
+  keeps: UnitMasks,
+  *probe: Any,
+  groups: groups_lib.Groups | None = None,
+  tolerance: float = 1e-4,
+) -> chex.ArrayTree:
+  """Removes units for real; the function equals the one with zeroed units.
+
+  A program may have sizes of its own, such as a number of heads, and compute
+  something else with smaller params without an error; and where a layer makes
+  something other than zero of a zeroed unit, removing it is not zeroing it.
+  So both programs run on the probe, and what they return is compared.
+
+  Args:
+    apply: pure function ``apply(params, *probe)``. It takes sizes from the
+      params.
+    params: tree of arrays.
+    keeps: ``{group: bool array}``, the units to keep of some groups, as for
+      `lthjax.groups.compact`. The groups must have no pins.
+    *probe: trees of arrays, such as a batch of examples.
+    groups: which axes move together; by default those that
+      `lthjax.groups.from_program` finds.
+    tolerance: the largest difference between the two programs, relative to the
+      largest output. Programs in bfloat16 need more.
+
+  Returns:
+    The smaller params.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> params = {'in': jnp.eye(2, 3), 'out': jnp.ones((3, 2))}
+    >>> def apply(params, x):
+    ...   return jax.nn.relu(x @ params['in']) @ params['out']
+    >>> keeps = {'in[1]': jnp.array([True, True, False])}
+    >>> small = lth.structured.compact(apply, params, keeps, jnp.ones((1, 2)))
+    >>> small['in'].shape, small['out'].shape
+    ((2, 2), (2, 2))
+  """
+  tolerance = _checks.not_negative('tolerance', tolerance)
+  if not probe:
+    raise ValueError(
+      '`compact` needs a probe, such as a batch of examples, to compare the'
+      ' program with zeroed and with smaller params.'
+    )
+  if trees.is_traced(*jax.tree.leaves((params, probe))):
+    raise ValueError(
+      '`compact` compares numbers and shapes: call it outside of `jax.jit`.'
+    )
+  if groups is None:
+    groups = groups_lib.from_program(apply, params, *probe)
+  _units.check_masks(keeps, groups)
+  if pinned := [
+    f'{name} ({", ".join(sorted(groups[name].pins))})'
+    for name in keeps
+    if name in groups and groups[name].pins
+  ]:
+    free = [name for name, group in groups.items() if not group.pins]
+    raise ValueError(
+      f'{"; ".join(pinned)}: units of pinned groups cannot be removed without'
+      ' changing the function. Groups without pins are'
+      f' {", ".join(free) or "not there"}; `lthjax.groups.compact` removes any,'
+      ' unchecked.'
+    )
+
+  def check(chosen: UnitMasks) -> tuple[chex.ArrayTree, str | None]:
+    small = groups_lib.compact(params, groups, chosen)
+    masks = groups_lib.expand(chosen, params, groups)
+    zeroed = masks_lib.apply(masks, params)
+    return small, _difference(apply, zeroed, small, probe, tolerance)
+
+  small, fault = check(keeps)
+  if fault:
+    alone = {name: check({name: keep})[1] for name, keep in keeps.items()}
+    bad = {name: why for name, why in alone.items() if why}
+    bad = bad or {' with '.join(keeps): fault}
+    raise ValueError(
+      'Without these units the program is another function:'
+      f' {"; ".join(f"{name}: {why}" for name, why in bad.items())}. Is there a'
+      ' size in the program that does not come from the params, or a layer that'
+      ' makes something of a unit that is zero?'
+    )
+  return small
+
+
+def _difference(apply, zeroed, small, probe, tolerance) -> str | None:
+  """Says how the outputs with zeroed and with smaller params differ."""
+  run = jax.jit(apply)
+  expected = run(zeroed, *probe)
+  try:
+    found = run(small, *probe)
+  except (TypeError, ValueError, IndexError) as error:
+    return f'{type(error).__name__}: {str(error).splitlines()[0]}'
+  expected, found = trees.by_name(expected), trees.by_name(found)
+  for name, a in expected.items():
+    a, b = np.asarray(a), np.asarray(found[name])
+    name = name or 'the output'
+    if a.shape != b.shape:
+      return f'{name} has shape {b.shape}, not {a.shape}'
+    if not jnp.issubdtype(a.dtype, jnp.inexact):
+      if (a != b).any():
+        return f'{name} differs'
+      continue
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    gap = np.max(np.abs(a - b), initial=0)
+    scale = np.max(np.abs(a), initial=0)
+    if not gap <= tolerance * scale:
+      return f'{name} differs by {gap:.2g}, where it is up to {scale:.2g}'
+  return None
