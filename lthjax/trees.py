@@ -66,7 +66,21 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 def by_name(tree: chex.ArrayTree) -> dict[str, Any]:
   """Returns the leaves of a tree, `None` included, under their names."""
-  leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)[0]
+  return flatten(tree)[0]
+
+
+def flatten(tree: chex.ArrayTree) -> tuple[dict[str, Any], Any]:
+  """Returns `by_name` and the structure, whose ``unflatten`` is the way back.
+
+  Example:
+    >>> from lthjax import trees
+    >>> leaves, structure = trees.flatten({'a': 1, 'b': None})
+    >>> structure.unflatten(leaves.values())
+    {'a': 1, 'b': None}
+  """
+  leaves, structure = jax.tree_util.tree_flatten_with_path(
+    tree, is_leaf=is_none
+  )
   named = {path_name(path): leaf for path, leaf in leaves}
   if len(named) < len(leaves):
     names = collections.Counter(path_name(path) for path, _ in leaves)
@@ -74,7 +88,7 @@ def by_name(tree: chex.ArrayTree) -> dict[str, Any]:
       f'Several leaves have the same name: {names.most_common(1)[0][0]}. Leaves'
       ' are told apart by their keys joined with slashes; rename one of them.'
     )
-  return named
+  return named, structure
 
 
 def map_alive(
@@ -174,20 +188,17 @@ def fold_in_name(key: chex.PRNGKey, name: str) -> chex.PRNGKey:
 
 
 def check_like(masks: chex.ArrayTree, tree: chex.ArrayTree, what: str) -> None:
-  """Checks that masks fit a tree, and names every leaf that does not.
+  """Raises unless masks fit a tree of arrays or shapes, called ``what``."""
+  check_tables(by_name(masks), by_name(tree), what)
 
-  Args:
-    masks: tree of bool arrays and `None`.
-    tree: tree of arrays, or of `jax.ShapeDtypeStruct`.
-    what: what the other tree is called, for the error.
 
-  Raises:
-    ValueError: if structure, shapes or dtypes differ.
-  """
-  masks_by_name, leaves = by_name(masks), by_name(tree)
-  faults = [f'{n} has a mask only' for n in masks_by_name if n not in leaves]
-  faults += [f'{n} has no mask' for n in leaves if n not in masks_by_name]
-  for name, mask in masks_by_name.items():
+def check_tables(
+  masks: Mapping[str, Any], leaves: Mapping[str, Any], what: str
+) -> None:
+  """Does the same for trees that are flat already."""
+  faults = [f'{name} has a mask only' for name in masks if name not in leaves]
+  faults += [f'{name} has no mask' for name in leaves if name not in masks]
+  for name, mask in masks.items():
     if mask is None or name not in leaves:
       continue
     leaf, name = leaves[name], name or 'the array'
@@ -197,6 +208,8 @@ def check_like(masks: chex.ArrayTree, tree: chex.ArrayTree, what: str) -> None:
       faults.append(f'{name}: mask of dtype {mask.dtype}, not bool')
     elif leaf is None:
       faults.append(f'{name} is None in the {what} but has a mask')
+    elif not hasattr(leaf, 'shape'):
+      faults.append(f'{name} is a {type(leaf).__name__} in the {what}')
     elif mask.shape != leaf.shape:
       faults.append(
         f'{name}: mask of shape {mask.shape}, {what} of shape {leaf.shape}'

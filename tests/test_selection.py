@@ -12,6 +12,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import lthjax as lth
+from lthjax import _bisection
+from lthjax.selection import keep_each
 
 DTYPES = ['float32', 'bfloat16', 'float16']
 
@@ -53,7 +55,6 @@ def awkward(seed, shape, dtype, denormals=True):
     ([3.0, 1.0, 2.0, 2.0], 3, [1, 0, 1, 1]),
     ([3.0, 1.0, 2.0, 2.0], 4, [1, 1, 1, 1]),
     ([3.0, 1.0, 2.0, 2.0], 9, [1, 1, 1, 1]),
-    ([3.0, 1.0, 2.0, 2.0], -1, [0, 0, 0, 0]),
     ([7.0, 7.0, 7.0, 7.0], 3, [1, 1, 1, 0]),
     ([-0.0, 0.0, -0.0, 0.0], 2, [1, 1, 0, 0]),
     ([0.0, -0.0, 0.0, -1.0], 2, [1, 1, 0, 0]),
@@ -298,9 +299,13 @@ def check_sharded():
     'c': awkward(15, (3, 16, 8), 'bfloat16'),
     'd': matrix,
   }
+  short, large = matrix[:8], awkward(16, (32, 24, 40), 'float32')
   expected = {
     'flat': lth.keep_largest(matrix, 1000),
     'axis': [lth.keep_largest(matrix, 10, axis=axis) for axis in (0, 1)],
+    'stack': lth.keep_largest(tree['c'], 70, axis=(1, 2)),
+    'short': lth.keep_largest(short, 3, axis=0),
+    'large': lth.keep_largest(large, 5000),
     'tree': lth.keep_largest(tree, 2000),
   }
   expected = jax.tree.map(np.asarray, expected)
@@ -309,7 +314,11 @@ def check_sharded():
   def check(x, wanted, *args, **kwargs):
     select = functools.partial(lth.keep_largest, **kwargs)
     compiled = jax.jit(select).lower(x, *args).compile()
-    assert not re.search('all-gather|all-to-all', compiled.as_text())
+    text = compiled.as_text()
+    assert not re.search('all-gather|all-to-all|collective-permute', text)
+    if kwargs.get('axis') is None:  # Only numbers are sent.
+      sent = re.findall(r'= (.*?) all-reduce(?:-start)?\(', text)
+      assert set(re.findall(r'\w+\[\S*\]', ' '.join(sent))) <= {'s32[]'}, sent
     keep = compiled(x, *args)
     jax.tree.map(np.testing.assert_array_equal, keep, wanted)
     for k, s in zip(jax.tree.leaves(keep), jax.tree.leaves(x), strict=True):
@@ -337,6 +346,12 @@ def check_sharded():
       if devices == 8:
         check(rows, expected['flat'], 1000)
         check(columns, expected['flat'], 1000)
+        check(leaves['c'], expected['stack'], 70, axis=(1, 2))
+        check(put(short, 'd'), expected['short'], 3, axis=0)
+        check(put(large, 'd'), expected['large'], 5000)
+        each = jax.jit(lambda xs: keep_each(xs, [1000, 1000, 1000]))
+        for keep in each([rows, columns, rows]):
+          np.testing.assert_array_equal(keep, expected['flat'])
         for axis, wanted in enumerate(expected['axis']):
           check(rows, wanted, 10, axis=axis)
           check(columns, wanted, 10, axis=axis)
@@ -359,7 +374,7 @@ def test_scores_must_be_floats():
   scores = {'a': jnp.arange(3), 'b': {'c': jnp.ones(2)}, 'd': jnp.ones(2, bool)}
   message = (
     'Scores must be floating point, but a is int32; d is bool. Cast them with'
-    ' `.astype(jnp.float32)`.'
+    ' `.astype(jnp.float32)`, or take `jnp.abs` of complex ones.'
   )
   with pytest.raises(TypeError, match=re.escape(message)):
     lth.keep_largest(scores, 1)
@@ -373,12 +388,156 @@ def test_count_must_be_an_integer(count):
     lth.keep_largest(jnp.ones(100), count)
 
 
-def test_too_many_scores():
+def test_count_must_not_be_negative():
+  x = np.ones((2, 3), np.float32)
+  for count in (-1, np.int8(-1), jnp.int32(-2)):
+    with pytest.raises(ValueError, match='but must be at least 0'):
+      lth.keep_largest(x, count)
+  with pytest.raises(ValueError, match='but must be at least 0'):
+    lth.keep_largest(x, np.array([[1], [-1]]), axis=1)
+  # Where it cannot be seen, it keeps nothing.
+  assert not jax.jit(lth.keep_largest)(x, -1).any()
+
+
+@pytest.mark.parametrize('count', [None, 'three', [1], True, np.bool_(1)])
+def test_count_of_the_wrong_type(count):
+  with pytest.raises(TypeError, match=r'`count` was .* must be an integer'):
+    lth.keep_largest(np.ones(3, np.float32), count)
+
+
+@pytest.mark.parametrize(
+  'count', [2**40, np.int64(2**40), np.uint32(2**32 - 1), np.int8(100)]
+)
+def test_counts_of_all_integer_types(count):
+  x = np.ones(7, np.float32)
+  assert lth.keep_largest(x, count).all()
+  if np.dtype(np.asarray(count).dtype).itemsize <= 4:
+    assert lth.keep_largest(x, jnp.asarray(count)).all()
+
+
+def test_counts_above_int32(monkeypatch):
+  # As if an int32 had four bits, so that small arrays need two words.
+  monkeypatch.setattr(_bisection, '_INT32', 16)
+  monkeypatch.setattr(_bisection, '_WORD', 3)
+  leaves = [
+    awkward(20, (5, 2, 7), 'float32'),
+    awkward(21, (13,), 'float32'),
+    awkward(22, (3, 11), 'float32'),
+    awkward(23, (), 'float32'),
+  ]
+  rng = np.random.default_rng(24)
+  alive = [rng.random(x.shape) < 0.8 for x in leaves]
+  for count in (0, 1, 20, 47, 95, 97, 10**10):
+    keep = lth.keep_largest(leaves, count, alive)
+    expected = oracle(leaves, count, alive)
+    for k, e in zip(keep, expected, strict=True):
+      np.testing.assert_array_equal(k, e)
+  ties = np.zeros((6, 5, 3), np.float32)
+  for count in (0, 1, 44, 89, 90):
+    expected = oracle([ties], count)[0]
+    np.testing.assert_array_equal(lth.keep_largest(ties, count), expected)
+  # Slices, and a traced count.
+  wide = awkward(25, (4, 5, 6), 'float32')
+  select = jax.jit(functools.partial(lth.keep_largest, axis=(1, 2)))
+  keep = select(wide, np.full((4, 1, 1), 9))
+  for k, x in zip(keep, wide, strict=True):
+    np.testing.assert_array_equal(k, oracle([x], 9)[0])
+
+
+def test_as_many_scores_as_there_are():
   half = jax.ShapeDtypeStruct((2**15, 2**15), jnp.float32)
-  kept = jax.eval_shape(lambda x: lth.keep_largest(x, 1), half)
-  assert kept.shape == half.shape
-  with pytest.raises(ValueError, match='2147483648 scores cannot share one'):
-    jax.eval_shape(lambda x: lth.keep_largest(x, 1), [half, half])
+  tree = [half, half, half]
+  kept = jax.eval_shape(lambda x: lth.keep_largest(x, 2**31 + 1), tree)
+  assert [k.shape for k in kept] == [half.shape] * 3
+
+
+def test_many_arrays_in_one_loop():
+  leaves = [
+    awkward(30, (7, 9), 'float32'),
+    awkward(31, (7, 9), 'float32'),
+    awkward(32, (9,), 'bfloat16'),
+    awkward(33, (7, 9), 'float32'),
+    awkward(34, (), 'float16'),
+    awkward(35, (9,), 'bfloat16'),
+    awkward(36, (0, 3), 'float32'),
+  ]
+  rng = np.random.default_rng(37)
+  alive = [rng.random(x.shape) < 0.8 for x in leaves]
+  for counts in ([5, 60, 3, 0, 1, 9, 0], [70, 1, 0, 33, 0, 2, 4]):
+    for eligible in (None, alive):
+      keep = keep_each(leaves, counts, eligible)
+      for i, (k, x) in enumerate(zip(keep, leaves, strict=True)):
+        own = None if eligible is None else eligible[i]
+        np.testing.assert_array_equal(k, lth.keep_largest(x, counts[i], own))
+        assert k.shape == x.shape
+
+
+def test_many_arrays_by_slices():
+  leaves = [awkward(seed, (4, 3, 5), 'float32') for seed in (40, 41, 42)]
+  counts = [np.arange(4).reshape(4, 1, 1), 7, np.full((4, 1, 1), 6)]
+  axes = [(1, 2), None, (1, 2)]
+  keep = keep_each(leaves, counts, axes=axes)
+  np.testing.assert_array_equal(keep[1], oracle([leaves[1]], 7)[0])
+  for i in (0, 2):
+    for j in range(4):
+      expected = oracle([leaves[i][j]], counts[i].ravel()[j])[0]
+      np.testing.assert_array_equal(keep[i][j], expected)
+
+
+def test_program_of_many_arrays_stays_small():
+  def lines(number):
+    leaves = [jax.ShapeDtypeStruct((8, 8), jnp.float32)] * number
+    counts = [3] * number
+    jaxpr = jax.make_jaxpr(lambda xs: keep_each(xs, counts))(leaves)
+    return str(jaxpr).count('while'), len(str(jaxpr).splitlines())
+
+  (loops, few), (loops_of_many, many) = lines(2), lines(40)
+  assert loops == loops_of_many == 3  # two digits, and the ties
+  assert many < 10 * few
+
+
+@pytest.mark.parametrize('axis', [(0, 1), (1, 2), (0, 2), (2, 0), (-1,)])
+def test_several_axes_against_sort(axis):
+  x = awkward(50, (3, 18, 4), 'float32')
+  axes = sorted(a % 3 for a in axis)
+  keep = np.asarray(lth.keep_largest(x, 5, axis=axis))
+  rest = [a for a in range(3) if a not in axes]
+  x, keep = np.transpose(x, rest + axes), np.transpose(keep, rest + axes)
+  for i in np.ndindex(*x.shape[: len(rest)]):
+    np.testing.assert_array_equal(keep[i], oracle([x[i]], 5)[0])
+
+
+@pytest.mark.parametrize(
+  'dtype',
+  [
+    'float8_e8m0fnu',
+    'float8_e4m3fn',
+    'float8_e5m2',
+    'float8_e3m4',
+    'float8_e4m3b11fnuz',
+    'float4_e2m1fn',
+  ],
+)
+@pytest.mark.parametrize('other', [None, 'float32'])
+def test_small_floats(dtype, other):
+  dtype = jnp.dtype(dtype)
+  bits = np.arange(2 ** jnp.finfo(dtype).bits, dtype=np.uint8)
+  bits = np.random.default_rng(0).permutation(bits)
+  x = bits.view(dtype) if bits.size == 256 else bits.astype(dtype)
+  leaves = [x] if other is None else [x, np.linspace(-9, 9, 30, dtype=other)]
+  for count in (0, 1, 7, 100, 200, 300):
+    found = lth.keep_largest(leaves, count)
+    for k, e in zip(found, oracle(leaves, count), strict=True):
+      np.testing.assert_array_equal(k, e)
+  if other is None:
+    keep = lth.keep_largest(x[:12], 3, axis=0)
+    np.testing.assert_array_equal(keep, oracle([x[:12]], 3)[0])
+
+
+def test_weak_types_count_in_full():
+  leaves = [jnp.ones(2, jnp.bfloat16), jnp.full(2, 1.001)]
+  keep = lth.keep_largest(leaves, 2)
+  assert [k.tolist() for k in keep] == [[False, False], [True, True]]
 
 
 @pytest.mark.parametrize('scores', [None, {}, {'a': None}])

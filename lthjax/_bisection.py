@@ -1,0 +1,318 @@
+"""Bisection for thresholds, on integers in the order of the scores.
+
+A search is a generator that asks for bisections, so that the searches of many
+arrays run side by side: each bisection is one loop for all of them.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType
+
+_FEW = 16  # Slices up to this long are ranked by comparing all pairs.
+_INT32 = 2**31  # From here on, counts have two words,
+_WORD = 10  # the lower of this many bits.
+
+
+class Budget(NamedTuple):
+  """Images that share a count, or one array with a count for each slice."""
+
+  images: list[jax.Array]
+  count: Any
+  axes: tuple[int, ...] | None
+
+
+class _Bisection(NamedTuple):
+  """Asks for the largest t in [low, high] with ``excess(t) >= 0``.
+
+  The excess falls with t; the search ends early where it is zero.
+  """
+
+  excess: Callable[[jax.Array], jax.Array]
+  low: jax.Array
+  high: jax.Array
+
+
+Search = Generator[_Bisection, jax.Array, Any]
+
+
+def search_all(budgets: list[Budget]) -> list[list[jax.Array]]:
+  """Runs all searches, in step: each bisection is one loop for all of them."""
+  searches = [_search(budget) for budget in budgets]
+  found: list[Any] = [None] * len(searches)
+  answers: dict[int, Any] = dict.fromkeys(range(len(searches)))
+  while answers:
+    asked = {}
+    for i, answer in answers.items():
+      try:
+        asked[i] = searches[i].send(answer)
+      except StopIteration as stop:
+        found[i] = stop.value
+    answers = dict(zip(asked, _bisect(list(asked.values())), strict=True))
+  return found
+
+
+def _search(budget: Budget) -> Search:
+  """Finds the threshold, then the index at which its ties end."""
+  images, count, axes = budget
+  if axes is not None and [images[0].shape[a] <= _FEW for a in axes] == [True]:
+    return [_largest_of_few(images[0], count, *axes)]
+  number = functools.partial(_excess, count=count, axes=axes)
+  threshold = yield from _kth_largest(images, number)
+  # Invalid entries are the lowest integer.
+  threshold = jnp.maximum(threshold, jnp.iinfo(threshold.dtype).min + 1)
+  # 2 is above the threshold, 1 on it, 0 below.
+  ranks = [(x >= threshold).astype(jnp.int8) + (x > threshold) for x in images]
+  if not isinstance(count, tuple):
+    ranks = yield from _end_ties(ranks, number, axes)
+  else:  # A flat index would not fit an int32.
+    blocks = [tuple(range(_lead(x.shape))) for x in images]
+    inside = [tuple(range(_lead(x.shape), x.ndim)) for x in images]
+    ranks = yield from _end_ties(ranks, number, blocks)
+    ranks = yield from _end_ties(ranks, number, inside, restart=True)
+  return [rank > 1 for rank in ranks]
+
+
+def _kth_largest(
+  images: list[jax.Array], excess: Callable[[Iterable[jax.Array]], jax.Array]
+) -> Search:
+  """Finds the largest t with at least ``count`` entries >= t.
+
+  Bisects the upper half of the bits, then the lower half among the entries that
+  tie in the upper: half the memory is read in half of the passes.
+  """
+  info = jnp.iinfo(images[0].dtype)
+  if info.bits <= 16:
+    zero = jnp.zeros_like(excess(x >= 0 for x in images))  # sharded as slices
+    return (
+      yield _Bisection(
+        lambda t: excess(x >= t for x in images),
+        jnp.full_like(zero, info.min, info.dtype),
+        jnp.full_like(zero, info.max, info.dtype),
+      )
+    )
+  half = info.bits // 2
+  digit = jnp.iinfo(f'int{half}')
+  highs = [(x >> half).astype(digit.dtype) for x in images]
+  # Shifted by half the range, the unsigned lower digits become signed ones.
+  lows = [(x ^ (1 << (half - 1))).astype(digit.dtype) for x in images]
+  high = yield from _kth_largest(highs, excess)
+  ties = [
+    jnp.where(h == high, low, jnp.where(h > high, digit.max, digit.min))
+    for h, low in zip(highs, lows, strict=True)
+  ]
+  low = yield from _kth_largest(ties, excess)
+  upper = high.astype(info.dtype) << half
+  return upper | ((low.astype(info.dtype) - digit.min) & ((1 << half) - 1))
+
+
+def _end_ties(
+  ranks: list[jax.Array],
+  excess: Callable[[Iterable[jax.Array]], jax.Array],
+  axes: Any,
+  *,
+  restart: bool = False,
+) -> Search:
+  """Raises the rank of the first ties, and lowers that of the last.
+
+  What is at the very index where the count is full stays a tie.
+  """
+
+  def kept(end):
+    indices, _ = _indices(ranks, axes, restart)  # cheaper than to store
+    return [(r + (i < end)) > 1 for r, i in zip(ranks, indices, strict=True)]
+
+  surplus = excess(r > 0 for r in ranks)
+  indices, size = _indices(ranks, axes, restart)
+  end = yield _Bisection(
+    lambda t: -excess(kept(t)),
+    jnp.where(surplus > 0, 0, size),
+    jnp.full_like(surplus, size),
+  )
+  return [
+    jnp.where(r == 1, jnp.where(i < end, 2, i == end), r)
+    for r, i in zip(ranks, indices, strict=True)
+  ]
+
+
+def _bisect(bisections: list[_Bisection]) -> list[jax.Array]:
+  """Runs bisections side by side in one loop."""
+  if not bisections:
+    return []
+
+  def halve(bounds):
+    halves = []
+    for (excess, *_), (low, high) in zip(bisections, bounds, strict=True):
+      # The average rounded up, in a form that cannot overflow.
+      middle = (low & high) + ((low ^ high) >> 1) + ((low ^ high) & 1)
+      found = excess(middle)
+      halves.append(
+        (
+          jnp.where(found >= 0, middle, low),
+          jnp.where(found > 0, high, jnp.where(found == 0, middle, middle - 1)),
+        )
+      )
+    return halves
+
+  def unsettled(bounds):
+    open_ = [jnp.any(low < high) for low, high in bounds]
+    return functools.reduce(jnp.logical_or, open_)
+
+  bounds = [(low, high) for _, low, high in bisections]
+  return [low for low, _ in jax.lax.while_loop(unsettled, halve, bounds)]
+
+
+def words(count: Any, size: int) -> Any:
+  """The count as int32, or as two words of it where there are too many."""
+  if not isinstance(count, jax.Array):
+    count = np.minimum(count, size)
+  elif jnp.iinfo(count.dtype).max >= _INT32:
+    count = jnp.minimum(count, min(size, 2**31 - 1))
+  if size < _INT32:
+    return jnp.asarray(count, jnp.int32)
+  parts = count >> _WORD, count & ((1 << _WORD) - 1)
+  return tuple(jnp.asarray(part, jnp.int32) for part in parts)
+
+
+def order_images(
+  scores: list[jax.Array], eligible: list[jax.Array] | None
+) -> list[jax.Array]:
+  """Signed integers in the order of the floats; invalid entries come last."""
+  dtypes = {x.dtype for x in scores}
+  if len(dtypes) > 1 or jnp.finfo(scores[0].dtype).bits < 8:
+    # Weak types count as well: ones in bfloat16 are below a float32 of 1.001.
+    dtype = functools.reduce(jnp.promote_types, map(_at_least_16_bits, dtypes))
+  else:
+    (dtype,) = dtypes
+  images = []
+  for i, x in enumerate(scores):
+    valid = ~jnp.isnan(x)
+    if eligible is not None:
+      valid &= eligible[i]
+    images.append(_order_image(x.astype(dtype), valid))
+  return images
+
+
+def _at_least_16_bits(dtype: Any) -> Any:
+  """A type that holds all numbers of this one and can be promoted."""
+  if dtype == jnp.float8_e8m0fnu:
+    return jnp.float32
+  return dtype if jnp.finfo(dtype).bits >= 16 else jnp.bfloat16
+
+
+def _order_image(x: jax.Array, valid: jax.Array) -> jax.Array:
+  bits = jnp.finfo(x.dtype).bits
+  if x.dtype == jnp.float8_e8m0fnu:  # powers of two, without a sign
+    image = jax.lax.bitcast_convert_type(x, jnp.uint8).astype(jnp.int16)
+    return jnp.where(valid, image, jnp.iinfo(jnp.int16).min)
+  dtype = jnp.dtype(f'int{bits}')
+  low, high = jnp.iinfo(dtype).min, jnp.iinfo(dtype).max
+  image = jax.lax.bitcast_convert_type(x, dtype)
+  # -0.0 maps to 0 and ties with 0.0. Do not test for zero here: LLVM makes that
+  # a test on floats, for which denormals are zero too.
+  image = jnp.where(image < 0, -(image & high), image)
+  return jnp.where(valid, image, low)  # -inf maps above the lowest integer
+
+
+def _largest_of_few(x: jax.Array, count: jax.Array, axis: int) -> jax.Array:
+  """The same for short slices, by counting how many entries come before."""
+  index = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
+  rank = jnp.zeros_like(x, jnp.int32)
+  for j in range(x.shape[axis]):
+    if may_be_sharded(x):  # where a slice would be sent to all devices whole
+      other = jnp.sum(jnp.where(index == j, x, 0), axis, x.dtype, keepdims=True)
+    else:
+      other = jax.lax.slice_in_dim(x, j, j + 1, axis=axis)
+    rank += (other > x) | ((other == x) & (j < index))
+  return (rank < count) & (x > jnp.iinfo(x.dtype).min)
+
+
+def _excess(
+  tests: Iterable[jax.Array], count: Any, axes: tuple[int, ...] | None
+) -> jax.Array:
+  """How many tests hold beyond the count, up to 2^30."""
+  if not isinstance(count, tuple):
+    return sum((_count_true(t, axes) for t in tests), jnp.int32(0)) - count
+  high, low = -count[0], -count[1]
+  for test in tests:
+    more, rest = _sum_words(test, axes)
+    high, low = high + more, low + rest
+  high, low = high + (low >> _WORD), low & ((1 << _WORD) - 1)
+  limit = 2**30 >> _WORD
+  return (jnp.clip(high, -limit, limit - 1) << _WORD) + low
+
+
+def _count_true(test: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
+  """Sums bools; over leading axes in int16, which is faster on a CPU."""
+  keep = axes is not None
+  if may_be_sharded(test):  # where the int16 would be sent, not a scalar
+    return jnp.sum(test, axes, jnp.int32, keepdims=keep)
+  if axes is None and test.ndim == 1:
+    test = test.reshape(math.gcd(test.size, 1024), -1)
+  axes = tuple(range(test.ndim)) if axes is None else axes
+  lead, length = 0, 1
+  while (
+    lead < len(axes) and (length := length * test.shape[axes[lead]]) < 2**15
+  ):
+    lead += 1
+  part = jnp.sum(test, axes[:lead], jnp.int16, keepdims=True)
+  return jnp.sum(part, axes, jnp.int32, keepdims=keep)
+
+
+def _sum_words(
+  test: jax.Array, axes: tuple[int, ...] | None
+) -> tuple[jax.Array, jax.Array]:
+  """Sums bools into two words."""
+  keep = axes is not None
+  axes = tuple(range(test.ndim)) if axes is None else axes
+  lead = _lead([test.shape[a] for a in axes])
+  low = jnp.sum(test, axes[lead:], jnp.int32, keepdims=True)
+  high = jnp.zeros_like(low)
+  for axis in axes[:lead]:
+    high = jnp.sum(high + (low >> _WORD), axis, jnp.int32, keepdims=True)
+    low = jnp.sum(low & ((1 << _WORD) - 1), axis, jnp.int32, keepdims=True)
+  if not keep:
+    high, low = high.reshape(()), low.reshape(())
+  return high + (low >> _WORD), low & ((1 << _WORD) - 1)
+
+
+def _lead(shape: Sequence[int]) -> int:
+  """How many leading axes to leave for the others to fit an int32."""
+  lead = len(shape)
+  while lead and math.prod(shape[lead - 1 :]) < _INT32:
+    lead -= 1
+  return lead
+
+
+def _indices(
+  ranks: list[jax.Array], axes: Any, restart: bool
+) -> tuple[list[jax.Array], int]:
+  """Row-major positions on the axes, and how many there are.
+
+  Counted on from array to array, unless they restart.
+  """
+  each = axes if isinstance(axes, list) else [axes] * len(ranks)
+  indices, offset, size = [], 0, 0
+  for x, own in zip(ranks, each, strict=True):
+    own = range(x.ndim) if own is None else own
+    index, stride = jnp.full_like(x, offset, jnp.int32), 1
+    for axis in reversed(own):
+      index += jax.lax.broadcasted_iota(jnp.int32, x.shape, axis) * stride
+      stride *= x.shape[axis]
+    indices.append(index)
+    size = max(size, offset + stride)
+    offset = 0 if restart else offset + stride
+  return indices, size
+
+
+def may_be_sharded(x: jax.Array) -> bool:
+  """Whether an array lies on a mesh that the program does not split by hand."""
+  mesh = jax.typeof(x).sharding.mesh
+  return not mesh.empty and any(
+    kind != AxisType.Manual for kind in mesh.axis_types
+  )
