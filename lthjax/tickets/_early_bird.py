@@ -1,35 +1,35 @@
 """Early-bird tickets: masks that settle long before the weights do.
 
-Train, work out after every epoch which channels or weights would be kept, and
-stop as soon as that no longer changes. What is left trains on from there, at
-its own cost and not at that of the whole network.
+Train a dense network, compute after every epoch which channels or weights would
+be kept, and stop once that no longer changes. What is left trains on, at its
+own cost instead of that of the whole network.
 
 References:
   You et al., Drawing Early-Bird Tickets: Towards More Efficient Training of
   Deep Networks, arXiv:1909.11957.
 """
 
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import chex
 
+from lthjax import _checks
 from lthjax import masks as masks_lib
 
 State = Any
 
 
 class EarlyBird(NamedTuple):
-  """What `early_bird` knows after an epoch.
+  """One check of `early_bird`.
 
   Attributes:
     epoch: number of epochs trained so far.
-    state: the state that they led to.
+    state: the state after them.
     masks: its masks.
-    distances: how far these are from each of those before in the window, the
-      latest first.
-    drawn: whether the ticket is drawn, and training stops.
+    distances: distances from these masks to the previous ones in the window,
+      the latest first.
+    drawn: whether the ticket is drawn, so that training stops.
   """
 
   epoch: int
@@ -50,31 +50,26 @@ def early_bird(
 ) -> Iterator[EarlyBird]:
   """Trains a dense network until its masks have settled.
 
-  Masks are looked at before each epoch and after the last one, and the first of
-  them belong to the initial state. To go on from the ticket that is drawn,
-  train ``lthjax.with_masks(bird.state, masks)``, where ``masks`` are
-  ``bird.masks`` for single weights. Those of channels are at the scales only:
-  make masks of all that belongs to them, by `lthjax.structured.mask_channels`.
+  Masks are checked before each epoch and after the last one. To continue from
+  the drawn ticket, train ``lthjax.with_masks(bird.state, bird.masks)``. Channel
+  masks cover only the scales: `lthjax.structured.mask_channels` extends them to
+  all weights of a channel.
 
   Args:
     train_epoch: ``train_epoch(state) -> state`` trains a dense network for an
-      epoch, or however long it shall be between two looks.
+      epoch, or for any other interval between two checks.
     state: where to start from, usually at initialization.
     masks_of: ``masks_of(state)``, the masks that would be drawn now: for
       channels `lthjax.structured.channel_masks`, for single weights
-      `lthjax.prune` of magnitudes with ``scope='global'``.
-    epochs: when to give up.
-    window: how many masks in a row have to agree with the newest, itself
-      included.
-    threshold: how far apart, by `lthjax.masks.hamming`, they may be to agree.
+      `lthjax.prune` by magnitude with ``scope='global'``.
+    epochs: maximum number of epochs.
+    window: number of consecutive masks that must agree with the newest,
+      including itself.
+    threshold: largest `lthjax.masks.hamming` distance at which masks agree.
 
   Yields:
-    An `EarlyBird` a look: ``epochs + 1`` of them, or fewer if a ticket is
-    drawn. The last one tells with ``drawn`` whether it was.
-
-  Raises:
-    TypeError: if ``epochs`` or ``window`` is not an integer.
-    ValueError: if an option is out of range, or masks have no prunable leaf.
+    One `EarlyBird` per check: ``epochs + 1`` of them, or fewer if a ticket is
+    drawn. ``drawn`` is true on the last one if a ticket was drawn.
 
   Example:
     >>> import jax.numpy as jnp
@@ -97,13 +92,14 @@ def early_bird(
     True
 
   References:
-    You et al., arXiv:1909.11957, algorithm 1. As in the authors' code the
+    You et al., arXiv:1909.11957, algorithm 1. As in the authors' code, the
     newest mask is compared with each of the others; the paper's algorithm
     compares each with the one before it.
   """
-  if operator.index(epochs) < 0:
-    raise ValueError(f'`epochs` was {epochs}, but must be at least 0.')
-  _check(window, threshold)
+  epochs = _checks.at_least('epochs', epochs, 0)
+  window, threshold = _check(window, threshold)
+  _checks.function('train_epoch', train_epoch, 'train_epoch(state) -> state')
+  _checks.function('masks_of', masks_of, 'masks_of(state) -> masks')
 
   def run():
     now, latest = state, []
@@ -112,7 +108,7 @@ def early_bird(
         now = train_epoch(now)
       masks = masks_of(now)
       latest = [masks, *latest][:window]
-      distances = distances_to_newest(latest)
+      distances = tuple(masks_lib.hamming(masks, old) for old in latest[1:])
       drawn = settled(distances, window=window, threshold=threshold)
       yield EarlyBird(epoch, now, masks, distances, drawn)
       if drawn:
@@ -121,43 +117,19 @@ def early_bird(
   return run()
 
 
-def distances_to_newest(latest: Sequence[chex.ArrayTree]) -> tuple[float, ...]:
-  """Measures how far the newest masks are from those before.
-
-  Args:
-    latest: trees of masks, the newest first.
-
-  Returns:
-    `lthjax.masks.hamming` distances to the second, the third, and so on.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from lthjax.tickets._early_bird import distances_to_newest
-    >>> masks = jnp.array([[True, True], [True, False], [False, False]])
-    >>> distances_to_newest(list(masks))
-    (0.5, 1.0)
-  """
-  newest, *others = latest
-  return tuple(masks_lib.hamming(newest, other) for other in others)
-
-
 def settled(
   distances: Sequence[float], *, window: int = 5, threshold: float = 0.1
 ) -> bool:
-  """Tells whether it is time to draw the ticket.
+  """Returns whether it is time to draw the ticket.
 
   Args:
-    distances: from the newest masks to those before, the latest first.
+    distances: from the newest masks to the previous ones, the latest first.
     window: as in `early_bird`.
     threshold: as in `early_bird`.
 
   Returns:
-    Whether there are enough masks, and none of the window is further from the
-    newest than the threshold.
-
-  Raises:
-    TypeError: if ``window`` is not an integer.
-    ValueError: if an option is out of range.
+    Whether there are enough masks, and all in the window are within the
+    threshold of the newest.
 
   Example:
     >>> import lthjax as lth
@@ -169,20 +141,12 @@ def settled(
   References:
     You et al., arXiv:1909.11957, section 3.2.
   """
-  _check(window, threshold)
+  window, threshold = _check(window, threshold)
   seen = distances[: window - 1]
   return len(seen) == window - 1 and all(d <= threshold for d in seen)
 
 
-def _check(window: int, threshold: float) -> None:
-  """Raises if nothing would be compared, or anything would agree."""
-  if operator.index(window) < 2:
-    raise ValueError(
-      f'`window` was {window}, but must be at least 2: the newest masks, and'
-      ' some to compare them with.'
-    )
-  if not 0 <= threshold < 1:
-    raise ValueError(
-      f'`threshold` was {threshold}, but must be in [0, 1): the share of'
-      ' positions at which masks may differ.'
-    )
+def _check(window: int, threshold: float) -> tuple[int, float]:
+  """Returns the options if something is compared and may disagree."""
+  share = _checks.share('threshold', threshold, 'at 1, any masks would agree')
+  return _checks.at_least('window', window, 2), share

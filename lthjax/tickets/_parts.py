@@ -1,9 +1,9 @@
-"""Core and specialist tickets: what the masks of parts of the data share.
+"""Core and specialist tickets: what masks of several parts of the data share.
 
-A ticket is found on each part of the data, from one initialization. The core is
-what all of their masks keep. A specialist is what is left of a part's mask
-without it. How much of the core is more than chance, `overlap_against_chance`
-says.
+A ticket is found on each part of the data, from the same initialization. The
+core is what all of their masks keep. A specialist is what remains of a part's
+mask without the core. `overlap_against_chance` measures how much of the core is
+more than chance.
 
 References:
   DiLT, arXiv:2508.16915v2, proposes core and specialists for two parts, without
@@ -14,13 +14,12 @@ import functools
 import math
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import chex
-import jax
 
+from lthjax import _checks, trees
 from lthjax import masks as masks_lib
-from lthjax import trees
 
 Reading = Literal['without_core', 'without_others']
 
@@ -28,34 +27,28 @@ Reading = Literal['without_core', 'without_others']
 def core_and_specialists(
   masks: Iterable[chex.ArrayTree], reading: Reading = 'without_core'
 ) -> tuple[chex.ArrayTree, list[chex.ArrayTree]]:
-  """Takes the masks of several parts apart.
+  """Splits the masks of several parts into a core and specialists.
 
   The core is the intersection of all masks. For two parts, both readings of
-  "specialist" are the same; for more, they differ in the weights that some
-  parts keep, but not all:
+  "specialist" agree; for more, they differ in the weights that some parts keep,
+  but not all:
 
-  | reading            | specialist of a part                          |
-  |--------------------|-----------------------------------------------|
-  | `'without_core'`   | its mask less the core: the core and it make  |
-  |                    | the mask again                                |
-  | `'without_others'` | its mask less all others: what no other keeps |
-
-  Core and specialists never overlap. Whether specialists overlap each other is
-  what the readings settle: `'without_others'` keeps them apart.
+  | reading            | specialist of a part                            |
+  |--------------------|-------------------------------------------------|
+  | `'without_core'`   | its mask minus the core; together with the core |
+  |                    | it is the mask again                            |
+  | `'without_others'` | its mask minus all others: what no other keeps; |
+  |                    | specialists never overlap                       |
 
   Args:
-    masks: a tree of masks for each part, such as those of the tickets that
-      `lthjax.tickets.imp` finds on the parts of `lthjax.data.partition`. A leaf
-      that is never pruned is `None` in all of them, and in what is returned.
-      Replicates may be on a leading axis.
+    masks: one tree of masks per part, such as those of tickets that
+      `lthjax.tickets.imp` finds on the parts of `lthjax.data.partition`. `None`
+      leaves must be `None` in all of them. Leaves may have a leading axis of
+      runs.
     reading: what a specialist is.
 
   Returns:
     The core, and a list with the specialist of each part: trees of masks.
-
-  Raises:
-    ValueError: if there are fewer than two trees, if they differ in structure
-      or shapes, if every mask is `None`, or if there is no such reading.
 
   Example:
     >>> import jax.numpy as jnp
@@ -69,11 +62,14 @@ def core_and_specialists(
     [[False, True, False, False], [False, False, True, False]]
   """
   masks = _checked(masks)
-  if reading not in ('without_core', 'without_others'):
-    raise ValueError(
-      f'`reading` was {reading!r}, but must be "without_core" (a part\'s mask'
-      ' less what all keep) or "without_others" (less what any other keeps).'
-    )
+  _checks.one_of(
+    'reading',
+    reading,
+    {
+      'without_core': "a part's mask minus what all keep",
+      'without_others': 'minus what any other keeps',
+    },
+  )
   core = functools.reduce(masks_lib.intersect, masks)
 
   def rest(i):
@@ -88,12 +84,12 @@ def core_and_specialists(
 
 
 class ChanceOverlap(NamedTuple):
-  """How many weights several masks share, and how many they would by chance.
+  """Number of weights that several masks share, and what chance predicts.
 
   Attributes:
-    observed: weights that all masks keep.
-    expected: their mean number, if each mask kept as many weights at random.
-    deviation: the standard deviation of that number.
+    observed: number of weights that all masks keep.
+    expected: mean of that number if each mask kept as many weights at random.
+    deviation: its standard deviation.
   """
 
   observed: int
@@ -113,27 +109,23 @@ def overlap_against_chance(
 ) -> tuple[ChanceOverlap, dict[str, ChanceOverlap]]:
   """Compares the core of several masks with that of random masks.
 
-  By chance means: every mask keeps as many weights of each layer as it does,
-  each set of that size being as likely as any other, and independent of the
-  other masks. Of the n weights of a layer, each is then in all masks, which
-  keep k_1, k_2, and so on, with probability p = (k_1 / n) (k_2 / n) ..., and
-  any two of them with probability q, the product of k_i (k_i - 1) / n (n - 1).
-  So the core has a mean of n p weights, and a variance of
-  n (n - 1) q + n p - (n p)**2. For two masks, it is hypergeometric.
+  A random mask keeps as many weights of each layer as the mask it stands for;
+  all sets of that size are equally likely, and masks are independent. If masks
+  keep k_1, k_2, … of the n weights of a layer, any one weight is in the core
+  with probability p = (k_1 / n) (k_2 / n) …, and any two weights with
+  probability q, the product of k_i (k_i - 1) / (n (n - 1)). The core therefore
+  has a mean of n p weights and a variance of n (n - 1) q + n p - (n p)**2. For
+  two masks, the distribution is hypergeometric.
 
-  The layers are independent: their means and variances add up. As layers prune
-  unevenly, the whole would look unlike chance at one density for all.
+  Layers are independent, so that their means and variances add up. (With one
+  density for all layers, uneven pruning alone would look unlike chance.)
 
   Args:
-    masks: a tree of masks for each part, of one run, not traced.
+    masks: one tree of masks per part, of a single run and not traced.
 
   Returns:
     The `ChanceOverlap` of all prunable weights, and one per leaf:
     ``{name: ChanceOverlap}``.
-
-  Raises:
-    ValueError: if there are fewer than two trees, if they differ in structure
-      or shapes, if every mask is `None`, or if masks are traced or empty.
 
   Example:
     >>> import jax.numpy as jnp
@@ -145,13 +137,14 @@ def overlap_against_chance(
     (20, 10.0, 4.975)
   """
   masks = _checked(masks)
-  named = {n: m for n, m in trees.by_name(masks[0]).items() if m is not None}
-  if any(trees.is_traced(*jax.tree.leaves(tree)) for tree in masks):
+  tables = [trees.prunable(mask) for mask in masks]
+  if any(trees.is_traced(*table.values()) for table in tables):
     raise ValueError(
-      '`masks` were traced, but have to be known to be counted exactly: call'
+      '`masks` were traced, but must be concrete to be counted exactly: call'
       ' `overlap_against_chance` outside of `jax.jit` and `jax.vmap`.'
     )
-  if empty := [name for name, mask in named.items() if not mask.size]:
+  sizes = {name: mask.size for name, mask in tables[0].items()}
+  if empty := [name for name, size in sizes.items() if not size]:
     raise ValueError(
       f'`masks` are empty in {", ".join(empty)}, but chance needs weights to'
       ' choose from: put None there.'
@@ -159,8 +152,8 @@ def overlap_against_chance(
   core = masks_lib.alive_by_name(functools.reduce(masks_lib.intersect, masks))
   alive = [masks_lib.alive_by_name(mask) for mask in masks]
   moments = {
-    name: _moments(mask.size, [counts[name] for counts in alive])
-    for name, mask in named.items()
+    name: _moments(size, [counts[name] for counts in alive])
+    for name, size in sizes.items()
   }
   layers = {
     name: ChanceOverlap(core[name], float(mean), math.sqrt(variance))
@@ -176,31 +169,32 @@ def overlap_against_chance(
 def _moments(size: int, alive: list[int]) -> tuple[Fraction, Fraction]:
   """Mean and variance of what random subsets of these sizes share, exactly."""
   mean = Fraction(math.prod(alive), size ** (len(alive) - 1))
-  # Of ordered pairs of weights, those that are in the core.
-  pairs = size * (size - 1)
+  # n (n - 1) q, where both factors cancel with those of one mask.
+  pairs = max(size * (size - 1), 1)
   both = math.prod(k * (k - 1) for k in alive)
-  in_core = Fraction(both, max(pairs, 1) ** (len(alive) - 1))
+  in_core = Fraction(both, pairs ** (len(alive) - 1))
   return mean, in_core + mean - mean**2
 
 
-def _checked(masks: Iterable[chex.ArrayTree]) -> list[chex.ArrayTree]:
-  """The masks as a list, once it is known that they can be compared."""
-  tree = isinstance(masks, Mapping)
-  masks = list(masks)
-  if tree or len(masks) < 2:
-    given = 'one tree' if tree else f'a list of {len(masks)}'
+def _checked(masks: Any) -> list[Any]:
+  """Returns the masks as a list if they are of one network."""
+  several = isinstance(masks, Iterable) and not isinstance(masks, Mapping)
+  masks = list(masks) if several else [masks]
+  if not several or len(masks) < 2:
+    given = f'a list of {len(masks)}' if several else 'one tree'
     raise ValueError(
       f'`masks` was {given}, but core and specialists need the masks of two'
-      ' parts or more: give a list with a tree of masks for each part.'
+      ' parts or more: pass a list with a tree of masks for each part.'
     )
-  for i, other in enumerate(masks[1:], 1):
+  for i, other in enumerate(masks):
+    _checks.bool_masks(other, f'masks[{i}]')
     try:
       masks_lib.intersect(masks[0], other)
     except ValueError as error:
       raise ValueError(
         f'Parts 0 and {i} do not have masks of the same network. {error}'
       ) from error
-  if not jax.tree.leaves(masks[0]):
+  if not trees.prunable(masks[0]):
     raise ValueError(
       'These masks have no prunable leaf: every one is None, so there is'
       ' nothing that parts could share.'

@@ -34,7 +34,7 @@ Evaluate = Callable[[State], Any]
 Params = Callable[[State], chex.ArrayTree]
 
 _FIFTH: Prune = functools.partial(pruning.prune, fraction=0.2)
-_PARAMS: Params = functools.partial(field, name='params')
+find_params: Params = functools.partial(field, name='params')
 
 
 class Ticket(NamedTuple):
@@ -69,7 +69,7 @@ def imp(
   score: Score = magnitude,
   rewind: Rewind = rewind_weights,
   evaluate: Evaluate | None = None,
-  params: Params = _PARAMS,
+  params: Params = find_params,
   vmapped: bool = False,
   resume: Ticket | None = None,
 ) -> Iterator[Ticket]:
@@ -151,7 +151,7 @@ def one_shot(
   score: Score = magnitude,
   rewind: Rewind = rewind_weights,
   evaluate: Evaluate | None = None,
-  params: Params = _PARAMS,
+  params: Params = find_params,
   vmapped: bool = False,
 ) -> Iterator[Ticket]:
   """Finds tickets by pruning the trained dense network once to each size.
@@ -219,7 +219,7 @@ def colt(
   prune: Prune = _FIFTH,
   score: Score = magnitude,
   evaluate: Evaluate | None = None,
-  params: Params = _PARAMS,
+  params: Params = find_params,
   vmapped: bool = False,
   resume: Ticket | None = None,
 ) -> Iterator[Ticket]:

@@ -1,15 +1,14 @@
 """Tickets for other data and other models."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from lthjax import _checks, trees
 from lthjax import masks as masks_lib
-from lthjax import trees
-from lthjax.tickets._search import Ticket
+from lthjax.tickets._search import Params, Ticket, find_params
 
 
 def transfer(
@@ -18,15 +17,14 @@ def transfer(
   *,
   weights: bool = False,
   fresh: str | Sequence[str] = (),
-  params: Callable[[Any], chex.ArrayTree] = lambda state: state.params,
+  params: Params = find_params,
 ) -> tuple[chex.ArrayTree, chex.ArrayTree]:
   """Puts a ticket onto the params of another network.
 
-  Leaves are matched by name. Every leaf of either network has to fit one of the
-  other in name, and in the shape of its mask and, with ``weights``, of the
-  ticket's start; those that ``fresh`` names need not, and are left out of the
-  transfer. So without ``weights``, a leaf that is never pruned may have another
-  shape.
+  Leaves are matched by name. Every leaf of either network must fit one of the
+  other in name and in the shape of its mask, and with ``weights`` also in the
+  shape of the ticket's start. Leaves named ``fresh`` are left out. Without
+  ``weights``, a leaf that is never pruned may have another shape.
 
   | leaf               | mask          | weights                           |
   |--------------------|---------------|-----------------------------------|
@@ -35,27 +33,23 @@ def transfer(
   | is named ``fresh`` | dense         | those of ``onto``                 |
 
   Args:
-    ticket: a ticket of `imp` or `one_shot`. For another mask, such as the
+    ticket: a ticket of `imp` or `one_shot`. For other masks, such as the
       control ``lthjax.masks.shuffle(key, ticket.masks)``, use
       ``ticket._replace(masks=...)``.
     onto: params of the other network, at initialization or at its step k.
-    weights: bring along the weights that the ticket started from, biases and
-      normalization included, and not the masks alone.
-    fresh: glob or globs over names of leaves that stay as they are in ``onto``,
-      such as ``'output/*'`` for a head with another number of classes. Their
-      masks keep all, and are `None` where the ticket has `None`, or, under a
-      name that the ticket does not have, where `lthjax.masks.kernels` says so.
-    params: finds the params in the ticket's states, as in `imp`.
+    weights: whether to transfer the weights that the ticket started from as
+      well, including biases and normalization.
+    fresh: glob or globs over names of leaves that keep their values in
+      ``onto``, such as ``'output/*'`` for a head with another number of
+      classes. Their masks keep everything. They are `None` where the ticket has
+      `None`; for names that the ticket does not have, `lthjax.masks.kernels`
+      decides.
+    params: ``params(state)`` of the ticket's states, as in `imp`.
 
   Returns:
     The pair ``(params, masks)``, both in the structure of ``onto``. As in
     `Ticket.start`, the masks are not applied yet: see
     `lthjax.training.with_masks` or `lthjax.masks.apply`.
-
-  Raises:
-    ValueError: if a leaf does not fit and is not named ``fresh``, if a glob
-      matches no leaf, if no mask is transferred, or if ``weights`` are asked of
-      a ticket without a start.
 
   Example:
     >>> import jax.numpy as jnp
@@ -75,12 +69,18 @@ def transfer(
     Morcos et al., One ticket to win them all: generalizing lottery ticket
     initializations across datasets and optimizers, arXiv:1906.02773, section 3.
   """
-  masks, leaves = trees.by_name(ticket.masks), trees.by_name(onto)
+  if not isinstance(ticket, Ticket):
+    raise TypeError(
+      f'`ticket` was {_checks.describe(ticket)}, but must be a ticket of'
+      ' `lthjax.tickets.imp`. For masks alone, pass'
+      ' `lthjax.tickets.Ticket(0, 1.0, masks, None, None, None)`.'
+    )
+  masks, leaves = _checks.bool_masks(ticket.masks), _checks.arrays(onto, 'onto')
   if weights and ticket.start is None:
     raise ValueError(
-      '`ticket.start` was None, but `weights=True` brings along the weights'
-      ' that the ticket started from. Give a ticket with its start, or transfer'
-      ' its masks alone.'
+      '`ticket.start` was None, but `weights=True` transfers the weights that'
+      ' the ticket started from. Pass a ticket with its start, or transfer its'
+      ' masks alone.'
     )
   started = trees.by_name(params(ticket.start)) if weights else None
   globs = [fresh] if isinstance(fresh, str) else list(fresh)
@@ -110,11 +110,11 @@ def transfer(
 
 
 def _check_fit(masks, started, leaves, left_out) -> None:
-  """Raises if something does not fit, or nothing does."""
+  """Raises if a leaf does not fit, or if nothing is transferred."""
   if all(mask is None for mask in masks.values()):
     raise ValueError(
-      'The ticket has no masks: every one is None. Give a ticket whose masks'
-      ' choose what is pruned, as `lthjax.masks.full(params)` does.'
+      'The ticket has no masks: every one is None. Pass a ticket with masks,'
+      ' such as those that start from `lthjax.masks.full(params)`.'
     )
   faults = []
   for name in dict.fromkeys([*leaves, *masks]):
@@ -136,8 +136,8 @@ def _check_fit(masks, started, leaves, left_out) -> None:
   if faults:
     raise ValueError(
       f'The ticket does not fit: {"; ".join(faults)}. Networks of one'
-      ' architecture fit; name what shall stay as it is in `onto`, such as a'
-      ' head with other classes, with `fresh="output/*"`.'
+      ' architecture fit; name leaves that keep their values in `onto`, such as'
+      ' a head with other classes, with `fresh="output/*"`.'
     )
   if all(mask is None or name in left_out for name, mask in masks.items()):
     raise ValueError(
@@ -148,7 +148,7 @@ def _check_fit(masks, started, leaves, left_out) -> None:
 
 
 def _unlike(name, leaf, source, where) -> list[str]:
-  """What is wrong with a leaf that the ticket has in this place."""
+  """Describes what is wrong with a leaf that the ticket has in this place."""
   if source is None:
     return []
   if leaf is None:

@@ -201,7 +201,19 @@ def test_masks_without_a_choice_by_chance():
   masks = {'a': jnp.ones(2, bool), 'b': jnp.ones((0, 3), bool)}
   with pytest.raises(ValueError, match='`masks` are empty in b, but chance'):
     tickets.overlap_against_chance([masks, masks])
-  with pytest.raises(ValueError, match='`masks` were traced, but have to be'):
+  with pytest.raises(ValueError, match='`masks` were traced, but must be conc'):
     jax.eval_shape(
       lambda a: tickets.overlap_against_chance([a, a]), {'a': masks['a']}
     )
+
+
+@pytest.mark.parametrize('masks', [None, 3, 'ab', [None, None], [1.0, 2.0]])
+def test_masks_are_trees_of_bools(masks):
+  for function in (
+    tickets.core_and_specialists,
+    tickets.overlap_against_chance,
+  ):
+    with pytest.raises(
+      (TypeError, ValueError), match=r'`masks.* must be a tree|was one'
+    ):
+      function(masks)

@@ -182,3 +182,9 @@ def test_a_ticket_without_masks():
   ticket = TICKET._replace(masks=jax.tree.map(lambda m: None, draw(0)))
   with pytest.raises(ValueError, match='The ticket has no masks: every one is'):
     transfer(ticket, draw(1))
+
+
+@pytest.mark.parametrize('ticket', [None, 'ticket', {'w': np.ones(3, bool)}])
+def test_only_tickets_are_transferred(ticket):
+  with pytest.raises(TypeError, match='must be a ticket of `lthjax'):
+    lth.tickets.transfer(ticket, {'w': np.ones(3)})
