@@ -7,9 +7,13 @@ sum. What fixes the size or the order of an axis pins its atoms.
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
+import jax.extend.core as jex
 import numpy as np
+
+from lthjax.program._interpreter import Path
 
 
 class Type:
@@ -35,6 +39,26 @@ class Type:
     self.size, self.pins = size, set(pins)
     self.kind, self.parts = kind, list(parts)
     self.link: Type | None = None
+
+
+class Value(NamedTuple):
+  """What is known of a value of the program.
+
+  Attributes:
+    axes: the types of its axes.
+    place: the axis along which its entries, integers, are positions; for an
+      array of index vectors, one for each column.
+    data: whether it depends on more than the params.
+  """
+
+  axes: tuple[Type, ...]
+  place: Type | tuple[Type | None, ...] | None = None
+  data: bool = False
+
+
+Values = Sequence[Value]
+# ``rule(walk, eqn, values, path)``, from inputs to outputs of an equation.
+Rule = Callable[[Any, jex.JaxprEqn, Values, Path], Values]
 
 
 def find(t: Type) -> Type:
@@ -227,3 +251,30 @@ def _distribute(s: Type, p: Type) -> bool:
 
 def _bounds(terms: Sequence[Type]) -> list[int]:
   return list(itertools.accumulate(t.size for t in terms))[:-1]
+
+
+def fresh(shape: Sequence[int], *pins: str) -> tuple[Type, ...]:
+  return tuple(Type(size, pins) for size in shape)
+
+
+def shape(atom: Any) -> tuple[int, ...]:
+  return getattr(atom.aval, 'shape', ())
+
+
+def pin_all(value: Value, *pins: str) -> None:
+  for axis in value.axes:
+    pin(axis, *pins)
+
+
+def same(values: Values) -> None:
+  """Unifies values of one shape, axis by axis."""
+  first, *others = values
+  for value in others:
+    for a, b in zip(first.axes, value.axes, strict=True):
+      unify(a, b)
+
+
+def tie(a: Any, b: Any) -> None:
+  """Unifies the axes along which equal integers are positions."""
+  if isinstance(a, Type) and isinstance(b, Type) and a.size == b.size:
+    unify(a, b)

@@ -245,6 +245,20 @@ def nested(params, x):
   return jax.lax.scan(outer, x, params)[0]
 
 
+def custom(params, x):
+  """Functions with derivatives of their own, and a general reduction."""
+
+  @jax.custom_vjp
+  def f(x, w):
+    return jnp.tanh(x @ w)
+
+  f.defvjp(lambda x, w: (f(x, w), None), lambda *_: (None, None))
+
+  h = jax.nn.relu(f(x, params['in']))
+  top = jax.lax.reduce(h, 0.0, lambda a, b: jnp.maximum(a, b), (1,))
+  return h @ params['out'] * top[:, None]
+
+
 def transposed(params, x):
   """Kernels of another layout and dtype, applied in a jitted function."""
   kernel = params['in'].T.astype(jnp.bfloat16).astype(x.dtype)
@@ -461,6 +475,12 @@ PROGRAMS = {
     4 -- in[3] out[2]
     6 input,output in[2] out[3]
     """,
+  ),
+  'derivatives of their own': (
+    custom,
+    {'in': (6, 4), 'out': (4, 3)},
+    ROWS,
+    '4 reduced in[1] out[0]\n 6 input in[0]\n 3 output out[1]',
   ),
   'transposed, cast, jitted': (
     transposed,
