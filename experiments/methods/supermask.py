@@ -127,7 +127,7 @@ METHODS: dict[MethodName, Method] = {
 
 # Masks of the trained network, over its initial weights.
 CRITERIA = {
-  'large_final': lth.scores.large_final,
+  'large_final': lambda final, initial: lth.scores.large_final(final),
   'large_final_same_sign': lth.scores.large_final_same_sign,
 }
 WEIGHTS = {

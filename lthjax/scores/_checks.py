@@ -1,4 +1,4 @@
-"""What a criterion can be asked to score, and what it must not return."""
+"""Checks of the losses, models and batches that criteria take."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,7 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lthjax import trees
+from lthjax import _checks, trees
+
+
+def check_params(params: chex.ArrayTree) -> None:
+  """Raises unless gradients can be taken by all params."""
+  leaves = _checks.arrays(params, 'params')
+  wrong = [
+    f'{name or "it"} is {_checks.describe(x)}'
+    for name, x in leaves.items()
+    if x is not None and not jnp.issubdtype(x.dtype, jnp.inexact)
+  ]
+  if wrong:
+    raise TypeError(
+      f'`params` must be floating point, as gradients need it, but'
+      f' {"; ".join(wrong)}. Leave such leaves out, and let the loss close over'
+      ' them.'
+    )
 
 
 def check_loss(
@@ -18,20 +34,21 @@ def check_loss(
   **options: Any,
 ) -> None:
   """Raises unless the loss of the batch is a scalar; computes nothing."""
+  _checks.function('loss', loss, 'loss(params, batch)')
   try:
     found = jax.eval_shape(loss, params, batch, **options)
   except Exception as error:
     given = ''.join(f', {name}=...' for name in options)
     raise ValueError(
       f'`loss(params, batch{given})` failed on a batch of {describe(batch)},'
-      f' with {type(error).__name__}: {error}. Give batches that hold all that'
-      ' the loss reads, labels included, and a loss that takes these arguments.'
+      f' with {type(error).__name__}: {error}. Pass batches with all that the'
+      ' loss reads, labels included, and a loss that takes these arguments.'
     ) from error
   if not _is_floating(found) or found.shape != ():
     raise ValueError(
       f'`loss(params, batch)` returned {describe(found)}, but must return one'
-      ' floating-point scalar. Take the mean over the examples, and leave out'
-      ' what else it returns: `lambda *args: loss(*args)[0]`.'
+      ' floating-point scalar. Take the mean over the examples, and drop any'
+      ' other outputs: `lambda *args: loss(*args)[0]`.'
     )
 
 
@@ -39,19 +56,19 @@ def check_outputs(
   apply: Callable[..., Any], params: chex.ArrayTree, x: jax.ShapeDtypeStruct
 ) -> None:
   """Raises unless the model takes ``x`` and returns an array; computes none."""
+  _checks.function('apply', apply, 'apply(params, x)')
   try:
     found = jax.eval_shape(apply, params, x)
   except Exception as error:
     raise ValueError(
       f'`apply(params, x)` failed on x of shape {x.shape}, with'
       f' {type(error).__name__}: {error}. `input_shape` was {x.shape[1:]}, but'
-      ' must be the shape of one example that the model takes, without the'
-      ' batch axis.'
+      ' must be the shape of one example, without the batch axis.'
     ) from error
   if not _is_floating(found):
     raise ValueError(
       f'`apply(params, x)` returned {describe(found)}, but must return a single'
-      ' floating-point array. Choose one: `lambda params, x:'
+      ' floating-point array. Select one: `lambda params, x:'
       ' model.apply(params, model_state, x)[0]`.'
     )
 
@@ -63,9 +80,9 @@ def check_finite(scores: chex.ArrayTree, what: str) -> chex.ArrayTree:
     for name, x in trees.by_name(scores).items()
     if x is not None
   }
-  if trees.is_traced(*bad.values()):
+  if (known := trees.concrete(bad)) is None:
     return scores
-  if found := [f'{n} ({x})' for n, x in jax.device_get(bad).items() if x]:
+  if found := [f'{n} ({x})' for n, x in known.items() if x]:
     raise ValueError(
       f'{what} scores are not finite in {", ".join(found)}. Look at the params,'
       ' the inputs and the loss there: an example or weight is NaN or too'
@@ -81,6 +98,11 @@ def as_batches(batches: Iterable[Any]) -> list[Any]:
     raise ValueError(
       f'`batches` was one batch of {describe(batches)}, but must be a sequence'
       ' of batches. Put it into a list: `[batch]`.'
+    )
+  if not isinstance(batches, Iterable):
+    raise TypeError(
+      f'`batches` was {_checks.describe(batches)}, but must be a sequence of'
+      ' batches.'
     )
   if not (found := list(batches)):
     raise ValueError('`batches` was empty, but at least one batch is needed.')
@@ -102,7 +124,7 @@ def examples(batch: Any) -> int:
   sizes = _lengths(batch)
   if len(sizes) != 1:
     raise ValueError(
-      f'A batch of {describe(batch)} does not tell how many examples it has:'
+      f'The number of examples in a batch of {describe(batch)} is ambiguous:'
       ' the first axis of all its arrays must have the same length. Move other'
       ' arrays out of the batch.'
     )

@@ -1,4 +1,4 @@
-"""Fisher scores: the loss near a minimum, as its gradients' spread tells it."""
+"""Fisher scores: curvature of the loss, from the spread of gradients."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -21,23 +21,18 @@ def fisher(
   """Scores a weight by half the mean over examples of ``(w * dL/dw) ** 2``.
 
   The mean square of the gradients of single examples is the diagonal of the
-  empirical Fisher matrix, which stands for that of the Hessian in Optimal Brain
-  Damage. The loss is called on one example at a time, so that BatchNorm must be
-  in inference form, and every split into batches gives the same scores.
+  empirical Fisher matrix, which replaces the diagonal of the Hessian in Optimal
+  Brain Damage. The loss is called on one example at a time. BatchNorm must
+  therefore be in inference form, and the split into batches does not matter.
 
   Args:
     loss: ``loss(params, batch)``, a scalar; the batch has a single example.
-    params: tree of arrays.
-    batches: sequence of batches; put a single one into a list. Examples are
-      along the first axis of every array in them.
+    params: tree of floating-point arrays.
+    batches: sequence of batches; put a single one into a list. The first axis
+      of every array in them counts examples.
 
   Returns:
     Scores of the same structure and shapes, at least float32.
-
-  Raises:
-    ValueError: if the loss fails on an example or is no scalar, or a batch does
-      not tell its number of examples; outside of transformations also if a
-      score is not finite.
 
   Example:
     >>> import jax.numpy as jnp
@@ -52,6 +47,7 @@ def fisher(
     Faster gaze prediction with dense networks and Fisher pruning,
     arXiv:1801.05787, equation 6.
   """
+  _checks.check_params(params)
   batches = _checks.as_batches(batches)
   for batch in batches:
     _checks.examples(batch)
@@ -65,7 +61,7 @@ def fisher(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _mean_square(loss, params, batch):
-  """Example after example: their gradients together would fill the memory."""
+  """One example at a time: all gradients at once would fill the memory."""
   leaves, treedef = jax.tree.flatten(batch)
   arrays = {i: jnp.asarray(x) for i, x in enumerate(leaves) if jnp.ndim(x)}
 

@@ -1,4 +1,4 @@
-"""GraSP: what the flow of gradients loses without a weight."""
+"""GraSP: how much a weight contributes to the flow of gradients."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -7,6 +7,8 @@ from typing import Any
 import chex
 import jax
 
+from lthjax import _checks as _lib_checks
+from lthjax import trees
 from lthjax.scores import _checks
 from lthjax.scores._means import mean_over_batches
 from lthjax.scores._snip import product
@@ -22,30 +24,26 @@ def grasp(
   """Scores a weight by its share in the squared norm of the gradient.
 
   The score is ``w * (H g)``, with the gradient g and the Hessian H of the mean
-  loss over all examples. Removing a weight of negative score lets the gradient
-  grow, so these go first; here as everywhere, the highest scores are kept.
+  loss over all examples. Removing a weight with a negative score makes the
+  gradient grow, so these weights go first; as everywhere in `lthjax.scores`,
+  the highest scores are kept.
 
-  Batches only save memory. The gradient is taken over all of them before the
-  Hessian meets it, so every split gives the same scores to rounding. A batch
-  counts by its number of examples, which is the length of the first axis of its
+  Batches only save memory: g is taken over all of them before it is multiplied
+  by H, so the scores do not depend on the split, up to rounding. Batches are
+  weighted by their number of examples, the length of the first axis of their
   arrays; the loss must therefore be a mean over the examples of its batch.
 
   Args:
     loss: ``loss(params, batch)``, a scalar: the mean over the examples.
-    params: tree of arrays.
-    batches: sequence of batches; put a single one into a list. The paper has
-      ten examples of every class.
-    temperature: what the loss divides its logits by. If it is given, the loss
-      is called as ``loss(params, batch, temperature=temperature)``. The paper's
-      code has 200.
+    params: tree of floating-point arrays.
+    batches: sequence of batches; put a single one into a list. Ten examples per
+      class in the paper.
+    temperature: what the loss divides its logits by, 200 in the paper's code.
+      If given, the loss is called as ``loss(params, batch,
+      temperature=temperature)``.
 
   Returns:
     Scores of the same structure and shapes, at least float32, with signs.
-
-  Raises:
-    ValueError: if ``temperature`` is not positive, the loss fails on a batch or
-      is no scalar, or a batch is empty or does not tell its number of examples;
-      outside of transformations also if a score is not finite.
 
   Example:
     >>> import jax.numpy as jnp
@@ -57,15 +55,15 @@ def grasp(
 
   References:
     Wang et al., Picking Winning Tickets Before Training by Preserving Gradient
-    Flow, arXiv:2002.07376, equation 8 and algorithm 1. That score is the
-    negative of this one, and the highest are removed.
+    Flow, arXiv:2002.07376, equation 8 and algorithm 1, with the opposite sign:
+    there, the highest scores are removed.
   """
-  if temperature is not None and not temperature > 0:
-    raise ValueError(
-      f'`temperature` was {temperature}, but must be positive: the loss divides'
-      ' its logits by it. Leave it out for a temperature of one.'
-    )
-  options = {} if temperature is None else {'temperature': temperature}
+  options = {}
+  if temperature is not None and not trees.is_traced(temperature):
+    temperature = _lib_checks.positive('temperature', temperature)
+  if temperature is not None:
+    options['temperature'] = temperature
+  _checks.check_params(params)
   batches = _checks.as_batches(batches)
   for batch in batches:
     _checks.check_loss(loss, params, batch, **options)
@@ -86,5 +84,6 @@ def _gradient(loss, params, batch, options):
 @functools.partial(jax.jit, static_argnums=0)
 def _hessian_product(loss, params, batch, options, vector):
   gradient = jax.grad(lambda params: loss(params, batch, **options))
-  vector = jax.tree.map(lambda v, w: v.astype(w.dtype), vector, params)
+  # JAX conjugates gradients of complex weights; a direction is not.
+  vector = jax.tree.map(lambda v, w: v.conj().astype(w.dtype), vector, params)
   return jax.jvp(gradient, (params,), (vector,))[1]

@@ -1,4 +1,4 @@
-"""Means over examples that come in batches of any sizes."""
+"""Means over examples in batches of different sizes."""
 
 import functools
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from lthjax.scores import _checks
 def mean_over_batches(
   f: Callable[[Any], chex.ArrayTree], batches: list[Any]
 ) -> chex.ArrayTree:
-  """Averages ``f(batch)``, each weighted by its number of examples.
+  """Averages ``f(batch)``, weighted by the number of examples.
 
-  The sums are in float32 at least: in bfloat16, small parts would be lost.
+  Sums are in float32 at least: in bfloat16, small parts would be lost.
   """
   sizes = [_checks.examples(batch) for batch in batches]
 

@@ -3,27 +3,22 @@
 import chex
 import jax
 
-from lthjax import trees
+from lthjax import _checks, trees
 
 
-def noise(
-  key: chex.PRNGKey,
-  params: chex.ArrayTree,
-  initial: chex.ArrayTree | None = None,
-) -> chex.ArrayTree:
-  """Scores every weight by chance, uniformly in [0, 1).
+def noise(key: chex.PRNGKey, params: chex.ArrayTree) -> chex.ArrayTree:
+  """Scores every weight at random, uniformly in [0, 1).
 
   Args:
     key: random key; each leaf folds in its name, so that scores do not depend
       on which other leaves there are.
-    params: tree of arrays, of which only the shapes matter.
-    initial: ignored; there so that every score is called alike.
+    params: tree of arrays or of `jax.ShapeDtypeStruct`.
 
   Returns:
     float32 scores of the same structure and shapes.
 
   Example:
-    With the layer sizes of Erdos-Renyi-Kernel, they make the random masks that
+    With the layer sizes of Erdos-Renyi-Kernel, these make the random masks that
     scores at initialization are compared with:
 
     >>> import jax, jax.numpy as jnp
@@ -38,11 +33,12 @@ def noise(
     >>> lth.masks.alive_by_name(masks)
     {'fc1': 246, 'fc2': 154}
   """
-  del initial
-
-  def draw(path, p):
-    return jax.random.uniform(
-      trees.fold_in_name(key, trees.path_name(path)), p.shape
-    )
-
-  return jax.tree_util.tree_map_with_path(draw, params)
+  key = _checks.key('key', key)
+  leaves, structure = trees.flatten(params)
+  _checks.check_arrays(leaves, 'params', shapes=True)
+  return structure.unflatten(
+    None
+    if x is None
+    else jax.random.uniform(trees.fold_in_name(key, name), x.shape)
+    for name, x in leaves.items()
+  )

@@ -1,4 +1,4 @@
-"""SNIP: how much the loss depends on a weight's being there."""
+"""SNIP: how much the loss depends on whether a weight is present."""
 
 import functools
 from collections.abc import Callable
@@ -22,18 +22,13 @@ def snip(
   `lthjax.prune_iteratively` it becomes iterative SNIP.
 
   Args:
-    loss: ``loss(params, batch)``, a scalar. It is compiled once, as long as the
-      same function is passed.
-    params: tree of arrays.
-    batch: whatever the loss takes; the paper has 128 examples.
+    loss: ``loss(params, batch)``, a scalar. It is compiled once per function:
+      pass the same function again.
+    params: tree of floating-point arrays.
+    batch: whatever the loss takes; 128 examples in the paper.
 
   Returns:
     Scores of the same structure and shapes, at least float32.
-
-  Raises:
-    ValueError: if the batch is empty, or the loss fails on it (because labels
-      are missing, for instance) or is no scalar; outside of transformations
-      also if a score is not finite.
 
   Example:
     >>> import jax.numpy as jnp
@@ -49,6 +44,7 @@ def snip(
     which changes no order). De Jorge et al., Progressive Skeletonization,
     arXiv:2006.09081 (iterative SNIP).
   """
+  _checks.check_params(params)
   _checks.check_not_empty(batch)
   _checks.check_loss(loss, params, batch)
   return _checks.check_finite(_sensitivity(loss, params, batch), 'SNIP')
@@ -61,10 +57,14 @@ def _sensitivity(loss, params, batch):
 
 
 def product(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
-  """Multiplies in float32 at least: float16 has no room for small scores."""
+  """Multiplies in float32 at least: float16 has no room for small scores.
+
+  Of complex numbers it is the real part. With a gradient, which JAX conjugates,
+  that is the change of the loss to first order when the weight is removed.
+  """
 
   def multiply(x, y):
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    return x.astype(dtype) * y.astype(dtype)
+    return jnp.real(x.astype(dtype) * y.astype(dtype))
 
   return jax.tree.map(multiply, a, b)

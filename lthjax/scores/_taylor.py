@@ -1,4 +1,4 @@
-"""First-order Taylor scores: the squared change of the loss, by batch."""
+"""First-order Taylor scores: the squared change of the loss, per batch."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -20,23 +20,18 @@ def taylor(
 ) -> chex.ArrayTree:
   """Scores a weight by the mean over batches of ``(w * dL/dw) ** 2``.
 
-  To first order, the root is how much the loss of a batch changes when the
+  To first order, ``w * dL/dw`` is the change of the loss of a batch when the
   weight is removed. Unlike in `grasp` and `fisher`, the batches are part of the
-  definition: with a single one this ranks as `snip` does, and with batches of
-  one example it is twice `fisher`. A batch counts by its number of examples.
+  definition: a single batch ranks weights as `snip` does, and batches of one
+  example give twice `fisher`. Batches are weighted by their number of examples.
 
   Args:
     loss: ``loss(params, batch)``, a scalar: the mean over the examples.
-    params: tree of arrays.
+    params: tree of floating-point arrays.
     batches: sequence of batches; put a single one into a list.
 
   Returns:
     Scores of the same structure and shapes, at least float32.
-
-  Raises:
-    ValueError: if the loss fails on a batch or is no scalar, or a batch does
-      not tell its number of examples; outside of transformations also if a
-      score is not finite.
 
   Example:
     >>> import jax.numpy as jnp
@@ -50,6 +45,7 @@ def taylor(
     Molchanov et al., Importance Estimation for Neural Network Pruning,
     arXiv:1906.10771, equation 8.
   """
+  _checks.check_params(params)
   batches = _checks.as_batches(batches)
   for batch in batches:
     _checks.check_loss(loss, params, batch)

@@ -219,6 +219,39 @@ def test_trees_transformations_and_dtypes():
   )
 
 
+def test_a_complex_weight_is_pruned_with_both_its_parts():
+  rng = np.random.default_rng(5)
+  real = rng.normal(size=(2, 6)).astype(np.float32)
+  x = rng.normal(size=(5, 2, 6)).astype(np.float32)
+
+  def of_parts(w, batch):  # w[0] + 1j * w[1]
+    return jnp.mean(jnp.sum(batch * w, (1, 2)) ** 2) + jnp.sum(w[0] * w[1])
+
+  def of_complex(w, batch):
+    return of_parts(jnp.stack([w.real, w.imag]), batch)
+
+  def change(batch):
+    return np.sum(real * jax.grad(of_parts)(real, batch), 0)
+
+  w = real[0] + 1j * real[1]
+  each = np.array([change(example[None]) for example in x])
+  for found, expected in [
+    (scores.snip(of_complex, w, x), abs(change(x))),
+    (scores.taylor(of_complex, w, [x]), change(x) ** 2),
+    (scores.fisher(of_complex, w, [x]), np.mean(each**2, 0) / 2),
+    (
+      scores.grasp(of_complex, w, [x[:2], x[2:]]),
+      scores.grasp(of_parts, real, [x]).sum(0),
+    ),
+  ]:
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+  # Without influence, though neither factor is zero.
+  turned = np.array([1 + 1j], np.complex64)
+  found = scores.snip(lambda w, _: jnp.sum(w.real - w.imag), turned, X)
+  assert found.tolist() == [0]
+
+
 # ---- Bad input.
 
 CRITERIA = {
@@ -282,7 +315,7 @@ def test_batches_must_be_several(name):
       criterion(single)
   with pytest.raises(ValueError, match='`batches` was empty'):
     criterion([])
-  with pytest.raises(ValueError, match='does not tell how many examples'):
+  with pytest.raises(ValueError, match='The number of examples in a batch'):
     criterion([Batch(X, Y[:1])])
 
 
@@ -305,3 +338,21 @@ def test_temperature():
   plain = functools.partial(loss, temperature=1.0)
   with pytest.raises(ValueError, match=r'temperature=\.\.\.\)` failed on'):
     scores.grasp(lambda p, b: plain(p, b), network(), [BATCH], temperature=2.0)
+
+
+@pytest.mark.parametrize('name', ['snip', 'grasp', 'fisher', 'taylor'])
+def test_params_and_losses_of_the_wrong_kind(name):
+  criterion = getattr(scores, name)
+  batch = BATCH if name == 'snip' else [BATCH]
+  params = network() | {'step': np.int32(3), 'on': np.array(True)}
+  message = 'but on is bool[]; step is int32[]. Leave such leaves out'
+  with pytest.raises(TypeError, match=re.escape(message)):
+    criterion(loss, params, batch)
+  for wrong in (None, {}, {'w': 'x'}):
+    with pytest.raises(TypeError, match='must be a tree of arrays'):
+      criterion(loss, wrong, batch)
+  with pytest.raises(TypeError, match='`loss` was None, but must be a func'):
+    criterion(None, network(), batch)
+  if name != 'snip':
+    with pytest.raises(TypeError, match='`batches` was a int, but must be a'):
+      criterion(loss, network(), 3)

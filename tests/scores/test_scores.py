@@ -1,6 +1,6 @@
 """Every criterion by hand, and on the trees that people have."""
 
-import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,6 @@ from flax import nnx
 import lthjax as lth
 from lthjax import scores, trees
 
-KEY = jax.random.key(0)
 FINAL = [1.0, -2.0, 0.0, -0.5, 3.0, -4.0]
 INITIAL = [-3.0, -0.5, 1.0, 0.0, 2.0, -5.0]
 EXPECTED = {
@@ -30,15 +29,18 @@ EXPECTED = {
 AT_INIT = ['fisher', 'grasp', 'snip', 'synflow', 'taylor']
 
 
+OF_PARAMS = ('magnitude', 'large_final', 'small_final')
+
+
 def score(name, params, initial):
   function = getattr(scores, name)
-  if name == 'random':
-    return function(KEY, params, initial)
-  return function(params, initial)
+  if name == 'noise':
+    return function(jax.random.key(0), params)
+  return function(params) if name in OF_PARAMS else function(params, initial)
 
 
 def test_every_score_is_tested():
-  assert sorted([*EXPECTED, *AT_INIT, 'random']) == sorted(scores.__all__)
+  assert sorted([*EXPECTED, *AT_INIT, 'noise']) == sorted(scores.__all__)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
@@ -52,7 +54,7 @@ def test_by_hand(name, dtype):
   assert found['w'].tolist() == EXPECTED[name]
 
 
-@pytest.mark.parametrize('name', [*EXPECTED, 'random'])
+@pytest.mark.parametrize('name', [*EXPECTED, 'noise'])
 def test_trees_of_nnx_and_dicts(name):
   def model(seed):
     rng = np.random.default_rng(seed)
@@ -87,16 +89,9 @@ def test_nan_is_not_hidden(name):
     lth.prune(values, lth.masks.full(params), sparsity=0.5)
 
 
-def test_some_need_no_initial_params():
-  w = jnp.array(FINAL)
-  for name in ('magnitude', 'large_final', 'small_final'):
-    assert getattr(scores, name)(w).tolist() == EXPECTED[name]
-  assert scores.noise(KEY, w).shape == w.shape
-
-
-def test_random_differs_by_key_and_leaf():
+def test_noise_differs_by_key_and_leaf():
   params = {'a': np.zeros((20, 30)), 'b': np.zeros((20, 30)), 'c': None}
-  found = scores.noise(KEY, params)
+  found = scores.noise(jax.random.key(0), params)
   other = scores.noise(jax.random.key(1), params)
   assert found['c'] is None
   draws = [found['a'], found['b'], other['a'], other['b']]
@@ -108,18 +103,51 @@ def test_random_differs_by_key_and_leaf():
   assert np.abs(correlation - np.eye(4)).max() < 0.2
 
 
-def test_random_does_not_depend_on_other_leaves():
+def test_noise_does_not_depend_on_other_leaves():
   params = {'a': np.zeros((4, 5)), 'b': np.zeros((4, 5))}
-  both = scores.noise(KEY, params)
-  alone = scores.noise(KEY, {'b': jax.ShapeDtypeStruct((4, 5), jnp.bfloat16)})
+  both = scores.noise(jax.random.key(0), params)
+  alone = scores.noise(
+    jax.random.key(0), {'b': jax.ShapeDtypeStruct((4, 5), jnp.bfloat16)}
+  )
   np.testing.assert_array_equal(both['b'], alone['b'])
-  again = jax.jit(scores.noise)(KEY, params)
+  again = jax.jit(scores.noise)(jax.random.key(0), params)
   np.testing.assert_array_equal(both['a'], again['a'])
 
 
-def test_all_are_called_alike():
-  for name in EXPECTED:
-    assert list(inspect.signature(getattr(scores, name)).parameters) == [
-      'params',
-      'initial',
-    ]
+@pytest.mark.parametrize('name', [n for n in EXPECTED if n not in OF_PARAMS])
+def test_initial_params_must_be_those_of_the_params(name):
+  params = {'w': np.ones((2, 3)), 'v': np.ones(2), 'b': None}
+  for initial, told in [
+    ({'w': np.ones((2, 3)), 'b': None}, 'differ in v ((2,) and None).'),
+    ({**params, 'w': np.ones((3, 2))}, 'differ in w ((2, 3) and (3, 2)).'),
+    ({**params, 'b': np.ones(2)}, 'differ in b (None and (2,)).'),
+  ]:
+    with pytest.raises(ValueError, match=re.escape(told)):
+      score(name, params, initial)
+  # The order of keys and the containers do not matter.
+  initial = {'v': np.ones(2), 'b': None, 'w': np.ones((2, 3))}
+  assert list(score(name, params, initial)) == ['b', 'v', 'w']
+
+
+@pytest.mark.parametrize('name', [*EXPECTED, 'noise'])
+@pytest.mark.parametrize('params', [None, 'x', {'w': 'x'}, {}, 3])
+def test_params_must_be_arrays(name, params):
+  with pytest.raises(TypeError, match='`params` must be a tree of arrays'):
+    score(name, params, {'w': np.ones(3)})
+
+
+@pytest.mark.parametrize('name', EXPECTED)
+def test_complex_weights(name):
+  final = {'w': np.array([3 + 4j, -1j], np.complex64)}
+  initial = {'w': np.array([0j, -2j], np.complex64)}
+  if name == 'large_final_same_sign':
+    with pytest.raises(TypeError, match='compares signs, which complex'):
+      score(name, final, initial)
+    return
+  found = score(name, final, initial)['w']
+  assert found.dtype == np.float32
+  sizes = np.abs(final['w']), np.abs(initial['w'])
+  if name == 'movement':
+    assert found.tolist() == [5, 1]
+  else:  # only sizes matter
+    assert found.tolist() == score(name, *sizes).tolist()
