@@ -1,28 +1,30 @@
-"""What two networks must have in common."""
+"""Checks of two networks, leaf by leaf."""
 
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from lthjax import _checks as shared
 from lthjax import trees
 
 
 def check_alike(a: chex.ArrayTree, b: chex.ArrayTree) -> dict[str, Any]:
-  """Raises unless two networks have the same leaves; returns the second's."""
+  """Returns the leaves of the second; raises unless both have the same."""
   if faults := differences(a, b):
     raise ValueError(
-      f'The two networks differ: {"; ".join(faults)}. There are weights between'
-      ' networks of one structure only: give two of the same model, and leave'
-      ' out what is no array of floating point numbers.'
+      f'The two networks differ: {"; ".join(faults)}. Interpolation needs two'
+      ' networks of the same structure: give two of one model, and leave out'
+      ' leaves that are not floating-point arrays.'
     )
   return trees.by_name(b)
 
 
 def differences(a: chex.ArrayTree, b: chex.ArrayTree) -> list[str]:
-  """Tells what keeps two networks from being on one line."""
-  first, second = trees.by_name(a), trees.by_name(b)
+  """Lists the leaves that keep two networks from being interpolated."""
+  first, second = _arrays(a, 'params_a'), _arrays(b, 'params_b')
   faults = [f'{n} is in the first only' for n in first if n not in second]
   faults += [f'{n} is in the second only' for n in second if n not in first]
   for name in first:
@@ -37,7 +39,7 @@ def differences(a: chex.ArrayTree, b: chex.ArrayTree) -> list[str]:
     elif jnp.shape(x) != jnp.shape(y):
       faults.append(f'{name} has shapes {jnp.shape(x)} and {jnp.shape(y)}')
     elif not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
-      faults.append(f'{name} is of dtype {jnp.result_type(x)}, not floating')
+      faults.append(f'{name} has dtype {jnp.result_type(x)}, not floating')
     elif jnp.result_type(x) != jnp.result_type(y):
       faults.append(
         f'{name} has dtypes {jnp.result_type(x)} and {jnp.result_type(y)}'
@@ -45,8 +47,19 @@ def differences(a: chex.ArrayTree, b: chex.ArrayTree) -> list[str]:
   return faults
 
 
+def _arrays(network: chex.ArrayTree, what: str) -> dict[str, Any]:
+  """Returns the leaves by name: arrays, Python floats or `None`."""
+  leaves = trees.by_name(network)
+  as_arrays = {
+    name: np.asarray(x) if name and isinstance(x, float) else x
+    for name, x in leaves.items()
+  }
+  shared.check_arrays(as_arrays, what)
+  return leaves
+
+
 def widened(x: Any) -> jax.Array:
-  """A leaf in single precision at least, to be summed or subtracted."""
+  """Returns a leaf in at least single precision, for sums and differences."""
   return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 

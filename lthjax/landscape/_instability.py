@@ -1,4 +1,4 @@
-"""Is training stable to its own noise?"""
+"""Instability of training to the noise of SGD."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -16,18 +16,18 @@ from lthjax.opt_state import forward_params
 
 
 class Comparison(NamedTuple):
-  """Several networks, compared two by two.
+  """Several networks, compared pair by pair.
 
   All arrays have a leading axis of pairs.
 
   Attributes:
     networks: the networks.
-    pairs: which two networks each pair is.
+    pairs: the two networks of each pair, by number.
     barriers: the error between them.
-    distances: the Euclidean distance of their weights.
+    distances: the Euclidean distance between their weights.
     cosines: the cosine of the angle between their weights.
-    disagreements: share of the examples of which they predict different
-      classes, or `None` without ``predict``.
+    disagreements: share of the examples for which they predict different
+      classes; `None` without ``predict``.
   """
 
   networks: tuple[chex.ArrayTree, ...]
@@ -51,33 +51,28 @@ def instability(
 ) -> Comparison:
   """Trains copies of a network with different noise and compares them.
 
-  Training is stable from here on if there is no barrier between the copies; the
-  paper takes an error barrier below two percentage points. Where a network is
-  stable, its tickets can be rewound to.
+  Training is stable from a state on if there is no barrier between the copies;
+  the paper requires an error barrier below two percentage points. Tickets can
+  be rewound to states from which training is stable.
 
   Args:
     train: ``train(state) -> state`` to the end, such as ``lambda state:
       trainer.fit(state, data, until=1500)``. It must not donate the state.
-    state: where the copies start: that of the dense network at step k, or of a
-      ticket (see `lthjax.training.with_masks`). It has a field ``key`` that
-      rules the order of data, augmentation and noise.
-    keys: array or list of keys, one a copy.
+    state: where the copies start: the state of the dense network at step k, or
+      of a ticket (see `lthjax.training.with_masks`). Its field ``key``
+      determines the order of the data, augmentation and noise.
+    keys: array or list of keys, one per copy.
     error: ``error(network) -> scalar``, as in `error_barrier`.
-    predict: ``predict(network)`` returns the class predicted for each of some
-      examples, as an array of integers.
+    predict: ``predict(network)`` returns the predicted class of each example,
+      as an array of integers.
     points: as in `error_barrier`.
     batch_size: as in `error_barrier`.
-    network: finds in a trained state what is to be interpolated. By default
-      the params that the network runs with; to be chosen for a model with
-      running statistics (see `lthjax.landscape`).
+    network: returns, for a trained state, the tree to interpolate; by default
+      the params that the network runs with. Required for models with running
+      statistics (see `lthjax.landscape`).
 
   Returns:
     A `Comparison` of all pairs of copies.
-
-  Raises:
-    ValueError: if there are fewer than two keys, or two alike, if the state has
-      no key, if it has running statistics and ``network`` was not given, or if
-      ``train`` did no step.
 
   Example:
     >>> import jax, jax.numpy as jnp, optax
@@ -111,9 +106,9 @@ def instability(
   """
   if not hasattr(state, 'key'):
     raise ValueError(
-      f'The state is a {type(state).__name__} without a field `key`, but copies'
-      ' differ by the key that rules their noise. Give a'
-      ' `lthjax.TrainState`, or a state with such a field.'
+      f'The state is a {type(state).__name__} without a field `key`, but the'
+      ' copies differ by the key that determines their noise. Give a'
+      ' `lthjax.TrainState`, or another state with such a field.'
     )
   keys = _check_keys(keys, state.key)
   network = network or _network(state)
@@ -123,7 +118,7 @@ def instability(
     trained = train(replace(key=key))
     if hasattr(state, 'step') and trained.step == state.step:
       raise ValueError(
-        f'`train` did no step: its state was at step {int(state.step)} already.'
+        f'`train` took no steps: the state was already at step {state.step}.'
         ' Start from an earlier state, or train to a later step.'
       )
     networks.append(network(trained))
@@ -140,10 +135,10 @@ def compare(
   points: int = 31,
   batch_size: int | None = None,
 ) -> Comparison:
-  """Compares networks two by two: barrier, distance, angle, disagreement.
+  """Compares networks pair by pair: barrier, distance, angle, disagreement.
 
   Args:
-    networks: trees of floating point arrays, of one structure.
+    networks: trees of floating-point arrays of the same structure.
     error: as in `instability`.
     predict: as in `instability`.
     points: as in `error_barrier`.
@@ -151,10 +146,6 @@ def compare(
 
   Returns:
     A `Comparison` of all pairs.
-
-  Raises:
-    ValueError: if there are fewer than two networks, if they differ in
-      structure, or if ``predict`` does not return integers.
 
   Example:
     >>> import jax.numpy as jnp
@@ -179,9 +170,9 @@ def compare(
   ]
   if faults:
     raise ValueError(
-      'Networks to compare must be alike, but next to network 0, the first,'
-      f' these differ: {"; ".join(faults)}. Give networks of one model, without'
-      ' what is no array of floating point numbers.'
+      'Networks to compare must have the same structure, but these differ from'
+      f' network 0: {"; ".join(faults)}. Give networks of one model, without'
+      ' leaves that are not floating-point arrays.'
     )
   pairs = tuple(itertools.combinations(range(len(networks)), 2))
   both = [(networks[i], networks[j]) for i, j in pairs]
@@ -206,17 +197,14 @@ def compare(
 
 
 def distance(params_a: chex.ArrayTree, params_b: chex.ArrayTree) -> jax.Array:
-  """Returns the Euclidean distance of two networks in weight space.
+  """Returns the Euclidean distance between two networks in weight space.
 
   Args:
-    params_a: tree of floating point arrays.
+    params_a: tree of floating-point arrays.
     params_b: tree with leaves of the same names, shapes and dtypes.
 
   Returns:
-    A scalar, summed in single precision at least.
-
-  Raises:
-    ValueError: if the two differ in structure, shapes or dtypes.
+    A scalar, summed in at least single precision.
 
   Example:
     >>> import jax.numpy as jnp
@@ -239,15 +227,12 @@ def cosine(params_a: chex.ArrayTree, params_b: chex.ArrayTree) -> jax.Array:
   """Returns the cosine of the angle between two networks in weight space.
 
   Args:
-    params_a: tree of floating point arrays.
+    params_a: tree of floating-point arrays.
     params_b: tree with leaves of the same names, shapes and dtypes.
 
   Returns:
-    A scalar in [-1, 1], summed in single precision at least; NaN if all weights
+    A scalar in [-1, 1], summed in at least single precision; NaN if all weights
     of a network are zero.
-
-  Raises:
-    ValueError: if the two differ in structure, shapes or dtypes.
 
   Example:
     >>> import jax.numpy as jnp
@@ -259,40 +244,32 @@ def cosine(params_a: chex.ArrayTree, params_b: chex.ArrayTree) -> jax.Array:
   _checks.check_alike(params_a, params_b)
   a, b = (jax.tree.map(_checks.widened, x) for x in (params_a, params_b))
   dot = optax.tree.sum(_checks.map_pair(jnp.multiply, a, b))
-  # Rounding may leave the interval.
+  # Rounding may leave [-1, 1].
   return jnp.clip(dot / (optax.tree.norm(a) * optax.tree.norm(b)), -1, 1)
 
 
 def _check_keys(keys: Any, like: chex.PRNGKey) -> chex.PRNGKey:
-  """Returns keys as an array; raises unless there are several, all different.
-
-  Args:
-    keys: array or list of keys.
-    like: a key.
-
-  Returns:
-    Array of keys.
-  """
+  """Returns keys as an array; raises unless several, all different."""
   if isinstance(keys, list | tuple):
     keys = jnp.stack(keys) if keys else like[None][:0]
   data, needed = map(jax.random.key_data, (keys, like))
   if data.ndim != needed.ndim + 1 or len(data) < 2:
     copies = len(data) if data.ndim > needed.ndim else 1
     raise ValueError(
-      f'`keys` held {copies} key{"s" * (copies != 1)}, but instability is a'
-      ' relation of at least 2 copies. Give an array of keys, such as'
+      f'`keys` held {copies} key{"s" * (copies != 1)}, but at least 2 copies'
+      ' are compared. Give an array of keys, such as'
       ' `jax.random.split(key, 3)`.'
     )
   if len(np.unique(data, axis=0)) < len(data):
     raise ValueError(
-      '`keys` holds the same key twice. Those copies would be trained alike,'
-      ' and have no barrier whatever the network; give different keys.'
+      '`keys` holds the same key twice. These copies would be identical and'
+      ' have no barrier; give different keys.'
     )
   return keys
 
 
 def _network(state: Any) -> Callable[[Any], chex.ArrayTree]:
-  """Finds the params in a state, unless they are not the whole network."""
+  """Returns the default ``network``; raises if params are not all of it."""
   if names := [
     jax.tree_util.keystr(path, simple=True, separator='/')
     for path, _ in jax.tree.leaves_with_path(
@@ -300,8 +277,8 @@ def _network(state: Any) -> Callable[[Any], chex.ArrayTree]:
     )
   ]:
     raise ValueError(
-      f'The model has a state beside its params: {", ".join(names)}. Between'
-      ' two networks it has to be computed from data or interpolated. Give'
+      f'The model has a state besides its params: {", ".join(names)}. Between'
+      ' two networks it must be recomputed from data or interpolated. Give'
       ' `network=lambda state: state.params` and an `error` that calls'
       ' `lthjax.landscape.batch_statistics`; or `network=lambda state:'
       ' (state.params, state.model_state)` and an `error` of both.'
@@ -312,7 +289,7 @@ def _network(state: Any) -> Callable[[Any], chex.ArrayTree]:
 
 
 def _classes(predict, network: chex.ArrayTree) -> jax.Array:
-  """Predicts, and raises if that gives no classes."""
+  """Predicts; raises unless that gives classes."""
   classes = jnp.asarray(predict(network))
   if not jnp.issubdtype(classes.dtype, jnp.integer):
     raise ValueError(

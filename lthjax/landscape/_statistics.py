@@ -1,4 +1,4 @@
-"""Batch statistics for networks that no training has visited."""
+"""Batch statistics, recomputed for networks between trained ones."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,35 +19,30 @@ def batch_statistics(
   model_state: chex.ArrayTree,
   batches: Any,
 ) -> chex.ArrayTree:
-  """Computes the running statistics of BatchNorm anew, from data.
+  """Recomputes the running statistics of BatchNorm from data.
 
-  Between two trained networks neither's statistics are right, nor their mean:
-  activations of averaged weights vary less. Every batch counts alike, and
-  nothing is left of the old statistics. A variance is the mean of the batches'
-  variances, as in training, so take batches as large as those of training.
+  Between two trained networks neither network's statistics are right, nor is
+  their mean: activations of averaged weights vary less. All batches have equal
+  weight; the old statistics are discarded. A variance is the mean of the
+  batches' variances, as in training, so use batches of the training size.
 
   The momentum need not be known: a running average is ``m * old + (1 - m) *
-  new``, and two old values tell what ``m`` is. Compiled, the second costs
-  nothing, as activations do not depend on it.
+  new``, and two old values determine ``m``. Compiled, the second evaluation is
+  free, because activations do not depend on the statistics.
 
   Args:
     apply: ``apply(params, model_state, x) -> (outputs, model_state)`` in
       training mode, such as ``functools.partial(model.apply, train=True)``.
     params: params of the network.
-    model_state: any state of the right structure. Its floating point leaves are
-      running averages; others stay as they are, and so does what ``apply`` does
-      not change.
+    model_state: any state of the right structure. Its floating-point leaves are
+      running averages; all other leaves, and those that ``apply`` does not
+      change, are kept.
     batches: tree of arrays with a leading axis of batches, for instance images
       of shape ``(batches, batch, height, width, channels)``.
 
   Returns:
-    The model state of these params. One without floating point leaves is
-    returned as it is, without a look at the data.
-
-  Raises:
-    ValueError: if there are statistics and no batches, batches are no arrays or
-      of different number, ``apply`` does not return outputs and a state of the
-      same structure, or it leaves all statistics as they are.
+    The model state of these params. A state without floating-point leaves is
+    returned unchanged; the data is not read.
 
   Example:
     >>> import jax.numpy as jnp
@@ -85,13 +80,13 @@ def batch_statistics(
     new = jax.tree.leaves(apply(params, with_statistics(values), x)[1])
     return [new[i] for i in floating]
 
-  # Sums over batches need more precision than the statistics may have.
+  # Sums over batches need more precision than bfloat16 statistics have.
   zeros = [jnp.zeros_like(_checks.widened(leaves[i])) for i in floating]
   recorded = _recorded(record, zeros, first)
 
   def add(sums, x):
     fresh = record(zeros, x)  # (1 - m) * new
-    # m from an old value of the same size, so that rounding hurts little.
+    # With an old value of the same size as the new one, m is hardly rounded.
     olds = [jnp.where(f == 0, 1, f) for f in fresh]
     kept = [
       (new - f) / old
@@ -114,14 +109,14 @@ def batch_statistics(
 
 
 def _check_batches(batches: Any) -> None:
-  """Raises unless batches are arrays with as many batches, one at least."""
+  """Raises unless batches are arrays of one leading length, at least 1."""
   one_by_one = isinstance(batches, Iterator)
   leaves: list[Any] = [batches] if one_by_one else jax.tree.leaves(batches)
   if bad := [x for x in leaves if not getattr(x, 'shape', ())]:
     raise ValueError(
-      f'`batches` held a {type(bad[0]).__name__} without axes, but is a tree of'
-      ' arrays with a leading axis of batches. Stack single batches, as in'
-      ' `jnp.stack(list_of_images)`.'
+      f'`batches` held a {type(bad[0]).__name__} without axes, but must be a'
+      ' tree of arrays with a leading axis of batches. Stack single batches, as'
+      ' in `jnp.stack(list_of_images)`.'
     )
   if not all(len(x) for x in leaves or [()]):
     raise ValueError(
@@ -132,13 +127,12 @@ def _check_batches(batches: Any) -> None:
   if len({len(x) for x in leaves}) > 1:
     raise ValueError(
       f'The arrays in `batches` have shapes {[x.shape for x in leaves]}, but'
-      ' all need the same leading axis, that of batches. Stack batches of equal'
-      ' size.'
+      ' all need the same leading axis of batches. Stack batches of equal size.'
     )
 
 
 def _check_apply(returned: Any, model_state: chex.ArrayTree) -> None:
-  """Raises unless outputs and a state like the given one were returned."""
+  """Raises unless `apply` returned outputs and a state like the one given."""
   pair = isinstance(returned, tuple | list)
   if not pair or len(returned) != 2:
     what = f'{len(returned)} things' if pair else 'one thing'
@@ -165,8 +159,8 @@ def _check_apply(returned: Any, model_state: chex.ArrayTree) -> None:
 
 
 def _recorded(record, values, x) -> list[bool]:
-  """Tells which statistics do not come out as the very ones that went in."""
-  with jax.disable_jit():  # A jitted function hides what it passes on.
+  """Returns which statistics are not returned unchanged."""
+  with jax.disable_jit():  # A jitted function hides what it passes through.
     program = jax.make_jaxpr(lambda values: record(values, x))(values).jaxpr
   recorded = [
     new is not old
@@ -174,8 +168,8 @@ def _recorded(record, values, x) -> list[bool]:
   ]
   if not any(recorded):
     raise ValueError(
-      '`apply` returned the running statistics as they were. Give one that'
-      ' records them, such as `functools.partial(model.apply, train=True)`.'
+      '`apply` returned the running statistics unchanged. Give one that records'
+      ' them, such as `functools.partial(model.apply, train=True)`.'
     )
   return recorded
 

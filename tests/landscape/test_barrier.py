@@ -7,8 +7,9 @@ import pytest
 
 from lthjax import landscape
 
-X = jax.random.normal(jax.random.key(8), (50, 9))
-LABELS = jax.random.randint(jax.random.key(9), (50,), 0, 4)
+RNG = np.random.default_rng(8)
+X = RNG.normal(size=(50, 9)).astype(np.float32)
+LABELS = RNG.integers(4, size=50)
 SHAPES = {'fc1': (9, 300), 'fc2': (300, 100), 'output': (100, 4)}
 
 
@@ -219,7 +220,7 @@ def test_networks_of_different_structure():
   b = {'fc1': jnp.ones((2, 4)), 'fc3': jnp.ones(3), 'n': jnp.array(1)}
   match = (
     'fc2 is in the first only; fc3 is in the second only; fc1 has shapes'
-    r' \(2, 3\) and \(2, 4\); n is of dtype int32, not floating'
+    r' \(2, 3\) and \(2, 4\); n has dtype int32, not floating'
   )
   for f in (
     lambda a, b: landscape.interpolate(a, b, 0.5),
@@ -232,16 +233,48 @@ def test_networks_of_different_structure():
   with pytest.raises(ValueError, match='w has dtypes float32 and bfloat16'):
     landscape.interpolate({'w': jnp.ones(2)}, {'w': jnp.ones(2, 'bfloat16')}, 0)
   with pytest.raises(ValueError, match='w is None in one of them'):
-    landscape.interpolate({'w': jnp.ones(2)}, {'w': None}, 0)
+    landscape.interpolate(
+      {'w': jnp.ones(2), 'b': jnp.ones(2)}, {'w': None, 'b': jnp.ones(2)}, 0
+    )
 
 
 def test_bad_arguments():
   a = {'w': jnp.ones(2)}
-  with pytest.raises(ValueError, match='`points` was 1, but a line has'):
+  with pytest.raises(
+    ValueError, match='`points` was 1, but must be at least 2'
+  ):
     landscape.error_barrier(double_well, a, a, points=1)
-  with pytest.raises(ValueError, match='`batch_size` was 0, but at least 1'):
+  with pytest.raises(
+    ValueError, match='`batch_size` was 0, but must be at least 1'
+  ):
     landscape.error_barrier(double_well, a, a, batch_size=0)
-  with pytest.raises(ValueError, match='two networks have no weights'):
+  with pytest.raises(TypeError, match=r'`params_a` .* it has no array'):
     landscape.error_barrier(double_well, {}, {})
   with pytest.raises(ValueError, match=r'scalar, but returned shape \(2,\)'):
     landscape.error_barrier(double_well, a, a)
+  for wrong in (
+    None,
+    'w',
+    3.0,
+    {'w': 'w'},
+    {'w': jax.ShapeDtypeStruct((), float)},
+  ):
+    for f in (
+      lambda w: landscape.interpolate(w, w, 0.5),
+      lambda w: landscape.error_barrier(double_well, w, w),
+      lambda w: landscape.distance(a, w),
+      lambda w: landscape.cosine(w, a),
+    ):
+      with pytest.raises(
+        TypeError, match=r'`params_[ab]` must be a tree of arr'
+      ):
+        f(wrong)
+  for alpha in ('0.5', None):
+    with pytest.raises(
+      TypeError, match=r'`alpha` was .*, but must be a number'
+    ):
+      landscape.interpolate(a, a, alpha)
+  with pytest.raises(
+    TypeError, match=r'`error` was 0.5, .* `error\(params\) ->'
+  ):
+    landscape.error_barrier(0.5, a, a)

@@ -1,5 +1,6 @@
 """Copies from one state, told apart by their keys alone."""
 
+import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -13,9 +14,13 @@ import lthjax as lth
 from lthjax import landscape
 from lthjax.training._state import no_best
 
-DATA = jnp.array([[1.0, -1.0], [3.0, 1.0], [-2.0, 0.5]])
-KEYS = jax.random.split(jax.random.key(1), 3)
-MASKS = {'w': jnp.array([[True, False]])}
+DATA = np.array([[1.0, -1.0], [3.0, 1.0], [-2.0, 0.5]], np.float32)
+MASKS = {'w': np.array([[True, False]])}
+
+
+@functools.cache
+def seeds():
+  return jax.random.split(jax.random.key(1), 3)
 
 
 def error(params):
@@ -30,12 +35,13 @@ class Toy(NamedTuple):
 
 def go_to_its_key(state):
   """Trains to where the key says: known networks, without any training."""
-  places = {int(k[1]): i for i, k in enumerate(jax.random.key_data(KEYS))}
+  places = {int(k[1]): i for i, k in enumerate(jax.random.key_data(seeds()))}
   w = DATA[places[int(jax.random.key_data(state.key)[1])]]
   return state._replace(params={'w': w})
 
 
-def report_of(state=None, keys=KEYS, **options):
+def report_of(state=None, keys=None, **options):
+  keys = seeds() if keys is None else keys
   state = state or Toy(jax.random.key(0), {'w': jnp.zeros(2)})
   options = {'error': error, 'points': 3} | options
   return landscape.instability(go_to_its_key, state, keys, **options)
@@ -89,9 +95,12 @@ def test_all_pairs_by_hand():
 def test_copies_are_the_runs_of_their_keys(trainer):
   start = trainer.fit(trainer.init(jax.random.key(0)), DATA, until=5)
   report = landscape.instability(
-    lambda state: trainer.fit(state, DATA, until=20), start, KEYS, error=error
+    lambda state: trainer.fit(state, DATA, until=20),
+    start,
+    seeds(),
+    error=error,
   )
-  for key, network in zip(KEYS, report.networks, strict=True):
+  for key, network in zip(seeds(), report.networks, strict=True):
     alone = trainer.fit(start._replace(key=key), DATA, until=20)
     chex.assert_trees_all_equal(network, alone.params)
   assert (report.distances > 0).all()
@@ -103,7 +112,7 @@ def test_copies_are_the_runs_of_their_keys(trainer):
 def test_copies_of_a_ticket_keep_its_masks(trainer):
   start = lth.with_masks(trainer.init(jax.random.key(0)), MASKS)
   report = landscape.instability(
-    lambda state: trainer.fit(state, DATA, until=5), start, KEYS, error=error
+    lambda state: trainer.fit(state, DATA, until=5), start, seeds(), error=error
   )
   for network in report.networks:
     assert not any(network['w'][0, 1:].tobytes())
@@ -113,10 +122,13 @@ def test_networks_are_what_runs_where_weights_stay_dense():
   tx = lth.straight_through(optax.sgd(0.1), sparsity=0.5)
   params = {'w': jnp.array([[1.0, 2.0]])}
   opt_state = tx.init(params)
-  best = no_best(jnp.int32(0), params, {}, KEYS[0])
-  state = lth.TrainState(jnp.int32(0), params, opt_state, {}, KEYS[0], best)
+  best = no_best(jnp.int32(0), params, {}, seeds()[0])
+  state = lth.TrainState(jnp.int32(0), params, opt_state, {}, seeds()[0], best)
   report = landscape.instability(
-    lambda state: state._replace(step=state.step + 1), state, KEYS, error=error
+    lambda state: state._replace(step=state.step + 1),
+    state,
+    seeds(),
+    error=error,
   )
   np.testing.assert_array_equal(report.networks[0]['w'], [[0, 2]])
   assert (report.distances == 0).all()
@@ -128,7 +140,7 @@ def test_running_statistics_need_a_decision():
     jax.random.key(0), {'w': jnp.zeros(2)}, {'norm': {'mean': jnp.ones(2)}}
   )
   with pytest.raises(
-    ValueError, match=r'beside its params: norm/mean\..*network='
+    ValueError, match=r'besides its params: norm/mean\..*network='
   ):
     report_of(state)
   report = report_of(state, network=lambda state: state.params)
@@ -145,7 +157,7 @@ def test_running_statistics_need_a_decision():
 
 @pytest.mark.parametrize(
   ('keys', 'copies'),
-  [(KEYS[0], '1 key,'), (KEYS[:1], '1 key,'), (KEYS[:0], '0 keys,')],
+  [(seeds()[0], '1 key,'), (seeds()[:1], '1 key,'), (seeds()[:0], '0 keys,')],
 )
 def test_fewer_than_two_copies(keys, copies):
   with pytest.raises(ValueError, match=f'`keys` held {copies} .* at least 2'):
@@ -155,19 +167,19 @@ def test_fewer_than_two_copies(keys, copies):
 
 
 def test_keys_may_be_a_list():
-  listed = report_of(keys=list(KEYS))
+  listed = report_of(keys=list(seeds()))
   np.testing.assert_array_equal(listed.distances, report_of().distances)
   with pytest.raises(ValueError, match='held 0 keys, but'):
     report_of(keys=[])
   with pytest.raises(ValueError, match='holds the same key twice'):
-    report_of(keys=[KEYS[0], KEYS[0]])
+    report_of(keys=[seeds()[0], seeds()[0]])
 
 
 def test_all_networks_are_like_the_first():
   a = {'w': DATA[0]}
   with pytest.raises(
     ValueError,
-    match=r'network 0, .* network 2: w has shapes \(2,\) and \(3, 2\); network'
+    match=r'network 0: network 2: w has shapes \(2,\) and \(3, 2\); network'
     ' 3: w is in the first only, v is in the second only. Give networks of',
   ):
     landscape.compare([a, a, {'w': DATA}, {'v': DATA}], error=error)
@@ -190,12 +202,12 @@ def test_cosines_are_not_above_one():
 
 def test_bad_copies(trainer):
   with pytest.raises(ValueError, match='holds the same key twice'):
-    report_of(keys=KEYS[jnp.array([0, 1, 0])])
+    report_of(keys=seeds()[jnp.array([0, 1, 0])])
   with pytest.raises(ValueError, match='is a dict without a field `key`'):
-    landscape.instability(lambda x: x, {'w': DATA}, KEYS, error=error)
+    landscape.instability(lambda x: x, {'w': DATA}, seeds(), error=error)
   state = trainer.init(jax.random.key(0))
-  with pytest.raises(ValueError, match=r'`train` did no step: .* at step 0'):
-    landscape.instability(lambda state: state, state, KEYS, error=error)
+  with pytest.raises(ValueError, match=r'`train` took no steps: .* at step 0'):
+    landscape.instability(lambda state: state, state, seeds(), error=error)
   with pytest.raises(
     ValueError, match=r'integers, but returned float32 .*argmax'
   ):
