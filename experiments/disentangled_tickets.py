@@ -35,86 +35,66 @@ All results go into one folder a configuration. Kill the command at any time
 and start it again: it goes on where it was, and ends with the same bits.
 """
 
+import common.stopping  # noqa: F401
+
 import dataclasses
 import functools
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 import lthjax as lth
-from common import grid, running
-from common.classification import TITLES, Classification, ModelName, seed_keys
-from lthjax import checkpoints, data
+from common import checks, command, grid, levels, seeds
+from common.classification import Classification
+from common.config import Fraction, TrainConfig
+from lthjax import data
 from lthjax.tickets import Ticket
 from lthjax.training import TrainState, with_masks
-from methods import measures as disentangled_measures
-from methods import representations
-from methods.parts import Cell, cells
-from reports import disentangled_tickets as disentangled_report
-
-Load = Callable[[Cell], Any]
-Report = Callable[..., None]
+from methods import parts, representations
+from methods.parts import Cell
+from reports import disentangled_tickets as report
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """Takes the tickets of parts of the data apart, and trains the pieces."""
+class Config(TrainConfig):
+  """Splits the tickets of parts of the data, and trains the pieces."""
 
-  preset: Literal['digits', 'mnist', 'fashion_mnist'] = dataclasses.field(
-    default='digits', compare=False
-  )
-  """One of those above; sets the defaults of all options below."""
-  dataset: str = 'digits'
-  """digits, which comes with scikit-learn, or a TFDS name such as mnist."""
-  validation: int | None = None
-  """Examples held out for the curves; None: about a tenth."""
+  eval_every: int = 100
   by: Literal['example', 'class', 'cluster'] = 'class'
-  """What divides the data: chance, classes in a row, or k-means of pixels."""
+  """How to divide the data: at random, by class, or by k-means of pixels."""
   parts: int = 2
   """Number of parts."""
   reading: Literal['without_core', 'without_others'] = 'without_core'
   """A specialist is a part's mask without the core, or without all others."""
-  model: ModelName = 'lenet_300_100'
-  """Network."""
-  seeds: int = 3
-  """Runs side by side, with seeds 0, 1, and so on."""
   levels: int = 16
-  """Trainings in a row on each part, that of the dense network included."""
+  """Trainings in a row on each part, including the dense network's."""
   colt_levels: int = 10
-  """The same for COLT, which prunes more at a level."""
-  fraction: tuple[tuple[str, float], ...] = (('output/*', 0.1), ('*', 0.2))
-  """Share of alive weights to prune a level, by the first glob that fits."""
+  """The same for COLT, which prunes more per level."""
+  fraction: Fraction = (('output/*', 0.1), ('*', 0.2))
+  """Share of alive weights to prune per level, by the first glob that fits."""
   scope: Literal['layer', 'global'] = 'layer'
   """Whether each layer has a budget of its own."""
   rewind_step: int = 0
   """Step on all of the data to rewind to; 0 is initialization."""
-  steps: int = 300
-  """Training steps a level."""
-  batch_size: int = 60
-  """Examples a step."""
-  learning_rate: float = 1.2e-3
-  """Of Adam."""
-  eval_every: int = 100
-  """Steps between evaluations on the validation set."""
   examples: int = 100
-  """Test examples by which layers are compared."""
-  output: Path = dataclasses.field(default=Path('runs'), compare=False)
-  """Folder in which the run gets its folder."""
+  """Test examples on which layers are compared."""
+
+  PREFIX: ClassVar[str] = 'parts-'
 
   def __post_init__(self):
     """Refuses what cannot be trained."""
-    running.at_least(
-      self, seeds=1, steps=1, batch_size=1, eval_every=1, validation=1
-    )
-    running.at_least(self, levels=2, colt_levels=2, examples=2)
-    running.rewindable(self, 'rewind_step')
+    super().__post_init__()
+    checks.at_least(self, levels=2, colt_levels=2, examples=2)
+    checks.rewindable(self, 'rewind_step')
+
+  @property
+  def title(self) -> str:
+    """What was trained, in words."""
+    network, rest = super().title.rsplit(', ', 1)
+    return f'{network} in {self.parts} parts by {self.by}, {rest}'
 
 
 MNIST = Config(dataset='mnist', steps=1500, eval_every=500, examples=200)
@@ -125,6 +105,13 @@ PRESETS = {
 }
 
 
+def cells(config: Config) -> list[Cell]:
+  """All trainings, in an order in which they can be done."""
+  return parts.cells(
+    config.parts, config.levels, config.colt_levels, config.steps
+  )
+
+
 class Experiment:
   """A network, the parts of its data, and the training on each of them."""
 
@@ -132,8 +119,8 @@ class Experiment:
     """Divides the data and builds the training loops."""
     self.config = config
     dataset = data.load(config.dataset, validation=config.validation)
-    parts = data.partition(dataset, config.by, parts=config.parts)
-    sizes = [len(part.train.labels) for part in parts]
+    divided = data.partition(dataset, config.by, parts=config.parts)
+    sizes = [len(part.train.labels) for part in divided]
     if config.batch_size > min(sizes):
       raise ValueError(
         f'batch_size was {config.batch_size}, but part'
@@ -145,14 +132,10 @@ class Experiment:
     )
     self.parts = [
       Classification(part, self.whole.model, batch_size=config.batch_size)
-      for part in parts
+      for part in divided
     ]
     self.dense = lth.masks.full(self.whole.params)
-    # Raises on a bad fraction now, before anything is trained or written.
-    budget = functools.partial(
-      lth.prune, fraction=dict(config.fraction), scope=config.scope
-    )
-    jax.eval_shape(budget, self.whole.params, self.dense)
+    levels.check_fraction(config, self.whole, self.dense)
     tx = lth.static(optax.adam(config.learning_rate), self.dense)
     self.trainer, *self.trainers = (
       task.trainer(tx, every=config.eval_every)
@@ -160,7 +143,7 @@ class Experiment:
     )
     self.draw = jax.jit(jax.vmap(lth.tickets.random_quotas))
     self.keys, self.noise_keys = (
-      seed_keys(config.seeds, offset) for offset in (0, 2**16)
+      seeds.seed_keys(config.seeds, offset) for offset in (0, 2**16)
     )
 
   @functools.cached_property
@@ -173,40 +156,64 @@ class Experiment:
   @functools.cached_property
   def all_masks(self) -> chex.ArrayTree:
     """Masks that keep everything, for every seed."""
-    return jax.tree.map(
-      lambda m: jnp.ones((self.config.seeds, *m.shape), bool), self.dense
-    )
+    return seeds.repeat(self.dense, self.config.seeds)
 
-  @property
-  def like(self) -> dict[str, Any]:
-    """Shapes of the trained networks of a part."""
+  def load(self, store: grid.Store, cell: Cell) -> Any:
+    """The masks of a cell, and its networks, one per part that it trains."""
+    count = self.config.parts if cell.kind == 'colt' else 1
     state = jax.eval_shape(self.trainer.init, self.keys)
-    return {'params': state.params, 'model_state': state.model_state}
+    network = {'params': state.params, 'model_state': state.model_state}
+    like = {'masks': self.all_masks, 'networks': [network] * count}
+    return store.load(cell.name, like)
 
-  def train(
-    self, part: int, state: TrainState, masks: chex.ArrayTree, report: Report
-  ) -> TrainState:
-    """Trains on a part of the data."""
-    fit, dataset = self.trainers[part].fit, self.parts[part].dataset
-    state = with_masks(state, masks)
-    return fit(state, dataset, until=self.config.steps, report=report)
+  def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
+    """Trains a cell; returns what came out, and the networks."""
+    load = functools.partial(self.load, store)
+    masks, states = self.states(cell, load, evaluated)
+    alive = jax.vmap(lth.masks.alive_by_name)(masks)
+    tests = self.test(states)
+    own = [
+      x['test_accuracy'] for x in tests if x['trained_on'] == x['tested_on']
+    ]
+    return {
+      'masks': cell.masks,
+      'level': cell.level,
+      'alive': {name: count.tolist() for name, count in alive.items()},
+      'density': lth.masks.density(masks),
+      'test_accuracy': np.mean(own, 0).tolist(),
+      'tests': tests,
+    }, {
+      'masks': masks,
+      'networks': [
+        {'params': state.params, 'model_state': state.model_state}
+        for state in states.values()
+      ],
+    }
 
-  def run(
-    self, cell: Cell, load: Load, report: Report
+  def states(
+    self, cell: Cell, load: Any, report: Any
   ) -> tuple[chex.ArrayTree, dict[int, TrainState]]:
     """Trains a cell; returns its masks, and a state for each of its parts."""
     if cell.kind == 'colt':
       ticket = self.colt(cell, load, report)
       return ticket.masks, dict(enumerate(ticket.trained))
     assert cell.part is not None
-    train = functools.partial(self.train, cell.part, report=report)
+    fit = functools.partial(self.fit, cell.part, report=report)
     if cell.kind == 'imp':
-      ticket = self.imp(cell, load, train)
+      ticket = self.imp(cell, load, fit)
       return ticket.masks, {cell.part: ticket.trained}
     masks = self.compose(cell, load)
-    return masks, {cell.part: train(self.start, masks)}
+    return masks, {cell.part: fit(self.start, masks)}
 
-  def imp(self, cell: Cell, load: Load, train: Any) -> Ticket:
+  def fit(
+    self, part: int, state: TrainState, masks: chex.ArrayTree, report: Any
+  ) -> TrainState:
+    """Trains on a part of the data."""
+    fit, dataset = self.trainers[part].fit, self.parts[part].dataset
+    state = with_masks(state, masks)
+    return fit(state, dataset, until=self.config.steps, report=report)
+
+  def imp(self, cell: Cell, load: Any, train: Any) -> Ticket:
     """The next ticket of a part."""
     last = cell.level - 1
     resume = None
@@ -214,9 +221,9 @@ class Experiment:
       kept = load(cell._replace(level=last))
       trained = self.state(kept['networks'][0])
       resume = Ticket(last, 0.0, kept['masks'], None, trained, None)
-    return next(lth.tickets.imp(train, resume=resume, **self.search(cell)))
+    return self.search(lth.tickets.imp, train, resume)
 
-  def colt(self, cell: Cell, load: Load, report: Report) -> Ticket:
+  def colt(self, cell: Cell, load: Any, report: Any) -> Ticket:
     """The next ticket of COLT; its dense networks are those of the parts."""
     config, last = self.config, cell.level - 1
     if last:
@@ -236,32 +243,23 @@ class Experiment:
       def shifted(step, metrics):
         report(done + step, metrics)
 
-      return self.train(part, state, masks, shifted)
+      return self.fit(part, state, masks, shifted)
 
     trains = [functools.partial(train, part) for part in range(config.parts)]
     resume = Ticket(last, 0.0, kept['masks'], None, trained, None)
-    return next(lth.tickets.colt(trains, resume=resume, **self.search(cell)))
+    return self.search(lth.tickets.colt, trains, resume)
 
-  def search(self, cell: Cell) -> dict[str, Any]:
-    """What the searches for tickets have in common, up to a level."""
-    return {
-      'state': self.start,
-      'masks': self.all_masks,
-      'levels': cell.level + 1,
-      'prune': functools.partial(
-        lth.prune,
-        fraction=dict(self.config.fraction),
-        scope=self.config.scope,
-      ),
-      'vmapped': True,
-    }
+  def search(self, search: Any, train: Any, last: Ticket | None) -> Ticket:
+    """The level after a ticket."""
+    start, masks = self.start, self.all_masks
+    return levels.next_ticket(search, train, start, masks, last, self.config)
 
   def state(self, network: dict[str, Any]) -> TrainState:
-    """A trained network as the state from which masks are read."""
+    """A trained network as the state that is pruned."""
     return self.start._replace(**network)
 
-  def compose(self, cell: Cell, load: Load) -> chex.ArrayTree:
-    """Puts masks together from the core and specialists."""
+  def compose(self, cell: Cell, load: Any) -> chex.ArrayTree:
+    """Composes masks from the core and specialists."""
     tickets = [
       load(Cell('imp', cell.level, part, None, cell.steps))['masks']
       for part in range(self.config.parts)
@@ -295,100 +293,50 @@ class Experiment:
     ]
 
   def common_images(self) -> jax.Array:
-    """Test images of all parts, by which layers are compared."""
+    """Test images of all parts, on which layers are compared."""
     mean, std = self.whole.dataset.mean, self.whole.dataset.std
     images, count = self.whole.dataset.test.images, self.config.examples
     apart = max(1, len(images) // count)
     return data.normalize(images[::apart][:count], mean, std)
 
-  def unstack(self, tree: Any) -> list[Any]:
-    """The trees of the seeds."""
-    return [
-      jax.tree.map(lambda x, i=i: x[i], tree) for i in range(self.config.seeds)
-    ]
-
-
-def run(config: Config, report: grid.Progress) -> disentangled_report.Found:
-  """Trains what is still missing, and measures what came out."""
-  experiment = Experiment(config)
-  dataset = config.dataset.replace('/', '-')
-  folder = checkpoints.open_run(
-    config.output, f'parts-{dataset}-{config.model}', config
-  )
-
-  def load(cell):
-    parts = config.parts if cell.kind == 'colt' else 1
-    like = {
-      'masks': experiment.all_masks,
-      'networks': [experiment.like] * parts,
+  def finish(
+    self, store: grid.Store, results: list[grid.Result]
+  ) -> report.Measured:
+    """Measures what the tickets of the parts have in common."""
+    config = self.config
+    for task in self.parts:
+      task.check_compiled_once()
+    tickets = {
+      level: [
+        self.load(store, Cell('imp', level, part, None, 0))
+        for part in range(config.parts)
+      ]
+      for level in range(1, config.levels)
     }
-    return checkpoints.load(grid.network_folder(folder, cell), like)
-
-  def train(cell, evaluated):
-    masks, states = experiment.run(cell, load, evaluated)
-    alive = jax.vmap(lth.masks.alive_by_name)(masks)
-    tests = experiment.test(states)
-    own = [
-      x['test_accuracy'] for x in tests if x['trained_on'] == x['tested_on']
-    ]
-    return {
-      'masks': cell.masks,
-      'level': cell.level,
-      'alive': {name: count.tolist() for name, count in alive.items()},
-      'density': lth.masks.density(masks),
-      'test_accuracy': np.mean(own, 0).tolist(),
-      'tests': tests,
-    }, {
-      'masks': masks,
-      'networks': [
-        {'params': state.params, 'model_state': state.model_state}
-        for state in states.values()
+    overlaps = parts.overlaps(
+      {
+        level: [seeds.unstack(ticket['masks']) for ticket in of_parts]
+        for level, of_parts in tickets.items()
+      }
+    )
+    rows, matrix = parts.compare_layers(
+      self.whole.model.apply,
+      [
+        seeds.unstack(ticket['networks'][0])
+        for ticket in tickets[config.levels - 1]
       ],
-    }
-
-  grid.run(folder, train, report)
-  for task in experiment.parts:
-    task.check_compiled_once()
-  tickets = [
-    [load(Cell('imp', level, part, None, 0)) for part in range(config.parts)]
-    for level in range(1, config.levels)
-  ]
-  overlaps = disentangled_measures.overlaps(
-    {
-      level: [experiment.unstack(ticket['masks']) for ticket in of_parts]
-      for level, of_parts in enumerate(tickets, 1)
-    }
-  )
-  rows, matrix = disentangled_measures.compare_layers(
-    experiment.whole.model.apply,
-    [experiment.unstack(ticket['networks'][0]) for ticket in tickets[-1]],
-    experiment.common_images(),
-  )
-  clusters = representations.spectral_clusters(
-    matrix, len({layer for _, layer in rows})
-  )
-  return disentangled_report.Found(
-    folder, report.finished(), overlaps, rows, matrix, clusters
-  )
+      self.common_images(),
+    )
+    count = len({layer for _, layer in rows})
+    clusters = representations.spectral_clusters(matrix, count)
+    found = report.Measured(overlaps, rows, matrix, clusters)
+    report.write(found, store.folder)
+    return found
 
 
 def main() -> None:
   """Runs the experiment and shows what came out."""
-  with running.friendly_exit('trains this network again'):
-    config = running.parse(sys.argv[1:], PRESETS, __doc__)
-    title = (
-      f'{TITLES[config.model]} on {config.dataset} in {config.parts} parts by'
-      f' {config.by}, {running.seeds(config.seeds)}'
-    )
-    todo = cells(config.parts, config.levels, config.colt_levels, config.steps)
-    with grid.Progress(todo, disentangled_report.rows) as report:
-      found = run(config, report)
-    disentangled_report.write(found, title, config.seeds)
-  report.console.print(disentangled_report.table(found.results))
-  report.console.print(disentangled_report.overlap_table(found.overlaps))
-  report.console.print(
-    f'Figures, tables and networks: {found.folder}', soft_wrap=True
-  )
+  command.main(PRESETS, cells, Experiment, report, __doc__)
 
 
 if __name__ == '__main__':

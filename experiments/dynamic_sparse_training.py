@@ -33,64 +33,45 @@ All results go into one folder a configuration. Kill the command at any time
 and start it again: it goes on where it was, and ends with the same bits.
 """
 
+import common.stopping  # noqa: F401
+
 import dataclasses
-import sys
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 import lthjax as lth
-from common import grid, running
-from common.classification import (
-  TITLES,
-  Classification,
-  ModelName,
-  decay_kernels,
-  image_shape,
-  seed_keys,
-)
-from lthjax import accounting, checkpoints, trees
-from lthjax.training import TrainState
+from common import checks, command, grid, seeds
+from common.classification import Classification, decay_kernels, image_shape
+from common.config import TrainConfig
+from lthjax import accounting, trees
 from methods.sparse import METHODS, Cost, MethodName, Plan
-from reports import dynamic_sparse_training as sparse_report
+from reports import dynamic_sparse_training as report
 
 DENSITIES = {'uniform': lth.densities.uniform, 'erk': lth.densities.erk}
 EVERY_METHOD: tuple[MethodName, ...] = tuple(METHODS)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(TrainConfig):
   """Compares methods of sparse training."""
 
-  preset: Literal[
-    'mnist', 'mnist_longer', 'fashion_mnist', 'resnet20', 'wrn22_2'
-  ] = dataclasses.field(default='mnist', compare=False)
-  """One of those above; sets the defaults of all options below."""
   dataset: str = 'mnist'
-  """digits, which comes with scikit-learn, or a TFDS name such as mnist."""
-  validation: int | None = None
-  """Examples held out for the curves; None: about a tenth."""
-  model: ModelName = 'lenet_300_100'
-  """Network."""
+  steps: int = 6_000
+  batch_size: int = 100
+  learning_rate: float = 0.1
+  """Step size of SGD with Nesterov momentum 0.9; falls to 0 by a cosine."""
+  eval_every: int = 500
   methods: tuple[MethodName, ...] = EVERY_METHOD
-  """What to compare; the dense network is the measure of all."""
+  """Methods to compare; costs are shares of those of dense."""
   sparsities: tuple[float, ...] = (0.9, 0.95, 0.98)
-  """Dead share of the prunable weights, in (0, 1)."""
+  """Dead shares of the prunable weights, in (0, 1)."""
   densities: Literal['uniform', 'erk'] = 'erk'
   """How the budget spreads over layers."""
-  seeds: int = 3
-  """Runs side by side, with seeds 0, 1, and so on."""
-  steps: int = 6_000
-  """Training steps."""
   lengths: tuple[float, ...] = (1.0,)
   """Multiples of the steps to train for."""
-  batch_size: int = 100
-  """Examples a step."""
-  learning_rate: float = 0.1
-  """Of SGD with Nesterov momentum 0.9; falls to zero by a cosine."""
   weight_decay: float = 1e-4
   """L2 penalty on kernels, added to the gradient."""
   update_every: int = 100
@@ -100,27 +81,19 @@ class Config:
   drop_fraction: float = 0.3
   """Share of the alive weights that a move replaces; falls by a cosine."""
   augment: bool = False
-  """Random crops and flips."""
-  eval_every: int = 500
-  """Steps between evaluations on the validation set."""
-  output: Path = dataclasses.field(default=Path('runs'), compare=False)
-  """Folder in which the run gets its folder."""
+  """Whether to crop and flip images at random."""
+
+  PREFIX: ClassVar[str] = 'sparse-'
 
   def __post_init__(self):
     """Refuses what cannot be trained."""
-    running.at_least(
-      self, seeds=1, steps=1, batch_size=1, update_every=1, eval_every=1
-    )
-    running.at_least(self, validation=1)
-    running.each_once(self, 'methods', 'sparsities', 'lengths')
-    if wrong := [s for s in self.sparsities if not 0 < s < 1]:
-      raise ValueError(
-        f'sparsities were {wrong[0]}, but must be between 0 and 1; the dense'
-        ' network is a method of its own.'
-      )
+    super().__post_init__()
+    checks.at_least(self, update_every=1, weight_decay=0)
+    checks.each_once(self, 'methods', 'sparsities', 'lengths')
+    checks.between_0_and_1(self, 'sparsities', because=': dense is a method')
     if wrong := [x for x in self.lengths if round(x * self.steps) < 1]:
       raise ValueError(
-        f'lengths were {wrong[0]}, but {wrong[0]} of {self.steps} steps leaves'
+        f'lengths had {wrong[0]}, but {wrong[0]} of {self.steps} steps leaves'
         ' nothing to train.'
       )
     if not 0 < self.stop_share <= 1:
@@ -169,18 +142,18 @@ class Cell(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Names its files."""
-    return f'{self.method}-{self.sparsity:g}-{self.steps}'
+    """Where it is kept."""
+    return f'networks/{self.method}-{self.sparsity:g}-{self.steps}'
 
   @property
   def label(self) -> str:
-    """Names it for people."""
+    """What people call it."""
     label = METHODS[self.method].label
     return f'{label}  {100 * self.sparsity:g} % sparse  {self.steps:,} steps'
 
 
 def cells(config: Config) -> list[Cell]:
-  """All that is to be trained; the dense network first."""
+  """All trainings, with the dense network first."""
   methods = sorted(config.methods, key=lambda name: name != 'dense')
   return [
     Cell(method, sparsity, round(length * config.steps))
@@ -191,20 +164,14 @@ def cells(config: Config) -> list[Cell]:
 
 
 class Experiment:
-  """The network, its data, and one training loop a method and length."""
+  """The network, its data, and a training loop per method and length."""
 
   def __init__(self, config: Config):
     """Reads the data; raises now on budgets that do not fit the network."""
     self.config = config
-    self.task = Classification(
-      config.dataset,
-      config.model,
-      validation=config.validation,
-      batch_size=config.batch_size,
-      augment=config.augment,
-    )
+    self.task = Classification.of(config)
     self.masks = lth.masks.full(self.task.params)
-    self.keys = seed_keys(config.seeds)
+    self.keys = seeds.seed_keys(config.seeds)
     self._trainers: dict[tuple[str, int], lth.Trainer] = {}
     for cell in cells(config):
       jax.eval_shape(self.trainer(cell).init, self.keys)
@@ -223,7 +190,7 @@ class Experiment:
     )
 
   def trainer(self, cell: Cell) -> lth.Trainer:
-    """The training loop of a cell; every seed draws masks of its own."""
+    """The training loop of a cell; every seed draws its own masks."""
     config, plan = self.config, self.plan(cell)
     schedule = optax.cosine_decay_schedule(config.learning_rate, cell.steps)
     method = METHODS[cell.method]
@@ -234,18 +201,31 @@ class Experiment:
       lambda key: method.make(inner, plan, key), every=config.eval_every
     )
 
-  def train(self, cell: Cell, report) -> TrainState:
-    """Trains a cell from the start."""
+  def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
+    """Trains a cell from the start, and tests it."""
+    del store  # No cell needs another.
     trainer = self.trainer(cell)
     # What a step does depends on the state, which has the budget: sparsities
     # share a program.
     shared = self._trainers.setdefault((cell.method, cell.steps), trainer)
-    return shared.fit(
+    state = shared.fit(
       trainer.init(self.keys),
       self.task.dataset,
       until=cell.steps,
-      report=report,
+      report=evaluated,
     )
+    masks = lth.get_masks(state.opt_state)
+    params = lth.forward_params(state.opt_state, state.params)
+    accuracy = self.task.test_accuracy(params, state.model_state)
+    cost = self.cost(cell, masks)
+    return {**cell._asdict(), 'test_accuracy': accuracy, **cost}, {
+      'params': params,
+      'masks': masks,
+      'model_state': state.model_state,
+    }
+
+  def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
+    """Has nothing to measure: methods and lengths have their own programs."""
 
   def forward_cost(self, masks: Any) -> accounting.MultiplyAdds:
     """Multiply-adds of a forward pass on one image, for one seed."""
@@ -260,16 +240,13 @@ class Experiment:
 
   def cost(self, cell: Cell, masks: Any) -> dict[str, float]:
     """What inference and training cost, as shares of the dense network's."""
-    seeds = [
-      self.forward_cost(jax.tree.map(lambda m, i=i: m[i], masks))
-      for i in range(self.config.seeds)
-    ]
-    first, plan = seeds[0], self.plan(cell)
+    costs = [self.forward_cost(of_seed) for of_seed in seeds.unstack(masks)]
+    first, plan = costs[0], self.plan(cell)
     named = trees.by_name(self.masks)
     shapes = {name: m.shape for name, m in named.items() if m is not None}
     forward = Cost(
       dense=first.total_dense,
-      sparse=sum(seed.total for seed in seeds) / len(seeds),
+      sparse=sum(cost.total for cost in costs) / len(costs),
       at=lambda sparsity: first.at(plan.densities(shapes, sparsity)),
     )
     training = METHODS[cell.method].cost(forward, plan) * cell.steps
@@ -280,47 +257,9 @@ class Experiment:
     }
 
 
-def run(config: Config, report: grid.Progress) -> Path:
-  """Trains what is still missing, and returns the folder with everything."""
-  experiment = Experiment(config)
-  dataset = config.dataset.replace('/', '-')
-  folder = checkpoints.open_run(
-    config.output, f'sparse-{dataset}-{config.model}', config
-  )
-
-  def train(cell, evaluated):
-    state = experiment.train(cell, evaluated)
-    masks = lth.get_masks(state.opt_state)
-    networks = {
-      'params': lth.forward_params(state.opt_state, state.params),
-      'masks': masks,
-      'model_state': state.model_state,
-    }
-    accuracy = experiment.task.test_accuracy(
-      networks['params'], state.model_state
-    )
-    cost = experiment.cost(cell, masks)
-    return {**cell._asdict(), 'test_accuracy': accuracy, **cost}, networks
-
-  grid.run(folder, train, report)
-  return folder
-
-
 def main() -> None:
   """Runs the experiment and shows what came out."""
-  with running.friendly_exit('trains this network again'):
-    config = running.parse(sys.argv[1:], PRESETS, __doc__)
-    title = (
-      f'{TITLES[config.model]} on {config.dataset},'
-      f' {running.seeds(config.seeds)}'
-    )
-    with grid.Progress(cells(config), sparse_report.rows) as report:
-      folder = run(config, report)
-    results = report.finished()
-    sparse_report.figure(results, title, folder)
-    sparse_report.markdown(results, title, folder, config.seeds)
-  report.console.print(sparse_report.table(results))
-  report.console.print(f'Figure, tables and networks: {folder}', soft_wrap=True)
+  command.main(PRESETS, cells, Experiment, report, __doc__)
 
 
 if __name__ == '__main__':

@@ -30,76 +30,50 @@ results go into one folder a configuration. Kill the command at any time and
 start it again: it goes on where it was, and ends with the same bits.
 """
 
+import common.stopping  # noqa: F401
+
 import dataclasses
 import functools
-import sys
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import chex
 import jax
-import jax.numpy as jnp
 import tyro
 
 import lthjax as lth
-from common import grid, running
-from common.classification import (
-  TITLES,
-  Classification,
-  ModelName,
-  make_optimizer,
-  seed_keys,
-  steps_down,
-)
-from lthjax import checkpoints
+from common import checks, command, grid, levels, seeds, tables
+from common.classification import Classification, make_optimizer, steps_down
+from common.config import Fraction, TrainConfig
 from lthjax.tickets import Ticket
 from lthjax.training import TrainState, with_masks
 from methods.connectivity import Line
-from reports import linear_mode_connectivity as connectivity_report
+from reports import linear_mode_connectivity as report
 
 NetworkName = Literal['ticket', 'shuffled', 'reinit']
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """Asks from which step on training is stable to its noise."""
+class Config(TrainConfig):
+  """Finds the step from which training is stable to its own noise."""
 
-  preset: Literal['digits', 'mnist', 'resnet20'] = dataclasses.field(
-    default='digits', compare=False
-  )
-  """One of those above; sets the defaults of all options below."""
-  dataset: str = 'digits'
-  """digits, which comes with scikit-learn, or a TFDS name such as mnist."""
-  validation: int | None = None
-  """Examples held out for the curves; None: about a tenth."""
-  model: ModelName = 'lenet_300_100'
-  """Network."""
   networks: tuple[NetworkName, ...] = ('ticket', 'shuffled', 'reinit')
-  """What to look at beside the dense network."""
+  """Networks to compare with the dense network."""
   rewind_steps: tuple[int, ...] = (0, 20, 100)
   """Steps to start copies from, and to rewind tickets to."""
-  seeds: int = 3
-  """Runs side by side, with seeds 0, 1, and so on."""
   copies: int = 2
-  """Trainings from each start, each with an order of the data of its own."""
+  """Trainings from each start, each with its own order of the data."""
   levels: int = 16
-  """Trainings in a row to find a ticket, that of the dense network included."""
-  fraction: tuple[tuple[str, float], ...] = (('output/*', 0.1), ('*', 0.2))
-  """Share of alive weights to prune a level, by the first glob that fits."""
+  """Trainings in a row to find a ticket, including the dense network's."""
+  fraction: Fraction = (('output/*', 0.1), ('*', 0.2))
+  """Share of alive weights to prune per level, by the first glob that fits."""
   scope: Literal['layer', 'global'] = 'layer'
   """Whether each layer has a budget of its own."""
   points: int = 31
   """Points on the line between two copies, the ends included."""
   train_examples: int = 10_000
   """Training examples for the training error, and for batch statistics."""
-  steps: int = 300
-  """Training steps, those before the start of a copy included."""
-  batch_size: int = 60
-  """Examples a step."""
   optimizer: Literal['adam', 'sgd'] = 'adam'
   """Adam, or SGD with momentum 0.9."""
-  learning_rate: float = 1.2e-3
-  """Step size."""
   decay_steps: Annotated[
     tuple[int, ...], tyro.conf.arg(help_behavior_hint='(default: none)')
   ] = ()
@@ -107,21 +81,18 @@ class Config:
   weight_decay: float = 0.0
   """L2 penalty on kernels, added to the gradient."""
   augment: bool = False
-  """Random crops and flips."""
-  eval_every: int = 50
-  """Steps between evaluations on the validation set."""
-  output: Path = dataclasses.field(default=Path('runs'), compare=False)
-  """Folder in which the run gets its folder."""
+  """Whether to crop and flip images at random."""
+
+  PREFIX: ClassVar[str] = 'connectivity-'
 
   def __post_init__(self):
     """Refuses what cannot be trained."""
-    running.at_least(
-      self, seeds=1, train_examples=1, steps=1, batch_size=1, eval_every=1
-    )
-    running.at_least(self, validation=1, copies=2, levels=2, points=2)
-    running.each_once(self, 'networks', none=True)
-    running.each_once(self, 'rewind_steps')
-    running.rewindable(self, 'rewind_steps')
+    super().__post_init__()
+    checks.at_least(self, train_examples=1, copies=2, levels=2, points=2)
+    checks.at_least(self, weight_decay=0)
+    checks.each_once(self, 'networks', none=True)
+    checks.each_once(self, 'rewind_steps')
+    checks.rewindable(self, 'rewind_steps')
 
 
 PRESETS = {
@@ -155,9 +126,9 @@ PRESETS = {
 
 
 class Cell(NamedTuple):
-  """One training, of all seeds.
+  """One training of all seeds.
 
-  The ``number`` is that of a copy, or of a level of pruning for ``imp``.
+  The ``number`` is a level of pruning for ``imp``, otherwise that of a copy.
   """
 
   network: Literal['imp', 'dense'] | NetworkName
@@ -167,22 +138,22 @@ class Cell(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Names its files."""
-    return f'{self.network}-{self.rewind_step}-{self.number:02d}'
+    """Where it is kept."""
+    return f'networks/{self.network}-{self.rewind_step}-{self.number:02d}'
 
   @property
   def label(self) -> str:
-    """Names it for people."""
+    """What people call it."""
     what = 'level' if self.network == 'imp' else 'copy'
     return f'{self.network} from {self.rewind_step}  {what} {self.number}'
 
 
 def cells(config: Config) -> list[Cell]:
-  """All that is to be trained; level 0 is the same for all tickets."""
+  """All trainings; level 0 is the same for all tickets."""
   found = [Cell('imp', 0, 0, config.steps)] if config.networks else []
   for k in sorted(config.rewind_steps):
-    levels = range(1, config.levels) if config.networks else ()
-    found += [Cell('imp', k, level, config.steps) for level in levels]
+    later = range(1, config.levels) if config.networks else ()
+    found += [Cell('imp', k, level, config.steps) for level in later]
     found += [
       Cell(network, k, copy, config.steps)
       for network in ('dense', *config.networks)
@@ -197,13 +168,7 @@ class Experiment:
   def __init__(self, config: Config):
     """Reads the data and builds the training loop, which is compiled once."""
     self.config = config
-    self.task = Classification(
-      config.dataset,
-      config.model,
-      validation=config.validation,
-      batch_size=config.batch_size,
-      augment=config.augment,
-    )
+    self.task = Classification.of(config)
     dense = lth.masks.full(self.task.params)
     learning_rate = steps_down(config.learning_rate, config.decay_steps)
     tx = make_optimizer(
@@ -212,16 +177,10 @@ class Experiment:
     self.trainer = self.task.trainer(
       lth.static(tx, dense), every=config.eval_every
     )
-    self.dense = jax.tree.map(
-      lambda m: jnp.ones((config.seeds, *m.shape), bool), dense
-    )
-    # Raises on a bad fraction now, before anything is trained or written.
-    prune = functools.partial(
-      lth.prune, fraction=dict(config.fraction), scope=config.scope
-    )
-    jax.eval_shape(prune, self.task.params, dense)
+    levels.check_fraction(config, self.task, dense)
+    self.dense = seeds.repeat(dense, config.seeds)
     self.keys, self.new_keys, self.shuffle_keys, self.copy_keys = (
-      seed_keys(config.seeds, i * 2**16) for i in range(4)
+      seeds.seed_keys(config.seeds, i * 2**16) for i in range(4)
     )
     self.start = functools.cache(self._start)
     self.line = Line(
@@ -232,7 +191,45 @@ class Experiment:
       augment=config.augment,
     )
 
-  def train(
+  @functools.cached_property
+  def like(self) -> dict[str, Any]:
+    """Shapes of what is kept of a cell."""
+    start = jax.eval_shape(self.trainer.init, self.keys)
+    return {'params': start.params, 'masks': self.dense}
+
+  def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
+    """Trains a cell, and compares copies with those before them."""
+
+    def load(network, number, step=cell.rewind_step):
+      known = cell._replace(network=network, number=number, rewind_step=step)
+      return store.load(known.name, self.like)
+
+    others = {}
+    if cell.network == 'imp':
+      before = None
+      if last := cell.number:  # Level 0 is kept as that of step 0.
+        step = cell.rewind_step if last > 1 else 0
+        before = load('imp', last - 1, step)
+      state = self.level(cell, before, evaluated)
+    else:
+      masks = self.dense
+      if cell.network != 'dense':
+        masks = load('imp', self.config.levels - 1)['masks']
+      state = self.copy(cell, masks, evaluated)
+      others = {i: load(cell.network, i)['params'] for i in range(cell.number)}
+    masks = lth.get_masks(state.opt_state)
+    accuracy = self.task.test_accuracy(state.params, state.model_state)
+    return {
+      **cell._asdict(),
+      'density': lth.masks.density(masks),
+      'test_accuracy': accuracy,
+      'pairs': [
+        {'other': i, **tables.finite(self.line.between(params, state.params))}
+        for i, params in others.items()
+      ],
+    }, {'params': state.params, 'masks': masks}
+
+  def fit(
     self, state: TrainState, report=None, *, until: int | None = None
   ) -> TrainState:
     """Trains up to a step, by default to the end."""
@@ -242,104 +239,44 @@ class Experiment:
     )
 
   def _start(self, step: int, new: bool = False) -> TrainState:
-    """Dense networks after so many steps, or those of other weights."""
+    """Dense networks after so many steps, perhaps from new weights."""
     keys = self.new_keys if new else self.keys
-    return self.train(self.trainer.init(keys), until=step)
+    return self.fit(self.trainer.init(keys), until=step)
 
   def level(self, cell: Cell, before: Any, report) -> TrainState:
-    """Prunes what the level before has trained, rewinds, and trains."""
+    """Prunes the trained level before, rewinds, and trains."""
     start, last = self.start(cell.rewind_step), None
     if before is not None:
       trained = start._replace(params=before['params'])
       masks = before['masks']
       last = Ticket(cell.number - 1, 1.0, masks, start, trained, None)
-    tickets = lth.tickets.imp(
-      lambda state, masks: self.train(with_masks(state, masks), report),
+    ticket = levels.next_ticket(
+      lth.tickets.imp,
+      lambda state, masks: self.fit(with_masks(state, masks), report),
       start,
       self.dense,
-      levels=cell.number + 1,
-      prune=functools.partial(
-        lth.prune, fraction=dict(self.config.fraction), scope=self.config.scope
-      ),
-      vmapped=True,
-      resume=last,
+      last,
+      self.config,
     )
-    return next(tickets).trained
+    return ticket.trained
 
   def copy(self, cell: Cell, masks: chex.ArrayTree, report) -> TrainState:
-    """Trains a copy of a network, with noise of its own."""
+    """Trains a copy of a network, with its own noise."""
     state = self.start(cell.rewind_step, new=cell.network == 'reinit')
     if cell.network == 'shuffled':
       masks = jax.vmap(lth.masks.shuffle)(self.shuffle_keys, masks)
     fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
     state = state._replace(key=fold_in(self.copy_keys, cell.number))
-    return self.train(with_masks(state, masks), report)
+    return self.fit(with_masks(state, masks), report)
 
-
-def run(config: Config, report: grid.Progress) -> Path:
-  """Trains what is still missing, and returns the folder with everything."""
-  experiment = Experiment(config)
-  dataset = config.dataset.replace('/', '-')
-  folder = checkpoints.open_run(
-    config.output, f'connectivity-{dataset}-{config.model}', config
-  )
-  start = jax.eval_shape(experiment.trainer.init, experiment.keys)
-  like = {'params': start.params, 'masks': experiment.dense}
-
-  def load(network, step, number):
-    cell = Cell(network, step, number, config.steps)
-    return checkpoints.load(grid.network_folder(folder, cell), like)
-
-  def train(cell, evaluated):
-    network, k, number, _ = cell
-    others = {}
-    if network == 'imp':
-      before = None
-      if number:
-        before = load('imp', k if number > 1 else 0, number - 1)
-      state = experiment.level(cell, before, evaluated)
-    else:
-      masks = experiment.dense
-      if network != 'dense':
-        masks = load('imp', k, config.levels - 1)['masks']
-      state = experiment.copy(cell, masks, evaluated)
-      others = {i: load(network, k, i)['params'] for i in range(number)}
-    masks = lth.get_masks(state.opt_state)
-    return {
-      **cell._asdict(),
-      'density': lth.masks.density(masks),
-      'test_accuracy': experiment.task.test_accuracy(
-        state.params, state.model_state
-      ),
-      'pairs': [
-        {'other': i, **experiment.line.between(params, state.params)}
-        for i, params in others.items()
-      ],
-    }, {'params': state.params, 'masks': masks}
-
-  grid.run(folder, train, report)
-  experiment.task.check_compiled_once()
-  return folder
+  def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
+    """Checks that all cells have shared one program."""
+    self.task.check_compiled_once()
 
 
 def main() -> None:
   """Runs the experiment and shows what came out."""
-  with running.friendly_exit('trains this network again'):
-    config = running.parse(sys.argv[1:], PRESETS, __doc__)
-    title = (
-      f'{TITLES[config.model]} on {config.dataset},'
-      f' {running.seeds(config.seeds)}'
-    )
-    with grid.Progress(cells(config), connectivity_report.rows) as report:
-      folder = run(config, report)
-    found = connectivity_report.summarize(report.finished())
-    connectivity_report.barriers(found, title, folder)
-    connectivity_report.paths(found, title, folder)
-    connectivity_report.markdown(found, title, folder, config.seeds)
-  report.console.print(connectivity_report.table(found))
-  report.console.print(
-    f'Figures, tables and networks: {folder}', soft_wrap=True
-  )
+  command.main(PRESETS, cells, Experiment, report, __doc__)
 
 
 if __name__ == '__main__':

@@ -34,34 +34,32 @@ All results go into one folder a configuration. Kill the command at any time
 and start it again: it goes on where it was, and ends with the same bits.
 """
 
+import common.stopping  # noqa: F401
+
 import dataclasses
 import functools
-import sys
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import chex
 import jax
-import jax.numpy as jnp
+import numpy as np
 import tyro
 
 import lthjax as lth
-from common import running
+from common import checks, command, grid, levels, seeds
 from common.classification import (
-  TITLES,
   Classification,
-  ModelName,
   image_shape,
   make_optimizer,
-  seed_keys,
   steps_down,
 )
+from common.config import Fraction, TrainConfig
 from lthjax import checkpoints
 from lthjax.tickets import Ticket
 from lthjax.training import Trainer, TrainState, with_masks
-from methods import controls as ticket_controls
+from methods import controls
 from methods.controls import Control
-from reports import lottery_ticket as ticket_report
+from reports import lottery_ticket as report
 
 REWINDS = {
   'weights': lth.tickets.rewind_weights,
@@ -70,25 +68,14 @@ REWINDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(TrainConfig):
   """Finds lottery tickets and trains their controls."""
 
-  preset: Literal['digits', 'mnist', 'signs', 'conv2', 'resnet20'] = (
-    dataclasses.field(default='digits', compare=False)
-  )
-  """One of those above; sets the defaults of all options below."""
-  dataset: str = 'digits'
-  """digits, which comes with scikit-learn, or a TFDS name such as mnist."""
-  validation: int | None = None
-  """Examples held out to choose the best step; None: about a tenth."""
-  model: ModelName = 'lenet_300_100'
-  """Network."""
   seeds: int = 5
-  """Runs side by side, with seeds 0, 1, and so on."""
   levels: int = 19
-  """Trainings in a row, that of the dense network included."""
-  fraction: tuple[tuple[str, float], ...] = (('output/*', 0.1), ('*', 0.2))
-  """Share of alive weights to prune a level, by the first glob that fits."""
+  """Trainings in a row, including the dense network's."""
+  fraction: Fraction = (('output/*', 0.1), ('*', 0.2))
+  """Share of alive weights to prune per level, by the first glob that fits."""
   scope: Literal['layer', 'global'] = 'layer'
   """Whether each layer has a budget of its own."""
   controls: tuple[Control, ...] = (
@@ -97,21 +84,15 @@ class Config:
     'sign_preserved',
     'signed_constant',
   )
-  """What to train beside each ticket."""
+  """Controls to train beside each ticket."""
   control_every: int = 2
-  """Train controls at the last level and every so many levels before it."""
+  """Levels from one with controls to the next; the last level has them."""
   rewind: Literal['weights', 'learning_rate'] = 'weights'
-  """What goes back after pruning: everything, or all but the weights."""
+  """What to rewind after pruning: everything, or all but the weights."""
   rewind_step: int = 0
   """Step to rewind to; 0 is initialization."""
-  steps: int = 300
-  """Training steps a level."""
-  batch_size: int = 60
-  """Examples a step."""
   optimizer: Literal['adam', 'sgd'] = 'adam'
   """Adam, or SGD with momentum 0.9."""
-  learning_rate: float = 1.2e-3
-  """Step size."""
   decay_steps: Annotated[
     tuple[int, ...], tyro.conf.arg(help_behavior_hint='(default: none)')
   ] = ()
@@ -119,18 +100,14 @@ class Config:
   weight_decay: float = 0.0
   """L2 penalty on kernels, added to the gradient."""
   augment: bool = False
-  """Random crops and flips."""
-  eval_every: int = 50
-  """Steps between evaluations on the validation set."""
-  output: Path = dataclasses.field(default=Path('runs'), compare=False)
-  """Folder in which the run gets its folder."""
+  """Whether to crop and flip images at random."""
 
   def __post_init__(self):
     """Refuses what cannot be trained."""
-    running.at_least(self, seeds=1, levels=1, control_every=1, steps=1)
-    running.at_least(self, batch_size=1, eval_every=1, validation=1)
-    running.each_once(self, 'controls', none=True)
-    running.rewindable(self, 'rewind_step')
+    super().__post_init__()
+    checks.at_least(self, levels=1, control_every=1, weight_decay=0)
+    checks.each_once(self, 'controls', none=True)
+    checks.rewindable(self, 'rewind_step')
     if self.rewind_step // self.eval_every == self.steps // self.eval_every:
       raise ValueError(
         f'There is no evaluation from step {self.rewind_step} to step'
@@ -177,217 +154,178 @@ PRESETS = {
 }
 
 
+class Cell(NamedTuple):
+  """One training of all seeds: a ticket, or a control beside it."""
+
+  level: int
+  control: Literal['ticket'] | Control
+  steps: int
+
+  @property
+  def name(self) -> str:
+    """Where it is kept."""
+    if self.control == 'ticket':
+      return f'tickets/{self.level:02d}'
+    return f'controls/{self.level:02d}-{self.control}'
+
+  @property
+  def label(self) -> str:
+    """What people call it."""
+    return f'level {self.level}  {self.control}'
+
+
+def cells(config: Config) -> list[Cell]:
+  """All trainings: level by level, first the ticket and then its controls."""
+  return [
+    Cell(level, control, config.steps)
+    for level in range(config.levels)
+    for control in ('ticket', *controls_at(config, level))
+  ]
+
+
+def controls_at(config: Config, level: int) -> tuple[Control, ...]:
+  """The controls to train at a level; the dense network has none."""
+  wanted = level > 0 and (config.levels - 1 - level) % config.control_every == 0
+  return config.controls if wanted else ()
+
+
 class Experiment:
   """Everything that is compiled once: a network, its data and its training."""
 
   def __init__(self, config: Config):
     """Reads the data and builds the training loop."""
     self.config = config
-    self.task = Classification(
-      config.dataset,
-      config.model,
-      validation=config.validation,
-      batch_size=config.batch_size,
-      augment=config.augment,
-    )
-    params = self.task.params
-    self.dense = lth.masks.full(params)
-    # Raises on a bad fraction now, before anything is trained or written.
-    budget = functools.partial(
-      lth.prune, fraction=dict(config.fraction), scope=config.scope
-    )
-    jax.eval_shape(budget, params, self.dense)
+    self.task = Classification.of(config)
+    dense = lth.masks.full(self.task.params)
+    levels.check_fraction(config, self.task, dense)
     learning_rate = steps_down(config.learning_rate, config.decay_steps)
     tx = make_optimizer(
-      config.optimizer, learning_rate, config.weight_decay, self.dense
+      config.optimizer, learning_rate, config.weight_decay, dense
     )
-    self.tx = lth.static(tx, self.dense)
+    self.tx = lth.static(tx, dense)
     self.trainer = self.task.trainer(self.tx, every=config.eval_every)
+    self.masks = seeds.repeat(dense, config.seeds)
     self.keys, self.control_keys = (
-      seed_keys(config.seeds, offset) for offset in (0, 2**16)
+      seeds.seed_keys(config.seeds, offset) for offset in (0, 2**16)
     )
+    self._last: Ticket | None = None
 
   @functools.cached_property
   def frozen(self) -> tuple[Classification, Trainer]:
-    """The network with dead weights that are not zero, and its training."""
-    model = ticket_controls.beside_frozen(self.task.model)
+    """The network whose dead weights are not zero, and its training."""
+    model = controls.beside_frozen(self.task.model)
     task = self.task.with_model(model)
     return task, task.trainer(self.tx, every=self.config.eval_every)
 
+  @functools.cached_property
   def start(self) -> TrainState:
     """Dense networks at the step to rewind to."""
     state = self.trainer.init(self.keys)
-    return self.train(state, until=self.config.rewind_step)
+    return self.fit(state, until=self.config.rewind_step)
 
-  def masks(self) -> chex.ArrayTree:
-    """Masks that keep everything, for every seed."""
-    replicates = (self.config.seeds,)
-    return jax.tree.map(
-      lambda m: jnp.ones(replicates + m.shape, bool), self.dense
-    )
-
-  def train(
+  def fit(
     self, state: TrainState, *, until: int, report=None, control='ticket'
   ) -> TrainState:
     """Trains up to a step."""
     trainer = self.frozen[1] if control == 'frozen' else self.trainer
     return trainer.fit(state, self.task.dataset, until=until, report=report)
 
-  def control(
-    self, name: Control, start: TrainState, ticket: Ticket
+  def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
+    """Trains a ticket or a control; returns what came out, and the ticket."""
+
+    def train(state, masks):
+      return self.fit(
+        with_masks(state, masks),
+        until=self.config.steps,
+        report=evaluated,
+        control=cell.control,
+      )
+
+    if cell.control == 'ticket':
+      ticket = self.next_ticket(cell.level, store, train)
+      return self.test(cell, ticket.trained, ticket.masks), self._keep(ticket)
+    ticket = self.ticket(cell.level, store)
+    state, masks = self.begin(cell.control, ticket)
+    result = self.test(cell, train(state, masks), masks)
+    return result, np.float32(result['test_accuracy'])
+
+  def next_ticket(self, level: int, store: grid.Store, train: Any) -> Ticket:
+    """Prunes the ticket of the level before, rewinds, and trains."""
+    later = range(level + 1, self.config.levels)
+    if left := [f'{n:02d}' for n in later if store.has(f'tickets/{n:02d}')]:
+      raise ValueError(
+        f'{store.folder}/tickets/{level:02d} is missing, but later levels are'
+        f' there: {", ".join(left)}. Move them away as well, and they will be'
+        ' trained again.'
+      )
+    return levels.next_ticket(
+      lth.tickets.imp,
+      train,
+      self.start,
+      self.masks,
+      self.ticket(level - 1, store) if level else None,
+      self.config,
+      rewind=REWINDS[self.config.rewind],
+    )
+
+  def ticket(self, level: int, store: grid.Store) -> Ticket:
+    """A ticket that was trained before, by this process or by another."""
+    if self._last is not None and self._last.level == level:
+      return self._last
+    state = jax.eval_shape(self.trainer.init, self.keys)
+    like = Ticket(0, 0.0, self.masks, state.params, slim(state), None)
+    return store.load(f'tickets/{level:02d}', like)
+
+  def begin(
+    self, name: Control, ticket: Ticket
   ) -> tuple[TrainState, chex.ArrayTree]:
     """Where a control starts, and its masks."""
     fresh = self.trainer.init(self.control_keys)
     keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(
       self.control_keys, ticket.level
     )
-    return ticket_controls.begin(
-      name, keys, start, fresh, ticket.masks, self.tx
-    )
+    return controls.begin(name, keys, self.start, fresh, ticket.masks, self.tx)
 
-  def test(self, state: TrainState, control: str) -> dict[str, Any]:
-    """Accuracy on the test set at the end and at the best validation step."""
-    task = self.frozen[0] if control == 'frozen' else self.task
+  def test(self, cell: Cell, state: TrainState, masks: Any) -> grid.Result:
+    """Accuracy on the test set, at the end and at the best validation step."""
+    task = self.frozen[0] if cell.control == 'frozen' else self.task
     test, best = task.test_accuracy, state.best
     return {
+      'level': cell.level,
+      'density': lth.masks.density(masks),
+      'control': cell.control,
       'test_accuracy': test(state.params, state.model_state),
       'best_step': best.step.tolist(),
       'test_accuracy_at_best': test(best.params, best.model_state),
     }
 
-
-def run(config: Config, report: ticket_report.Progress) -> Path:
-  """Trains what is still missing, and returns the folder with everything."""
-  experiment = Experiment(config)
-  folder = checkpoints.open_run(
-    config.output, f'{config.dataset.replace("/", "-")}-{config.model}', config
-  )
-  last, levels = read_levels(folder, experiment)
-  report.begin(folder, levels)
-  if len(levels) == config.levels:
-    return folder
-  start = experiment.start()
-
-  def train(state, masks, control='ticket'):
-    curve, density = [], lth.masks.density(masks)
-
-    def evaluated(step, metrics):
-      values = {name: x.tolist() for name, x in metrics.items()}
-      curve.append({'step': step, **values})
-      report.evaluated(control, density, curve[-1])
-
-    state = with_masks(state, masks)
-    state = experiment.train(
-      state, until=config.steps, report=evaluated, control=control
+  def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
+    """Checks that there was one program; reports on the last ticket."""
+    self.task.check_compiled_once()
+    dense, last = (
+      self.ticket(level, store) for level in (0, self.config.levels - 1)
     )
-    found = experiment.test(state, control)
-    results.append({'control': control, **found, 'curve': curve})
-    report.training_done()
-    return state
+    pixels = image_shape(self.task.dataset)
+    if self.config.model != 'lenet_300_100':
+      pixels = None  # Convolutions look at all pixels alike.
+    text = report.capacity(dense, last, pixels)
+    checkpoints.write_text(store.folder / 'report.html', text)
 
-  results: list[dict[str, Any]] = []
-  for ticket in lth.tickets.imp(
-    train,
-    start,
-    experiment.masks(),
-    levels=config.levels,
-    prune=functools.partial(
-      lth.prune, fraction=dict(config.fraction), scope=config.scope
-    ),
-    rewind=REWINDS[config.rewind],
-    vmapped=True,
-    resume=last,
-  ):
-    for control in controls_at(config, ticket.level):
-      train(*experiment.control(control, start, ticket), control)
-    ticket = ticket._replace(
-      start=ticket.start.params, trained=slim(ticket.trained), metrics=results
-    )
-    if ticket.level == config.levels - 1:
-      first = level_folder(folder, 0)
-      dense = checkpoints.load_ticket(first, ticket) if ticket.level else ticket
-      pixels = image_shape(experiment.task.dataset)
-      if config.model != 'lenet_300_100':
-        pixels = None  # Convolutions look at all pixels alike.
-      ticket_report.page(dense, ticket, pixels, folder / 'report.html')
-    checkpoints.save_ticket(level_folder(folder, ticket.level), ticket)
-    levels.append(summary(ticket))
-    results = []
-    report.level_done(levels)
-  experiment.task.check_compiled_once()
-  return folder
-
-
-def controls_at(config: Config, level: int) -> tuple[Control, ...]:
-  """Which controls to train: none beside the dense network."""
-  wanted = level > 0 and (config.levels - 1 - level) % config.control_every == 0
-  return config.controls if wanted else ()
-
-
-def level_folder(folder: Path, level: int) -> Path:
-  """Where a ticket is kept."""
-  return folder / 'tickets' / f'{level:02d}'
+  def _keep(self, ticket: Ticket) -> Ticket:
+    """What is kept of a ticket, on disk and for the next level."""
+    start, trained = ticket.start.params, slim(ticket.trained)
+    self._last = ticket._replace(start=start, trained=trained)
+    return self._last
 
 
 def slim(state: TrainState) -> TrainState:
-  """What is worth keeping of a trained state."""
+  """What is kept of a trained state."""
   return state._replace(opt_state=None, key=None, best=None)
-
-
-def summary(ticket: Ticket) -> ticket_report.Level:
-  """What the report needs of a level."""
-  return {
-    'level': ticket.level,
-    'density': ticket.density,
-    'results': ticket.metrics,
-  }
-
-
-def read_levels(
-  folder: Path, experiment: Experiment
-) -> tuple[Ticket | None, list[ticket_report.Level]]:
-  """Reads the last ticket of an earlier run, and the results of all."""
-  state = jax.eval_shape(experiment.trainer.init, experiment.keys)
-  like = Ticket(0, 0.0, experiment.masks(), state.params, slim(state), None)
-  last, levels = None, []
-  left = sorted(x.name for x in folder.glob('tickets/[0-9]*'))
-  while (path := level_folder(folder, len(levels))).exists():
-    last = checkpoints.load_ticket(path, like)
-    levels.append(summary(last))
-    left.remove(path.name)
-  if left:
-    raise ValueError(
-      f'{path} is missing, but later levels are there: {", ".join(left)}.'
-      ' Move them away as well, and they will be trained again.'
-    )
-  return last, levels
-
-
-def parse(arguments: list[str]) -> Config:
-  """Reads the command line: a preset, and what to change about it."""
-  return running.parse(arguments, PRESETS, __doc__)
 
 
 def main() -> None:
   """Runs the experiment and shows what came out."""
-  with running.friendly_exit('trains this level again'):
-    config = parse(sys.argv[1:])
-    trainings = {
-      level: 1 + len(controls_at(config, level))
-      for level in range(config.levels)
-    }
-    title = (
-      f'{TITLES[config.model]} on {config.dataset},'
-      f' {running.seeds(config.seeds)}'
-    )
-    with ticket_report.Progress(trainings, config.steps) as report:
-      folder = run(config, report)
-    levels = report.levels
-    ticket_report.figure(levels, title, folder)
-    ticket_report.markdown(levels, title, folder, config.seeds)
-  report.console.print(ticket_report.table(levels))
-  report.console.print(ticket_report.verdict(levels))
-  report.console.print(f'Figure, tables and tickets: {folder}', soft_wrap=True)
+  command.main(PRESETS, cells, Experiment, report, __doc__)
 
 
 if __name__ == '__main__':

@@ -32,12 +32,11 @@ All results go into one folder a configuration. Kill the command at any time
 and start it again: it goes on where it was, and ends with the same bits.
 """
 
+import common.stopping  # noqa: F401
+
 import dataclasses
 import functools
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import chex
 import jax
@@ -45,19 +44,18 @@ import jax.numpy as jnp
 import optax
 
 import lthjax as lth
-from common import grid, running
-from common.classification import (
-  TITLES,
-  Classification,
-  ModelName,
-  make_optimizer,
-  seed_keys,
-)
-from lthjax import checkpoints
+from common import checks, command, grid, seeds
+from common.classification import Classification, make_optimizer
+from common.config import TrainConfig
 from lthjax.training import TrainState, with_masks
-from methods.criteria import Criterion, criteria
-from methods.init_masks import first_kernel, imp_ratios, shuffle_masks, stack
-from reports import pruning_at_init as init_report
+from methods.criteria import (
+  Criterion,
+  criteria,
+  first_kernel,
+  imp_ratios,
+  shuffle_masks,
+)
+from reports import pruning_at_init as report
 
 MethodName = Literal[
   'random', 'magnitude', 'snip', 'iterative_snip', 'grasp', 'synflow', 'imp'
@@ -66,24 +64,14 @@ CheckName = Literal['shuffled', 'shuffled_input', 'reinit', 'inverted']
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """Prunes at initialization and checks what the masks know."""
+class Config(TrainConfig):
+  """Prunes at initialization, and checks what the masks know."""
 
-  preset: Literal[
-    'mnist',
-    'fashion_mnist',
-    'conv2_mnist',
-    'conv2_fashion_mnist',
-    'vgg11',
-    'resnet20',
-  ] = dataclasses.field(default='mnist', compare=False)
-  """One of those above; sets the defaults of all options below."""
   dataset: str = 'mnist'
-  """digits, which comes with scikit-learn, or a TFDS name such as mnist."""
-  validation: int | None = None
-  """Examples held out for the curves; None: about a tenth."""
-  model: ModelName = 'lenet_300_100'
-  """Network."""
+  steps: int = 3_000
+  learning_rate: float = 1.2e-3
+  """Step size; for SGD it falls to 0 by a cosine."""
+  eval_every: int = 500
   methods: tuple[MethodName, ...] = (
     'random',
     'magnitude',
@@ -92,55 +80,42 @@ class Config:
     'synflow',
     'imp',
   )
-  """How to prune."""
+  """Methods of pruning."""
   ratios: tuple[float, ...] = (3.16, 10.0, 20.0, 31.6, 50.0, 100.0, 316.0)
-  """Compression: prunable weights for each one that is left."""
+  """Compression ratios: prunable weights per weight that is left."""
   checks: tuple[CheckName, ...] = (
     'shuffled',
     'shuffled_input',
     'reinit',
     'inverted',
   )
-  """What to train beside each network."""
-  seeds: int = 3
-  """Runs side by side, with seeds 0, 1, and so on."""
-  steps: int = 3_000
-  """Training steps."""
-  batch_size: int = 60
-  """Examples a step."""
+  """Controls to train beside each network."""
   optimizer: Literal['adam', 'sgd'] = 'adam'
   """Adam, or SGD with momentum 0.9."""
-  learning_rate: float = 1.2e-3
-  """Step size; that of SGD falls to zero by a cosine."""
   weight_decay: float = 0.0
   """L2 penalty on kernels, added to the gradient."""
   augment: bool = False
-  """Random crops and flips."""
+  """Whether to crop and flip images at random."""
   score_batches: int = 10
-  """Batches of a hundred training examples for SNIP and GraSP."""
+  """Batches of 100 training examples for SNIP and GraSP."""
   score_steps: int = 100
   """Steps of SynFlow and iterative SNIP."""
   imp_fraction: float = 0.5
-  """Largest share of the alive weights that a round of IMP prunes."""
-  eval_every: int = 500
-  """Steps between evaluations on the validation set."""
-  output: Path = dataclasses.field(default=Path('runs'), compare=False)
-  """Folder in which the run gets its folder."""
+  """Largest share of the alive weights that a round of IMP may prune."""
+
+  PREFIX: ClassVar[str] = 'init-'
 
   def __post_init__(self):
     """Refuses what cannot be trained."""
-    running.at_least(self, seeds=1, steps=1, batch_size=1, score_batches=1)
-    running.at_least(self, score_steps=1, eval_every=1, validation=1)
-    running.each_once(self, 'methods', 'ratios')
-    running.each_once(self, 'checks', none=True)
+    super().__post_init__()
+    checks.at_least(self, score_batches=1, score_steps=1, weight_decay=0)
+    checks.each_once(self, 'methods', 'ratios')
+    checks.each_once(self, 'checks', none=True)
+    checks.between_0_and_1(self, 'imp_fraction')
     if wrong := [ratio for ratio in self.ratios if not ratio > 1]:
       raise ValueError(
-        f'ratios were {wrong[0]}, but must be above 1: ten is a tenth of the'
+        f'ratios had {wrong[0]}, but must be above 1: 10 leaves a tenth of the'
         ' weights. The dense network is always trained.'
-      )
-    if not 0 < self.imp_fraction < 1:
-      raise ValueError(
-        f'imp_fraction was {self.imp_fraction}, but must be in (0, 1).'
       )
 
 
@@ -176,17 +151,18 @@ class Cell(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Names its files."""
-    return f'{self.method}-{self.ratio:g}' + (self.check and f'-{self.check}')
+    """Where it is kept."""
+    check = self.check and f'-{self.check}'
+    return f'networks/{self.method}-{self.ratio:g}{check}'
 
   @property
   def label(self) -> str:
-    """Names it for people."""
+    """What people call it."""
     return f'{self.method} at {self.ratio:g}  {self.check}'
 
 
 def cells(config: Config) -> list[Cell]:
-  """All that is to be trained; the dense network first."""
+  """All trainings, with the dense network first."""
   found = [Cell('dense', 1.0, '', config.steps)]
   for method in config.methods:
     ratios = sorted(config.ratios)
@@ -201,7 +177,7 @@ def cells(config: Config) -> list[Cell]:
 
 
 def checks_of(method: MethodName, config: Config) -> list[CheckName]:
-  """What can be checked: random masks know nothing, and IMP has no scores."""
+  """The checks that apply: random masks know nothing, IMP has no scores."""
   if method == 'random':
     return []
   return [c for c in config.checks if method != 'imp' or c != 'inverted']
@@ -213,13 +189,7 @@ class Experiment:
   def __init__(self, config: Config):
     """Reads the data and builds the training loop, which is compiled once."""
     self.config = config
-    self.task = Classification(
-      config.dataset,
-      config.model,
-      validation=config.validation,
-      batch_size=config.batch_size,
-      augment=config.augment,
-    )
+    self.task = Classification.of(config)
     self.dense = jax.tree.map(jnp.asarray, lth.masks.full(self.task.params))
     learning_rate = config.learning_rate
     if config.optimizer == 'sgd':
@@ -231,12 +201,12 @@ class Experiment:
       lth.static(tx, self.dense), every=config.eval_every
     )
     self.keys, self.new_keys, self.noise_keys = (
-      seed_keys(config.seeds, offset) for offset in (0, 2**16, 2**17)
+      seeds.seed_keys(config.seeds, offset) for offset in (0, 2**16, 2**17)
     )
     self.first = first_kernel(self.task)
     # Raises on a ratio that leaves too little before anything is trained.
     for ratio in config.ratios:
-      with running.blaming(f'--ratios {ratio:g}'):
+      with checks.blaming(f'--ratios {ratio:g}'):
         self.prune(lth.scores.noise(jax.random.key(0), self.dense), ratio)
 
   @functools.cached_property
@@ -244,14 +214,42 @@ class Experiment:
     """Dense networks at initialization."""
     return self.trainer.init(self.keys)
 
-  def train(self, state: TrainState, masks: Any, report) -> TrainState:
-    """Trains networks under their masks."""
-    return self.trainer.fit(
+  @functools.cached_property
+  def like(self) -> dict[str, Any]:
+    """Shapes of what is kept of a cell."""
+    start = jax.eval_shape(self.trainer.init, self.keys)
+    return {
+      'params': start.params,
+      'masks': jax.eval_shape(lth.get_masks, start.opt_state),
+      'model_state': start.model_state,
+    }
+
+  def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
+    """Trains a cell under its masks; returns what came out, and networks."""
+    if cell.check in ('', 'inverted'):
+      masks = self.masks(cell, store)
+    else:
+      pruned = cell._replace(check='')
+      masks = store.load(pruned.name, self.like)['masks']
+    state, masks = self.control(cell, masks)
+    state = self.trainer.fit(
       with_masks(state, masks),
       self.task.dataset,
       until=self.config.steps,
-      report=report,
+      report=evaluated,
     )
+    masks = lth.get_masks(state.opt_state)
+    alive = jax.vmap(lth.masks.alive_by_name)(masks)
+    accuracy = self.task.test_accuracy(state.params, state.model_state)
+    return {
+      **cell._asdict(),
+      'test_accuracy': accuracy,
+      'alive': {name: count.tolist() for name, count in alive.items()},
+    }, {
+      'params': state.params,
+      'masks': masks,
+      'model_state': state.model_state,
+    }
 
   def prune(
     self, scores: chex.ArrayTree, ratio: float, masks: Any = None
@@ -260,28 +258,24 @@ class Experiment:
     masks = self.dense if masks is None else masks
     return lth.prune(scores, masks, sparsity=1 - 1 / ratio, scope='global')
 
-  def masks(self, cell: Cell, earlier: Callable[[Cell], Any]) -> chex.ArrayTree:
-    """The masks of a cell, for every seed; IMP looks at earlier networks."""
+  def masks(self, cell: Cell, store: grid.Store) -> chex.ArrayTree:
+    """The masks of a cell, for every seed; IMP prunes earlier networks."""
     if cell.method == 'dense':
-      return stack([self.dense] * self.config.seeds)
+      return seeds.repeat(self.dense, self.config.seeds)
     if cell.method == 'imp':
       config = self.config
       ratios = [1.0, *imp_ratios(config.ratios, config.imp_fraction)]
       before = ratios[ratios.index(cell.ratio) - 1]
       name: Any = 'imp' if before > 1 else 'dense'
-      networks = earlier(Cell(name, before, '', cell.steps))
-      prune = functools.partial(self.prune, ratio=cell.ratio)
-      return stack(
-        prune(lth.scores.magnitude(params), masks=masks)
-        for params, masks in zip(
-          self.unstack(networks['params']),
-          self.unstack(networks['masks']),
-          strict=True,
-        )
+      kept = store.load(Cell(name, before, '', cell.steps).name, self.like)
+      networks = map(seeds.unstack, (kept['params'], kept['masks']))
+      return seeds.stack(
+        self.prune(lth.scores.magnitude(params), cell.ratio, masks)
+        for params, masks in zip(*networks, strict=True)
       )
-    return stack(
+    return seeds.stack(
       self.masks_at_init(cell, params, seed)
-      for seed, params in enumerate(self.unstack(self.start.params))
+      for seed, params in enumerate(seeds.unstack(self.start.params))
     )
 
   def masks_at_init(self, cell: Cell, params: Any, seed: int) -> chex.ArrayTree:
@@ -301,8 +295,8 @@ class Experiment:
 
   @functools.cached_property
   def criteria(self) -> dict[str, list[Criterion]]:
-    """The criteria, one for every seed."""
-    model_state = self.unstack(self.start.model_state)[0]  # As of any seed.
+    """The criteria, one per seed."""
+    model_state = seeds.one(self.start.model_state, 0)  # As for any seed.
     return criteria(
       self.task, model_state, list(self.noise_keys), self.config.score_batches
     )
@@ -319,72 +313,14 @@ class Experiment:
       masks = jax.vmap(shuffle)(self.noise_keys, masks)
     return self.start, masks
 
-  def unstack(self, tree: Any) -> list[Any]:
-    """The trees of the seeds."""
-    return [
-      jax.tree.map(lambda x, i=i: x[i], tree) for i in range(self.config.seeds)
-    ]
-
-
-def run(config: Config, report: grid.Progress) -> Path:
-  """Trains what is still missing, and returns the folder with everything."""
-  experiment = Experiment(config)
-  dataset = config.dataset.replace('/', '-')
-  folder = checkpoints.open_run(
-    config.output, f'init-{dataset}-{config.model}', config
-  )
-  start = jax.eval_shape(experiment.trainer.init, experiment.keys)
-  like = {
-    'params': start.params,
-    'masks': jax.eval_shape(lth.get_masks, start.opt_state),
-    'model_state': start.model_state,
-  }
-
-  def load(cell):
-    return checkpoints.load(grid.network_folder(folder, cell), like)
-
-  def masks_of(cell):
-    if cell.check in ('', 'inverted'):
-      return experiment.masks(cell, load)
-    return load(cell._replace(check=''))['masks']
-
-  def train(cell, evaluated):
-    masks = masks_of(cell)
-    state = experiment.train(*experiment.control(cell, masks), evaluated)
-    networks = {
-      'params': state.params,
-      'masks': lth.get_masks(state.opt_state),
-      'model_state': state.model_state,
-    }
-    alive = jax.vmap(lth.masks.alive_by_name)(networks['masks'])
-    return {
-      **cell._asdict(),
-      'test_accuracy': experiment.task.test_accuracy(
-        state.params, state.model_state
-      ),
-      'alive': {name: count.tolist() for name, count in alive.items()},
-    }, networks
-
-  grid.run(folder, train, report)
-  experiment.task.check_compiled_once()
-  return folder
+  def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
+    """Checks that all cells have shared one program."""
+    self.task.check_compiled_once()
 
 
 def main() -> None:
   """Runs the experiment and shows what came out."""
-  with running.friendly_exit('trains this network again'):
-    config = running.parse(sys.argv[1:], PRESETS, __doc__)
-    title = (
-      f'{TITLES[config.model]} on {config.dataset},'
-      f' {running.seeds(config.seeds)}'
-    )
-    with grid.Progress(cells(config), init_report.rows) as report:
-      folder = run(config, report)
-    results = report.finished()
-    init_report.figure(results, title, folder)
-    init_report.markdown(results, title, folder, config.seeds)
-  report.console.print(init_report.table(results))
-  report.console.print(f'Figure, tables and networks: {folder}', soft_wrap=True)
+  command.main(PRESETS, cells, Experiment, report, __doc__)
 
 
 if __name__ == '__main__':

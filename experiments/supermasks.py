@@ -32,19 +32,20 @@ All results go into one folder a configuration. Kill the command at any time
 and start it again: it goes on where it was, and ends with the same bits.
 """
 
+import common.stopping  # noqa: F401
+
 import dataclasses
 import functools
-import sys
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import optax
 
 import lthjax as lth
-from common import grid, running
-from common.classification import TITLES, Classification, ModelName, seed_keys
-from lthjax import checkpoints, data
+from common import checks, command, grid, seeds
+from common.classification import Classification
+from common.config import TrainConfig
+from lthjax import data
 from methods.supermask import (
   CRITERIA,
   METHODS,
@@ -53,72 +54,50 @@ from methods.supermask import (
   hidden,
   large,
 )
-from reports import supermasks as supermask_report
+from reports import supermasks as report
 
 EVERY_METHOD: tuple[MethodName, ...] = ('dense', *METHODS)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """Finds networks inside of random weights."""
+class Config(TrainConfig):
+  """Finds networks inside random weights."""
 
-  preset: Literal[
-    'mnist',
-    'mnist_widths',
-    'fashion_mnist',
-    'conv2',
-    'conv4',
-    'conv6',
-    'conv8',
-  ] = dataclasses.field(default='mnist', compare=False)
-  """One of those above; sets the defaults of all options below."""
   dataset: str = 'mnist'
-  """digits, which comes with scikit-learn, or a TFDS name such as mnist."""
-  validation: int | None = None
-  """Examples held out for the curves; None: about a tenth."""
-  model: ModelName = 'lenet_300_100'
-  """Network."""
+  steps: int = 6_000
+  batch_size: int = 100
+  learning_rate: float = 1.2e-3
+  """Step size of Adam for the weights of the dense network."""
+  eval_every: int = 1_000
   methods: tuple[MethodName, ...] = EVERY_METHOD
-  """What to compare; supermasks of large weights come with dense."""
+  """Methods to compare; supermasks of large weights come with dense."""
   widths: tuple[float, ...] = (1.0,)
   """Multiples of the hidden units and filters of LeNet or a Conv network."""
   kept: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
   """Shares of the weights of a layer that edge-popup keeps, in (0, 1)."""
   read_kept: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
   """Shares that supermasks of large weights keep below the output layer."""
-  seeds: int = 3
-  """Runs side by side, with seeds 0, 1, and so on."""
-  steps: int = 6_000
-  """Training steps."""
-  batch_size: int = 100
-  """Examples a step."""
-  learning_rate: float = 1.2e-3
-  """Of Adam, for the weights of the dense network."""
   score_rate: float = 1.0
-  """Of SGD with momentum 0.9 for scores of edge-popup; falls by a cosine."""
+  """Step size of SGD with momentum 0.9 for the scores of edge-popup; falls to
+  0 by a cosine."""
   logit_rate: float = 0.1
-  """Of Adam, for the logits of Bernoulli masks; falls to zero by a cosine."""
+  """Step size of Adam for the logits of Bernoulli masks; falls to 0 by a
+  cosine."""
   weight_decay: float = 0.0
   """L2 penalty on the scores of edge-popup, added to the gradient."""
   augment: bool = False
-  """Random crops and flips."""
-  eval_every: int = 1_000
-  """Steps between evaluations on the validation set."""
-  output: Path = dataclasses.field(default=Path('runs'), compare=False)
-  """Folder in which the run gets its folder."""
+  """Whether to crop and flip images at random."""
+
+  PREFIX: ClassVar[str] = 'supermasks-'
 
   def __post_init__(self):
     """Refuses what cannot be trained."""
-    running.at_least(
-      self, seeds=1, steps=1, batch_size=1, eval_every=1, validation=1
-    )
-    running.each_once(self, 'methods', 'widths', 'kept', 'read_kept')
-    for name in ('kept', 'read_kept'):
-      if wrong := [x for x in getattr(self, name) if not 0 < x < 1]:
-        raise ValueError(
-          f'{name} was {wrong[0]}, but must be between 0 and 1: with all'
-          ' weights or none there is no mask to find.'
-        )
+    super().__post_init__()
+    checks.at_least(self, weight_decay=0)
+    checks.above_zero(self, 'score_rate', 'logit_rate')
+    checks.each_once(self, 'methods', 'widths', 'kept', 'read_kept')
+    because = ': with all weights or none there is no mask to find'
+    checks.between_0_and_1(self, 'kept', 'read_kept', because=because)
     if self.widths != (1,) and not self.model.startswith(('lenet', 'conv')):
       raise ValueError(
         f'widths were {" ".join(map(str, self.widths))}, but {self.model} has'
@@ -154,7 +133,7 @@ PRESETS = {
 
 
 class Cell(NamedTuple):
-  """One training, of all seeds; ``kept`` is `None` where it is not chosen."""
+  """One training of all seeds; ``kept`` is `None` if the method learns it."""
 
   method: MethodName
   kept: float | None
@@ -163,21 +142,22 @@ class Cell(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Names its files."""
+    """Where it is kept."""
     name = self.method if self.kept is None else f'{self.method}-{self.kept:g}'
-    return name if self.width == 1 else f'{name}-width-{self.width:g}'
+    width = '' if self.width == 1 else f'-width-{self.width:g}'
+    return f'networks/{name}{width}'
 
   @property
   def label(self) -> str:
-    """Names it for people."""
-    label = supermask_report.LABELS[self.method]
+    """What people call it."""
+    label = report.LABELS[self.method]
     if self.kept is not None:
       label = f'{label}  {100 * self.kept:g} %'
     return label if self.width == 1 else f'{label}  width {self.width:g}'
 
 
 def cells(config: Config) -> list[Cell]:
-  """All that is to be trained; the dense network first."""
+  """All trainings, with the dense network first."""
   methods = sorted(config.methods, key=lambda name: name != 'dense')
   return [
     Cell(method, kept, width, config.steps)
@@ -188,23 +168,17 @@ def cells(config: Config) -> list[Cell]:
 
 
 class Experiment:
-  """The network, its data, and a training loop a cell."""
+  """The network, its data, and a training loop per cell."""
 
   def __init__(self, config: Config):
     """Reads the data; raises now on budgets that do not fit the network."""
     self.config = config
     dataset = data.load(config.dataset, validation=config.validation)
+    given = dataclasses.replace(config, dataset=dataset)
     self.dense = {
-      width: Classification(
-        dataset,
-        config.model,
-        batch_size=config.batch_size,
-        augment=config.augment,
-        width=width,
-      )
-      for width in config.widths
+      width: Classification.of(given, width=width) for width in config.widths
     }
-    self.keys = seed_keys(config.seeds)
+    self.keys = seeds.seed_keys(config.seeds)
     for cell in cells(config):
       if cell.method != 'dense':
         masks = functools.partial(METHODS[cell.method].masks, kept=cell.kept)
@@ -233,12 +207,13 @@ class Experiment:
       optax.sgd(cosine(config.score_rate), momentum=0.9),
     )
 
-  def train(self, cell: Cell, report) -> tuple[grid.Result, dict[str, Any]]:
+  def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
     """Trains a cell; returns what came out, and the networks."""
+    del store  # No cell needs another.
     task = self.task(cell)
     trainer = task.trainer(self.tx(cell), every=self.config.eval_every)
     start = trainer.init(self.keys)
-    state = trainer.fit(start, task.dataset, until=cell.steps, report=report)
+    state = trainer.fit(start, task.dataset, until=cell.steps, report=evaluated)
     if cell.method == 'dense':
       (found, *more), networks = self.read(cell, start.params, state)
     else:
@@ -248,7 +223,7 @@ class Experiment:
   def read(
     self, cell: Cell, initial: Any, state: Any
   ) -> tuple[list[grid.Result], Any]:
-    """Tests the dense network, and its large weights as they were before."""
+    """Tests the dense network, and its large weights at their old values."""
     model_state = state.model_state
     found = [self.test(cell, 'dense', 1.0, state.params, model_state)]
     for criterion, score in CRITERIA.items():
@@ -296,33 +271,13 @@ class Experiment:
       'test_accuracy': accuracy,
     }
 
-
-def run(config: Config, report: grid.Progress) -> Path:
-  """Trains what is still missing, and returns the folder with everything."""
-  experiment = Experiment(config)
-  dataset = config.dataset.replace('/', '-')
-  folder = checkpoints.open_run(
-    config.output, f'supermasks-{dataset}-{config.model}', config
-  )
-  grid.run(folder, experiment.train, report)
-  return folder
+  def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
+    """Has nothing to measure: each cell has its own program."""
 
 
 def main() -> None:
   """Runs the experiment and shows what came out."""
-  with running.friendly_exit('trains this network again'):
-    config = running.parse(sys.argv[1:], PRESETS, __doc__)
-    title = (
-      f'{TITLES[config.model]} on {config.dataset},'
-      f' {running.seeds(config.seeds)}'
-    )
-    with grid.Progress(cells(config), supermask_report.rows) as report:
-      folder = run(config, report)
-    results = report.finished()
-    supermask_report.figures(results, title, folder)
-    supermask_report.markdown(results, title, folder, config.seeds)
-  report.console.print(supermask_report.table(results))
-  report.console.print(f'Figure, tables and networks: {folder}', soft_wrap=True)
+  command.main(PRESETS, cells, Experiment, report, __doc__)
 
 
 if __name__ == '__main__':

@@ -29,66 +29,61 @@ All results go into one folder a configuration. Kill the command at any time
 and start it again: it goes on where it was, and ends with the same bits.
 """
 
+import common.stopping  # noqa: F401
+
 import dataclasses
 import functools
-import sys
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 import optax
 
 import lthjax as lth
-from common import grid, running
-from common.classification import TITLES, Classification, ModelName, seed_keys
-from lthjax import checkpoints
+from common import checks, command, config, grid, levels, seeds
+from common.classification import Classification
 from lthjax.tickets import Ticket
 from lthjax.training import TrainState, with_masks
-from methods import transfer as transfer_data
-from reports import ticket_transfer as transfer_report
+from methods import transfer
+from reports import ticket_transfer as report
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(config.BaseConfig):
   """Trains tickets on data that they were not found on."""
 
-  preset: Literal['digits', 'images'] = dataclasses.field(
-    default='digits', compare=False
-  )
-  """One of those above; sets the defaults of all options below."""
   datasets: tuple[str, ...] = ('digits', 'digits_transposed', 'digits_permuted')
-  """Sources and targets: those of the presets, or TFDS names."""
-  validation: int | None = None
-  """Examples held out for the curves; None: about a tenth."""
-  model: ModelName = 'lenet_300_100'
+  """Sources and targets: data sets of the presets, or TFDS names."""
+  model: config.ModelName = 'lenet_300_100'
   """Network."""
-  fresh: tuple[str, ...] = ()
-  """Globs of layers that are not transferred, such as output/*."""
-  seeds: int = 3
-  """Runs side by side, with seeds 0, 1, and so on."""
-  levels: int = 16
-  """Trainings in a row to find a ticket, that of the dense network included."""
-  fraction: tuple[tuple[str, float], ...] = (('output/*', 0.1), ('*', 0.2))
-  """Share of alive weights to prune a level, by the first glob that fits."""
-  rewind_step: int = 0
-  """Step that tickets are rewound to; 0 is initialization."""
   steps: int = 300
   """Training steps."""
-  batch_size: int = 60
-  """Examples a step."""
-  learning_rate: float = 1.2e-3
-  """Step size of Adam."""
   eval_every: int = 100
   """Steps between evaluations on the validation set."""
-  output: Path = dataclasses.field(default=Path('runs'), compare=False)
-  """Folder in which the run gets its folder."""
+  fresh: tuple[str, ...] = ()
+  """Globs of layers that are not transferred, such as 'output/*'."""
+  levels: int = 16
+  """Trainings in a row to find a ticket, including the dense network's."""
+  fraction: config.Fraction = (('output/*', 0.1), ('*', 0.2))
+  """Share of alive weights to prune per level, by the first glob that fits."""
+  rewind_step: int = 0
+  """Step to rewind tickets to; 0 is initialization."""
 
   def __post_init__(self):
     """Refuses what cannot be trained."""
-    running.at_least(self, seeds=1, steps=1, batch_size=1, eval_every=1)
-    running.at_least(self, validation=1, levels=2)
-    running.each_once(self, 'datasets')
-    running.rewindable(self, 'rewind_step')
+    super().__post_init__()
+    checks.at_least(self, steps=1, eval_every=1, levels=2)
+    checks.each_once(self, 'datasets')
+    checks.rewindable(self, 'rewind_step')
+
+  @property
+  def name(self) -> str:
+    """Start of the name of the run's folder."""
+    return f'transfer-{self.model}'
+
+  @property
+  def title(self) -> str:
+    """What was trained, in words."""
+    return f'{config.titled(self.model)}, {config.seeds(self)}'
 
 
 PRESETS = {
@@ -102,7 +97,7 @@ PRESETS = {
 
 
 class Cell(NamedTuple):
-  """One training, of all seeds: a level of pruning, or a ticket on a target."""
+  """One training of all seeds: a level of pruning, or a ticket on a target."""
 
   kind: Literal['imp', 'random', 'masks', 'weights']
   source: str
@@ -112,20 +107,21 @@ class Cell(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Names its files."""
+    """Where it is kept."""
     last = f'{self.level:02d}' if self.kind == 'imp' else self.target
-    return f'{self.kind}-{self.source}-{last}'.replace('/', '-')
+    parts = f'{self.kind}-{self.source}-{last}'
+    return f'networks/{parts.replace("/", "-")}'
 
   @property
   def label(self) -> str:
-    """Names it for people."""
+    """What people call it."""
     if self.kind == 'imp':
       return f'{self.source}  level {self.level}'
     return f'{self.kind} of {self.source} on {self.target}'
 
 
 def cells(config: Config) -> list[Cell]:
-  """All that is to be trained: first the tickets, then each on every target."""
+  """All trainings: first the tickets, then each of them on every target."""
   last, steps = config.levels - 1, config.steps
   found = [
     Cell('imp', source, source, level, steps)
@@ -146,7 +142,7 @@ class Loop(NamedTuple):
   """A data set, with the network for it and its training."""
 
   task: Classification
-  masks: Any  # Those that keep everything, of one run.
+  masks: Any  # Keep everything; of one seed.
   tx: optax.GradientTransformation
   trainer: lth.Trainer
 
@@ -155,18 +151,17 @@ class Experiment:
   """Data sets, and networks of one architecture that train on them."""
 
   def __init__(self, config: Config):
-    """Reads the data and builds the training loops, one a data set."""
+    """Reads the data and builds the training loops, one per data set."""
     self.config = config
-    sets = transfer_data.load_alike(config.datasets, config.validation)
+    sets = transfer.load_alike(config.datasets, config.validation)
     self.loops = {name: self._loop(dataset) for name, dataset in sets.items()}
     self.keys, self.new_keys, self.shuffle_keys = (
-      seed_keys(config.seeds, i * 2**16) for i in range(3)
+      seeds.seed_keys(config.seeds, i * 2**16) for i in range(3)
     )
     self.start = functools.cache(self._start)
-    # Raises on what does not fit now, before anything is trained or written.
+    # Raises now on what does not fit, before anything is trained or written.
     for source in self.loops.values():
-      prune = functools.partial(lth.prune, fraction=dict(config.fraction))
-      jax.eval_shape(prune, source.task.params, source.masks)
+      levels.check_fraction(config, source.task, source.masks)
       for target in self.loops.values():
         self.transfer(
           Ticket(0, 1.0, source.masks, None, None, None), target.task.params
@@ -180,12 +175,35 @@ class Experiment:
     return Loop(task, masks, tx, task.trainer(tx, every=config.eval_every))
 
   def _start(self, name: str, new: bool = False) -> TrainState:
-    """Dense networks at the step to rewind to, or those of other weights."""
+    """Dense networks at the step to rewind to, perhaps from new weights."""
     keys = self.new_keys if new else self.keys
     state = self.loops[name].trainer.init(keys)
-    return self.train(name, state, until=self.config.rewind_step)
+    return self.fit(name, state, until=self.config.rewind_step)
 
-  def train(
+  def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
+    """Trains a cell; returns what came out, and the networks."""
+
+    def load(level):
+      start = jax.eval_shape(self.loops[cell.source].trainer.init, self.keys)
+      like = {'params': start.params, 'masks': lth.get_masks(start.opt_state)}
+      known = Cell('imp', cell.source, cell.source, level, cell.steps)
+      return store.load(known.name, like)
+
+    if cell.kind == 'imp':
+      before = load(cell.level - 1) if cell.level else None
+      state = self.level(cell, before, evaluated)
+    else:
+      state = self.ticket(cell, load(cell.level)['masks'], evaluated)
+    masks = lth.get_masks(state.opt_state)
+    task = self.loops[cell.target].task
+    accuracy = task.test_accuracy(state.params, state.model_state)
+    return {
+      **cell._asdict(),
+      'density': lth.masks.density(masks),
+      'test_accuracy': accuracy,
+    }, {'params': state.params, 'masks': masks}
+
+  def fit(
     self, name: str, state: TrainState, report=None, *, until: int | None = None
   ) -> TrainState:
     """Trains up to a step, by default to the end."""
@@ -194,24 +212,23 @@ class Experiment:
     return trainer.fit(state, task.dataset, until=until, report=report)
 
   def level(self, cell: Cell, before: Any, report) -> TrainState:
-    """Prunes what the level before has trained, rewinds, and trains."""
+    """Prunes the trained level before, rewinds, and trains."""
     start, last = self.start(cell.source), None
     if before is not None:
       trained = start._replace(params=before['params'])
       masks = before['masks']
       last = Ticket(cell.level - 1, 1.0, masks, start, trained, None)
-    tickets = lth.tickets.imp(
-      lambda state, masks: self.train(
+    ticket = levels.next_ticket(
+      lth.tickets.imp,
+      lambda state, masks: self.fit(
         cell.source, with_masks(state, masks), report
       ),
       start,
       lth.get_masks(start.opt_state),
-      levels=cell.level + 1,
-      prune=functools.partial(lth.prune, fraction=dict(self.config.fraction)),
-      vmapped=True,
-      resume=last,
+      last,
+      self.config,
     )
-    return next(tickets).trained
+    return ticket.trained
 
   def ticket(self, cell: Cell, masks: Any, report) -> TrainState:
     """Trains a ticket of the source, or a random one, on the target."""
@@ -223,11 +240,11 @@ class Experiment:
     weights = cell.kind == 'weights'
     params, masks = self.transfer(ticket, onto.params, weights=weights)
     state = onto._replace(params=params)
-    if weights:  # What the optimizer had gathered belongs to other weights.
+    if weights:  # The slots of the optimizer belong to other weights.
       tx = self.loops[cell.target].tx
       slots = lth.tickets.fresh_slots(tx, onto.opt_state)
       state = state._replace(opt_state=slots)
-    return self.train(cell.target, with_masks(state, masks), report)
+    return self.fit(cell.target, with_masks(state, masks), report)
 
   def transfer(
     self, ticket: Ticket, onto: Any, *, weights: bool = False
@@ -237,54 +254,15 @@ class Experiment:
       ticket, onto, weights=weights, fresh=self.config.fresh
     )
 
-
-def run(config: Config, report: grid.Progress) -> Path:
-  """Trains what is still missing, and returns the folder with everything."""
-  experiment = Experiment(config)
-  folder = checkpoints.open_run(
-    config.output, f'transfer-{config.model}', config
-  )
-
-  def load(source, level):
-    start = jax.eval_shape(
-      experiment.loops[source].trainer.init, experiment.keys
-    )
-    like = {'params': start.params, 'masks': lth.get_masks(start.opt_state)}
-    cell = Cell('imp', source, source, level, config.steps)
-    return checkpoints.load(grid.network_folder(folder, cell), like)
-
-  def train(cell, evaluated):
-    if cell.kind == 'imp':
-      before = load(cell.source, cell.level - 1) if cell.level else None
-      state = experiment.level(cell, before, evaluated)
-    else:
-      masks = load(cell.source, cell.level)['masks']
-      state = experiment.ticket(cell, masks, evaluated)
-    masks = lth.get_masks(state.opt_state)
-    return {
-      **cell._asdict(),
-      'density': lth.masks.density(masks),
-      'test_accuracy': experiment.loops[cell.target].task.test_accuracy(
-        state.params, state.model_state
-      ),
-    }, {'params': state.params, 'masks': masks}
-
-  grid.run(folder, train, report)
-  return folder
+  def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
+    """Checks that each data set has one program."""
+    for loop in self.loops.values():
+      loop.task.check_compiled_once()
 
 
 def main() -> None:
   """Runs the experiment and shows what came out."""
-  with running.friendly_exit('trains this network again'):
-    config = running.parse(sys.argv[1:], PRESETS, __doc__)
-    title = f'{TITLES[config.model]}, {running.seeds(config.seeds)}'
-    with grid.Progress(cells(config), transfer_report.rows) as report:
-      folder = run(config, report)
-    results = report.finished()
-    transfer_report.figure(results, title, folder)
-    transfer_report.markdown(results, title, folder, config.seeds)
-  report.console.print(transfer_report.table(results))
-  report.console.print(f'Figure, tables and networks: {folder}', soft_wrap=True)
+  command.main(PRESETS, cells, Experiment, report, __doc__)
 
 
 if __name__ == '__main__':

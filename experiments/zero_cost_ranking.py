@@ -28,13 +28,10 @@ All results go into one folder a configuration. Kill the command at any time
 and start it again: it goes on where it was, and ends with the same bits.
 """
 
+import common.stopping  # noqa: F401
+
 import dataclasses
-import functools
-import json
-import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,13 +39,12 @@ import numpy as np
 import optax
 
 import lthjax as lth
-from common import networks as small_networks
-from common import running
-from common.classification import Classification, image_shape, seed_keys
+from common import checks, command, config, grid, networks, seeds
+from common.classification import Classification, image_shape
 from common.networks import Network
-from lthjax import checkpoints, data, proxies
-from methods.proxy_search import Trained, in_order, search
-from reports import zero_cost_ranking as ranking_report
+from lthjax import data, proxies
+from methods.proxy_search import search_all
+from reports import zero_cost_ranking as report
 
 ProxyName = Literal[
   'num_params',
@@ -78,60 +74,63 @@ INFERENCE = ('synflow',)  # The others see BatchNorm in training form.
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(config.BaseConfig):
   """Ranks networks before training, and compares."""
 
-  preset: Literal['fashion_mnist', 'digits'] = dataclasses.field(
-    default='fashion_mnist', compare=False
-  )
-  """One of those above; sets the defaults of all options below."""
+  seeds: int = 2
+  batch_size: int = 64
+  learning_rate: float = 3e-3
+  """Step size of Adam; falls to 0 by a cosine."""
   dataset: str = 'fashion_mnist'
   """digits, which comes with scikit-learn, or a TFDS name such as mnist."""
+  steps: int = 600
+  """Training steps."""
   depths: tuple[int, ...] = (1, 4)
-  """Layers."""
+  """Numbers of layers."""
   widths: tuple[int, ...] = (4, 16)
-  """Channels."""
+  """Numbers of channels."""
   kernels: tuple[int, ...] = (1, 3)
-  """Side of what a layer sees of its input."""
+  """Sides of the neighborhood that a layer sees, odd."""
   patches: tuple[int, ...] = (4, 7)
-  """Side of the patches that a network reads, divisors of the image's."""
+  """Sides of the patches that a network reads, divisors of the image's."""
   proxies: tuple[ProxyName, ...] = tuple(PROXIES)
-  """What to rank by."""
+  """Proxies to rank by."""
   proxy_batch: int = 32
   """Examples that a proxy sees."""
   samples: int = 3
-  """Initializations over which a proxy is averaged."""
-  seeds: int = 2
-  """Trainings of each network, with seeds 0, 1, and so on."""
-  steps: int = 600
-  """Training steps."""
-  batch_size: int = 64
-  """Examples a step."""
-  learning_rate: float = 3e-3
-  """Of Adam; falls to zero by a cosine."""
+  """Initializations to average a proxy over."""
   warm: tuple[ProxyName, ...] = ('synflow', 'num_params')
-  """What chooses the first networks of a search."""
+  """Proxies that choose the first networks of a search."""
   warm_trials: int = 5
-  """How many networks it chooses."""
+  """Networks that they choose."""
   budget: int = 24
   """Networks that a search may train."""
   repeats: int = 30
-  """Searches of each kind, with other random numbers."""
-  output: Path = dataclasses.field(default=Path('runs'), compare=False)
-  """Folder in which the run gets its folder."""
+  """Searches of each kind, with different random numbers."""
 
   def __post_init__(self):
     """Refuses what cannot be done."""
-    running.at_least(self, proxy_batch=2, samples=1, seeds=1, steps=1)
-    running.at_least(self, batch_size=1, warm_trials=0, budget=1, repeats=1)
-    running.each_once(self, 'depths', 'widths', 'kernels', 'patches')
-    running.each_once(self, 'proxies', 'warm')
+    super().__post_init__()
+    checks.at_least(self, steps=1, proxy_batch=2, samples=1)
+    checks.at_least(self, warm_trials=0, budget=1, repeats=1)
+    checks.each_once(self, 'depths', 'widths', 'kernels', 'patches')
+    checks.each_once(self, 'proxies', 'warm')
     if wrong := [x for x in self.kernels if x % 2 == 0]:
       raise ValueError(
-        f'kernels were {wrong[0]}, but must be odd, to have a centre.'
+        f'kernels had {wrong[0]}, but must be odd, to have a center.'
       )
     if wrong := [x for x in self.warm if x not in self.proxies]:
-      raise ValueError(f'warm were {wrong[0]}, which is none of the proxies.')
+      raise ValueError(f'warm had {wrong[0]}, which is not among the proxies.')
+
+  @property
+  def name(self) -> str:
+    """Start of the name of the run's folder."""
+    return f'ranking-{self.dataset.replace("/", "-")}'
+
+  @property
+  def title(self) -> str:
+    """What was trained, in words."""
+    return f'{len(space(self))} networks on {config.titled(self.dataset)}'
 
 
 PRESETS = {
@@ -140,18 +139,55 @@ PRESETS = {
 }
 
 
+class Cell(NamedTuple):
+  """The scores of a proxy, or the training of a group of networks."""
+
+  kind: Literal['scores', 'networks']
+  of: str
+  steps: int
+
+  @property
+  def name(self) -> str:
+    """Where it is kept."""
+    return f'{self.kind}/{self.of}'
+
+  @property
+  def label(self) -> str:
+    """What people call it."""
+    return f'{"scores by" if self.kind == "scores" else "training"} {self.of}'
+
+
+def space(config: Config) -> list[Network]:
+  """All networks."""
+  return networks.space(
+    config.depths, config.widths, config.kernels, config.patches
+  )
+
+
+def groups(config: Config) -> dict[str, list[Network]]:
+  """Networks whose arrays have the same shapes, by the name of the first."""
+  found: dict[Network, list[Network]] = {}
+  for network in space(config):
+    found.setdefault(network.shape, []).append(network)
+  return {shape.name: group for shape, group in found.items()}
+
+
+def cells(config: Config) -> list[Cell]:
+  """Scores first, and then all trainings."""
+  found = [Cell('scores', proxy, config.steps) for proxy in config.proxies]
+  return found + [Cell('networks', x, config.steps) for x in groups(config)]
+
+
 class Experiment:
   """The data, and the space of networks."""
 
   def __init__(self, config: Config):
     """Reads the data; raises now on networks that do not fit the images."""
     self.config = config
-    self.dataset = data.load(config.dataset)
-    self.networks = small_networks.space(
-      config.depths, config.widths, config.kernels, config.patches
-    )
+    self.dataset = data.load(config.dataset, validation=config.validation)
+    self.networks, self.groups = space(config), groups(config)
     self.models = {
-      network: small_networks.build(
+      network: networks.build(
         network, image_shape(self.dataset), data.num_classes(self.dataset)
       )
       for network in self.networks
@@ -160,21 +196,19 @@ class Experiment:
 
   def task(self, network: Network) -> Classification:
     """A network with its training."""
-    return Classification(
-      self.dataset,
-      self.models[network],
-      batch_size=self.config.batch_size,
-    )
+    size = self.config.batch_size
+    return Classification(self.dataset, self.models[network], batch_size=size)
 
-  @property
-  def groups(self) -> dict[str, list[Network]]:
-    """Networks with arrays of the same shapes, by the name of the first."""
-    groups: dict[Network, list[Network]] = {}
-    for network in self.networks:
-      groups.setdefault(network.shape, []).append(network)
-    return {shape.name: group for shape, group in groups.items()}
+  def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
+    """Scores all networks, or trains those of a group."""
+    del store  # No cell needs another.
+    if cell.kind == 'networks':
+      return self.train_group(self.groups[cell.of], evaluated)
+    scores = self.score(cell.of)
+    kept = np.float32(list(scores.values()))
+    return {'proxy': cell.of, 'scores': scores}, kept
 
-  def score(self, name: ProxyName) -> dict[str, float]:
+  def score(self, name: Any) -> dict[str, float]:
     """Scores all networks by a proxy."""
     config, dataset = self.config, self.dataset
     images, labels = data.batch(
@@ -190,117 +224,65 @@ class Experiment:
       samples=config.samples,
     ).scores
 
-  def train(self, group: list[Network]) -> tuple[Any, dict[str, Any]]:
+  def train_group(self, group: list[Network], evaluated) -> Any:
     """Trains networks of the same shapes, for all seeds, side by side."""
     config = self.config
     task = self.task(group[0])
     schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
     trainer = task.trainer(optax.adam(schedule), every=config.steps)
-    keys = jnp.concatenate([seed_keys(config.seeds)] * len(group))
+    keys = jnp.concatenate([seeds.seed_keys(config.seeds)] * len(group))
     state = trainer.init(keys)
     skip = jnp.repeat(jnp.float32([n.skip for n in group]), config.seeds)
     model_state: Any = state.model_state
     state = state._replace(model_state={**model_state, 'skip': skip})
     metrics: dict[str, Any] = {}
-    state = trainer.fit(
-      state,
-      self.dataset,
-      until=config.steps,
-      report=lambda step, found: metrics.update(found),
-    )
+
+    def last(step, found):
+      metrics.update(found)
+      evaluated(step, found)
+
+    state = trainer.fit(state, self.dataset, until=config.steps, report=last)
     test = task.test_accuracy(state.params, state.model_state)
     by_network = (len(group), config.seeds)
-    accuracies = zip(
-      group,
-      np.reshape(metrics['accuracy'], by_network).tolist(),
-      np.reshape(test, by_network).tolist(),
-      strict=True,
+    validation, tests = (
+      np.reshape(x, by_network).tolist() for x in (metrics['accuracy'], test)
     )
-    trained = {'params': state.params, 'model_state': state.model_state}
-    return trained, {
-      network.name: {'validation': validation, 'test': test}
-      for network, validation, test in accuracies
-    }
+    names = [network.name for network in group]
+    return {
+      'networks': [network._asdict() for network in group],
+      'test_accuracy': test,
+      'accuracies': {
+        name: {'validation': x, 'test': y}
+        for name, x, y in zip(names, validation, tests, strict=True)
+      },
+    }, {'params': state.params, 'model_state': state.model_state}
 
-
-def run(config: Config, report: running.Progress) -> ranking_report.Results:
-  """Computes what is still missing, and returns everything."""
-  experiment = Experiment(config)
-  dataset = config.dataset.replace('/', '-')
-  folder = checkpoints.open_run(config.output, f'ranking-{dataset}', config)
-  scores = {}
-  for name in config.proxies:
-    path = folder / 'scores' / f'{name}.json'
-    if not path.exists():
-      report.advance(0, f'scoring by {name}')
-      checkpoints.write_text(path, json.dumps(experiment.score(name)))
-    scores[name] = json.loads(path.read_text())
-    report.done(config.steps)
-  accuracies: dict[str, Any] = {}
-  for name, group in experiment.groups.items():
-    path = folder / 'networks' / name
-    if not path.exists():
-      report.advance(0, f'training {name}')
-      checkpoints.save(path, *experiment.train(group))
-    accuracies |= checkpoints.read_metadata(path)
-    report.done(config.steps)
-  searches = search_all(config, experiment.networks, scores, accuracies)
-  results = ranking_report.Results(
-    folder, experiment.networks, scores, accuracies, searches
-  )
-  ranking_report.write(results)
-  return results
-
-
-def search_all(
-  config: Config,
-  networks: list[Network],
-  scores: Mapping[str, dict[str, float]],
-  accuracies: dict[str, Any],
-) -> dict[str, list[list[float]]]:
-  """Test accuracy over networks trained: by kind of search, and repeat."""
-  space = {
-    network: Trained(
-      *(float(np.mean(x)) for x in accuracies[network.name].values())
+  def finish(
+    self, store: grid.Store, results: list[grid.Result]
+  ) -> report.Measured:
+    """Searches the space, with and without proxies."""
+    config = self.config
+    scores, accuracies = {}, {}
+    for result in results:
+      if 'proxy' in result:
+        scores[result['proxy']] = result['scores']
+      accuracies |= result.get('accuracies', {})
+    searches = search_all(
+      self.networks,
+      accuracies,
+      {name: scores[name] for name in config.warm},
+      warm_trials=config.warm_trials,
+      budget=config.budget,
+      repeats=config.repeats,
     )
-    for network in networks
-  }
-
-  def repeat(**options):
-    return [
-      search(space, config.budget, seed, **options)
-      for seed in range(config.repeats)
-    ]
-
-  found = {'random': repeat(bayesian=False), 'Bayesian': repeat()}
-  for name in config.warm:
-    order = sorted(networks, key=lambda n: -scores[name][n.name])
-    first = order[: config.warm_trials]
-    found[f'Bayesian after {name}'] = repeat(first=first)
-    found[f'by {name} alone'] = [in_order(space, order, config.budget)]
-  return found
+    found = report.Measured(self.networks, scores, accuracies, searches)
+    report.write(found, store.folder)
+    return found
 
 
 def main() -> None:
   """Runs the experiment and shows what came out."""
-  with running.friendly_exit('goes on with this network or proxy'):
-    config = running.parse(sys.argv[1:], PRESETS, __doc__)
-    both = functools.reduce(
-      lambda n, x: n * len(x),
-      (config.depths, config.widths, config.kernels, config.patches),
-      2,
-    )
-    with running.Progress(
-      config.steps * (both + len(config.proxies))
-    ) as report:
-      results = run(config, report)
-    title = f'{len(results.networks)} networks on {config.dataset}'
-    ranking_report.figures(results, title)
-    ranking_report.markdown(results, title, config.seeds)
-  report.console.print(ranking_report.table(results))
-  report.console.print(
-    f'Figures, tables and networks: {results.folder}', soft_wrap=True
-  )
+  command.main(PRESETS, cells, Experiment, report, __doc__)
 
 
 if __name__ == '__main__':

@@ -1,8 +1,8 @@
-"""Image classification as the experiments have it: data, network, training."""
+"""Image classification: data, a network, and training of several seeds."""
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import chex
 import jax
@@ -10,19 +10,9 @@ import jax.numpy as jnp
 import optax
 
 import lthjax as lth
+from common.config import ModelName
 from lthjax import data, models
 
-ModelName = Literal[
-  'lenet_300_100',
-  'conv_2',
-  'conv_4',
-  'conv_6',
-  'conv_8',
-  'resnet_20',
-  'vgg_11',
-  'vgg_16',
-  'wide_resnet_22_2',
-]
 MODELS: dict[ModelName, Callable[..., models.Model]] = {
   'lenet_300_100': models.lenet_300_100,
   'conv_2': models.conv_2,
@@ -33,17 +23,6 @@ MODELS: dict[ModelName, Callable[..., models.Model]] = {
   'vgg_11': models.vgg_11,
   'vgg_16': models.vgg_16,
   'wide_resnet_22_2': models.wide_resnet_22_2,
-}
-TITLES = {
-  'lenet_300_100': 'LeNet-300-100',
-  'conv_2': 'Conv-2',
-  'conv_4': 'Conv-4',
-  'conv_6': 'Conv-6',
-  'conv_8': 'Conv-8',
-  'resnet_20': 'ResNet-20',
-  'vgg_11': 'VGG-11',
-  'vgg_16': 'VGG-16',
-  'wide_resnet_22_2': 'WRN-22-2',
 }
 
 
@@ -60,7 +39,7 @@ class Classification:
     augment: bool = False,
     width: float = 1.0,
   ):
-    """Reads the data and builds the network, by name or as they are."""
+    """Reads the data and builds the network, unless they are given."""
     if isinstance(dataset, str):
       dataset = data.load(dataset, validation=validation)
     self.dataset = dataset
@@ -82,8 +61,20 @@ class Classification:
     self._batch_size, self._augment = batch_size, augment
     self._test = jax.jit(jax.vmap(self._accuracy, in_axes=(0, 0, None)))
 
+  @classmethod
+  def of(cls, config: Any, **how: Any) -> 'Classification':
+    """The data set and the network that a config names."""
+    return cls(
+      config.dataset,
+      config.model,
+      validation=config.validation,
+      batch_size=config.batch_size,
+      augment=getattr(config, 'augment', False),
+      **how,
+    )
+
   def with_model(self, model: models.Model) -> 'Classification':
-    """The same for another network."""
+    """The same data for another network."""
     return Classification(
       self.dataset, model, batch_size=self._batch_size, augment=self._augment
     )
@@ -95,7 +86,7 @@ class Classification:
     *,
     every: int,
   ) -> lth.Trainer:
-    """A training loop that validates every so many steps."""
+    """A training loop that validates after every ``every`` steps."""
     return lth.trainer(
       self.model.init,
       self._loss,
@@ -108,17 +99,17 @@ class Classification:
     )
 
   def check_compiled_once(self) -> None:
-    """Raises if something made the training step compile again."""
+    """Raises if the training step was compiled again."""
     if self.compilations > 1:
       raise RuntimeError(
-        f'The training step was compiled {self.compilations} times, once was'
-        ' enough.'
+        f'The training step was compiled {self.compilations} times instead of'
+        ' once.'
       )
 
   def test_accuracy(
     self, params: chex.ArrayTree, model_state: chex.ArrayTree
   ) -> list[float]:
-    """Accuracy of every seed on the test set."""
+    """Accuracy of each seed on the test set."""
     return self._test(params, model_state, self.dataset).tolist()
 
   def _batch(self, dataset, key, step):
@@ -159,18 +150,13 @@ class Classification:
     return self._measure(params, model_state, dataset, dataset.test)[1]
 
 
-def seed_keys(seeds: int, offset: int = 0) -> chex.PRNGKey:
-  """One key a seed: those of the seeds 0, 1, and so on, or others."""
-  return jax.vmap(jax.random.key)(jnp.arange(seeds) + offset)
-
-
 def make_optimizer(
   name: Literal['adam', 'sgd'],
   learning_rate: float | optax.Schedule,
   weight_decay: float,
   masks: chex.ArrayTree,
 ) -> optax.GradientTransformation:
-  """Adam, or SGD with momentum, with an L2 penalty on what has a mask."""
+  """Adam, or SGD with momentum, with an L2 penalty on prunable leaves."""
   if name == 'adam':
     inner = optax.adam(learning_rate)
   else:
@@ -179,7 +165,7 @@ def make_optimizer(
 
 
 def steps_down(learning_rate: float, steps: Sequence[int]) -> optax.Schedule:
-  """A learning rate that falls to a tenth at each of some steps."""
+  """A learning rate that falls to a tenth at each of these steps."""
   return optax.piecewise_constant_schedule(
     learning_rate, dict.fromkeys(steps, 0.1)
   )
@@ -190,7 +176,7 @@ def decay_kernels(
   masks: chex.ArrayTree,
   inner: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-  """Adds an L2 penalty on whatever has a mask to the gradients of ``inner``."""
+  """Adds an L2 penalty on prunable leaves to the gradients of ``inner``."""
   if not weight_decay:
     return inner
   kernels = jax.tree.map(
@@ -200,7 +186,7 @@ def decay_kernels(
 
 
 def scans_well(params: chex.ArrayTree) -> bool:
-  """Tells whether to loop on the device: not with convolutions on a CPU."""
+  """Returns whether to loop on the device: not with convolutions on a CPU."""
   convolutional = any(p.ndim == 4 for p in jax.tree.leaves(params))
   return not (convolutional and jax.default_backend() == 'cpu')
 

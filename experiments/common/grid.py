@@ -2,29 +2,29 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import chex
 import numpy as np
 
-from common import running
+from common import progress, tables
 from lthjax import checkpoints
+from lthjax.tickets import Ticket
 
 Result = dict[str, Any]
-Results = dict[Any, Result | None]
 
 
 class Cell(Protocol):
-  """One training: something that can be a key of a dict."""
+  """One training of all seeds; hashable, as a `NamedTuple` is."""
 
   @property
   def name(self) -> str:
-    """Names its files."""
+    """Where it is kept, below the folder of the run."""
     ...
 
   @property
   def label(self) -> str:
-    """Names it for people."""
+    """What people call it."""
     ...
 
   @property
@@ -33,7 +33,62 @@ class Cell(Protocol):
     ...
 
 
-class Progress(running.Progress):
+class Store(NamedTuple):
+  """The folder of a run. Whatever it keeps says where it belongs."""
+
+  folder: Path
+
+  def save(
+    self, name: str, tree: chex.ArrayTree | Ticket, result: Result | None = None
+  ) -> None:
+    """Writes a tree or a ticket, with what came out, below the folder."""
+    self.check_there()
+    result = {**(result or {}), 'origin': self._origin(name)}
+    path = self.folder / name
+    if isinstance(tree, Ticket):
+      checkpoints.save_ticket(path, tree._replace(metrics=result))
+    else:
+      checkpoints.save(path, tree, result)
+
+  def has(self, name: str) -> bool:
+    """Whether something is kept under a name."""
+    return (self.folder / name).exists()
+
+  def read(self, name: str) -> Result:
+    """What came out; raises if it is damaged or was put there by hand."""
+    path = self.folder / name
+    found = checkpoints.read_metadata(path)
+    found = found.get('metrics', found)
+    origin = found.pop('origin', None) if isinstance(found, dict) else None
+    if origin != self._origin(name):
+      whose = 'does not say so' if origin is None else f'is that of {origin}'
+      raise ValueError(
+        f'{path} should be {self._origin(name)}, but {whose}: it was copied or'
+        ' moved there. Move it away, and it will be trained again.'
+      )
+    return found
+
+  def load(self, name: str, like: chex.ArrayTree) -> Any:
+    """The tree kept under a name, or the ticket if ``like`` is one."""
+    self.read(name)
+    path = self.folder / name
+    if isinstance(like, Ticket):
+      return checkpoints.load_ticket(path, like)
+    return checkpoints.load(path, like)
+
+  def check_there(self) -> None:
+    """Raises if somebody has removed the folder."""
+    if not (self.folder / 'config.json').exists():
+      raise OSError(
+        f'{self.folder} was removed or moved during the run, and nothing more'
+        ' can be kept there. Start the same command again.'
+      )
+
+  def _origin(self, name: str) -> str:
+    return f'{self.folder.name}/{name}'
+
+
+class Progress(progress.Progress):
   """A progress bar for people, and files for what comes after."""
 
   def __init__(
@@ -41,17 +96,17 @@ class Progress(running.Progress):
     cells: Iterable[Cell],
     rows: Callable[[Result], list[dict[str, Any]]],
   ):
-    """Begins with no cell done; a result makes rows of the summary."""
-    self.results: Results = dict.fromkeys(cells)
+    """Begins with no cell done; ``rows`` are those of a result in the CSV."""
+    self.results: dict[Any, Result | None] = dict.fromkeys(cells)
     super().__init__(sum(cell.steps for cell in self.results))
     self._rows = rows
 
-  def begin(self, folder: Path) -> None:
+  def begin(self, store: Store) -> None:
     """Takes over what an earlier run has done."""
-    self._folder = folder
+    self._store = store
     for cell in self.results:
-      if (path := network_folder(folder, cell)).exists():
-        self.results[cell] = checkpoints.read_metadata(path)
+      if store.has(cell.name):
+        self.results[cell] = store.read(cell.name)
     done = [cell for cell, result in self.results.items() if result is not None]
     goes_on = len(done) < len(self.results)
     steps = sum(cell.steps for cell in done)
@@ -66,17 +121,19 @@ class Progress(running.Progress):
   def evaluated(self, cell: Cell, evaluation: dict[str, Any]) -> None:
     """Shows where the run is."""
     number = list(self.results).index(cell) + 1
+    accuracy = np.mean(np.asarray(evaluation['accuracy'], float))
     self.advance(
       evaluation['step'],
       f'{number}/{len(self.results)}  {cell.label}'
-      f'  validation {100 * np.mean(evaluation["accuracy"]):.1f} %',
+      f'  validation {100 * accuracy:.1f} %',
     )
 
   def cell_done(self, cell: Cell, result: Result) -> None:
-    """Writes the files anew, with one training more."""
+    """Writes the files again, with one more training."""
     self.results[cell] = result
     self.done(cell.steps)
-    self.say(f'{cell.label:34} {spread(result)}', style='dim')
+    accuracy = spread(result) if 'test_accuracy' in result else 'done'
+    self.say(f'{cell.label:34} {accuracy}', style='dim')
     self._write()
 
   def finished(self) -> list[Result]:
@@ -84,32 +141,66 @@ class Progress(running.Progress):
     return [result for result in self.results.values() if result is not None]
 
   def _write(self) -> None:
-    done = self.finished()
+    self._store.check_there()
+    done, folder = self.finished(), self._store.folder
     rows = [row for result in done for row in self._rows(result)]
-    running.write_csv(self._folder / 'summary.csv', list(rows[0]), rows)
-    running.write_jsonl(self._folder / 'metrics.jsonl', done)
+    tables.write_csv(folder / 'results.csv', rows)
+    tables.write_jsonl(folder / 'metrics.jsonl', done)
 
 
-def spread(result: Result) -> str:
-  """Test accuracy of the seeds in %: mean and standard deviation."""
-  accuracy = 100 * np.array(result['test_accuracy'])
-  return f'{accuracy.mean():.2f} ± {accuracy.std():.2f}'
+def by_seed(result: Result, **columns: Any) -> list[dict[str, Any]]:
+  """Rows of the CSV, one per seed.
+
+  Args:
+    result: what came out, with ``test_accuracy`` by seed and the curve.
+    **columns: what was trained; a list has an entry per seed.
+  """
+  last = {'step': None, 'loss': None, 'accuracy': None}
+  last |= result['curve'][-1] if result.get('curve') else {}
+  columns = {
+    **columns,
+    'step': last['step'],
+    'validation_loss': last['loss'],
+    'validation_accuracy': last['accuracy'],
+    'test_accuracy': result['test_accuracy'],
+  }
+  if 'diverged' in result:
+    columns['diverged_at_step'] = result['diverged']
+  return [
+    {
+      'seed': seed,
+      **{k: v[seed] if isinstance(v, list) else v for k, v in columns.items()},
+    }
+    for seed in range(len(result['test_accuracy']))
+  ]
+
+
+def spread(result: Result, name: str = 'test_accuracy') -> str:
+  """Accuracy of the seeds in %, and how many of them have diverged."""
+  return tables.spread(100 * np.array(result[name])) + mark([result])
+
+
+def mark(results: Iterable[Result]) -> str:
+  """How many of the trainings have diverged, to be put behind their numbers."""
+  steps = [step for x in results for step in x.get('diverged', ())]
+  count = sum(step is not None for step in steps)
+  return f' ({count} of {len(steps)} diverged)' if count else ''
 
 
 def run(
-  folder: Path,
-  train: Callable[..., tuple[Result, chex.ArrayTree]],
+  store: Store,
+  train: Callable[..., tuple[Result, chex.ArrayTree | Ticket]],
   report: Progress,
 ) -> None:
   """Trains the cells that are missing.
 
   Args:
-    folder: folder of the run.
-    train: ``train(cell, evaluated) -> (result, networks)``; ``evaluated(step,
-      metrics)`` is to be called after every evaluation.
+    store: folder of the run.
+    train: ``train(cell, store, evaluated) -> (result, networks)``; calls
+      ``evaluated(step, metrics)`` after every evaluation.
     report: what is done so far.
   """
-  report.begin(folder)
+  report.begin(store)
   for cell, known in report.results.items():
     if known is not None:
       continue
@@ -117,15 +208,40 @@ def run(
 
     def evaluated(step, metrics, cell=cell, curve=curve):
       values = {name: x.tolist() for name, x in metrics.items()}
-      curve.append({'step': step, **values})
+      curve.append(tables.finite({'step': int(step), **values}))
       report.evaluated(cell, curve[-1])
 
-    result, networks = train(cell, evaluated)
-    result = {**result, 'curve': curve}
-    checkpoints.save(network_folder(folder, cell), networks, result)
+    result, networks = train(cell, store, evaluated)
+    result = {**result, **diverged(curve), 'curve': curve}
+    store.save(cell.name, networks, result)
     report.cell_done(cell, result)
 
 
-def network_folder(folder: Path, cell: Cell) -> Path:
-  """Where the trained networks of a cell are kept."""
-  return folder / 'networks' / cell.name
+def diverged(curve: list[dict[str, Any]]) -> Result:
+  """Where the loss of a seed became infinite or NaN, if it did anywhere.
+
+  Returns:
+    ``{'diverged': steps}``, a step or `None` per seed; empty if all is well.
+  """
+  losses = [x['loss'] for x in curve if 'loss' in x]
+  steps = [
+    next((x['step'] for x in curve if x['loss'][seed] is None), None)
+    for seed in range(len(losses[0]) if losses else 0)
+  ]
+  return {'diverged': steps} if set(steps) - {None} else {}
+
+
+def check_converged(results: dict[Any, Result | None]) -> None:
+  """Raises if trainings have diverged, with the step of each."""
+  bad = []
+  for cell, result in results.items():
+    seeds = (result or {}).get('diverged', ())
+    if steps := [step for step in seeds if step is not None]:
+      count = f'{len(steps)} of {len(seeds)} seeds'
+      bad.append(f'{cell.label} ({count}, the first by step {min(steps)})')
+  if bad:
+    more = f', and {len(bad) - 5} more' if len(bad) > 5 else ''
+    raise ValueError(
+      f'The loss became infinite or NaN in: {", ".join(bad[:5])}{more}. They'
+      ' are marked in the tables. Lower the learning rate, or leave them out.'
+    )

@@ -1,8 +1,8 @@
-"""A space of small networks for images, where a choice is made for each part.
+"""A space of small networks for images, with a choice for each part.
 
 Patches of the image become positions with channels. Each layer mixes the
-channels of a position and its neighbours, as a convolution does, but written as
-a matmul of shifted copies: XLA runs that well in loops on a CPU, and for
+channels of a position and its neighbors, as a convolution does, but written as
+a matmul of shifted copies, which XLA runs well in loops on a CPU and for
 several networks side by side.
 """
 
@@ -24,23 +24,23 @@ class Network(NamedTuple):
   width: int
   """Channels."""
   kernel: int
-  """Side of the neighbourhood that a layer sees, odd."""
+  """Side of the neighborhood that a layer sees, odd."""
   patch: int
   """Side of the patches."""
   norm: bool
-  """Whether BatchNorm stands before each ReLU."""
+  """Whether each ReLU follows a BatchNorm."""
   skip: bool
-  """Whether shortcuts pass each layer by."""
+  """Whether shortcuts bypass each layer."""
 
   @property
   def name(self) -> str:
-    """Names it by its choices."""
+    """A name made of its choices."""
     parts = (f'{field[0]}{int(x)}' for field, x in self._asdict().items())
     return '-'.join(parts)
 
   @property
   def shape(self) -> 'Network':
-    """What networks with arrays of the same shapes have in common."""
+    """The same for all networks whose arrays have the same shapes."""
     return self._replace(skip=False)
 
 
@@ -59,7 +59,7 @@ def space(
 def build(
   network: Network, input_shape: tuple[int, int, int], classes: int
 ) -> models.Model:
-  """Makes the network a pair of pure functions."""
+  """Builds a network as a pair of pure functions."""
   height, width, channels = input_shape
   size = network.patch
   if height % size or width % size:
@@ -70,7 +70,7 @@ def build(
   names = ['stem', *(f'layer{i}' for i in range(1, network.depth + 1))]
 
   def init(key):
-    """Kaiming's Gaussian; whether there are shortcuts is a number too."""
+    """Kaiming's Gaussian; the presence of shortcuts is a number, 0 or 1."""
     params, state = {}, {'skip': jnp.float32(network.skip)}
     layer = network.kernel, network.width
     *keys, last = jax.random.split(key, len(names) + 1)
@@ -97,7 +97,7 @@ def build(
 
     h = layer('stem', _patches(x, size))
     for name in names[1:]:
-      h = layer(name, _neighbours(h, network.kernel)) + state['skip'] * h
+      h = layer(name, _neighbors(h, network.kernel)) + state['skip'] * h
     h = h.mean((1, 2))
     return h @ params['output']['kernel'] + params['output']['bias'], state
 
@@ -125,8 +125,8 @@ def _patches(x, size):
   return x.transpose(0, 1, 3, 2, 4, 5).reshape(*x.shape[:2], x.shape[3], -1)
 
 
-def _neighbours(h, kernel):
-  """The channels of a position and of those around it, zeros outside."""
+def _neighbors(h, kernel):
+  """The channels of a position and of its neighbors, with zeros outside."""
   _, height, width, _ = h.shape
   margin = kernel // 2
   padded = jnp.pad(h, ((0, 0), (margin, margin), (margin, margin), (0, 0)))

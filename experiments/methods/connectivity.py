@@ -1,4 +1,4 @@
-"""What lies on the straight line between two trained networks."""
+"""The error on the straight line between two trained networks."""
 
 import functools
 from typing import Any
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 import lthjax as lth
+from common import seeds
 from common.classification import Classification
 from lthjax import data
 
@@ -15,8 +16,8 @@ from lthjax import data
 class Line:
   """Measures the error between networks, on test and on training examples.
 
-  Batch statistics are computed anew at each point, from the same training
-  examples, in batches as large as those of training.
+  Batch statistics are recomputed at each point, from the same training
+  examples, in batches of the size used in training.
   """
 
   def __init__(
@@ -28,7 +29,7 @@ class Line:
     batch_size: int,
     augment: bool,
   ):
-    """Takes the first training examples; their order in a set means nothing."""
+    """Takes the first training examples; their order has no meaning."""
     self.task, self.points = task, points
     self.test = task.dataset.test
     self.train = jax.tree.map(lambda x: x[:train_examples], task.dataset.train)
@@ -37,12 +38,8 @@ class Line:
     self._classes = jax.jit(self._compute_classes)
 
   def between(self, a: chex.ArrayTree, b: chex.ArrayTree) -> dict[str, Any]:
-    """What lies between two networks, for every seed."""
-    seeds = len(jax.tree.leaves(a)[0])
-    found = [
-      self._between(*(jax.tree.map(lambda x, i=i: x[i], x) for x in (a, b)))
-      for i in range(seeds)
-    ]
+    """Measures the line between two networks, for each seed."""
+    found = list(map(self._between, seeds.unstack(a), seeds.unstack(b)))
     return {name: [x[name].tolist() for x in found] for name in found[0]}
 
   def classes(self, split: data.Split, params: chex.ArrayTree) -> jax.Array:
@@ -51,11 +48,11 @@ class Line:
     return self._classes(params, dataset, split.images)
 
   def error(self, split: data.Split, params: chex.ArrayTree) -> jax.Array:
-    """The share of the examples that a network takes for another class."""
+    """The share of the examples that a network classifies wrongly."""
     return jnp.mean(self.classes(split, params) != split.labels)
 
   def _between(self, a, b):
-    # One point at a time: the fastest on a CPU, and no memory for the others.
+    # One point at a time is fastest on a CPU, and needs the least memory.
     options = {'points': self.points, 'batch_size': 1}
     test = lth.landscape.compare(
       [a, b],

@@ -1,6 +1,7 @@
-"""The criteria that prune at initialization, as functions of the params."""
+"""Pruning at initialization: criteria as functions of the params, and masks."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import optax
 
 import lthjax as lth
 from common.classification import Classification, image_shape
-from lthjax import data
+from lthjax import data, trees
 
 Criterion = Callable[[chex.ArrayTree], chex.ArrayTree]
 
@@ -25,18 +26,17 @@ def criteria(
   keys: Sequence[chex.PRNGKey],
   batches: int,
 ) -> dict[str, list[Criterion]]:
-  """Makes the criteria of all seeds; keep them, as each is compiled once.
+  """Makes the criteria of all seeds; keep them, since each is compiled once.
 
   Args:
     task: the network and its data.
-    model_state: what the network carries beside params at initialization.
-    keys: one for every seed; decides which training examples there are to score
-      by.
-    batches: how many batches of them.
+    model_state: model state at initialization.
+    keys: one per seed; each chooses the training examples to score by.
+    batches: number of batches of them.
 
   Returns:
-    ``{name: criteria}``, one for every key; a criterion gives scores of params.
-    Those that need no data are the same function for all keys.
+    ``{name: criteria}``, one per key; a criterion takes params and returns
+    scores. Criteria that need no data are the same function for all keys.
   """
   dataset, shape = task.dataset, image_shape(task.dataset)
 
@@ -78,3 +78,45 @@ def criteria(
     'grasp': [grasp(key) for key in keys],
     'synflow': [synflow] * len(keys),
   }
+
+
+def imp_ratios(ratios: Sequence[float], fraction: float) -> list[float]:
+  """The ratios that IMP goes through, pruning at most a fraction per round."""
+  found, last = [], 1.0
+  for ratio in sorted(ratios):
+    rounds = math.log(ratio / last) / -math.log(1 - fraction)
+    # Rounding error above a whole number is not another round.
+    rounds = max(1, math.ceil(round(rounds, 9)))
+    factor = (ratio / last) ** (1 / rounds)
+    found += [last * factor**i for i in range(1, rounds)] + [ratio]
+    last = ratio
+  return found
+
+
+def shuffle_masks(
+  key: chex.PRNGKey, masks: chex.ArrayTree, keep_inputs_of: str | None
+) -> chex.ArrayTree:
+  """Shuffles masks within layers or, in one kernel, within each input.
+
+  The other kernels are shuffled whole: keeping their busy inputs, while the
+  units that feed these are shuffled, would cut paths.
+  """
+  shuffled = lth.masks.shuffle(key, masks)
+  if keep_inputs_of is None:
+    return shuffled
+  kept = trees.by_name(lth.masks.shuffle(key, masks, 'input'))
+  return jax.tree_util.tree_map_with_path(
+    lambda path, mask: (
+      kept[keep_inputs_of] if trees.path_name(path) == keep_inputs_of else mask
+    ),
+    shuffled,
+  )
+
+
+def first_kernel(task: Classification) -> str:
+  """Names the kernel that sees the image."""
+  image = jnp.zeros((1, *image_shape(task.dataset)))
+  uses = lth.program.uses(
+    task.model.apply, task.params, task.model_state, image
+  )
+  return next(use.name for use in uses if use.name is not None)

@@ -1,12 +1,27 @@
-"""What is to be trained to take the tickets of parts of the data apart."""
+"""Tickets of parts of the data: what to train, and what they share."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
-from reports import disentangled_tickets as disentangled_report
+import chex
+import jax
+import numpy as np
+
+import lthjax as lth
+from methods import representations
+
+LABELS = {
+  'dense': 'dense',
+  'core': 'core alone',
+  'random': 'core, random weights',
+  'union': 'core, all specialists',
+}
+# Trees of the seeds, a list per part.
+OfParts = Sequence[Sequence[chex.ArrayTree]]
 
 
 class Cell(NamedTuple):
-  """One training of all seeds; those of COLT are one a part."""
+  """One training of all seeds, and for COLT of all parts."""
 
   kind: Literal['imp', 'colt', 'core', 'specialist', 'random', 'union']
   level: int
@@ -16,31 +31,37 @@ class Cell(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Names its files."""
+    """Where it is kept."""
     if self.kind == 'colt':
-      return f'colt-{self.level:02d}'
+      return f'networks/colt-{self.level:02d}'
     if self.kind == 'imp':
-      return f'imp-{self.part}-{self.level:02d}'
-    return f'{self.masks}-{self.part}'
+      return f'networks/imp-{self.part}-{self.level:02d}'
+    return f'networks/{self.masks}-{self.part}'
 
   @property
   def masks(self) -> str:
-    """Names its masks in the results."""
+    """What its masks are called in the results."""
     chosen = '' if self.specialist is None else f'_{self.specialist}'
     return self.kind + chosen
 
   @property
   def label(self) -> str:
-    """Names it for people."""
+    """What people call it."""
     if self.kind in ('imp', 'colt'):
       part = '' if self.part is None else f', part {self.part}'
       return f'{self.kind.upper()}, level {self.level}{part}'
-    label = disentangled_report.label(self.masks)
-    return f'{label}, on part {self.part}'
+    return f'{label(self.masks)}, on part {self.part}'
+
+
+def label(masks: str) -> str:
+  """What people call masks."""
+  if masks.startswith('specialist_'):
+    return f'core, specialist {masks.partition("_")[2]}'
+  return LABELS[masks]
 
 
 def cells(parts: int, levels: int, colt_levels: int, steps: int) -> list[Cell]:
-  """All that is to be trained, in an order in which it can be."""
+  """All trainings, in an order in which they can be done."""
   last = levels - 1
   found = [
     Cell('imp', level, part, None, steps)
@@ -57,3 +78,61 @@ def cells(parts: int, levels: int, colt_levels: int, steps: int) -> list[Cell]:
     found.append(Cell('random', last, part, None, steps))
     found.append(Cell('union', last, part, None, steps))
   return found
+
+
+def overlaps(tickets: Mapping[int, OfParts]) -> list[dict[str, Any]]:
+  """Compares the core at each level with what random masks would share.
+
+  Also does so for tickets of different seeds, whose overlap cannot come from a
+  common initialization.
+  """
+  found = []
+  for level, masks in tickets.items():
+    seeds = range(len(masks[0]))
+    shifts = {'same': 0}
+    if len(seeds) >= len(masks):  # Otherwise two parts would have one seed.
+      shifts['other'] = 1
+    for start, shift in shifts.items():
+      for seed in seeds:
+        of_parts = [
+          of_seeds[(seed + shift * part) % len(seeds)]
+          for part, of_seeds in enumerate(masks)
+        ]
+        whole, layers = lth.tickets.overlap_against_chance(of_parts)
+        found += [
+          {
+            'level': level,
+            'density': lth.masks.density(of_parts[0]),
+            'layer': layer,
+            'initialization': start,
+            'seed': seed,
+            **overlap._asdict(),
+            'z': overlap.z,
+          }
+          for layer, overlap in {'all': whole, **layers}.items()
+        ]
+  return found
+
+
+def compare_layers(
+  apply: Callable[..., Any], networks: OfParts, x: jax.Array
+) -> tuple[list[tuple[int, str]], np.ndarray]:
+  """Distances between the layers of the parts' networks, averaged over seeds.
+
+  Networks are dicts of params and model state. Returns the (part, layer) of
+  each row, and the matrix.
+  """
+  rows, matrices = [], []
+  for of_parts in zip(*networks, strict=True):
+    layers = {
+      (part, name): output
+      for part, network in enumerate(of_parts)
+      for name, output in representations.layer_outputs(
+        apply, network['params'], network['model_state'], x
+      ).items()
+    }
+    rows = list(layers)
+    matrices.append(
+      representations.gromov_wasserstein_matrix(list(layers.values()))
+    )
+  return rows, np.mean(matrices, 0)

@@ -1,4 +1,4 @@
-"""Searching a space of trained networks, with and without a proxy to begin."""
+"""Searches of a space of trained networks, with and without proxies."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,49 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Trained(NamedTuple):
-  """What is known of a network once it is trained."""
+  """Accuracies of a trained network."""
 
   validation: float
   test: float
 
 
 Space = Mapping[Any, Trained]  # By network, a NamedTuple of its choices.
+
+
+def search_all(
+  networks: Sequence[Any],
+  accuracies: Mapping[str, Mapping[str, Sequence[float]]],
+  warm: Mapping[str, Mapping[str, float]],
+  *,
+  warm_trials: int,
+  budget: int,
+  repeats: int,
+) -> dict[str, list[list[float]]]:
+  """Test accuracy by kind of search, repeat, and networks trained.
+
+  Args:
+    networks: all networks.
+    accuracies: by name and split, of each seed.
+    warm: scores by proxy and name.
+    warm_trials: how many networks a proxy chooses before a search.
+    budget: how many networks a search may train.
+    repeats: how many searches there are of each kind.
+  """
+
+  def mean(network, split):
+    return float(np.mean(accuracies[network.name][split]))
+
+  space = {n: Trained(mean(n, 'validation'), mean(n, 'test')) for n in networks}
+
+  def repeat(**options):
+    return [search(space, budget, seed, **options) for seed in range(repeats)]
+
+  found = {'random': repeat(bayesian=False), 'Bayesian': repeat()}
+  for proxy, scores in warm.items():
+    order = sorted(networks, key=lambda n: -scores[n.name])
+    found[f'Bayesian after {proxy}'] = repeat(first=order[:warm_trials])
+    found[f'by {proxy} alone'] = [in_order(space, order, budget)]
+  return found
 
 
 def search(
@@ -28,11 +64,11 @@ def search(
   first: Sequence[Any] = (),
   bayesian: bool = True,
 ) -> list[float]:
-  """Trains one network after the other; returns the best's test accuracy.
+  """Trains one network after the other; returns test accuracy of the best.
 
-  The best is that of the highest validation accuracy so far. Proposals come
-  from a Tree-structured Parzen Estimator or at random, after the networks that
-  were asked for first. Nothing is trained twice.
+  The best network has the highest validation accuracy so far. Proposals come
+  from a tree-structured Parzen estimator or at random, after the networks given
+  as ``first``. Nothing is trained twice.
   """
   samplers = optuna.samplers
   sampler = (
@@ -57,13 +93,13 @@ def search(
 
 
 def in_order(space: Space, order: Sequence[Any], budget: int) -> list[float]:
-  """Trains networks in a given order; returns the best's test accuracy."""
+  """Trains networks in a given order; returns test accuracy of the best."""
   found = [space[network] for network in order[:budget]]
   return [max(found[: i + 1])[1] for i in range(len(found))]
 
 
 def _propose(study, space, untrained, chance) -> optuna.Trial:
-  """Asks for a network that is not trained yet; at last, for any of them."""
+  """Asks for an untrained network; after many tries, takes any of them."""
   for _ in range(50):
     trial = study.ask()
     if _network(trial, space) in untrained:

@@ -1,4 +1,4 @@
-"""Data sets between which tickets move: all of one shape."""
+"""Data sets of one shape, between which tickets can be transferred."""
 
 from collections.abc import Callable
 
@@ -12,24 +12,24 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 
 def transpose(images: np.ndarray) -> np.ndarray:
-  """Mirrors square images at their diagonal."""
+  """Mirrors square images along their diagonal."""
   return images.swapaxes(1, 2)
 
 
 def permute(images: np.ndarray) -> np.ndarray:
-  """Puts all pixels to random places, the same ones in each image."""
+  """Permutes the pixels at random, in the same way in each image."""
   places = np.random.default_rng(0).permutation(images[0].size)
   return images.reshape(len(images), -1)[:, places].reshape(images.shape)
 
 
 def grey_28(images: np.ndarray) -> np.ndarray:
-  """Cuts out the middle 28 x 28 pixels and averages the colors."""
+  """Crops to the middle 28 x 28 pixels, and averages the colors."""
   top, left = (np.array(images.shape[1:3]) - 28) // 2
   window = images[:, top : top + 28, left : left + 28]
   return np.round(window.mean(-1, keepdims=True)).astype(np.uint8)
 
 
-# By name: the data set that each is made of, and how.
+# By name: the data set that each is made from, and how.
 DERIVED: dict[str, tuple[str, Change]] = {
   'digits_transposed': ('digits', transpose),
   'digits_permuted': ('digits', permute),

@@ -1,4 +1,4 @@
-"""What the experiment on core and specialist tickets shows and writes."""
+"""Tables and figures of the experiment on core and specialist tickets."""
 
 import math
 from pathlib import Path
@@ -6,17 +6,20 @@ from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-import rich.table
+from matplotlib.figure import Figure
 
-from common import running
-from common.grid import Result, spread
+from common import figures, grid, tables
+from common.command import Run
+from common.grid import Result
+from common.tables import Table
+from methods.parts import label
+
+HEAD = 'Core and specialist tickets'
 
 
-class Found(NamedTuple):
-  """All that came out of a run."""
+class Measured(NamedTuple):
+  """What the tickets of the parts have in common."""
 
-  folder: Path
-  results: list[Result]
   overlaps: list[dict[str, Any]]
   layers: list[tuple[int, str]]
   matrix: np.ndarray
@@ -24,50 +27,40 @@ class Found(NamedTuple):
 
 
 class Network(NamedTuple):
-  """A subnetwork trained on a part: its tests, a list a tested part."""
+  """A subnetwork trained on a part; its tests are a list per tested part."""
 
   label: str
   density: float
   trained_on: int
   tests: list[list[float]]
-
-
-LABELS = {
-  'dense': 'dense',
-  'core': 'core alone',
-  'random': 'core, random weights',
-  'union': 'core, all specialists',
-}
-
-
-def label(masks: str) -> str:
-  """Names masks for people."""
-  if masks.startswith('specialist_'):
-    return f'core, specialist {masks.partition("_")[2]}'
-  return LABELS[masks]
+  mark: str = ''
 
 
 def rows(result: Result) -> list[dict[str, Any]]:
-  """One row a network and tested part."""
+  """One row per network and tested part."""
+  alive = [sum(n) for n in zip(*result['alive'].values(), strict=True)]
+  trained = list(dict.fromkeys(x['trained_on'] for x in result['tests']))
+  # COLT trains on one part after the other, and so its curve has all of them.
+  ends = len(result['curve']) // len(trained)
+  curves = {
+    part: result['curve'][: (i + 1) * ends] for i, part in enumerate(trained)
+  }
   return [
-    {
-      'masks': result['masks'],
-      'level': result['level'],
-      'trained_on': test['trained_on'],
-      'tested_on': test['tested_on'],
-      'seed': seed,
-      'test_accuracy': accuracy,
-      'alive': sum(counts[seed] for counts in result['alive'].values()),
-    }
+    row
     for test in result['tests']
-    for seed, accuracy in enumerate(test['test_accuracy'])
+    for row in grid.by_seed(
+      {**result, **test, 'curve': curves[test['trained_on']]},
+      **{name: result[name] for name in ('masks', 'level', 'density')},
+      **{name: test[name] for name in ('trained_on', 'tested_on')},
+      alive=alive,
+    )
   ]
 
 
 def networks(results: list[Result]) -> list[Network]:
   """The subnetworks to compare, each of them on all parts.
 
-  Of COLT, the level whose density is nearest to that of the tickets.
+  COLT is shown at the level whose density is nearest to that of the tickets.
   """
   tickets = [r for r in results if r['masks'] == 'imp']
   density = tickets[-1]['density']
@@ -85,57 +78,51 @@ def networks(results: list[Result]) -> list[Network]:
     tests: dict[int, list[list[float]]] = {}
     for test in result['tests']:
       tests.setdefault(test['trained_on'], []).append(test['test_accuracy'])
-    found += [Network(name, result['density'], *one) for one in tests.items()]
+    mark = grid.mark([result])
+    found += [
+      Network(name, result['density'], *one, mark) for one in tests.items()
+    ]
   names = list(dict.fromkeys(network.label for network in found))
   return sorted(found, key=lambda x: (names.index(x.label), x.trained_on))
 
 
-def cells(network: Network) -> list[str]:
-  """A row of the tables for people."""
-  return [
-    network.label,
-    f'{100 * network.density:.3g} %',
-    str(network.trained_on),
-    *(spread({'test_accuracy': accuracy}) for accuracy in network.tests),
+def accuracy_table(results: list[Result]) -> Table:
+  """Accuracy of all subnetworks on all parts."""
+  found = networks(results)
+  parts = range(len(found[0].tests))
+  heads = ['subnetwork', 'weights', 'trained on part']
+  heads += [f'tested on part {part}, %' for part in parts]
+  lines = [
+    [
+      network.label + network.mark,
+      f'{100 * network.density:.3g} %',
+      str(network.trained_on),
+      *(tables.spread(100 * np.array(x)) for x in network.tests),
+    ]
+    for network in found
   ]
-
-
-def heads(parts: int) -> list[str]:
-  """The head of the table of accuracies."""
-  tested = [f'tested on part {part}, %' for part in range(parts)]
-  return ['subnetwork', 'weights', 'trained on part', *tested]
+  return Table(heads, lines, CAPTION)
 
 
 CAPTION = (
   'Test accuracy: mean ± standard deviation over the seeds, at the end of'
-  ' training. Specialist 0 is that of part 0, and so on; random weights are as'
-  ' many in each layer as the specialist of the part trained on has, at places'
-  ' outside of the core. The head knows the classes of all parts.'
+  ' training. Specialist 0 belongs to part 0, and so on. Random weights are as'
+  ' many in each layer as those of the specialist of the part trained on, at'
+  ' places outside the core. The output layer has the classes of all parts.'
 )
 OVERLAP = (
-  'Weights that the tickets of all parts share, against tickets with as many'
-  ' weights in each layer at random places: mean over the seeds. z counts the'
-  ' standard deviations of the latter.'
+  'Weights that the tickets of all parts share, compared with tickets that have'
+  ' as many weights in each layer at random places: mean over the seeds. z is'
+  ' the difference in standard deviations of the latter.'
 )
 OTHER_STARTS = (
   ' Other starts: tickets of the parts from different initializations, which'
-  ' share no more than the data makes them.'
+  ' share only what the data makes them share.'
 )
 
 
-def table(results: list[Result]) -> rich.table.Table:
-  """All accuracies, for the terminal."""
-  found = networks(results)
-  out = rich.table.Table(caption=CAPTION)
-  for head in heads(len(found[0].tests)):
-    out.add_column(head, justify='left' if head == 'subnetwork' else 'right')
-  for network in found:
-    out.add_row(*cells(network))
-  return out
-
-
 def overlap_lines(overlaps: list[dict[str, Any]]) -> list[list[str]]:
-  """A line a layer at the last level, and one for all layers at each level."""
+  """A line per layer at the last level, and one for all layers per level."""
   last = overlaps[-1]['level']
   groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
   for row in overlaps:
@@ -162,100 +149,85 @@ def overlap_lines(overlaps: list[dict[str, Any]]) -> list[list[str]]:
   ]
 
 
-def overlap_heads(overlaps: list[dict[str, Any]]) -> list[str]:
-  """The head of the table of what the tickets share."""
-  heads = ['level', 'weights', 'layer', 'by chance', 'shared', 'z']
+def overlap_table(overlaps: list[dict[str, Any]]) -> Table:
+  """What the tickets share."""
+  heads, caption = (
+    ['level', 'weights', 'layer', 'by chance', 'shared', 'z'],
+    OVERLAP,
+  )
   if other_starts(overlaps):
     heads += ['shared, other starts', 'z, other starts']
-  return heads
-
-
-def overlap_caption(overlaps: list[dict[str, Any]]) -> str:
-  """What the numbers of that table are."""
-  return OVERLAP + (OTHER_STARTS if other_starts(overlaps) else '')
+    caption += OTHER_STARTS
+  return Table(heads, overlap_lines(overlaps), caption, left=0)
 
 
 def other_starts(overlaps: list[dict[str, Any]]) -> bool:
-  """Tells whether there were seeds enough to compare different starts."""
+  """Returns whether there were enough seeds to compare different starts."""
   return any(row['initialization'] == 'other' for row in overlaps)
 
 
-def overlap_table(overlaps: list[dict[str, Any]]) -> rich.table.Table:
-  """What the tickets share, for the terminal."""
-  out = rich.table.Table(caption=overlap_caption(overlaps))
-  for head in overlap_heads(overlaps):
-    head = head.replace(', ', ',\n')
-    out.add_column(head, justify='left' if head == 'layer' else 'right')
-  for line in overlap_lines(overlaps):
-    out.add_row(*line)
-  return out
-
-
-def write(found: Found, title: str, seeds: int) -> None:
-  """Writes figures, tables and the page with all of them."""
-  accuracy_figure(networks(found.results), title, found.folder)
-  layer_figure(found, title)
-  running.write_csv(
-    found.folder / 'overlap.csv', list(found.overlaps[0]), found.overlaps
-  )
+def write(found: Measured, folder: Path) -> None:
+  """Writes what was measured, for programs."""
+  tables.write_csv(folder / 'overlap.csv', found.overlaps)
   names = [f'part {part}: {layer}' for part, layer in found.layers]
+  rows = zip(names, found.clusters, found.matrix.tolist(), strict=True)
   layers = [
     {'layer': name, 'cluster': cluster, **dict(zip(names, row, strict=True))}
-    for name, cluster, row in zip(
-      names, found.clusters, found.matrix.tolist(), strict=True
-    )
+    for name, cluster, row in rows
   ]
-  running.write_csv(found.folder / 'layers.csv', list(layers[0]), layers)
-  compared = networks(found.results)
-  running.write_page(
-    found.folder / 'results.md',
-    f'Core and specialist tickets: {title}',
-    seeds,
-    CAPTION,
-    running.markdown_table(heads(len(compared[0].tests)), map(cells, compared)),
+  tables.write_csv(folder / 'layers.csv', layers)
+
+
+def page(run: Run) -> list[str | Table]:
+  """Accuracies, and what the tickets have in common."""
+  return [
+    accuracy_table(run.results),
     '![Test accuracy of the subnetworks on each part](accuracy.png)',
-    overlap_caption(found.overlaps),
-    running.markdown_table(
-      overlap_heads(found.overlaps), overlap_lines(found.overlaps)
-    ),
+    overlap_table(run.measured.overlaps),
     "How the layers of the parts' tickets represent the same test examples:"
-    ' Gromov-Wasserstein distances between them, mean over the seeds, and'
+    ' Gromov-Wasserstein distances between layers, averaged over the seeds, and'
     ' clusters found from these.',
     '![Distances between layers](layers.png)',
-  )
+  ]
 
 
-def accuracy_figure(found: list[Network], title: str, folder: Path) -> None:
-  """Draws a matrix a tested part: subnetworks over parts trained on."""
+def terminal(run: Run) -> list[str | Table]:
+  """The tables of the page."""
+  return [part for part in page(run) if isinstance(part, Table)]
+
+
+def draw(run: Run) -> dict[str, Figure]:
+  """Accuracies, and distances between layers."""
+  return {
+    'accuracy': accuracy_figure(networks(run.results), run.title),
+    'layers': layer_figure(run.measured, run.title),
+  }
+
+
+def accuracy_figure(found: list[Network], title: str) -> Figure:
+  """Draws a matrix per tested part: subnetworks over parts trained on."""
   labels = list(dict.fromkeys(network.label for network in found))
   parts = len(found[0].tests)
   shown = 100 * np.array([np.mean(x.tests, axis=1) for x in found])
   shown = shown.reshape(len(labels), parts, parts)
   own = shown[:, range(parts), range(parts)]
-  fig, axes = plt.subplots(
-    1,
-    parts,
-    figsize=(2.4 + 1.1 * parts**2, 1 + 0.36 * len(labels)),
-    sharey=True,
-    squeeze=False,
-    layout='constrained',
-  )
+  size = (2.4 + 1.1 * parts**2, 1 + 0.36 * len(labels))
+  fig, axes = figures.panels(1, parts, size, sharey=True)
   for tested, ax in enumerate(axes.flat):
     matrix = np.ma.masked_all((len(labels), parts))
     matrix.data[:] = shown[:, :, tested]
-    matrix.mask[:, tested] = False  # Of the others, the numbers are enough.
-    draw(ax, matrix, '{:.1f}', own.min(), own.max())
+    matrix.mask[:, tested] = False  # The table has the others.
+    heat(ax, matrix, '{:.1f}', own.min(), own.max())
     ax.set_xticks(range(parts), [f'part {part}' for part in range(parts)])
     ax.set_yticks(range(len(labels)), labels)
     ax.set_title(f'tested on part {tested}', fontsize=9)
     ax.set_xlabel('trained on', fontsize=9)
-  fig.suptitle(f'{title}: test accuracy in %', fontsize=9, x=0.01, ha='left')
-  running.save_figure(fig, folder, 'accuracy')
-  plt.close(fig)
+  figures.title_all(fig, f'{title}: test accuracy in %', 9)
+  return fig
 
 
-def layer_figure(found: Found, title: str) -> None:
-  """Draws the distances between layers, those of a cluster side by side."""
+def layer_figure(found: Measured, title: str) -> Figure:
+  """Draws the distances between layers, with clusters side by side."""
   order = np.argsort(found.clusters, kind='stable')
   names = [
     f'{layer.removesuffix("/kernel")}, part {part}'
@@ -263,8 +235,9 @@ def layer_figure(found: Found, title: str) -> None:
   ]
   matrix = found.matrix[np.ix_(order, order)]
   size = 2 + 0.5 * len(names)
-  fig, ax = plt.subplots(figsize=(size + 0.8, size), layout='constrained')
-  draw(ax, matrix, '{:.2f}', 0, matrix.max(), 'viridis_r')
+  fig, axes = figures.panels(size=(size + 0.8, size))
+  ax = axes[0, 0]
+  heat(ax, matrix, '{:.2f}', 0, matrix.max(), 'viridis_r')
   clusters = [found.clusters[i] for i in order]
   for edge in np.flatnonzero(np.diff(clusters)) + 0.5:
     ax.axhline(edge, color='white', lw=2)
@@ -272,16 +245,12 @@ def layer_figure(found: Found, title: str) -> None:
   ticks = [names[i] for i in order]
   ax.set_xticks(range(len(names)), ticks, rotation=45, ha='right')
   ax.set_yticks(range(len(names)), ticks)
-  ax.set_title(
-    f'{title}:\nGromov-Wasserstein distances between layers, in clusters',
-    fontsize=9,
-    loc='left',
-  )
-  running.save_figure(fig, found.folder, 'layers')
-  plt.close(fig)
+  what = 'Gromov-Wasserstein distances between layers, in clusters'
+  figures.title(ax, f'{title}:\n{what}', 9)
+  return fig
 
 
-def draw(
+def heat(
   ax: Any,
   matrix: np.ndarray,
   text: str,
@@ -289,7 +258,7 @@ def draw(
   high: float,
   colors: str = 'viridis',
 ) -> None:
-  """Draws a matrix with its numbers; what is masked is grey."""
+  """Draws a matrix with its numbers; masked entries are gray."""
   cmap = plt.get_cmap(colors).with_extremes(bad='0.93')
   image = ax.imshow(matrix, vmin=low, vmax=high, cmap=cmap, aspect='auto')
   shades = image.to_rgba(matrix)

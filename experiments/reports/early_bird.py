@@ -1,17 +1,18 @@
-"""What the early-bird experiment shows and writes."""
+"""Tables and figures of the early-bird experiment."""
 
-from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-import rich.table
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from common import running
-from common.grid import Result, spread
+from common import figures, grid
+from common.command import Run
+from common.grid import Result
+from common.tables import Table
 from lthjax import tickets
 
+HEAD = 'Early-bird tickets'
 COLORS = ('#1b6ca8', '#2a9d8f', '#e9a03b', '#c8553d', '#9b5de5')
 
 
@@ -34,29 +35,31 @@ def settled(apart: np.ndarray, window: int, threshold: float) -> int | None:
 
 
 def rows(result: Result) -> list[dict[str, Any]]:
-  """One row a network."""
-  rule = result.get('settled', {})
-  return [
-    {
-      'sparsity': result['sparsity'] or 0,
-      'draw': result['draw'],
-      'seed': seed,
-      'test_accuracy': accuracy,
-      'forward': result['forward'][seed],
-      'cost': result['cost'][seed],
-      'settled': '/'.join(str(epochs[seed]) for epochs in rule.values()),
-    }
-    for seed, accuracy in enumerate(result['test_accuracy'])
-  ]
+  """One row per network."""
+  rule = zip(*result.get('settled', {}).values(), strict=True)
+  return grid.by_seed(
+    result,
+    sparsity=result['sparsity'] or 0,
+    draw=result['draw'],
+    forward=result['forward'],
+    cost=result['cost'],
+    settled=['/'.join(map(str, epochs)) for epochs in rule] or '',
+  )
 
 
-HEADS = ('channels gone', 'drawn at', 'test accuracy, %', 'forward', 'training')
+HEADS = (
+  'channels removed',
+  'drawn at',
+  'test accuracy, %',
+  'forward',
+  'training',
+)
 CAPTION = (
-  'Mean ± standard deviation over the seeds, at the end of training. The costs'
-  ' are multiply-adds of a forward pass, and of the whole training up to the'
-  ' end, as shares of those of the dense network. A ticket drawn by the rule is'
-  ' drawn for each seed at the first of these epochs by which its masks had'
-  ' settled. One drawn after the last epoch trains once more.'
+  'Mean ± standard deviation over the seeds, at the end of training. Costs are'
+  ' multiply-adds of a forward pass, and of all training up to the end, as'
+  ' shares of those of the dense network. The rule draws a ticket for each seed'
+  ' at the first of these epochs by which its masks had settled. A ticket drawn'
+  ' after the last epoch trains once more.'
 )
 
 
@@ -72,7 +75,7 @@ def split(
 
 
 def by_rule(dense: Result, line: list[Result]) -> Result | None:
-  """The tickets that the rule draws, each from the first draw after it."""
+  """The tickets that the rule draws: for each seed, the first one after it."""
   epochs = dense['settled'][f'{line[0]["sparsity"]:g}']
   chosen = [
     next((t for t in line if e is not None and t['draw'] >= e), None)
@@ -87,13 +90,13 @@ def by_rule(dense: Result, line: list[Result]) -> Result | None:
 
 
 def cells(first: str, draw: str, result: Result) -> list[str]:
-  """A row of the tables for people."""
+  """A row of the table."""
   shares = [f'{100 * np.mean(result[x]):.1f} %' for x in ('forward', 'cost')]
-  return [first, draw, spread(result), *shares]
+  return [first, draw, grid.spread(result), *shares]
 
 
 def lines(results: list[Result]) -> list[list[str]]:
-  """All rows of the tables for people."""
+  """All rows of the table."""
   dense, drawn = split(results)
   found = [cells('none', '', dense)]
   for sparsity, line in drawn.items():
@@ -108,51 +111,25 @@ def lines(results: list[Result]) -> list[list[str]]:
   return found
 
 
-def table(results: list[Result]) -> rich.table.Table:
-  """All results, for the terminal."""
-  out = rich.table.Table(caption=CAPTION)
-  for head in HEADS:
-    out.add_column(head, justify='right')
-  for line in lines(results):
-    out.add_row(*line)
-  return out
+def page(run: Run) -> list[str | Table]:
+  """All results in one table, and the figure."""
+  picture = '![Distances of masks, and accuracy over the draw](early_bird.png)'
+  return [Table(HEADS, lines(run.results), CAPTION, left=0), picture]
 
 
-def markdown(
-  results: list[Result], title: str, folder: Path, seeds: int
-) -> None:
-  """Writes all results as a page, with where they come from."""
-  running.write_page(
-    folder / 'results.md',
-    f'Early-bird tickets: {title}',
-    seeds,
-    CAPTION,
-    running.markdown_table(HEADS, lines(results)),
-    '![Distances of masks, and accuracy over the draw](early_bird.png)',
-  )
-
-
-def figure(
-  results: list[Result], title: str, threshold: float, folder: Path
-) -> None:
-  """Draws how far masks of all epochs are apart, and what tickets reach."""
+def draw(run: Run) -> dict[str, Figure]:
+  """Distances between the masks of all epochs, and accuracy of the tickets."""
+  results, threshold = run.results, run.config.threshold
   dense, drawn = split(results)
-  fig, axes = plt.subplots(
-    2,
-    len(drawn),
-    figsize=(1.2 + 2.9 * len(drawn), 5.6),
-    layout='constrained',
-    squeeze=False,
-  )
+  size = (1.2 + 2.9 * len(drawn), 5.6)
+  fig, axes = figures.panels(2, len(drawn), size)
   shown = None
   for i, (sparsity, line) in enumerate(drawn.items()):
     color = COLORS[i % len(COLORS)]
     apart = np.array(dense['distances'][f'{sparsity:g}']).mean(0)
     epochs = [e for e in dense['settled'][f'{sparsity:g}'] if e is not None]
     shown = matrix(axes[0, i], apart, epochs, threshold)
-    axes[0, i].set_title(
-      f'{100 * sparsity:g} % of channels gone', fontsize=10, loc='left'
-    )
+    figures.title(axes[0, i], f'{100 * sparsity:g} % of channels removed')
     accuracies(axes[1, i], dense, line, epochs, color)
   low = min(ax.get_ylim()[0] for ax in axes[1])
   high = max(ax.get_ylim()[1] for ax in axes[1])
@@ -163,15 +140,14 @@ def figure(
   axes[1, 0].legend(frameon=False, fontsize=8.5)
   if shown is not None:
     fig.colorbar(shown, ax=axes[0], label='distance of masks', shrink=0.9)
-  fig.suptitle(title, fontsize=10, x=0.01, ha='left')
-  running.save_figure(fig, folder, 'early_bird')
-  plt.close(fig)
+  figures.title_all(fig, run.title)
+  return {'early_bird': fig}
 
 
 def matrix(
   ax: Axes, apart: np.ndarray, epochs: list[int], threshold: float
 ) -> Any:
-  """Draws the distances of all pairs, and where seeds settle."""
+  """Draws the distances of all pairs, and where each seed settles."""
   shown = ax.imshow(apart, vmin=0, vmax=3 * threshold, cmap='viridis_r')
   for epoch in epochs:
     ax.plot(epoch, epoch, 'o', ms=5, mfc='none', color='#c8553d')
@@ -182,14 +158,13 @@ def matrix(
 def accuracies(
   ax: Axes, dense: Result, line: list[Result], epochs: list[int], color: str
 ) -> None:
-  """Draws what tickets reach, over the epoch at which they are drawn."""
+  """Draws the accuracy of tickets over the epoch at which they are drawn."""
   whole = 100 * np.mean(dense['test_accuracy'])
   ax.axhline(whole, color='0.45', lw=1, ls='--', label='dense network')
   x = [ticket['draw'] for ticket in line]
   y = 100 * np.array([ticket['test_accuracy'] for ticket in line])
-  ax.plot(x, y.mean(1), 'o-', ms=3.5, lw=1.6, color=color, label='ticket')
-  ax.fill_between(x, y.min(1), y.max(1), color=color, alpha=0.15, lw=0)
+  figures.band(ax, x, y, color=color, label='ticket')
   for epoch in epochs:
     ax.axvline(epoch, color='#c8553d', lw=0.8, alpha=0.6)
   ax.set_xlabel('drawn after epoch')
-  running.decorate(ax)
+  figures.decorate(ax)

@@ -1,16 +1,17 @@
-"""What the experiment on pruning at initialization shows and writes."""
+"""Tables and figures of the experiment on pruning at initialization."""
 
 import math
-from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-import rich.table
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from common import running
-from common.grid import Result, spread
+from common import figures, grid
+from common.command import Run
+from common.tables import Table
 
+HEAD = 'Pruning at initialization'
 LABELS = {
   'dense': 'dense',
   'random': 'random',
@@ -28,32 +29,36 @@ CHECKS = {
   'reinit': ('new weights', '#2a9d8f'),
   'inverted': ('lowest scores kept', '#9b5de5'),
 }
+HEADS = (
+  'method',
+  'compression',
+  'weights',
+  *(label for label, _ in CHECKS.values()),
+)
 CAPTION = (
   'Test accuracy in %: mean ± standard deviation over the seeds, at the end of'
   ' training.'
 )
+TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 
 
-def rows(result: Result) -> list[dict[str, Any]]:
-  """One row a network."""
-  return [
-    {
-      'method': result['method'],
-      'ratio': result['ratio'],
-      'check': result['check'],
-      'seed': seed,
-      'test_accuracy': accuracy,
-      'alive': sum(counts[seed] for counts in result['alive'].values()),
-      'smallest_layer': min(x[seed] for x in result['alive'].values()),
-    }
-    for seed, accuracy in enumerate(result['test_accuracy'])
-  ]
+def rows(result: grid.Result) -> list[dict[str, Any]]:
+  """One row per network."""
+  alive = list(zip(*result['alive'].values(), strict=True))  # Layers by seed.
+  return grid.by_seed(
+    result,
+    **{name: result[name] for name in ('method', 'ratio', 'check')},
+    alive=[sum(counts) for counts in alive],
+    smallest_layer=[min(counts) for counts in alive],
+  )
 
 
-def lines(results: list[Result]) -> list[list[str]]:
-  """A line a method and ratio, a column a check."""
-  found = {(r['method'], r['ratio'], r['check']): spread(r) for r in results}
-  return [
+def page(run: Run) -> list[str | Table]:
+  """A table with a line per method and ratio, a column per check."""
+  found = {
+    (r['method'], r['ratio'], r['check']): grid.spread(r) for r in run.results
+  }
+  lines = [
     [
       LABELS[method],
       f'{ratio:.3g}',
@@ -63,92 +68,43 @@ def lines(results: list[Result]) -> list[list[str]]:
     for method, ratio, check in found
     if check == ''
   ]
+  picture = '![Test accuracy over compression](accuracy.png)'
+  return [Table(HEADS, lines, CAPTION), picture]
 
 
-HEADS = (
-  'method',
-  'compression',
-  'weights',
-  *(label for label, _ in CHECKS.values()),
-)
-
-
-def table(results: list[Result]) -> rich.table.Table:
-  """All results, for the terminal."""
-  out = rich.table.Table(caption=CAPTION)
-  for head in HEADS:
-    justify = 'left' if head == 'method' else 'right'
-    out.add_column(head.replace(' ', '\n', 1), justify=justify)
-  for line in lines(results):
-    out.add_row(*line)
-  return out
-
-
-def markdown(
-  results: list[Result], title: str, folder: Path, seeds: int
-) -> None:
-  """Writes all results as a page, with where they come from."""
-  running.write_page(
-    folder / 'results.md',
-    f'Pruning at initialization: {title}',
-    seeds,
-    CAPTION,
-    running.markdown_table(HEADS, lines(results)),
-    '![Test accuracy over compression](accuracy.png)',
-  )
-
-
-def figure(results: list[Result], title: str, folder: Path) -> None:
-  """Draws accuracy over compression: a panel a method, a line a check."""
-  methods = [m for m in LABELS if m in {r['method'] for r in results}]
+def draw(run: Run) -> dict[str, Figure]:
+  """Accuracy over compression: a panel per method, a line per check."""
+  methods = [m for m in LABELS if m in {r['method'] for r in run.results}]
   methods.remove('dense')
-  dense = 100 * np.mean(results[0]['test_accuracy'])
-  ratios = sorted(r['ratio'] for r in results if r['method'] != 'dense')
-  ticks = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
+  dense = 100 * np.mean(run.results[0]['test_accuracy'])
   across = min(3, len(methods))
   down = math.ceil(len(methods) / across)
-  fig, axes = plt.subplots(
-    down,
-    across,
-    figsize=(1.5 + 3 * across, 0.6 + 2.6 * down),
-    sharex=True,
-    sharey=True,
-    squeeze=False,
-    layout='constrained',
-  )
+  size = (1.5 + 3 * across, 0.6 + 2.6 * down)
+  fig, axes = figures.panels(down, across, size, sharex=True, sharey=True)
   for ax in axes.flat[len(methods) :]:
     ax.set_visible(False)
   for method, ax in zip(methods, axes.flat, strict=False):
     ax.axhline(dense, color='0.45', lw=1, ls='--', label='dense network')
-    for check, (label, color) in CHECKS.items():
-      mine = [
-        (r['ratio'], 100 * np.array(r['test_accuracy']))
-        for r in results
-        if (r['method'], r['check']) == (method, check)
-      ]
-      if not mine:
-        continue
-      x = np.array([ratio for ratio, _ in mine])
-      y = np.array([accuracy for _, accuracy in mine])
-      ax.plot(x, y.mean(1), 'o-', ms=3, lw=1.4, color=color, label=label)
-      ax.fill_between(x, y.min(1), y.max(1), color=color, alpha=0.15, lw=0)
-    ax.set_title(LABELS[method], fontsize=9, loc='left')
-    ax.set_xscale('log')
-    ax.set_xticks([t for t in ticks if ratios[0] <= t <= ratios[-1]])
-    ax.xaxis.set_major_formatter('{x:g}')
-    ax.minorticks_off()
-    running.decorate(ax)
-  shown = '(mean; band: lowest to highest)'
+    lines(ax, [r for r in run.results if r['method'] == method])
+    figures.title(ax, LABELS[method], 9)
+    figures.log_scale(ax, TICKS)
+    figures.decorate(ax)
+  shown = figures.BAND
   if axes[0, 0].get_ylim()[0] < (lowest := math.floor(dense) - 25):
-    axes[0, 0].set_ylim(bottom=lowest)  # Else nothing is seen of the others.
-    shown = f'(mean; band: lowest to highest; from {lowest} % on)'
-  fig.suptitle(f'{title} {shown}', fontsize=10, x=0.01, ha='left')
+    axes[0, 0].set_ylim(bottom=lowest)  # Or the others would be flat lines.
+    shown = f'{figures.BAND[:-1]}; from {lowest} % on)'
+  figures.title_all(fig, f'{run.title} {shown}')
   fig.supxlabel('compression', fontsize=9)
   fig.supylabel('test accuracy (%)', fontsize=9)
-  labelled = [ax.get_legend_handles_labels() for ax in axes.flat]
-  handles, labels = max(labelled, key=lambda found: len(found[1]))
-  fig.legend(
-    handles, labels, frameon=False, fontsize=8.5, loc='outside right center'
-  )
-  running.save_figure(fig, folder, 'accuracy')
-  plt.close(fig)
+  figures.legend(fig, axes, 'right center')
+  return {'accuracy': fig}
+
+
+def lines(ax: Axes, results: list[grid.Result]) -> None:
+  """Draws a line per check of one method."""
+  for check, (label, color) in CHECKS.items():
+    mine = [r for r in results if r['check'] == check]
+    if mine:
+      accuracy = 100 * np.array([r['test_accuracy'] for r in mine])
+      ratios = [r['ratio'] for r in mine]
+      figures.band(ax, ratios, accuracy, color=color, label=label)

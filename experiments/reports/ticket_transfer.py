@@ -1,15 +1,17 @@
-"""What the experiment on the transfer of tickets shows and writes."""
+"""Tables and figures of the experiment on the transfer of tickets."""
 
-from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-import rich.table
+from matplotlib.figure import Figure
 
-from common import running
-from common.grid import Result, spread
+from common import figures, grid
+from common.command import Run
+from common.config import titled
+from common.grid import Result
+from common.tables import Table
 
+HEAD = 'Tickets for other data'
 KINDS = {
   'masks': 'masks',
   'weights': 'masks and weights',
@@ -18,15 +20,8 @@ COLUMNS = ('kind', 'source', 'target', 'level', 'density')
 
 
 def rows(result: Result) -> list[dict[str, Any]]:
-  """One row a network."""
-  return [
-    {
-      **{name: result[name] for name in COLUMNS},
-      'seed': seed,
-      'test_accuracy': accuracy,
-    }
-    for seed, accuracy in enumerate(result['test_accuracy'])
-  ]
+  """One row per network."""
+  return grid.by_seed(result, **{name: result[name] for name in COLUMNS})
 
 
 def names(results: list[Result]) -> list[str]:
@@ -45,24 +40,19 @@ def find(results: list[Result], kind: str, **fields: Any) -> Result:
   return found
 
 
-def heads(results: list[Result]) -> list[str]:
-  """What stands above the tables for people."""
-  return ['ticket', 'transferred', *(f'on {x}' for x in names(results))]
-
-
 def lines(results: list[Result]) -> list[list[str]]:
-  """The rows of the tables for people."""
+  """The rows of the table."""
   targets = names(results)
 
   def line(ticket, label, kind, **fields):
     found = (find(results, kind, target=t, **fields) for t in targets)
-    return [ticket, label, *map(spread, found)]
+    return [ticket, label, *map(grid.spread, found)]
 
   return [
     line('none: dense', '', 'imp', level=0),
     line('random', '', 'random'),
     *(
-      line(f'of {source}', label, kind, source=source)
+      line(f'of {titled(source)}', label, kind, source=source)
       for kind, label in KINDS.items()
       for source in targets
     ),
@@ -75,42 +65,28 @@ def caption(results: list[Result]) -> str:
   return (
     'Test accuracy in %: mean ± standard deviation over the seeds, at the end'
     f' of training. All tickets have {density:.2f} % of the weights; a random'
-    ' one has as many in each layer as that of the target, at random places.'
-    ' Masks alone go onto new weights; otherwise the weights that the ticket'
-    ' started from go with them. On its own data, a ticket with its weights is'
-    ' the winning ticket, and its masks alone are the control called random'
-    ' reinitialization.'
+    ' ticket has as many in each layer as the ticket of the target, at random'
+    ' places. Masks alone are put on new weights; otherwise the initial weights'
+    ' of the ticket are transferred with them. On its own data, a ticket with'
+    ' its weights is the winning ticket, and its masks alone are the control'
+    ' called random reinitialization.'
   )
 
 
-def table(results: list[Result]) -> rich.table.Table:
-  """All results, for the terminal."""
-  out = rich.table.Table(caption=caption(results))
-  for i, head in enumerate(heads(results)):
-    head = head.replace('_', '\n').replace(' ', '\n')
-    out.add_column(head, justify='left' if i < 2 else 'right')
-  for line in lines(results):
-    out.add_row(line[0].replace('_', '\n  '), *line[1:])
-  return out
-
-
-def markdown(
-  results: list[Result], title: str, folder: Path, seeds: int
-) -> None:
-  """Writes all results as a page, with where they come from."""
-  running.write_page(
-    folder / 'results.md',
-    f'Tickets for other data: {title}',
-    seeds,
-    caption(results),
-    running.markdown_table(heads(results), lines(results)),
+def page(run: Run) -> list[str | Table]:
+  """All results in one table, and the figure."""
+  results = run.results
+  heads = ['ticket', 'transferred']
+  heads += [f'on {titled(name)}' for name in names(results)]
+  return [
+    Table(heads, lines(results), caption(results), left=2),
     '![Accuracy above that of a random ticket, by source and'
     ' target](transfer.png)',
-  )
+  ]
 
 
 def above_random(results: list[Result], kind: str) -> np.ndarray:
-  """Points above a random ticket: a row a source, a column a target."""
+  """Points above a random ticket: a row per source, a column per target."""
 
   def mean(result):
     return 100 * np.mean(result['test_accuracy'])
@@ -128,30 +104,27 @@ def above_random(results: list[Result], kind: str) -> np.ndarray:
   )
 
 
-def figure(results: list[Result], title: str, folder: Path) -> None:
-  """Draws a heat map for each way to transfer."""
-  targets = names(results)
-  values = {kind: above_random(results, kind) for kind in KINDS}
+def draw(run: Run) -> dict[str, Figure]:
+  """A heat map for each way to transfer."""
+  targets = names(run.results)
+  values = {kind: above_random(run.results, kind) for kind in KINDS}
   limit = max(np.abs(x).max() for x in values.values()) or 1
   size = 1.6 + 1.1 * len(targets)
-  fig, axes = plt.subplots(
-    1, 2, figsize=(2 * size, size), sharey=True, layout='constrained'
-  )
+  fig, (axes,) = figures.panels(1, 2, (2 * size, size), sharey=True)
   for ax, (kind, label) in zip(axes, KINDS.items(), strict=True):
     ax.imshow(values[kind], cmap='RdBu', vmin=-limit, vmax=limit)
     for (row, column), value in np.ndenumerate(values[kind]):
       color = 'white' if abs(value) > 0.6 * limit else 'black'
       ax.text(column, row, f'{value:+.1f}', ha='center', va='center', c=color)
-    places = [name.replace('_', '\n') for name in targets]
+    places = [titled(name).replace(' ', '\n') for name in targets]
     ax.set_xticks(range(len(targets)), places, fontsize=8.5)
     ax.set_yticks(range(len(targets)), places, fontsize=8.5)
     ax.set_xlabel('trained on', fontsize=9)
-    ax.set_title(label, fontsize=9, loc='left')
+    figures.title(ax, label, 9)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
   axes[0].set_ylabel('ticket of', fontsize=9)
   drawn = axes[0].images[0]
   fig.colorbar(drawn, ax=axes, shrink=0.8, label='points above a random ticket')
-  fig.suptitle(title, fontsize=10, x=0.01, ha='left')
-  running.save_figure(fig, folder, 'transfer')
-  plt.close(fig)
+  figures.title_all(fig, run.title)
+  return {'transfer': fig}

@@ -1,28 +1,30 @@
-"""What the comparison of zero-cost proxies shows and writes."""
+"""Tables and figures of the comparison of zero-cost proxies."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
-import rich.table
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
-from common import running
+from common import figures, grid, tables
+from common.command import Run
 from common.networks import Network
+from common.tables import Table
 from lthjax import proxies
 
+HEAD = 'Zero-cost proxies'
 
-class Results(NamedTuple):
+
+class Measured(NamedTuple):
   """Everything that was found."""
 
-  folder: Path
   networks: list[Network]
   scores: dict[str, dict[str, float]]
   """By proxy and network."""
   accuracies: dict[str, dict[str, list[float]]]
-  """By network and split, of every seed."""
+  """By network and split, of each seed."""
   searches: dict[str, list[list[float]]]
   """Test accuracy by kind of search, repeat, and networks trained."""
 
@@ -34,13 +36,31 @@ class Results(NamedTuple):
 HEADS = ('proxy', 'Spearman', 'Kendall', 'best, %', 'first five, %')
 CAPTION = (
   'Rank correlations with the mean test accuracy of the trained networks, and'
-  ' the accuracy of the network that a proxy holds for the best one and of the'
-  ' best among its first five. num_params and multiply_adds are the baselines.'
+  ' the accuracy of the network that a proxy ranks first and of the best among'
+  ' its first five. num_params and multiply_adds are the baselines.'
+)
+SEARCH = (
+  'Test accuracy of the network with the best validation accuracy so far, by'
+  ' number of networks trained: mean ± standard deviation over the repeats.'
 )
 
 
-def rows(results: Results) -> list[list[str]]:
-  """A row of the tables for people for each proxy."""
+def rows(result: grid.Result) -> list[dict[str, Any]]:
+  """One row per network and seed; scores have none."""
+  found = []
+  for network in result.get('networks', ()):
+    name = Network(**network).name
+    of_network = result['accuracies'][name]
+    found += [
+      {**network, 'name': name, 'seed': seed, 'validation_accuracy': x}
+      | {'test_accuracy': y}
+      for seed, (x, y) in enumerate(zip(*of_network.values(), strict=True))
+    ]
+  return found
+
+
+def lines(results: Measured) -> list[list[str]]:
+  """A row of the table for each proxy."""
   test, out = results.test(), []
   for name, scores in results.scores.items():
     order = sorted(scores, key=lambda n: -scores[n])
@@ -56,96 +76,81 @@ def rows(results: Results) -> list[list[str]]:
   return out
 
 
-def search_rows(results: Results) -> list[list[str]]:
+def search_lines(results: Measured) -> list[list[str]]:
   """A row for each kind of search, with accuracy after so many trainings."""
   out = []
   for name, curves in results.searches.items():
     found = 100 * np.array(curves)
-    mean, std = found.mean(0), found.std(0)
-    out.append([name, *(f'{mean[i]:.2f} ± {std[i]:.2f}' for i in marks(found))])
+    means = (tables.spread(found[:, i]) for i in marks(found))
+    out.append([name, *means])
   return out
 
 
 def marks(curves: Any) -> list[int]:
-  """After how many trainings, less one, a table looks at a search."""
+  """The columns of the table of searches: trainings done, minus one."""
   trained = np.shape(curves)[1]
   return sorted({min(n, trained) - 1 for n in (1, 5, 10, 20, trained)})
 
 
-def search_heads(results: Results) -> list[str]:
+def search_heads(results: Measured) -> list[str]:
   """The head of the table of searches."""
   curves = next(iter(results.searches.values()))
   return ['search', *(f'after {i + 1}, %' for i in marks(curves))]
 
 
-def write(results: Results) -> None:
-  """Writes all numbers for programs."""
-  columns = [*Network._fields, 'name', 'seed', 'test_accuracy', *results.scores]
-  running.write_csv(
-    results.folder / 'summary.csv',
-    columns,
-    (
-      network._asdict()
-      | {name: scores[network.name] for name, scores in results.scores.items()}
-      | {'name': network.name, 'seed': seed, 'test_accuracy': accuracy}
-      for network in results.networks
-      for seed, accuracy in enumerate(results.accuracies[network.name]['test'])
-    ),
+def write(results: Measured, folder: Path) -> None:
+  """Writes all numbers for programs, with the scores beside accuracies."""
+  rows = [
+    {
+      **network._asdict(),
+      'name': network.name,
+      'seed': seed,
+      'validation_accuracy': validation,
+      'test_accuracy': test,
+      **{proxy: x[network.name] for proxy, x in results.scores.items()},
+    }
+    for network in results.networks
+    for seed, (validation, test) in enumerate(
+      zip(*results.accuracies[network.name].values(), strict=True)
+    )
+  ]
+  tables.write_csv(folder / 'results.csv', rows)
+  searches = (
+    {'search': name, 'repeat': i, 'test_accuracy': curve}
+    for name, curves in results.searches.items()
+    for i, curve in enumerate(curves)
   )
-  running.write_jsonl(
-    results.folder / 'metrics.jsonl',
-    (
-      {'search': name, 'repeat': i, 'test_accuracy': curve}
-      for name, curves in results.searches.items()
-      for i, curve in enumerate(curves)
-    ),
-  )
+  tables.write_jsonl(folder / 'searches.jsonl', searches)
 
 
-def table(results: Results) -> rich.table.Table:
-  """The correlations, for the terminal."""
-  out = rich.table.Table(caption=CAPTION)
-  for head in HEADS:
-    out.add_column(head, justify='left' if head == 'proxy' else 'right')
-  for row in rows(results):
-    out.add_row(*row)
-  return out
-
-
-def markdown(results: Results, title: str, seeds: int) -> None:
-  """Writes all results as a page, with where they come from."""
-  running.write_page(
-    results.folder / 'results.md',
-    f'Zero-cost proxies: {title}',
-    seeds,
-    CAPTION,
-    running.markdown_table(HEADS, rows(results)),
+def page(run: Run) -> list[str | Table]:
+  """Correlations, and searches."""
+  found = run.measured
+  return [
+    Table(HEADS, lines(found), CAPTION),
     '![Test accuracy over the rank of the score](scores.png)',
-    'Test accuracy of the network with the best validation accuracy so far, by'
-    ' how many were trained: mean ± standard deviation over the repeats.',
-    running.markdown_table(search_heads(results), search_rows(results)),
+    Table(search_heads(found), search_lines(found), SEARCH),
     '![Test accuracy over networks trained](search.png)',
-  )
+  ]
 
 
-def figures(results: Results, title: str) -> None:
+def terminal(run: Run) -> list[str | Table]:
+  """The correlations."""
+  return page(run)[:1]
+
+
+def draw(run: Run) -> dict[str, Figure]:
   """Draws what the tables say."""
-  scatter(results, title)
-  searches(results, title)
+  found, title = run.measured, run.title
+  return {'scores': scatter(found, title), 'search': searches(found, title)}
 
 
-def scatter(results: Results, title: str) -> None:
-  """Draws accuracy over the rank of the score, a panel a proxy."""
+def scatter(results: Measured, title: str) -> Figure:
+  """Draws accuracy over the rank of the score, a panel per proxy."""
   columns = min(5, len(results.scores))
   height = -(-len(results.scores) // columns)
-  fig, axes = plt.subplots(
-    height,
-    columns,
-    figsize=(2.3 * columns, 2.4 * height + 0.3),
-    sharey=True,
-    squeeze=False,
-    layout='constrained',
-  )
+  size = (2.3 * columns, 2.4 * height + 0.3)
+  fig, axes = figures.panels(height, columns, size, sharey=True)
   test = results.test()
   y = 100 * np.array([test[network.name] for network in results.networks])
   deep = np.array(
@@ -159,8 +164,8 @@ def scatter(results: Results, title: str) -> None:
     for chosen, color, marker, label in (
       (~deep & ~see, 'C0', 'o', 'shallow'),
       (deep & ~see, 'C1', 'o', 'deep'),
-      (~deep & see, 'C0', '^', 'shallow, sees neighbours'),
-      (deep & see, 'C1', '^', 'deep, sees neighbours'),
+      (~deep & see, 'C0', '^', 'shallow, sees neighbors'),
+      (deep & see, 'C1', '^', 'deep, sees neighbors'),
     ):
       ax.scatter(
         *(x[chosen], y[chosen], 12, color),
@@ -169,7 +174,7 @@ def scatter(results: Results, title: str) -> None:
         alpha=0.8,
       )
     rho = proxies.spearman(scores, test)
-    ax.set_title(f'{name}  ({rho:.2f})', fontsize=9, loc='left')
+    figures.title(ax, f'{name}  ({rho:.2f})', 9)
     ax.spines[['top', 'right']].set_visible(False)
     ax.set_xticks([])
   for ax in axes.flat[len(results.scores) :]:
@@ -177,23 +182,15 @@ def scatter(results: Results, title: str) -> None:
   for ax in axes[:, 0]:
     ax.set_ylabel('test accuracy (%)', fontsize=8)
   fig.supxlabel('rank of the score, the best on the right', fontsize=9)
-  fig.suptitle(
-    f'{title} (Spearman correlation)', fontsize=10, x=0.01, ha='left'
-  )
-  fig.legend(
-    *axes[0, 0].get_legend_handles_labels(),
-    loc='outside upper right',
-    ncols=4,
-    frameon=False,
-    fontsize=8,
-  )
-  running.save_figure(fig, results.folder, 'scores')
-  plt.close(fig)
+  figures.title_all(fig, f'{title} (Spearman correlation)')
+  figures.legend(fig, axes[0, 0], 'upper right', ncols=4, fontsize=8)
+  return fig
 
 
-def searches(results: Results, title: str) -> None:
+def searches(results: Measured, title: str) -> Figure:
   """Draws the best accuracy so far over networks trained."""
-  fig, ax = plt.subplots(figsize=(6.4, 4), layout='constrained')
+  fig, axes = figures.panels(size=(6.4, 4))
+  ax = axes[0, 0]
   colors: dict[str, str] = {}
   for name, curves in results.searches.items():
     found = 100 * np.array(curves)
@@ -210,8 +207,7 @@ def searches(results: Results, title: str) -> None:
   ax.xaxis.set_major_locator(MaxNLocator(integer=True))
   ax.set_xlabel('networks trained')
   ax.set_ylabel('test accuracy of the best so far (%)')
-  ax.set_title(f'{title} (mean; bands: quartiles)', fontsize=10, loc='left')
-  running.decorate(ax)
+  figures.title(ax, f'{title} (mean; bands: quartiles)')
+  figures.decorate(ax)
   ax.legend(frameon=False, fontsize=8.5)
-  running.save_figure(fig, results.folder, 'search')
-  plt.close(fig)
+  return fig

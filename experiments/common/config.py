@@ -1,0 +1,133 @@
+"""Options of the experiments: shared fields, and command lines."""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+import tyro
+
+from common import checks
+
+ModelName = Literal[
+  'lenet_300_100',
+  'conv_2',
+  'conv_4',
+  'conv_6',
+  'conv_8',
+  'resnet_20',
+  'vgg_11',
+  'vgg_16',
+  'wide_resnet_22_2',
+]
+TITLES = {
+  'lenet_300_100': 'LeNet-300-100',
+  'conv_2': 'Conv-2',
+  'conv_4': 'Conv-4',
+  'conv_6': 'Conv-6',
+  'conv_8': 'Conv-8',
+  'resnet_20': 'ResNet-20',
+  'vgg_11': 'VGG-11',
+  'vgg_16': 'VGG-16',
+  'wide_resnet_22_2': 'WRN-22-2',
+  'small': 'A small network',
+  'digits_transposed': 'transposed digits',
+  'digits_permuted': 'permuted digits',
+  'mnist': 'MNIST',
+  'fashion_mnist': 'Fashion-MNIST',
+  'cifar10': 'CIFAR-10',
+  'cifar10_grey': 'gray CIFAR-10',
+}
+# Written by what a glob matches: a share of the weights to prune per level.
+Fraction = tuple[tuple[str, float], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseConfig:
+  """Options that all experiments share."""
+
+  seeds: int = 3
+  """Runs side by side, with seeds 0, 1, and so on."""
+  batch_size: int = 60
+  """Examples per step."""
+  learning_rate: float = 1.2e-3
+  """Step size of Adam."""
+  validation: int | None = None
+  """Training examples held out for validation; None: about a tenth."""
+  output: Path = dataclasses.field(default=Path('runs'), compare=False)
+  """Folder that holds the folders of all runs."""
+
+  PREFIX: ClassVar[str] = ''
+
+  def __post_init__(self):
+    """Refuses what cannot be trained."""
+    checks.finite(self, *(x.name for x in dataclasses.fields(self)))
+    checks.at_least(self, seeds=1, batch_size=1, validation=1)
+    checks.above_zero(self, 'learning_rate')
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(BaseConfig):
+  """Options of experiments that train one network on one data set."""
+
+  dataset: str = 'digits'
+  """digits, which comes with scikit-learn, or a TFDS name such as mnist."""
+  model: ModelName = 'lenet_300_100'
+  """Network."""
+  steps: int = 300
+  """Training steps."""
+  eval_every: int = 50
+  """Steps between evaluations on the validation set."""
+
+  def __post_init__(self):
+    """Refuses what cannot be trained."""
+    super().__post_init__()
+    checks.at_least(self, steps=1, eval_every=1)
+
+  @property
+  def name(self) -> str:
+    """Start of the name of the run's folder."""
+    return f'{self.PREFIX}{self.dataset.replace("/", "-")}-{self.model}'
+
+  @property
+  def title(self) -> str:
+    """What was trained, in words."""
+    return f'{titled(self.model)} on {titled(self.dataset)}, {seeds(self)}'
+
+
+Config = TypeVar('Config', bound=BaseConfig)
+
+
+def titled(name: str) -> str:
+  """A network or data set as it is written in text."""
+  return TITLES.get(name, name)
+
+
+def seeds(config: BaseConfig) -> str:
+  """The number of seeds, in words."""
+  return '1 seed' if config.seeds == 1 else f'{config.seeds} seeds'
+
+
+def parse(
+  arguments: Sequence[str], presets: Mapping[str, Config], doc: str | None
+) -> Config:
+  """Reads a command line: a preset, the first one by default, and changes."""
+  if {'-h', '--help'} & set(arguments):
+    print(doc)  # Tyro would break its lines elsewhere.
+  first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  first.add_argument('--preset')
+  name = first.parse_known_args(arguments)[0].preset
+  if name not in presets:  # Tyro complains, unless there is none.
+    name = next(iter(presets))
+  usage = tyro.conf.arg(help='Sets the defaults of all other options.')
+  kind: Any = type(presets[name])
+  choices: Any = Annotated[Literal[tuple(presets)], usage]
+  options = dataclasses.make_dataclass(
+    'Options',
+    [
+      ('preset', choices, dataclasses.field(default=name)),
+      ('experiment', tyro.conf.OmitArgPrefixes[kind], presets[name]),
+    ],
+  )
+  return tyro.cli(options, description='', args=arguments).experiment

@@ -1,0 +1,100 @@
+"""What the figures of the experiments have in common."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use('agg')
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+LINE: dict[str, Any] = {'ms': 3.5, 'lw': 1.4}
+BAND = '(mean; band: lowest to highest)'
+BARS = '(mean; bars: lowest to highest)'
+
+
+def panels(
+  down: int = 1, across: int = 1, size: tuple[float, float] = (7.2, 4.4), **how
+) -> tuple[Figure, Any]:
+  """A figure and its axes, ``[down, across]``."""
+  return plt.subplots(
+    down, across, figsize=size, squeeze=False, layout='constrained', **how
+  )
+
+
+def decorate(ax: Axes) -> None:
+  """Removes what is not needed to read a plot."""
+  ax.spines[['top', 'right']].set_visible(False)
+  ax.grid(axis='y', color='0.9', lw=0.8)
+
+
+def band(ax: Axes, x: Any, y: Any, **style: Any) -> None:
+  """Draws the mean of ``y[point, seed]`` in a band from lowest to highest."""
+  y = np.asarray(y, float)
+  ax.plot(x, y.mean(1), 'o-', **LINE, **style)
+  style.pop('label', None)
+  ax.fill_between(x, y.min(1), y.max(1), alpha=0.15, lw=0, **style)
+
+
+def bars(
+  ax: Axes, x: Any, y: Sequence[Any], shown: Any = True, **style: Any
+) -> None:
+  """Draws the mean of each point's values, with bars from lowest to highest.
+
+  Args:
+    ax: where to draw.
+    x: places of the points.
+    y: values of each point.
+    shown: for each point, whether it gets a bar.
+    **style: of the line.
+  """
+  mean = np.array([np.mean(values) for values in y])
+  ends = np.array([[np.min(v) for v in y], [np.max(v) for v in y]])
+  style = {'fmt': 'o-', **LINE, 'elinewidth': 0.8, **style}
+  ax.errorbar(x, mean, np.abs(ends - mean) * shown, **style)
+
+
+def log_scale(ax: Axes, ticks: Sequence[float], **base: int) -> None:
+  """Makes the horizontal axis logarithmic, with plain numbers at its ticks."""
+  ax.set_xscale('log', **base)
+  low, high = sorted(ax.get_xlim())
+  ax.set_xticks([tick for tick in ticks if low <= tick <= high])
+  ax.xaxis.set_major_formatter('{x:g}')
+  ax.minorticks_off()
+
+
+def title(ax: Axes, text: str, size: float = 10) -> None:
+  """Titles a panel at its left edge."""
+  ax.set_title(text, fontsize=size, loc='left')
+
+
+def title_all(fig: Figure, text: str, size: float = 10) -> None:
+  """Titles a figure at its left edge."""
+  fig.suptitle(text, fontsize=size, x=0.01, ha='left')
+
+
+def legend(fig: Figure, axes: Any, where: str = 'lower center', **how) -> None:
+  """Puts the legend of the panel with the most lines outside of all panels."""
+  found = [ax.get_legend_handles_labels() for ax in np.ravel(axes)]
+  handles, labels = max(found, key=lambda legend: len(legend[1]))
+  how = {'frameon': False, 'fontsize': 8.5, **how}
+  fig.legend(handles, labels, loc=f'outside {where}', **how)
+
+
+def save(fig: Figure, folder: Path, name: str) -> None:
+  """Writes a figure as PNG and SVG, each whole or not at all, and closes it."""
+  # Otherwise SVGs have random names and today's date in them.
+  fixed = matplotlib.rc_context({'svg.hashsalt': 'lthjax'})
+  fresh = tempfile.TemporaryDirectory(dir=folder, prefix='.figure-')
+  with fixed, fresh as temporary:
+    for suffix, metadata in (('png', {}), ('svg', {'Date': None})):
+      drawn = Path(temporary) / f'{name}.{suffix}'
+      fig.savefig(drawn, format=suffix, dpi=160, metadata=metadata)
+      drawn.replace(folder / drawn.name)
+  plt.close(fig)

@@ -1,0 +1,33 @@
+"""Several seeds side by side: leaves with an axis in front, one entry each."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def seed_keys(seeds: int, offset: int = 0) -> chex.PRNGKey:
+  """One key per seed: keys of the seeds 0, 1, and so on, plus an offset."""
+  return jax.vmap(jax.random.key)(jnp.arange(seeds) + offset)
+
+
+def stack(trees: Iterable[chex.ArrayTree]) -> Any:
+  """Puts the trees of all seeds into one."""
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def unstack(tree: Any) -> list[Any]:
+  """The trees of the seeds."""
+  return [one(tree, seed) for seed in range(len(jax.tree.leaves(tree)[0]))]
+
+
+def one(tree: Any, seed: int) -> Any:
+  """The tree of one seed."""
+  return jax.tree.map(lambda x: x[seed], tree)
+
+
+def repeat(tree: Any, seeds: int) -> Any:
+  """The same tree for every seed."""
+  return jax.tree.map(lambda x: jnp.repeat(x[None], seeds, 0), tree)

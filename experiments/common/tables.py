@@ -1,0 +1,88 @@
+"""Tables of results, for the terminal, for pages and for programs."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import rich.table
+
+from lthjax import checkpoints
+
+
+class Table(NamedTuple):
+  """A table for people.
+
+  Attributes:
+    heads: names of the columns.
+    rows: text of the cells, row by row.
+    caption: what the numbers are.
+    title: what stands above them in the terminal.
+    left: how many of the first columns hold words, and are aligned to the left.
+    printed: how many of the first columns fit into a terminal; all by default.
+  """
+
+  heads: Sequence[str]
+  rows: Sequence[Sequence[str]]
+  caption: str = ''
+  title: str = ''
+  left: int = 1
+  printed: int | None = None
+
+
+def for_terminal(table: Table) -> rich.table.Table:
+  """A table as the terminal shows it."""
+  out = rich.table.Table(title=table.title, caption=table.caption)
+  for i, head in enumerate(table.heads[: table.printed]):
+    justify = 'left' if i < table.left else 'right'
+    out.add_column(
+      head.replace('_', '\n').replace(' ', '\n', 1), justify=justify
+    )
+  for row in table.rows:
+    out.add_row(*row[: table.printed])
+  return out
+
+
+def markdown(table: Table) -> str:
+  """A table as a page has it, below its caption."""
+  lines = [table.heads, ['---'] * len(table.heads), *table.rows]
+  cells = ([cell.replace('|', '\\|') for cell in line] for line in lines)
+  text = '\n'.join(f'| {" | ".join(line)} |' for line in cells)
+  return f'{table.caption}\n\n{text}' if table.caption else text
+
+
+def spread(values: Any, sign: str = '') -> str:
+  """Mean and standard deviation."""
+  values = np.asarray(values, float)
+  return f'{values.mean():{sign}.2f} ± {values.std():.2f}'
+
+
+def finite(value: Any) -> Any:
+  """The same value with `None` for numbers that JSON does not have."""
+  if isinstance(value, dict):
+    return {name: finite(x) for name, x in value.items()}
+  if isinstance(value, list | tuple):
+    return [finite(x) for x in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+  """Writes a table for programs; columns are those of all rows, in order."""
+  text = io.StringIO()
+  columns = list(dict.fromkeys(name for row in rows for name in row))
+  writer = csv.DictWriter(text, columns, lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(rows)
+  checkpoints.write_text(path, text.getvalue())
+
+
+def write_jsonl(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+  """Writes one JSON object per line."""
+  text = ''.join(json.dumps(finite(dict(x))) + '\n' for x in lines)
+  checkpoints.write_text(path, text)
