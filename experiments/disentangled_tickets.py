@@ -305,7 +305,7 @@ class Experiment:
     """Measures what the tickets of the parts have in common."""
     config = self.config
     for task in self.parts:
-      task.check_compiled_once()
+      task.check_compiled()
     tickets = {
       level: [
         self.load(store, Cell('imp', level, part, None, 0))

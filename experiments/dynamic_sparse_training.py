@@ -225,7 +225,8 @@ class Experiment:
     }
 
   def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
-    """Has nothing to measure: methods and lengths have their own programs."""
+    """Checks that the sparsities of a method and length share a program."""
+    self.task.check_compiled(len(self._trainers))
 
   def forward_cost(self, masks: Any) -> accounting.MultiplyAdds:
     """Multiply-adds of a forward pass on one image, for one seed."""

@@ -38,12 +38,11 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import chex
 import jax
-import tyro
 
 import lthjax as lth
 from common import checks, command, grid, levels, seeds, tables
 from common.classification import Classification, make_optimizer, steps_down
-from common.config import Fraction, TrainConfig
+from common.config import NONE, Fraction, TrainConfig
 from lthjax.tickets import Ticket
 from lthjax.training import TrainState, with_masks
 from methods.connectivity import Line
@@ -74,9 +73,7 @@ class Config(TrainConfig):
   """Training examples for the training error, and for batch statistics."""
   optimizer: Literal['adam', 'sgd'] = 'adam'
   """Adam, or SGD with momentum 0.9."""
-  decay_steps: Annotated[
-    tuple[int, ...], tyro.conf.arg(help_behavior_hint='(default: none)')
-  ] = ()
+  decay_steps: Annotated[tuple[int, ...], NONE] = ()
   """Steps at which the learning rate falls to a tenth."""
   weight_decay: float = 0.0
   """L2 penalty on kernels, added to the gradient."""
@@ -271,7 +268,7 @@ class Experiment:
 
   def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
     """Checks that all cells have shared one program."""
-    self.task.check_compiled_once()
+    self.task.check_compiled()
 
 
 def main() -> None:

@@ -43,7 +43,6 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 import chex
 import jax
 import numpy as np
-import tyro
 
 import lthjax as lth
 from common import checks, command, grid, levels, seeds
@@ -53,7 +52,7 @@ from common.classification import (
   make_optimizer,
   steps_down,
 )
-from common.config import Fraction, TrainConfig
+from common.config import NONE, Fraction, TrainConfig
 from lthjax import checkpoints
 from lthjax.tickets import Ticket
 from lthjax.training import Trainer, TrainState, with_masks
@@ -93,9 +92,7 @@ class Config(TrainConfig):
   """Step to rewind to; 0 is initialization."""
   optimizer: Literal['adam', 'sgd'] = 'adam'
   """Adam, or SGD with momentum 0.9."""
-  decay_steps: Annotated[
-    tuple[int, ...], tyro.conf.arg(help_behavior_hint='(default: none)')
-  ] = ()
+  decay_steps: Annotated[tuple[int, ...], NONE] = ()
   """Steps at which the learning rate falls to a tenth."""
   weight_decay: float = 0.0
   """L2 penalty on kernels, added to the gradient."""
@@ -301,7 +298,7 @@ class Experiment:
 
   def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
     """Checks that there was one program; reports on the last ticket."""
-    self.task.check_compiled_once()
+    self.task.check_compiled()
     dense, last = (
       self.ticket(level, store) for level in (0, self.config.levels - 1)
     )

@@ -33,7 +33,7 @@ import common.stopping  # noqa: F401
 
 import dataclasses
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import optax
@@ -59,7 +59,7 @@ class Config(config.BaseConfig):
   """Training steps."""
   eval_every: int = 100
   """Steps between evaluations on the validation set."""
-  fresh: tuple[str, ...] = ()
+  fresh: Annotated[tuple[str, ...], config.NONE] = ()
   """Globs of layers that are not transferred, such as 'output/*'."""
   levels: int = 16
   """Trainings in a row to find a ticket, including the dense network's."""
@@ -257,7 +257,7 @@ class Experiment:
   def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
     """Checks that each data set has one program."""
     for loop in self.loops.values():
-      loop.task.check_compiled_once()
+      loop.task.check_compiled()
 
 
 def main() -> None:

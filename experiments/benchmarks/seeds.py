@@ -31,11 +31,11 @@ def main(seeds: tuple[int, ...] = (1, 8, 32, 128)) -> None:
   for number in seeds:
     config = dataclasses.replace(lottery_ticket.PRESETS['mnist'], seeds=number)
     experiment = lottery_ticket.Experiment(config)
-    state = experiment.start()
+    state = experiment.start
     times = []
     for _ in range(2):
       start = time.perf_counter()
-      jax.block_until_ready(experiment.train(state, until=config.steps))
+      jax.block_until_ready(experiment.fit(state, until=config.steps))
       times.append(time.perf_counter() - start)
     first, later = times
     print(f'| {number} | {first:.1f} | {later:.1f} | {later / number:.2f} |')

@@ -98,12 +98,12 @@ class Classification:
       scanned=scans_well(self.params),
     )
 
-  def check_compiled_once(self) -> None:
-    """Raises if the training step was compiled again."""
-    if self.compilations > 1:
+  def check_compiled(self, programs: int = 1) -> None:
+    """Raises if there were more programs for training steps than needed."""
+    if self.compilations > programs:
       raise RuntimeError(
-        f'The training step was compiled {self.compilations} times instead of'
-        ' once.'
+        f'Training steps were compiled {self.compilations} times instead of'
+        f' {programs}.'
       )
 
   def test_accuracy(

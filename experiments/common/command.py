@@ -6,10 +6,9 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from common import figures, grid, tables
 from common.config import BaseConfig, parse
@@ -35,32 +34,10 @@ class Run(NamedTuple):
   measured: Any = None
 
 
-class Experiment(Protocol):
-  """What is compiled once: networks, their data and their training."""
-
-  def train(self, cell: Any, store: grid.Store, report: Any) -> Any:
-    """Trains a cell; returns what came out, and the networks to keep."""
-    ...
-
-  def finish(self, store: grid.Store, results: list[grid.Result]) -> Any:
-    """Checks and measures what is there when all cells are trained."""
-    ...
-
-
-class Report(Protocol):
-  """A module that knows how to show what came out."""
-
-  HEAD: str
-  rows: Callable[[grid.Result], list[dict[str, Any]]]
-  draw: Callable[[Run], Mapping[str, Figure]]
-  page: Callable[[Run], Sequence[str | tables.Table]]
-  terminal: Callable[[Run], Sequence[str | tables.Table]]
-
-
 def run(
   config: Any,
   cells: Callable[[Any], Sequence[grid.Cell]],
-  experiment: Callable[[Any], Experiment],
+  experiment: Callable[[Any], Any],
   report: Any,
   progress: grid.Progress | None = None,
 ) -> Run:
@@ -84,11 +61,25 @@ def run(
 def main(
   presets: Mapping[str, BaseConfig],
   cells: Callable[[Any], Sequence[grid.Cell]],
-  experiment: Callable[[Any], Experiment],
+  experiment: Callable[[Any], Any],
   report: Any,
   doc: str | None,
 ) -> None:
-  """Runs an experiment from the command line and shows what came out."""
+  """Runs an experiment from the command line and shows what came out.
+
+  Args:
+    presets: configurations by name; the first one is the default.
+    cells: ``cells(config)``, all trainings, in an order in which they can be
+      done.
+    experiment: ``experiment(config)``, which raises on bad options before
+      anything is written. It has ``train(cell, store, evaluated) -> (result,
+      networks)``, as in `grid.run`, and ``finish(store, results)``, which
+      checks and measures what is there when all cells are trained.
+    report: a module that shows what came out: ``rows(result)`` for the CSV,
+      ``draw(run)`` for figures by name, ``page(run)`` for text and tables, and
+      perhaps ``terminal(run)`` for what is shown there instead.
+    doc: what the experiment is about.
+  """
   logging.getLogger('absl').setLevel(logging.CRITICAL)  # Our line is enough.
   with friendly_exit():
     config = parse(sys.argv[1:], presets, doc)

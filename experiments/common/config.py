@@ -39,8 +39,10 @@ TITLES = {
   'cifar10': 'CIFAR-10',
   'cifar10_grey': 'gray CIFAR-10',
 }
-# Written by what a glob matches: a share of the weights to prune per level.
+# Shares of the weights to prune per level, by globs of layers.
 Fraction = tuple[tuple[str, float], ...]
+# For options that are empty by default.
+NONE = tyro.conf.arg(help_behavior_hint='(default: none)')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,9 +42,7 @@ def band(ax: Axes, x: Any, y: Any, **style: Any) -> None:
   ax.fill_between(x, y.min(1), y.max(1), alpha=0.15, lw=0, **style)
 
 
-def bars(
-  ax: Axes, x: Any, y: Sequence[Any], shown: Any = True, **style: Any
-) -> None:
+def bars(ax: Axes, x: Any, y: Any, shown: Any = True, **style: Any) -> None:
   """Draws the mean of each point's values, with bars from lowest to highest.
 
   Args:
@@ -84,7 +82,8 @@ def legend(fig: Figure, axes: Any, where: str = 'lower center', **how) -> None:
   found = [ax.get_legend_handles_labels() for ax in np.ravel(axes)]
   handles, labels = max(found, key=lambda legend: len(legend[1]))
   how = {'frameon': False, 'fontsize': 8.5, **how}
-  fig.legend(handles, labels, loc=f'outside {where}', **how)
+  place: Any = f'outside {where}'
+  fig.legend(handles, labels, loc=place, **how)
 
 
 def save(fig: Figure, folder: Path, name: str) -> None:

@@ -38,9 +38,7 @@ class Store(NamedTuple):
 
   folder: Path
 
-  def save(
-    self, name: str, tree: chex.ArrayTree | Ticket, result: Result | None = None
-  ) -> None:
+  def save(self, name: str, tree: Any, result: Result | None = None) -> None:
     """Writes a tree or a ticket, with what came out, below the folder."""
     self.check_there()
     result = {**(result or {}), 'origin': self._origin(name)}
@@ -68,7 +66,7 @@ class Store(NamedTuple):
       )
     return found
 
-  def load(self, name: str, like: chex.ArrayTree) -> Any:
+  def load(self, name: str, like: Any) -> Any:
     """The tree kept under a name, or the ticket if ``like`` is one."""
     self.read(name)
     path = self.folder / name

@@ -50,7 +50,7 @@ def next_ticket(
 
 
 def _prune(config: Any) -> Callable[..., Any]:
-  scope = getattr(config, 'scope', 'layer')
+  scope: Any = getattr(config, 'scope', 'layer')
   return functools.partial(
     lth.prune, fraction=dict(config.fraction), scope=scope
   )

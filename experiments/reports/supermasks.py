@@ -154,7 +154,8 @@ def lines(ax: Axes, results: list[grid.Result], lowest: float) -> None:
   for name, line in found.items():
     line.sort(key=lambda result: result['kept'])
     y = 100 * np.array([result['test_accuracy'] for result in line])
-    mean, style = y.mean(1), {'color': COLORS[name], 'label': LABELS[name]}
+    mean = y.mean(1)
+    style: Any = {'color': COLORS[name], 'label': LABELS[name]}
     if name == 'dense':
       ax.axhline(mean[0], lw=1, ls='--', **style)
     else:

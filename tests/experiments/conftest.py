@@ -1,16 +1,18 @@
 """How the experiments are run in tests: as commands, and in this process."""
 
+import contextlib
+import csv
 import dataclasses
 import fcntl
-import functools
+import importlib
+import io
 import os
 import pathlib
 import subprocess
 import sys
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
+from tiny_experiments import TINY
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -20,6 +22,10 @@ class Finished:
   cwd: pathlib.Path
   folder: pathlib.Path
   printed: str
+
+  def rows(self, name='results.csv'):
+    with (self.folder / name).open(newline='') as file:
+      return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope='session')
@@ -33,16 +39,9 @@ def shared(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def start(shared):
+def start():
   """Starts an experiment in a process of its own."""
-  environment = {
-    **os.environ,
-    'PYTHONPATH': str(ROOT),
-    'COLUMNS': '120',
-    # A program is compiled once for all of these processes.
-    'JAX_COMPILATION_CACHE_DIR': str(shared / 'compiled'),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-  }
+  environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'COLUMNS': '120'}
 
   def start(script, *arguments, cwd=ROOT, **variables):
     return subprocess.Popen(
@@ -61,15 +60,21 @@ def start(shared):
 def run_once(start, shared):
   """Runs an experiment that nobody disturbs, once for all workers."""
 
-  def run(script, arguments):
-    cwd, log = shared / script, shared / f'{script}.txt'
+  def run(script):
+    arguments, cwd = TINY[script], shared / script
+    log = shared / f'{script}.txt'
     with (shared / f'{script}.lock').open('w') as lock:
       fcntl.flock(lock, fcntl.LOCK_EX)  # One worker runs it, the others wait.
       if not log.exists():
         cwd.mkdir(exist_ok=True)
-        process = start(script, *arguments, cwd=cwd)
-        printed, errors = process.communicate()
-        assert process.returncode == 0, errors
+        if script == 'lottery_ticket':  # One of them as people run it.
+          process = start(script, *arguments, cwd=cwd)
+          printed, errors = process.communicate()
+          code = process.returncode
+        else:
+          arguments = [*arguments, '--output', str(cwd / 'runs')]
+          code, printed, errors = call_main(script, arguments)
+        assert code == 0, errors
         log.write_text(printed)
     (folder,) = (cwd / 'runs').iterdir()
     return Finished(cwd, folder, log.read_text())
@@ -77,69 +82,58 @@ def run_once(start, shared):
   return run
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
+def call_main(script, arguments):
   """Calls a script in this process; returns exit code and what it prints."""
-
-  def call(module, *arguments):
-    monkeypatch.setattr(sys, 'argv', [f'{module.__name__}.py', *arguments])
-    monkeypatch.setenv('COLUMNS', '100')
+  module = importlib.import_module(script)
+  printed, errors, code = io.StringIO(), io.StringIO(), 0
+  with (
+    pytest.MonkeyPatch.context() as patch,
+    contextlib.redirect_stdout(printed),
+    contextlib.redirect_stderr(errors),
+  ):
+    patch.setattr(sys, 'argv', [f'{script}.py', *arguments])
+    patch.setenv('COLUMNS', '120')
     try:
       module.main()
-      code = 0
     except SystemExit as stop:
-      code = stop.code
-    printed, errors = capsys.readouterr()
-    if isinstance(code, str):  # Python prints it and exits with 1.
-      code, errors = 1, errors + code
-    return code, printed, errors
+      code = stop.code or 0
+  text = errors.getvalue()
+  if isinstance(code, str):  # Python prints it and exits with 1.
+    code, text = 1, text + code
+  return code, printed.getvalue(), text
 
-  return call
+
+@pytest.fixture
+def call():
+  """Calls a script, by name, in this process."""
+  return lambda script, *arguments: call_main(script, arguments)
 
 
 @pytest.fixture(scope='module')
 def script(request):
-  """The experiment that a module of tests is named after, and imports."""
-  name = request.module.__name__.rpartition('.test_')[2]
-  return getattr(request.module, name)
+  """The name of the experiment that a module of tests is about."""
+  return request.module.__name__.rpartition('.test_')[2]
 
 
 @pytest.fixture(scope='module')
-def unbroken(run_once, script, request):
-  """A run that nobody disturbed, with the options TINY of the module."""
-  return run_once(script.__name__, request.module.TINY)
+def unbroken(run_once, script):
+  """A run that nobody disturbed."""
+  return run_once(script)
 
 
 @pytest.fixture
-def main(call, script):
+def main(script):
   """Calls the script in this process; returns exit code and what it prints."""
-  return functools.partial(call, script)
+  return lambda *arguments: call_main(script, arguments)
 
 
 @pytest.fixture
-def no_training(monkeypatch, script):
+def no_training(monkeypatch):
   """Lets nothing be trained."""
 
   def train(*arguments, **options):
     raise AssertionError('nothing should be trained here')
 
-  monkeypatch.setattr(script.Experiment, 'train', train)
-
-
-@pytest.fixture
-def compiled(shared):
-  """Lets this process use what the others have compiled."""
-
-  def use(settings):
-    for name, value in settings.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-  settings = {
-    'jax_compilation_cache_dir': str(shared / 'compiled'),
-    'jax_persistent_cache_min_compile_time_secs': 0,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  use(settings)
-  yield
-  use(before)
+  for name in TINY:
+    experiment = importlib.import_module(name).Experiment
+    monkeypatch.setattr(experiment, 'train', train)

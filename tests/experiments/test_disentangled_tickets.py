@@ -1,25 +1,17 @@
-"""Core and specialists as people run them: started, killed, and resumed."""
+"""Core and specialist tickets: masks, networks, overlaps and layers."""
 
 import csv
-import dataclasses
-import json
-import re
-import shutil
 
 import jax
 import numpy as np
 import pytest
+from helpers import bits
+from tiny_experiments import TINY
 
 import disentangled_tickets
-from common import running
-from lthjax import checkpoints
-from methods import parts as disentangled_cells
+from common import config, grid
 from reports import disentangled_tickets as disentangled_report
 
-TINY = [
-  *('--steps', '12', '--eval-every', '6', '--seeds', '2', '--examples', '20'),
-  *('--levels', '2', '--colt-levels', '2', '--fraction', '*', '0.6'),
-]
 KINDS = ['core', 'specialist_0', 'specialist_1', 'random', 'union']
 NAMES = [
   *('imp-0-00', 'imp-1-00', 'imp-0-01', 'imp-1-01', 'colt-01'),
@@ -29,7 +21,7 @@ NAMES = [
 
 @pytest.fixture(scope='module')
 def experiment():
-  return disentangled_tickets.Experiment(parse(*TINY))
+  return disentangled_tickets.Experiment(parse(*TINY['disentangled_tickets']))
 
 
 @pytest.fixture(scope='module')
@@ -42,15 +34,16 @@ def networks(unbroken, experiment):
 
 
 def parse(*arguments):
-  return running.parse(arguments, disentangled_tickets.PRESETS, 'help')
+  return config.parse(arguments, disentangled_tickets.PRESETS, 'help')
 
 
 def load(folder, name, experiment):
-  like = {
-    'masks': experiment.all_masks,
-    'networks': [experiment.like] * (2 if name.startswith('colt') else 1),
-  }
-  return checkpoints.load(folder / 'networks' / name, like)
+  cell = next(
+    cell
+    for cell in disentangled_tickets.cells(experiment.config)
+    if cell.name == f'networks/{name}'
+  )
+  return experiment.load(grid.Store(folder), cell)
 
 
 def read(path):
@@ -58,12 +51,8 @@ def read(path):
     return list(csv.DictReader(file))
 
 
-def bits(tree):
-  return jax.tree.map(lambda x: np.asarray(x).tobytes(), tree)
-
-
 def masks_of(networks, name):
-  """The masks of a cell, one entry a layer."""
+  """The masks of a cell, one entry per layer."""
   return jax.tree.leaves(networks[name]['masks'])
 
 
@@ -106,17 +95,17 @@ def test_networks_of_a_part_have_the_accuracy_told(unbroken, experiment):
   expected = task.test_accuracy(network['params'], network['model_state'])
   told = {
     (row['trained_on'], row['tested_on'], row['seed']): row['test_accuracy']
-    for row in read(unbroken.folder / 'summary.csv')
+    for row in unbroken.rows()
     if row['masks'] == 'union'
   }
   assert [float(told['1', '1', str(i)]) for i in range(2)] == expected
   assert min(expected) > 0.6
-  # Of the classes of the other part, it has seen none.
+  # It has not seen the classes of the other part.
   assert {told['1', '0', str(i)] for i in range(2)} == {'0.0'}
 
 
-def test_summary_has_a_row_a_network_and_tested_part(unbroken):
-  rows = read(unbroken.folder / 'summary.csv')
+def test_there_is_a_row_per_network_and_tested_part(unbroken):
+  rows = unbroken.rows()
   assert len(rows) == (len(NAMES) + 1) * 2 * 2
   alive = {row['masks']: int(row['alive']) for row in rows if row['seed'] > '0'}
   ticket = alive['imp']
@@ -126,7 +115,7 @@ def test_summary_has_a_row_a_network_and_tested_part(unbroken):
 
 
 def test_overlap_is_counted_and_compared_with_chance(unbroken, networks):
-  rows = read(unbroken.folder / 'overlap.csv')
+  rows = unbroken.rows('overlap.csv')
   layers = ['all', 'fc1/kernel', 'fc2/kernel', 'output/kernel']
   assert [
     (row['initialization'], row['seed'], row['layer']) for row in rows
@@ -151,7 +140,7 @@ def test_overlap_is_counted_and_compared_with_chance(unbroken, networks):
 
 
 def test_layers_are_compared(unbroken):
-  rows = read(unbroken.folder / 'layers.csv')
+  rows = unbroken.rows('layers.csv')
   names = [
     f'part {part}: {layer}/kernel'
     for part in range(2)
@@ -163,55 +152,6 @@ def test_layers_are_compared(unbroken):
   assert (np.diag(matrix) == 0).all()
   assert matrix[np.triu_indices(6, 1)].min() > 0.01
   assert {row['cluster'] for row in rows} == {'0', '1', '2'}
-
-
-def test_metrics_and_pictures(unbroken):
-  lines = (unbroken.folder / 'metrics.jsonl').read_text().splitlines()
-  results = [json.loads(line) for line in lines]
-  assert len(results) == len(NAMES)
-  for result in results:
-    steps = [6, 12, 18, 24] if result['masks'] == 'colt' else [6, 12]
-    assert [x['step'] for x in result['curve']] == steps
-  for name in ('accuracy', 'layers'):
-    png = (unbroken.folder / f'{name}.png').read_bytes()
-    assert png.startswith(b'\x89PNG')
-    assert '</svg>' in (unbroken.folder / f'{name}.svg').read_text()
-
-
-def test_results_say_where_they_come_from(unbroken):
-  page = (unbroken.folder / 'results.md').read_text()
-  command = '`python experiments/disentangled_tickets.py --steps 12'
-  assert f'| command | {command}' in page
-  assert '\n| core, specialist 1 | 40 % | 0 | ' in page
-  assert '\n| COLT, level 1 | ' in page
-  assert '\n| 1 | 40 % | output/kernel | 160.0 | ' in page
-
-
-@pytest.mark.usefixtures('compiled')
-def test_unfinished_run_ends_with_the_same_bits(
-  main, unbroken, tmp_path, experiment, networks
-):
-  folder = shutil.copytree(unbroken.folder, tmp_path / unbroken.folder.name)
-  missing = ['imp-1-01', 'colt-01', 'random-1']
-  for name in missing:
-    shutil.rmtree(folder / 'networks' / name)
-  code, printed, errors = main(*TINY, '--output', str(tmp_path))
-  assert code == 0, errors
-  assert '12 of 15 trainings are there already; going on' in printed
-  for name in (
-    *('summary.csv', 'metrics.jsonl', 'config.json'),
-    *('overlap.csv', 'layers.csv'),
-  ):
-    assert (folder / name).read_bytes() == (unbroken.folder / name).read_bytes()
-  for name in missing:
-    assert bits(load(folder, name, experiment)) == bits(networks[name])
-
-
-@pytest.mark.usefixtures('no_training')
-def test_finished_run_is_only_shown_again(unbroken, main):
-  code, printed, errors = main(*TINY, '--output', str(unbroken.folder.parent))
-  assert code == 0, errors
-  assert '15 of 15 trainings are there already.' in printed
 
 
 def test_the_level_of_colt_nearest_in_density_is_shown():
@@ -246,69 +186,9 @@ def test_other_starts_are_shown_where_there_are_any():
   line = ['1', '50 %', 'all', '3.0', '4.0', '2.0']
   for overlaps, more in (([same], []), ([same, other], ['5.0', '1.0'])):
     assert disentangled_report.overlap_lines(overlaps) == [line + more]
-    heads = disentangled_report.overlap_heads(overlaps)
-    assert len(heads) == len(line + more)
-    caption = disentangled_report.overlap_caption(overlaps)
-    assert ('Other starts' in caption) == bool(more)
-
-
-def test_help(main):
-  code, printed, _ = main('--help')
-  assert code == 0
-  assert 'python experiments/disentangled_tickets.py' in printed
-  for name in disentangled_tickets.PRESETS:
-    assert f'\n  {name} ' in printed
-
-
-@pytest.mark.parametrize('name', disentangled_tickets.PRESETS)
-def test_presets(name):
-  config = parse('--preset', name)
-  preset = disentangled_tickets.PRESETS[name]
-  assert config == preset
-  cells = disentangled_cells.cells(
-    config.parts, config.levels, config.colt_levels, config.steps
-  )
-  names = [cell.name for cell in cells]
-  assert len(set(names)) == len(names)
-  assert len({cell.label for cell in cells}) == len(names)
-  other = parse('--preset', name, '--parts', '3')
-  assert other == dataclasses.replace(preset, parts=3)
-
-
-@pytest.mark.parametrize(
-  ('arguments', 'text'),
-  [
-    ('--seeds 0', 'seeds was 0, but must be at least 1'),
-    ('--levels 1', 'levels was 1, but must be at least 2'),
-    ('--rewind-step 12', 'rewind_step was 12, but must be from 0 to 11'),
-    ('--by pixel', "invalid choice 'pixel' for argument '--by'"),
-  ],
-)
-def test_bad_command_line(arguments, text, main, tmp_path):
-  code, printed, errors = main(
-    *TINY, *arguments.split(), '--output', str(tmp_path)
-  )
-  assert (code, printed) == (2, '')
-  assert text in re.sub(r'[│╭╮╰╯─\s]+', ' ', errors)
-  assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.usefixtures('no_training')
-@pytest.mark.parametrize(
-  ('arguments', 'text'),
-  [
-    ('--parts 11', 'error: `parts` was 11, but must be from 2 to the number of'
-                   ' classes, 10'),
-    ('--by example --parts 190', 'part 189 has no validation example. Every'),
-    ('--batch-size 700', 'error: batch_size was 700, but part 1 has 624'),
-    ('--fraction x* 0.6', "match no prunable leaf: 'x*'"),
-  ],
-)  # fmt: skip
-def test_bad_input_before_anything_is_done(arguments, text, main, tmp_path):
-  code, _, errors = main(*TINY, *arguments.split(), '--output', str(tmp_path))
-  assert code == 1
-  assert text in errors
-  assert not list(tmp_path.iterdir())
+    table = disentangled_report.overlap_table(overlaps)
+    assert len(table.heads) == len(line + more)
+    assert ('Other starts' in table.caption) == bool(more)
 
 
 @pytest.mark.slow
@@ -331,7 +211,7 @@ def test_mnist(main, tmp_path, tfds_data_dir):
   assert min(z['same']) > 50
   assert max(z['other']) < 10
   seeds = {}
-  for row in read(folder / 'summary.csv'):
+  for row in read(folder / 'results.csv'):
     if row['trained_on'] == row['tested_on']:
       key = row['masks'], row['trained_on']
       accuracy = 100 * float(row['test_accuracy'])

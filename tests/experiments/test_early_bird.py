@@ -1,43 +1,35 @@
-"""The early-bird experiment as people run it: started, and resumed."""
+"""Early-bird tickets: costs, distances, and the rule that draws them."""
 
-import csv
-import dataclasses
 import functools
 import json
-import re
-import shutil
 
 import jax
 import numpy as np
 import pytest
+from tiny_experiments import TINY
 
 import early_bird
-from common import running
+from common import config
 from lthjax import checkpoints, models
 from reports import early_bird as early_bird_report
 
-TINY = [
-  *('--epochs', '2', '--draws', '1', '--sparsities', '0.5'),
-  *('--seeds', '2', '--window', '2', '--threshold', '0.9'),
-]
 CELLS = [(None, 0), (0.5, 1), (0.5, 2)]
 
 
 def parse(*arguments):
-  return running.parse(arguments, early_bird.PRESETS, 'help')
+  return config.parse(arguments, early_bird.PRESETS, 'help')
 
 
 def results(folder):
   """What is kept of each cell."""
   return [
-    checkpoints.read_metadata(folder / 'networks' / cell.name)
-    for cell in early_bird.cells(parse(*TINY))
+    checkpoints.read_metadata(folder / cell.name)
+    for cell in early_bird.cells(parse(*TINY['early_bird']))
   ]
 
 
-def test_summary_has_a_row_a_network(unbroken):
-  with (unbroken.folder / 'summary.csv').open(newline='') as file:
-    rows = list(csv.DictReader(file))
+def test_there_is_a_row_per_network(unbroken):
+  rows = unbroken.rows()
   found = [(row['sparsity'], row['draw'], row['seed']) for row in rows]
   assert found == [
     (str(sparsity or 0), str(draw), seed)
@@ -97,46 +89,13 @@ def test_tickets_of_the_rule():
   assert early_bird_report.by_rule(dense, tickets) is None
 
 
-def test_pages_and_pictures(unbroken):
-  page = (unbroken.folder / 'results.md').read_text()
-  assert '| command | `python experiments/early_bird.py --epochs 2' in page
-  assert '\n| 50 % | rule: 1, 1 | ' in page
-  png = (unbroken.folder / 'early_bird.png').read_bytes()
-  assert png.startswith(b'\x89PNG')
-  assert '</svg>' in (unbroken.folder / 'early_bird.svg').read_text()
-  lines = (unbroken.folder / 'metrics.jsonl').read_text().splitlines()
-  curves = [json.loads(line)['curve'] for line in lines]
-  assert [[x['step'] for x in curve] for curve in curves] == [
-    *([1, 2], [1], [1, 2])
-  ]
-
-
-@pytest.mark.usefixtures('compiled')
-def test_unfinished_run_ends_with_the_same_bits(main, unbroken, tmp_path):
-  folder = shutil.copytree(unbroken.folder, tmp_path / unbroken.folder.name)
-  for name in ('networks/0.5-001', 'networks/dense', 'drawn/002'):
-    shutil.rmtree(folder / name)
-  code, printed, errors = main(*TINY, '--output', str(tmp_path))
-  assert code == 0, errors
-  assert '1 of 3 trainings are there already; going on' in printed
-  for name in ('summary.csv', 'metrics.jsonl', 'config.json'):
-    assert (folder / name).read_bytes() == (unbroken.folder / name).read_bytes()
-
-
-@pytest.mark.usefixtures('no_training')
-def test_finished_run_is_only_shown_again(unbroken, main):
-  code, printed, errors = main(*TINY, '--output', str(unbroken.folder.parent))
-  assert code == 0, errors
-  assert '3 of 3 trainings are there already.' in printed
-
-
 def test_layers_are_in_order():
   params, _ = jax.eval_shape(models.vgg_11().init, jax.random.key(0))
   names = ['1_1', '2_1', '3_1', '3_2', '4_1', '4_2', '5_1', '5_2']
   pairs = [(f'conv{name}', f'norm{name}') for name in names]
   expected = [*(layer for pair in pairs for layer in pair), 'output']
   assert early_bird.layers(params) == expected
-  small = early_bird.Experiment(parse(*TINY)).task.params
+  small = early_bird.Experiment(parse(*TINY['early_bird'])).task.params
   assert early_bird.layers(small) == [
     'stem',
     'layer1',
@@ -144,63 +103,6 @@ def test_layers_are_in_order():
     'layer3',
     'output',
   ]
-
-
-def test_help(main):
-  code, printed, _ = main('--help')
-  assert code == 0
-  assert 'python experiments/early_bird.py' in printed
-  for name in early_bird.PRESETS:
-    assert f'\n  {name} ' in printed
-
-
-@pytest.mark.parametrize('name', early_bird.PRESETS)
-def test_presets(name):
-  preset = early_bird.PRESETS[name]
-  assert parse('--preset', name) == preset
-  cells = early_bird.cells(preset)
-  assert len({cell.name for cell in cells}) == len(cells)
-  assert len(cells) == 1 + 3 * (len(preset.draws) + 1)
-  other = parse('--preset', name, '--seeds', '7')
-  assert other == dataclasses.replace(preset, seeds=7)
-
-
-@pytest.mark.parametrize(
-  ('arguments', 'text'),
-  [
-    ('--sparsities 1.0', 'sparsities had 1.0, but must be between 0 and 1'),
-    ('--draws 2', 'draws had 2, but must be between 0 and the number of'),
-    ('--draws 2 1', 'draws were 2 1, but must be in order.'),
-    ('--window 1', '`window` was 1, but must be at least 2'),
-    ('--epochs 0', 'epochs was 0, but must be at least 1'),
-    ('--validation 0', 'validation was 0, but must be at least 1'),
-    ('--model conv_2', "invalid choice 'conv_2' for argument '--model'"),
-  ],
-)
-def test_bad_command_line(arguments, text, main, tmp_path):
-  code, printed, errors = main(
-    *TINY, *arguments.split(), '--output', str(tmp_path)
-  )
-  assert (code, printed) == (2, '')
-  assert text in re.sub(r'[│╭╮╰╯─\s]+', ' ', errors)
-  assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.usefixtures('no_training')
-@pytest.mark.parametrize(
-  ('arguments', 'text'),
-  [
-    ('--sparsities 0.99', '--sparsities 0.99: This sparsity leaves 1 weights'),
-    ('--batch-size 5000', 'batch_size was 5000, but there are 1257 training'),
-    ('--patch 3', 'cannot be cut into patches of 3 x 3'),
-  ],
-)
-def test_bad_values_before_anything_is_done(arguments, text, main, tmp_path):
-  code, _, errors = main(*TINY, *arguments.split(), '--output', str(tmp_path))
-  assert code == 1
-  assert errors.startswith('error: ')
-  assert text in errors
-  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

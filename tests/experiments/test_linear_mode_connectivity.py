@@ -1,10 +1,6 @@
-"""The experiment on linear mode connectivity, as people run it."""
+"""Linear mode connectivity: masks, barriers and summaries."""
 
-import csv
-import dataclasses
 import json
-import re
-import shutil
 import types
 
 import jax.numpy as jnp
@@ -12,17 +8,12 @@ import numpy as np
 import pytest
 
 import linear_mode_connectivity
-from common import running
-from linear_mode_connectivity import Cell
+from common import config
 from lthjax import checkpoints, data
 from lthjax.models import Model
 from methods.connectivity import Line
 from reports import linear_mode_connectivity as connectivity_report
 
-TINY = [
-  *('--dataset', 'digits', '--steps', '20', '--seeds', '2', '--levels', '3'),
-  *('--rewind-steps', '10', '0', '--points', '3', '--eval-every', '20'),
-]
 COPIES = [
   f'{network}-{k}-{copy:02d}'
   for k in (0, 10)
@@ -37,7 +28,7 @@ CELLS = [
 
 
 def parse(*arguments):
-  return running.parse(arguments, linear_mode_connectivity.PRESETS, 'help')
+  return config.parse(arguments, linear_mode_connectivity.PRESETS, 'help')
 
 
 @pytest.fixture(scope='module')
@@ -73,9 +64,8 @@ def kernels(tree):
   return [np.asarray(tree[name]['kernel']) for name in ('fc1', 'fc2', 'output')]
 
 
-def test_summary_has_a_row_a_training_and_seed(unbroken):
-  with (unbroken.folder / 'summary.csv').open(newline='') as file:
-    rows = list(csv.DictReader(file))
+def test_there_is_a_row_per_training_and_seed(unbroken):
+  rows = unbroken.rows()
   names = [
     f'{row["network"]}-{row["rewind_step"]}-{int(row["number"]):02d}'
     for row in rows
@@ -224,99 +214,6 @@ def test_summaries_by_hand():
   assert line[:5] == [
     *('winning ticket', '5', '82.50 ± 7.50', '-5.00 ± 10.00', '2.00 ± 1.00'),
   ]
-
-
-def test_pages_and_pictures(unbroken):
-  page = (unbroken.folder / 'results.md').read_text()
-  command = '`python experiments/linear_mode_connectivity.py --dataset digits'
-  assert f'| command | {command}' in page
-  assert page.count('\n| winning ticket | ') == 2
-  for name in ('barriers', 'paths'):
-    assert f']({name}.png)' in page
-    png = (unbroken.folder / f'{name}.png').read_bytes()
-    assert png.startswith(b'\x89PNG')
-    assert '</svg>' in (unbroken.folder / f'{name}.svg').read_text()
-  assert 'dense network' in unbroken.printed
-
-
-@pytest.mark.usefixtures('compiled')
-def test_unfinished_run_ends_with_the_same_bits(main, unbroken, tmp_path):
-  folder = shutil.copytree(unbroken.folder, tmp_path / unbroken.folder.name)
-  missing = CELLS[-2:]
-  for name in missing:
-    shutil.rmtree(folder / 'networks' / name)
-  code, printed, errors = main(*TINY, '--output', str(tmp_path))
-  assert code == 0, errors
-  done = len(CELLS) - len(missing)
-  assert f'{done} of {len(CELLS)} trainings are there already; going' in printed
-  for name in ('summary.csv', 'metrics.jsonl', 'config.json'):
-    assert (folder / name).read_bytes() == (unbroken.folder / name).read_bytes()
-
-
-@pytest.mark.usefixtures('no_training')
-def test_finished_run_is_only_shown_again(unbroken, main):
-  code, printed, errors = main(*TINY, '--output', str(unbroken.folder.parent))
-  assert code == 0, errors
-  assert f'{len(CELLS)} of {len(CELLS)} trainings are there already.' in printed
-
-
-def test_help(main):
-  code, printed, _ = main('--help')
-  assert code == 0
-  assert 'python experiments/linear_mode_connectivity.py' in printed
-  for name in linear_mode_connectivity.PRESETS:
-    assert f'\n  {name} ' in printed
-
-
-@pytest.mark.parametrize('name', linear_mode_connectivity.PRESETS)
-def test_presets(name):
-  config = parse('--preset', name)
-  assert config == linear_mode_connectivity.PRESETS[name]
-  cells = linear_mode_connectivity.cells(config)
-  assert cells[0] == Cell('imp', 0, 0, config.steps)
-  assert len({cell.name for cell in cells}) == len(cells)
-  alone = dataclasses.replace(config, networks=())
-  names = {cell.network for cell in linear_mode_connectivity.cells(alone)}
-  assert names == {'dense'}
-
-
-@pytest.mark.parametrize(
-  ('arguments', 'text'),
-  [
-    ('--copies 1', 'copies was 1, but must be at least 2'),
-    ('--points 1', 'points was 1, but must be at least 2'),
-    ('--seeds 0', 'seeds was 0, but must be at least 1'),
-    ('--validation 0', 'validation was 0, but must be at least 1'),
-    ('--networks ticket ticket', 'networks were ticket ticket, but must be'),
-    ('--rewind-steps 0 0', 'rewind_steps were 0 0, but must be one or more'),
-    ('--rewind-steps 20', 'rewind_steps had 20, but must be from 0 to 19'),
-    ('--rewind-steps -1', 'rewind_steps had -1, but must be from 0 to 19'),
-    ('--networks dense', "invalid choice 'dense' for argument '--networks'"),
-  ],
-)
-def test_bad_command_line(arguments, text, main, tmp_path):
-  code, printed, errors = main(
-    *TINY, *arguments.split(), '--output', str(tmp_path)
-  )
-  assert (code, printed) == (2, '')
-  assert text in re.sub(r'[│╭╮╰╯─\s]+', ' ', errors)
-  assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.usefixtures('no_training')
-@pytest.mark.parametrize(
-  ('arguments', 'text'),
-  [
-    ('--fraction conv* 0.2', "match no prunable leaf: 'conv*'"),
-    ('--batch-size 5000', 'batch_size was 5000, but there are 1257 training'),
-  ],
-)
-def test_bad_values_before_anything_is_done(arguments, text, main, tmp_path):
-  code, _, errors = main(*TINY, *arguments.split(), '--output', str(tmp_path))
-  assert code == 1
-  assert errors.startswith('error: ')
-  assert text in errors
-  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -1,36 +1,33 @@
 """The experiment as people use it: started, killed, and started again."""
 
-import collections
-import csv
 import dataclasses
 import functools
 import hashlib
 import json
-import pathlib
 import random
 import re
 import shutil
 import signal
-import sys
 import time
-import xml.etree.ElementTree
 
 import jax
 import numpy as np
 import pytest
+from helpers import bits
+from tiny_experiments import TINY
 
 import lottery_ticket
 import lthjax as lth
+from common import command, grid
+from common.config import parse
 from lthjax import checkpoints
 from lthjax.tickets import Ticket
-from reports import lottery_ticket as ticket_report
+from reports import lottery_ticket as report
 
-ROOT = pathlib.Path(__file__).parents[2]
 LEVELS, SEEDS = 4, 2
-TINY = ['--levels', '4', '--steps', '60', '--seeds', '2', '--eval-every', '20']
-CONFIG = lottery_ticket.parse(TINY)
+CONFIG = parse(TINY['lottery_ticket'], lottery_ticket.PRESETS, '')
 CONTROLS = {'reinit', 'shuffled', 'sign_preserved', 'signed_constant'}
-# Of LeNet-300-100 on 8x8 images: 20 % a level, of the output layer 10 %.
+# LeNet-300-100 on 8x8 images: 20 % per level, 10 % of the output layer.
 ALIVE = [
   [19200, 30000, 1000],
   [15360, 24000, 900],
@@ -48,34 +45,25 @@ def contents(folder):
   }
 
 
-def read_summary(folder):
-  with (folder / 'summary.csv').open(newline='') as file:
-    return list(csv.DictReader(file))
+def results(folder):
+  """What came out of each training."""
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
 
 
 def mean_accuracy(folder):
   """Test accuracy at the best step in %, by level and control."""
-  found = collections.defaultdict(list)
-  for row in read_summary(folder):
-    accuracy = 100 * float(row['test_accuracy_at_best'])
-    found[int(row['level']), row['control']].append(accuracy)
-  return {key: np.mean(values) for key, values in found.items()}
-
-
-def bits(tree):
-  return jax.tree.map(lambda x: (x.dtype, np.asarray(x).tobytes()), tree)
+  return {
+    (x['level'], x['control']): 100 * np.mean(x['test_accuracy_at_best'])
+    for x in results(folder)
+  }
 
 
 def load_tickets(folder, config):
   """All tickets of a run."""
   experiment = lottery_ticket.Experiment(config)
-  state = jax.eval_shape(experiment.trainer.init, experiment.keys)
-  trained = lottery_ticket.slim(state)
-  like = Ticket(0, 0.0, experiment.masks(), state.params, trained, None)
-  return [
-    checkpoints.load_ticket(lottery_ticket.level_folder(folder, level), like)
-    for level in range(config.levels)
-  ]
+  store = grid.Store(folder)
+  return [experiment.ticket(level, store) for level in range(config.levels)]
 
 
 def alive(masks):
@@ -85,7 +73,7 @@ def alive(masks):
 
 
 @pytest.fixture(scope='session')
-def launch(start):  # Another `start` here would be that of `run_once` too.
+def launch(start):
   """Starts the experiment in a process of its own."""
   return functools.partial(start, 'lottery_ticket')
 
@@ -114,10 +102,11 @@ def test_folder(unbroken):
     'accuracy.png',
     'accuracy.svg',
     'config.json',
+    'controls',
     'metrics.jsonl',
     'report.html',
+    'results.csv',
     'results.md',
-    'summary.csv',
     'tickets',
   }
   tickets = sorted(
@@ -126,12 +115,8 @@ def test_folder(unbroken):
   assert tickets == ['00', '01', '02', '03']
 
 
-def test_summary(unbroken):
-  text = (unbroken.folder / 'summary.csv').read_bytes().decode()
-  assert '\r' not in text
-  header = 'level,density,control,seed,test_accuracy,best_step'
-  assert text.startswith(f'{header},test_accuracy_at_best\n')
-  rows = read_summary(unbroken.folder)
+def test_numbers_of_each_seed(unbroken):
+  rows = unbroken.rows()
   keys = [(int(r['level']), r['control'], int(r['seed'])) for r in rows]
   assert len(keys) == len(set(keys))
   assert set(keys) == {
@@ -148,9 +133,8 @@ def test_summary(unbroken):
 
 
 def test_metrics(unbroken):
-  lines = (unbroken.folder / 'metrics.jsonl').read_text().splitlines()
-  metrics = [json.loads(line) for line in lines]
-  rows = iter(read_summary(unbroken.folder))
+  metrics = results(unbroken.folder)
+  rows = iter(unbroken.rows())
   assert len(metrics) == LEVELS + 2 * len(CONTROLS)
   for line in metrics:
     curve = line['curve']
@@ -166,6 +150,8 @@ def test_metrics(unbroken):
       for name in ['best_step', 'test_accuracy', 'test_accuracy_at_best']:
         assert row[name] == str(line[name][seed])
       assert row['seed'] == str(seed)
+      for name in ('loss', 'accuracy'):
+        assert row[f'validation_{name}'] == str(curve[-1][name][seed])
 
 
 def test_config(unbroken):
@@ -178,8 +164,6 @@ def test_config(unbroken):
 
 def test_page_says_what_each_control_keeps(unbroken):
   page = (unbroken.folder / 'results.md').read_text()
-  assert '| command | `python experiments/lottery_ticket.py --levels 4' in page
-  assert '|  | sign | magnitude | mask | 80.20 % | 51.63 % |' in page
   for line in [
     'winning ticket | yes | yes | yes |',
     'new magnitudes, same signs | yes | no | yes |',
@@ -188,14 +172,6 @@ def test_page_says_what_each_control_keeps(unbroken):
   ]:
     assert f'\n| {line} ' in page
   assert page.count(' ± ') == 2 + 2 * (1 + len(CONTROLS))
-
-
-def test_pictures(unbroken):
-  png = (unbroken.folder / 'accuracy.png').read_bytes()
-  assert png.startswith(b'\x89PNG')
-  assert png.endswith(b'IEND\xaeB`\x82')
-  svg = xml.etree.ElementTree.parse(unbroken.folder / 'accuracy.svg')
-  assert svg.getroot().tag.endswith('svg')
 
 
 def test_report(unbroken):
@@ -211,7 +187,7 @@ def test_report(unbroken):
 
 def test_what_is_printed(unbroken):
   lines = unbroken.printed.splitlines()
-  assert lines[-1] == f'Figure, tables and tickets: {unbroken.folder}'
+  assert lines[-1] == f'Figures, tables and networks: {unbroken.folder}'
   table = next(
     i for i, line in enumerate(lines) if 'Test accuracy in %' in line
   )
@@ -239,10 +215,42 @@ def test_tickets(unbroken):
 # Killing and starting again.
 
 
+def check_same(folder, unbroken):
+  """A resumed run leaves what an undisturbed one leaves, to the bit."""
+  files = ['results.csv', 'metrics.jsonl', 'config.json', 'report.html']
+  for name in [*files, 'accuracy.png', 'accuracy.svg']:
+    assert (folder / name).read_bytes() == (unbroken.folder / name).read_bytes()
+  assert {path.name for path in folder.rglob('.*')} == set()
+  pairs = zip(
+    load_tickets(folder, CONFIG),
+    load_tickets(unbroken.folder, CONFIG),
+    strict=True,
+  )
+  for ticket, expected in pairs:
+    for name in ['masks', 'start', 'trained']:
+      assert bits(getattr(ticket, name)) == bits(getattr(expected, name))
+
+
+def test_a_killed_run_ends_with_the_same_bits(launch, main, unbroken, tmp_path):
+  arguments = [*TINY['lottery_ticket'], '--output', str(tmp_path)]
+  folder = tmp_path / unbroken.folder.name
+  process = launch(*arguments)
+  mark = folder / 'controls' / '01-reinit'
+  while process.poll() is None and not mark.exists():
+    time.sleep(0.01)
+  process.kill()
+  process.communicate()
+  assert not (folder / 'tickets' / '03').exists()
+  code, printed, errors = main(*arguments)
+  assert code == 0, errors
+  assert ' of 12 trainings are there already; going on with the' in printed
+  check_same(folder, unbroken)
+
+
 @pytest.mark.slow
-def test_killed_runs_end_with_the_same_bits(launch, unbroken, tmp_path):
+def test_a_run_killed_three_times(launch, unbroken, tmp_path):
   moments = random.Random(0)
-  arguments = [*TINY, '--output', str(tmp_path)]
+  arguments = [*TINY['lottery_ticket'], '--output', str(tmp_path)]
   codes = []
   folder = tmp_path / unbroken.folder.name
   for mark in ['config.json', 'tickets/00', 'tickets/02']:
@@ -255,66 +263,53 @@ def test_killed_runs_end_with_the_same_bits(launch, unbroken, tmp_path):
     codes.append(process.returncode)
   assert codes[:2] == [-signal.SIGKILL] * 2
   finish(launch(*arguments))
-  files = ['summary.csv', 'metrics.jsonl', 'config.json', 'report.html']
-  for name in files:
-    assert (folder / name).read_bytes() == (unbroken.folder / name).read_bytes()
-  assert {path.name for path in folder.rglob('.*')} == set()
-  pairs = zip(
-    load_tickets(folder, CONFIG),
-    load_tickets(unbroken.folder, CONFIG),
-    strict=True,
-  )
-  for ticket, expected in pairs:
-    for name in ['masks', 'start', 'trained']:
-      assert bits(getattr(ticket, name)) == bits(getattr(expected, name))
-    assert ticket.metrics == expected.metrics
+  check_same(folder, unbroken)
 
 
+@pytest.mark.parametrize('damage', ['delete', 'cut', 'foreign'])
 @pytest.mark.usefixtures('no_training')
-def test_finished_run_is_not_repeated(copied, main):
+def test_a_report_that_is_lost_is_made_again(damage, copied, main):
+  path = copied / 'report.html'
   before = contents(copied)
-  code, printed, _ = main(*TINY, '--output', str(copied.parent))
-  assert code == 0
-  assert f'Figure, tables and tickets: {copied}' in printed
-  assert 'Levels 0 to 3 are there already.' in printed
-  assert '51.63 %' in printed
+  if damage == 'delete':
+    path.unlink()
+  elif damage == 'cut':
+    path.write_text(path.read_text()[:1000])
+  else:
+    path.write_text('something else')
+  output = ['--output', str(copied.parent)]
+  code, _, errors = main(*TINY['lottery_ticket'], *output)
+  assert code == 0, errors
   after = contents(copied)
-  changed = {x for x in after if after[x] != before[x]}
-  assert changed <= {'accuracy.svg', 'results.md'}
+  assert {name for name in after if after[name] != before[name]} <= {
+    'results.md'
+  }
 
 
 # Other settings.
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, compiled):
+def run(tmp_path):
   """Runs a small setting in this process; returns its folder and tickets."""
-  experiments = []
-
-  class Counted(lottery_ticket.Experiment):
-    def __init__(self, config):
-      super().__init__(config)
-      experiments.append(self)
 
   def run(**changes):
     changes = {'levels': 3, 'steps': 40, 'output': tmp_path, **changes}
     config = dataclasses.replace(CONFIG, **changes)
-    with monkeypatch.context() as patch:
-      patch.setattr(lottery_ticket, 'Experiment', Counted)
-      with ticket_report.Progress(dict.fromkeys(range(3), 9), 40) as report:
-        folder = lottery_ticket.run(config, report)
-    assert experiments[-1].task.compilations == 1
-    return folder, load_tickets(folder, config), experiments[-1]
+    made = lottery_ticket.Experiment(config)
+    found = command.run(config, lottery_ticket.cells, lambda _: made, report)
+    assert made.task.compilations == 1
+    return found.folder, load_tickets(found.folder, config), made
 
   return run
 
 
 def test_late_rewinding(run):
   folder, tickets, experiment = run(rewind_step=20, controls=('shuffled',))
-  for line in (folder / 'metrics.jsonl').read_text().splitlines():
-    assert [x['step'] for x in json.loads(line)['curve']] == [40]
+  for result in results(folder):
+    assert [x['step'] for x in result['curve']] == [40]
   initial = experiment.trainer.init(experiment.keys)
-  rewound = experiment.train(initial, until=20)
+  rewound = experiment.fit(initial, until=20)
   for ticket in tickets:
     assert bits(ticket.start) == bits(rewound.params) != bits(initial.params)
 
@@ -324,11 +319,11 @@ def test_learning_rate_rewinding_and_resuming(run):
   folder, tickets, _ = run(**change)
   assert bits(tickets[1].start) == bits(tickets[0].trained.params)
   assert bits(tickets[2].start) == bits(tickets[1].trained.params)
-  summary = (folder / 'summary.csv').read_bytes()
+  numbers = (folder / 'results.csv').read_bytes()
   shutil.rmtree(folder / 'tickets' / '02')
   _, again, _ = run(**change)
   assert bits(again[2].trained) == bits(tickets[2].trained)
-  assert (folder / 'summary.csv').read_bytes() == summary
+  assert (folder / 'results.csv').read_bytes() == numbers
 
 
 def test_frozen_weights_beside_a_ticket(run):
@@ -337,46 +332,6 @@ def test_frozen_weights_beside_a_ticket(run):
     *((0, 'ticket'), (1, 'ticket'), (1, 'frozen'))
   }
   assert experiment.frozen[0].compilations == 1
-
-
-# The command line.
-
-
-def unboxed(text):
-  """The words of a message without their frame."""
-  return re.sub(r'[│╭╮╰╯─\s]+', ' ', text)
-
-
-def test_help(capsys, monkeypatch):
-  monkeypatch.setenv('COLUMNS', '80')
-  monkeypatch.setattr(sys, 'argv', ['lottery_ticket.py'])  # for the usage line
-  with pytest.raises(SystemExit) as stop:
-    lottery_ticket.parse(['--preset', 'mnist', '--help'])
-  assert stop.value.code in (0, None)
-  printed = capsys.readouterr().out
-  assert max(map(len, printed.splitlines())) <= 80
-  text = unboxed(printed)
-  assert 'python experiments/lottery_ticket.py --preset mnist' in text
-  for field in dataclasses.fields(lottery_ticket.Config):
-    assert f'--{field.name.replace("_", "-")}' in text
-  for name in lottery_ticket.PRESETS:
-    assert f' {name} ' in text
-  assert '(default: mnist)' in text
-  assert "(default: 'output/*' 0.1 '*' 0.2)" in text
-  assert 'default: )' not in text
-
-
-@pytest.mark.parametrize('name', lottery_ticket.PRESETS)
-def test_presets(name):
-  preset = lottery_ticket.PRESETS[name]
-  assert lottery_ticket.parse(['--preset', name]) == preset
-  changed = lottery_ticket.parse(['--seeds', '8', f'--preset={name}'])
-  assert changed == dataclasses.replace(preset, seeds=8)
-
-
-def test_defaults_are_the_first_preset():
-  assert lottery_ticket.parse([]) == lottery_ticket.PRESETS['digits']
-  assert checkpoints.config_hash(lottery_ticket.parse([])) == '44136fa3'
 
 
 def test_controls_are_counted_back_from_the_last_level():
@@ -390,64 +345,17 @@ def test_controls_are_counted_back_from_the_last_level():
 
 
 @pytest.mark.parametrize(
-  ('arguments', 'text'),
-  [
-    ('--rewind-step 300', 'rewind_step was 300, but must be from 0 to 299'),
-    ('--rewind-step -1', 'rewind_step was -1, but must be from 0 to 299'),
-    ('--rewind-step 299 --eval-every 301', 'There is no evaluation from step'),
-    ('--controls reinit reinit', 'but must be none or more, each of them once'),
-    ('--steps 49', 'There is no evaluation from step 0 to step 49 when eval_'),
-    ('--levels 0', 'levels was 0, but must be at least 1'),
-    ('--seeds 0', 'seeds was 0, but must be at least 1'),
-    ('--validation 0', 'validation was 0, but must be at least 1'),
-    ('--preset nonsense', "invalid choice 'nonsense' for argument '--preset'"),
-    ('--preset', 'argument --preset: expected one argument'),
-    ('--model mlp', "invalid choice 'mlp' for argument '--model'"),
-    ('--controls rewind', "invalid choice 'rewind' for argument '--controls'"),
-    ('--fraction 0.2', '--fraction'),
-    ('--sparsity 0.9', '--sparsity'),
-  ],
-)
-def test_bad_command_line(arguments, text, main, tmp_path):
-  output = ['--output', str(tmp_path)]
-  code, printed, errors = main(*output, *arguments.split())
-  assert (code, printed) == (2, '')
-  assert text in unboxed(errors)
-  assert 'Traceback' not in errors
-  assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.usefixtures('no_training')
-@pytest.mark.parametrize(
-  ('arguments', 'text'),
-  [
-    (['--fraction', '*', '1.0'], '`fraction` was 1.0, but must be in [0, 1)'),
-    (['--fraction', 'conv*', '0.2'], "match no prunable leaf: 'conv*'"),
-    (['--validation', '1437'], 'validation=1437 examples cannot be held out'),
-  ],
-)
-def test_bad_values_before_anything_is_done(arguments, text, main, tmp_path):
-  code, _, errors = main(
-    *arguments, '--rewind-step', '20', '--output', str(tmp_path)
-  )
-  assert code == 1
-  assert errors.startswith('error: ')
-  assert text in errors
-  assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
   ('name', 'text'),
   [
     ('mnist', "error: Data set 'mnist' is not prepared: "),
     ('mnits', "Did you mean 'mnist'"),
   ],
 )
-def test_data_that_is_not_there(name, text, launch, tmp_path):
-  arguments = ['--dataset', name, '--output', str(tmp_path / 'runs')]
-  process = launch(*arguments, TFDS_DATA_DIR=str(tmp_path / 'data'))
-  _, errors = process.communicate()
-  assert process.returncode == 1
+def test_data_that_is_not_there(name, text, main, tmp_path, monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'data'))
+  output = ['--output', str(tmp_path / 'runs')]
+  code, _, errors = main('--dataset', name, *output)
+  assert code == 1
   assert text in errors
   assert 'Traceback' not in errors
   assert not (tmp_path / 'runs').exists()
@@ -495,10 +403,21 @@ def another_network(folder):
   ticket = Ticket(3, 0.5, {'w': np.ones((2, 2), bool)}, None, None, [])
   shutil.rmtree(folder / 'tickets' / '03')
   checkpoints.save_ticket(folder / 'tickets' / '03', ticket)
-  return 'masks/w: uint8[1] there, nothing in `like`'
+  return f'{folder}/tickets/03 should be {folder.name}/tickets/03, but does not'
 
 
-@pytest.mark.usefixtures('no_training')
+def another_level(folder):
+  shutil.rmtree(folder / 'tickets' / '02')
+  shutil.copytree(folder / 'tickets' / '01', folder / 'tickets' / '02')
+  return f'tickets/02, but is that of {folder.name}/tickets/01: it was copied'
+
+
+def another_control(folder):
+  shutil.rmtree(folder / 'controls' / '03-reinit')
+  (folder / 'controls' / '01-reinit').rename(folder / 'controls' / '03-reinit')
+  return f'03-reinit, but is that of {folder.name}/controls/01-reinit'
+
+
 @pytest.mark.parametrize(
   'damage',
   [
@@ -509,16 +428,24 @@ def another_network(folder):
     another_configuration,
     no_configuration,
     another_network,
+    another_level,
+    another_control,
   ],
 )
-def test_damaged_run(damage, copied, main):
+def test_damaged_run(damage, copied, main, monkeypatch):
+  monkeypatch.setattr(lottery_ticket.Experiment, 'fit', None)
   text = damage(copied)
   before = contents(copied)
-  code, _, errors = main(*TINY, '--output', str(copied.parent))
+  output = ['--output', str(copied.parent)]
+  code, _, errors = main(*TINY['lottery_ticket'], *output)
   assert code == 1
   assert errors.startswith('error: ')
   assert text in errors
-  assert contents(copied) == before
+  after = contents(copied)
+  changed = {name for name in after if after[name] != before[name]}
+  if damage is missing_ticket:  # All but the level that is missing.
+    changed -= {'results.csv', 'metrics.jsonl'}
+  assert not changed
 
 
 # The numbers of the papers.
@@ -528,10 +455,10 @@ def test_damaged_run(damage, copied, main):
 def test_digits(launch, tmp_path):
   finish(launch('--output', str(tmp_path)))
   (folder,) = tmp_path.iterdir()
-  last = read_summary(folder)[-1]
-  assert abs(float(last['density']) - 0.02) < 0.001
+  last = results(folder)[-1]
+  assert abs(last['density'] - 0.02) < 0.001
   accuracy = mean_accuracy(folder)
-  level = int(last['level'])
+  level = last['level']
   assert accuracy[level, 'ticket'] - accuracy[level, 'reinit'] >= 2
   assert accuracy[level, 'ticket'] - accuracy[level, 'shuffled'] >= 10
 

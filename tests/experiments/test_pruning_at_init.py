@@ -1,28 +1,18 @@
-"""Pruning at initialization and its controls, as people run them."""
+"""Pruning at initialization: what methods and controls keep."""
 
-import csv
 import dataclasses
 import json
-import re
-import time
 
 import jax
 import numpy as np
 import pytest
+from tiny_experiments import TINY
 
 import lthjax as lth
 import pruning_at_init
-from common import running
+from common import config
 from lthjax import checkpoints
-from pruning_at_init import Cell
 
-TINY = [
-  *('--dataset', 'digits', '--steps', '20', '--seeds', '2'),
-  *('--methods', 'random', 'snip', 'imp', '--ratios', '4', '16'),
-  *('--checks', 'shuffled', 'shuffled_input', 'reinit', 'inverted'),
-  *('--eval-every', '20', '--score-batches', '2', '--score-steps', '5'),
-  *('--imp-fraction', '0.75'),
-]
 # LeNet-300-100 on 8x8 images.
 SIZE = 64 * 300 + 300 * 100 + 100 * 10
 CELLS = [
@@ -48,12 +38,12 @@ CELLS = [
 
 
 def parse(*arguments):
-  return running.parse(arguments, pruning_at_init.PRESETS, 'help')
+  return config.parse(arguments, pruning_at_init.PRESETS, 'help')
 
 
 @pytest.fixture(scope='module')
 def experiment():
-  return pruning_at_init.Experiment(parse(*TINY))
+  return pruning_at_init.Experiment(parse(*TINY['pruning_at_init']))
 
 
 @pytest.fixture(scope='module')
@@ -75,9 +65,8 @@ def first(tree):
   return jax.tree.map(lambda x: x[0], tree)
 
 
-def test_summary_has_a_row_a_network(unbroken):
-  with (unbroken.folder / 'summary.csv').open(newline='') as file:
-    rows = list(csv.DictReader(file))
+def test_there_is_a_row_per_network(unbroken):
+  rows = unbroken.rows()
   names = [
     f'{row["method"]}-{float(row["ratio"]):g}'
     + (row['check'] and f'-{row["check"]}')
@@ -130,7 +119,7 @@ def test_rounds_of_imp():
   assert found == pytest.approx([10**0.5, 10, 10**1.5, 100])
   assert pruning_at_init.imp_ratios((100.0, 10.0), 0.9) == [10, 100]
   config = dataclasses.replace(
-    parse(*TINY),
+    parse(*TINY['pruning_at_init']),
     ratios=(100.0, 10.0),
     imp_fraction=0.69,
     methods=('imp',),
@@ -142,86 +131,6 @@ def test_rounds_of_imp():
   ]
   assert len(on_the_way) == 2
   assert {cell.check for cell in on_the_way} == {''}
-
-
-def test_pages_and_pictures(unbroken):
-  page = (unbroken.folder / 'results.md').read_text()
-  command = '`python experiments/pruning_at_init.py --dataset digits'
-  assert f'| command | {command}' in page
-  assert page.count('\n| SNIP | ') == 2
-  png = (unbroken.folder / 'accuracy.png').read_bytes()
-  assert png.startswith(b'\x89PNG')
-  lines = (unbroken.folder / 'metrics.jsonl').read_text().splitlines()
-  assert len(lines) == len(CELLS)
-  assert [x['step'] for x in json.loads(lines[0])['curve']] == [20]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures('compiled')
-def test_killed_run_ends_with_the_same_bits(start, main, unbroken, tmp_path):
-  process = start('pruning_at_init', *TINY, '--output', str(tmp_path))
-  folder = tmp_path / unbroken.folder.name
-  while process.poll() is None and not (folder / 'networks/snip-4').exists():
-    time.sleep(0.02)
-  process.kill()
-  process.communicate()
-  assert not (folder / 'networks/imp-16').exists()
-  code, printed, errors = main(*TINY, '--output', str(tmp_path))
-  assert code == 0, errors
-  assert 'are there already; going on with the others' in printed
-  for name in ('summary.csv', 'metrics.jsonl', 'config.json'):
-    assert (folder / name).read_bytes() == (unbroken.folder / name).read_bytes()
-
-
-@pytest.mark.usefixtures('no_training')
-def test_finished_run_is_only_shown_again(unbroken, main):
-  code, printed, errors = main(*TINY, '--output', str(unbroken.folder.parent))
-  assert code == 0, errors
-  assert f'{len(CELLS)} of {len(CELLS)} trainings are there' in printed
-
-
-def test_help(main):
-  code, printed, _ = main('--help')
-  assert code == 0
-  for name in pruning_at_init.PRESETS:
-    assert re.search(rf'\n  ([a-z0-9_]+, )*{name}\b', printed)
-
-
-@pytest.mark.parametrize('name', pruning_at_init.PRESETS)
-def test_presets(name):
-  config = parse('--preset', name)
-  assert config == pruning_at_init.PRESETS[name]
-  cells = pruning_at_init.cells(config)
-  assert cells[0] == Cell('dense', 1.0, '', config.steps)
-  assert len({cell.name for cell in cells}) == len(cells)
-
-
-@pytest.mark.parametrize(
-  ('arguments', 'text'),
-  [
-    ('--ratios 1', 'ratios were 1.0, but must be above 1'),
-    ('--checks reinit reinit', 'checks were reinit reinit, but must be none'),
-    ('--validation 0', 'validation was 0, but must be at least 1'),
-    ('--ratios 10 10', 'ratios were 10.0 10.0, but must be one or more'),
-    ('--imp-fraction 1', 'imp_fraction was 1.0, but must be in (0, 1)'),
-    ('--score-batches 0', 'score_batches was 0, but must be at least 1'),
-    ('--methods rigl', "invalid choice 'rigl' for argument '--methods'"),
-  ],
-)
-def test_bad_command_line(arguments, text, main, tmp_path):
-  code, printed, errors = main(*arguments.split(), '--output', str(tmp_path))
-  assert (code, printed) == (2, '')
-  assert text in re.sub(r'[│╭╮╰╯─\s]+', ' ', errors)
-  assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.usefixtures('no_training')
-def test_too_high_a_ratio_before_anything_is_done(main, tmp_path):
-  code, _, errors = main(*TINY, '--ratios', '30000', '--output', str(tmp_path))
-  assert code == 1
-  assert errors.startswith('error: --ratios 30000: This sparsity leaves 2 ')
-  assert 'weights for 3 layers (fc1/kernel,' in errors
-  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -1,32 +1,27 @@
-"""The search for supermasks as people run it: started, killed, and resumed."""
+"""The search for supermasks: what trains, and what is kept."""
 
 import csv
-import dataclasses
-import json
 import math
-import re
-import shutil
 import types
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from helpers import bits
+from tiny_experiments import TINY
 
 import lthjax as lth
 import supermasks
-from common import running
+from common.command import Run
+from common.config import parse as parse_config
 from lthjax import checkpoints
 from lthjax.models import Model
 from methods import supermask as supermask_methods
 from reports import supermasks as supermask_report
 
 METHODS = ['dense', 'edge_popup_constant']
-TINY = [
-  *('--dataset', 'digits', '--steps', '20', '--seeds', '2'),
-  *('--methods', *METHODS, '--kept', '0.5', '--read-kept', '0.3'),
-  *('--eval-every', '10', '--batch-size', '60'),
-]
 READ = [
   f'{criterion}_{weights}'
   for criterion in ('large_final', 'large_final_same_sign')
@@ -36,11 +31,11 @@ READ = [
 
 @pytest.fixture(scope='module')
 def experiment():
-  return supermasks.Experiment(parse(*TINY))
+  return supermasks.Experiment(parse(*TINY['supermasks']))
 
 
 def parse(*arguments):
-  return running.parse(arguments, supermasks.PRESETS, 'help')
+  return parse_config(arguments, supermasks.PRESETS, 'help')
 
 
 def load(folder, name, experiment):
@@ -63,13 +58,8 @@ def load(folder, name, experiment):
   return checkpoints.load(folder / 'networks' / name, like)
 
 
-def bits(tree):
-  return jax.tree.map(lambda x: np.asarray(x).tobytes(), tree)
-
-
-def test_summary_has_a_row_a_network(unbroken):
-  with (unbroken.folder / 'summary.csv').open(newline='') as file:
-    rows = list(csv.DictReader(file))
+def test_there_is_a_row_per_network(unbroken):
+  rows = unbroken.rows()
   found = [(row['method'], row['kept'], row['seed']) for row in rows]
   shares = {'dense': '1.0', 'edge_popup_constant': '0.5'}
   assert found == [
@@ -159,112 +149,12 @@ def test_rates_of_the_paper():
   }
 
 
-def test_metrics_and_pictures(unbroken):
-  lines = (unbroken.folder / 'metrics.jsonl').read_text().splitlines()
-  results = [json.loads(line) for line in lines]
-  assert [result['method'] for result in results] == METHODS
-  for result in results:
-    assert [x['step'] for x in result['curve']] == [10, 20]
-    assert all(len(x['accuracy']) == 2 for x in result['curve'])
-  png = (unbroken.folder / 'accuracy.png').read_bytes()
-  assert png.startswith(b'\x89PNG')
-  assert '</svg>' in (unbroken.folder / 'accuracy.svg').read_text()
-
-
-def test_results_say_where_they_come_from(unbroken):
-  page = (unbroken.folder / 'results.md').read_text()
-  command = '`python experiments/supermasks.py --dataset digits'
-  assert f'| command | {command}' in page
-  assert '\n| seeds | 0, 1 |' in page
-  assert page.count('\n| large final same sign, ') == 2
-  assert '\n| edge-popup, signed constant | 50 | ' in page
-
-
-@pytest.mark.usefixtures('compiled')
-def test_unfinished_run_ends_with_the_same_bits(
-  main, unbroken, tmp_path, experiment
-):
-  folder = shutil.copytree(unbroken.folder, tmp_path / unbroken.folder.name)
-  shutil.rmtree(folder / 'networks' / 'edge_popup_constant-0.5')
-  code, printed, errors = main(*TINY, '--output', str(tmp_path))
-  assert code == 0, errors
-  assert '1 of 2 trainings are there already; going on' in printed
-  for name in ('summary.csv', 'metrics.jsonl', 'config.json'):
-    assert (folder / name).read_bytes() == (unbroken.folder / name).read_bytes()
-  again, before = (
-    load(f, 'edge_popup_constant-0.5', experiment)
-    for f in (folder, unbroken.folder)
-  )
-  assert bits(again) == bits(before)
-
-
-@pytest.mark.usefixtures('no_training')
-def test_finished_run_is_only_shown_again(unbroken, main):
-  code, printed, errors = main(*TINY, '--output', str(unbroken.folder.parent))
-  assert code == 0, errors
-  assert '2 of 2 trainings are there already.' in printed
-
-
-def test_help(main):
-  code, printed, _ = main('--help')
-  assert code == 0
-  assert 'python experiments/supermasks.py' in printed
-  for name in supermasks.PRESETS:
-    assert f'\n  {name} ' in f'{printed} '.replace('\n  conv8\n', '\n  conv8 ')
-
-
-@pytest.mark.parametrize('name', supermasks.PRESETS)
-def test_presets(name):
-  config = parse('--preset', name)
-  preset = supermasks.PRESETS[name]
-  assert config == preset
-  cells = supermasks.cells(config)
-  assert cells[0].method == 'dense'
-  assert len({cell.name for cell in cells}) == len(cells)
-  assert len(cells) == (16 if name == 'mnist_widths' else 12)
-  other = parse('--preset', name, '--seeds', '7')
-  assert other == dataclasses.replace(preset, seeds=7)
-
-
-@pytest.mark.parametrize(
-  ('arguments', 'text'),
-  [
-    ('--kept 1.0', 'kept was 1.0, but must be between 0 and 1: with all'),
-    ('--read-kept 0.5 0', 'read_kept was 0.0, but must be between 0 and 1'),
-    ('--kept 0.5 0.5', 'kept were 0.5 0.5, but must be one or more'),
-    ('--validation 0', 'validation was 0, but must be at least 1'),
-    ('--steps 0', 'steps was 0, but must be at least 1'),
-    (
-      '--model resnet_20 --widths 1 2',
-      'widths were 1.0 2.0, but resnet_20 has one width only',
-    ),
-    ('--methods snip', "invalid choice 'snip' for argument '--methods'"),
-  ],
-)
-def test_bad_command_line(arguments, text, main, tmp_path):
-  code, printed, errors = main(
-    *TINY, *arguments.split(), '--output', str(tmp_path)
-  )
-  assert (code, printed) == (2, '')
-  assert text in re.sub(r'[│╭╮╰╯─\s]+', ' ', errors)
-  assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.usefixtures('no_training')
-def test_too_few_weights_before_anything_is_done(main, tmp_path):
-  code, _, errors = main(*TINY, '--kept', '0.0001', '--output', str(tmp_path))
-  assert code == 1
-  assert errors.startswith('error: A sparsity of 0.9999 leaves no weight alive')
-  assert 'output/kernel (of 1000 weights; keeping one is' in errors
-  assert not list(tmp_path.iterdir())
-
-
 def test_widths(tmp_path):
   """Every method runs at every width, and both figures show it."""
-  config = parse(*TINY, '--widths', '1', '0.5')
+  config = parse(*TINY['supermasks'], '--widths', '1', '0.5')
   experiment = supermasks.Experiment(config)
   found = supermasks.cells(config)
-  assert [cell.name for cell in found] == [
+  assert [cell.name.removeprefix('networks/') for cell in found] == [
     *('dense-width-0.5', 'dense'),
     *('edge_popup_constant-0.5-width-0.5', 'edge_popup_constant-0.5'),
   ]
@@ -283,19 +173,16 @@ def test_widths(tmp_path):
     }
     for cell in found
   ]
-  supermask_report.figures(results, 'title', tmp_path)
-  supermask_report.markdown(results, 'title', tmp_path, 2)
-  assert {path.name for path in tmp_path.iterdir()} == {
-    *('accuracy.png', 'accuracy.svg', 'results.md'),
-    *('widths.png', 'widths.svg'),
-  }
-  lines = (tmp_path / 'results.md').read_text().splitlines()
-  assert '| dense, trained | 0.5 | 100 | 85.00 ± 5.00 |' in lines
-  assert '![Test accuracy over the width](widths.png)' in lines
+  run = Run(tmp_path, config, 'title', results)
+  assert {*supermask_report.draw(run)} == {'accuracy', 'widths'}
+  plt.close('all')
+  table, *pictures = supermask_report.page(run)
+  assert ['dense, trained', '0.5', '100', '85.00 ± 5.00'] in table.rows
+  assert '![Test accuracy over the width](widths.png)' in pictures
   alone = [result for result in results if result['width'] == 1]
-  head, dense, _ = supermask_report.lines(alone)
-  assert head == ['method', 'kept, %', 'test accuracy, %']
-  assert dense == ['dense, trained', '100', '85.00 ± 5.00']
+  table, _ = supermask_report.page(run._replace(results=alone))
+  assert table.heads == ['method', 'kept, %', 'test accuracy, %']
+  assert table.rows[0] == ['dense, trained', '100', '85.00 ± 5.00']
 
 
 @pytest.mark.slow
@@ -309,7 +196,7 @@ def test_mnist(main, tmp_path, tfds_data_dir):
   assert code == 0, errors
   (folder,) = tmp_path.iterdir()
   best = {}
-  with (folder / 'summary.csv').open(newline='') as file:
+  with (folder / 'results.csv').open(newline='') as file:
     for row in csv.DictReader(file):
       accuracy = best.setdefault(row['method'], {})
       seeds = accuracy.setdefault(row['kept'], [])

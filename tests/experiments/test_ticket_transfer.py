@@ -1,31 +1,26 @@
-"""Tickets for other data, as people run the experiment."""
+"""Tickets for other data: where they start, and the data."""
 
 import csv
-import dataclasses
-import re
-import shutil
 
 import jax
 import numpy as np
 import pytest
+from helpers import bits
+from tiny_experiments import TINY
 
 import lthjax as lth
 import ticket_transfer
-from common import running
+from common import config
 from lthjax import data
 from methods import transfer as transfer_data
 from reports import ticket_transfer as transfer_report
 from ticket_transfer import Cell
 
-TINY = [
-  *('--datasets', 'digits', 'digits_permuted', '--steps', '20'),
-  *('--seeds', '2', '--levels', '2', '--eval-every', '20'),
-]
 NAMES = ['digits', 'digits_permuted']
 CELLS = [
-  *(f'imp-{name}-{level}' for name in NAMES for level in ('00', '01')),
+  *(f'networks/imp-{name}-{level}' for name in NAMES for level in ('00', '01')),
   *(
-    f'{kind}-{source}-{target}'
+    f'networks/{kind}-{source}-{target}'
     for target in NAMES
     for kind, source in [
       ('random', target),
@@ -37,28 +32,23 @@ CELLS = [
 
 
 def parse(*arguments):
-  return running.parse(arguments, ticket_transfer.PRESETS, 'help')
+  return config.parse(arguments, ticket_transfer.PRESETS, 'help')
 
 
 class Untrained(ticket_transfer.Experiment):
   """The experiment, with networks that stay as they start."""
 
-  def train(self, name, state, report=None, *, until=None):
+  def fit(self, name, state, report=None, *, until=None):
     return state
 
 
 @pytest.fixture(scope='module')
 def untrained():
-  return Untrained(parse(*TINY))
+  return Untrained(parse(*TINY['ticket_transfer']))
 
 
-def bits(tree):
-  return jax.tree.map(lambda x: np.asarray(x).tobytes(), tree)
-
-
-def test_summary_has_a_row_a_network(unbroken):
-  with (unbroken.folder / 'summary.csv').open(newline='') as file:
-    rows = list(csv.DictReader(file))
+def test_there_is_a_row_per_network(unbroken):
+  rows = unbroken.rows()
   names = [
     Cell(row['kind'], row['source'], row['target'], int(row['level']), 0).name
     for row in rows
@@ -71,7 +61,6 @@ def test_summary_has_a_row_a_network(unbroken):
     assert 0.2 < float(row['test_accuracy']) <= 1
 
 
-@pytest.mark.usefixtures('compiled')
 def test_where_tickets_start(untrained):
   """With the weights of the source, or those drawn for the target."""
   source, target = NAMES
@@ -96,7 +85,7 @@ def test_where_tickets_start(untrained):
 
 
 def test_layers_that_are_not_transferred(untrained, monkeypatch):
-  config = parse(*TINY, '--fresh', 'output/*')
+  config = parse(*TINY['ticket_transfer'], '--fresh', 'output/*')
   monkeypatch.setattr(untrained, 'config', config)
   source, target = NAMES
   start = untrained.start(source)
@@ -167,105 +156,6 @@ def test_table_and_picture_by_hand():
   assert 'tickets have 25.00 % of' in transfer_report.caption(results)
 
 
-def test_pages_and_pictures(unbroken):
-  page = (unbroken.folder / 'results.md').read_text()
-  command = '`python experiments/ticket_transfer.py --datasets digits'
-  assert f'| command | {command}' in page
-  assert page.count('\n| of digits | ') == 2
-  assert '](transfer.png)' in page
-  png = (unbroken.folder / 'transfer.png').read_bytes()
-  assert png.startswith(b'\x89PNG')
-  assert '</svg>' in (unbroken.folder / 'transfer.svg').read_text()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures('compiled')
-def test_unfinished_run_ends_with_the_same_bits(main, unbroken, tmp_path):
-  folder = shutil.copytree(unbroken.folder, tmp_path / unbroken.folder.name)
-  for name in CELLS[-2:]:
-    shutil.rmtree(folder / 'networks' / name)
-  code, printed, errors = main(*TINY, '--output', str(tmp_path))
-  assert code == 0, errors
-  assert '12 of 14 trainings are there already; going on' in printed
-  for name in ('summary.csv', 'metrics.jsonl', 'config.json'):
-    assert (folder / name).read_bytes() == (unbroken.folder / name).read_bytes()
-
-
-@pytest.mark.usefixtures('no_training')
-def test_finished_run_is_only_shown_again(unbroken, main):
-  code, printed, errors = main(*TINY, '--output', str(unbroken.folder.parent))
-  assert code == 0, errors
-  assert '14 of 14 trainings are there already.' in printed
-
-
-def test_help(main):
-  code, printed, _ = main('--help')
-  assert code == 0
-  assert 'python experiments/ticket_transfer.py' in printed
-  for name in ticket_transfer.PRESETS:
-    assert f'\n  {name} ' in printed
-
-
-@pytest.mark.parametrize('name', ticket_transfer.PRESETS)
-def test_presets(name):
-  config = parse('--preset', name)
-  assert config == ticket_transfer.PRESETS[name]
-  cells = ticket_transfer.cells(config)
-  assert len({cell.name for cell in cells}) == len(cells) == 3 * 16 + 3 * 7
-  other = parse('--preset', name, '--seeds', '7')
-  assert other == dataclasses.replace(config, seeds=7)
-
-
-@pytest.mark.parametrize(
-  ('arguments', 'text'),
-  [
-    ('--levels 1', 'levels was 1, but must be at least 2'),
-    ('--validation 0', 'validation was 0, but must be at least 1'),
-    ('--steps 0', 'steps was 0, but must be at least 1'),
-    (
-      '--datasets digits digits',
-      'datasets were digits digits, but must be one',
-    ),
-    ('--rewind-step 20', 'rewind_step was 20, but must be from 0 to 19'),
-  ],
-)
-def test_bad_command_line(arguments, text, main, tmp_path):
-  code, printed, errors = main(
-    *TINY, *arguments.split(), '--output', str(tmp_path)
-  )
-  assert (code, printed) == (2, '')
-  assert text in re.sub(r'[│╭╮╰╯─\s]+', ' ', errors)
-  assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.usefixtures('no_training')
-@pytest.mark.parametrize(
-  ('arguments', 'text'),
-  [
-    (
-      ['--fresh', 'head/*'],
-      '`fresh` has patterns that match no leaf: ',
-    ),
-    (['--fraction', '*', '1.0'], '`fraction` was 1.0, but must be in [0, 1)'),
-    (
-      ['--datasets', 'digits', 'wide'],
-      'The images have several shapes, (8, 8, 1) in digits, (8, 16, 1) in wide,'
-      ' but a ticket fits networks of one shape. Choose',
-    ),
-  ],
-)
-def test_bad_values_before_anything_is_done(
-  arguments, text, main, tmp_path, monkeypatch
-):
-  wide = ('digits', lambda images: images.repeat(2, axis=2))
-  monkeypatch.setitem(transfer_data.DERIVED, 'wide', wide)
-  code, _, errors = main(*TINY, *arguments, '--output', str(tmp_path))
-  assert code == 1
-  assert errors.startswith('error: ')
-  assert text in errors
-  assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.slow
 def test_digits(main, tmp_path):
   """A ticket with its weights wins, and on its own pixels only."""
@@ -273,7 +163,7 @@ def test_digits(main, tmp_path):
   assert code == 0, errors
   (folder,) = tmp_path.iterdir()
   accuracy = {}
-  with (folder / 'summary.csv').open(newline='') as file:
+  with (folder / 'results.csv').open(newline='') as file:
     for row in csv.DictReader(file):
       key = row['kind'], row['source'], row['target']
       accuracy.setdefault(key, []).append(100 * float(row['test_accuracy']))

@@ -1,0 +1,395 @@
+"""What holds for each of the nine commands."""
+
+import dataclasses
+import importlib
+import json
+import re
+import shutil
+import xml.etree.ElementTree
+
+import pytest
+from tiny_experiments import TINY
+
+from common.config import parse
+from lthjax import checkpoints
+
+FIRST_PRESETS = {
+  'lottery_ticket': 'digits',
+  'dynamic_sparse_training': 'mnist',
+  'pruning_at_init': 'mnist',
+  'zero_cost_ranking': 'fashion_mnist',
+  'linear_mode_connectivity': 'digits',
+  'ticket_transfer': 'digits',
+  'disentangled_tickets': 'digits',
+  'early_bird': 'digits',
+  'supermasks': 'mnist',
+}
+PRESETS = [
+  (name, preset)
+  for name in TINY
+  for preset in importlib.import_module(name).PRESETS
+]
+# How many trainings and other cells there are.
+COUNTS = {
+  ('lottery_ticket', 'digits'): 19 + 9 * 4,
+  ('lottery_ticket', 'signs'): 16 + 2 * 7,
+  ('dynamic_sparse_training', 'mnist'): 1 + 10 * 3,
+  ('dynamic_sparse_training', 'mnist_longer'): 5 * 4,
+  ('zero_cost_ranking', 'digits'): 10 + 32,
+  ('ticket_transfer', 'digits'): 3 * 16 + 3 * 7,
+  ('ticket_transfer', 'images'): 3 * 16 + 3 * 7,
+  ('early_bird', 'digits'): 1 + 3 * 7,
+  ('early_bird', 'mnist'): 1 + 3 * 8,
+  ('supermasks', 'mnist'): 12,
+  ('supermasks', 'mnist_widths'): 16,
+}
+# Lines of pages, and how often they are there.
+LINES = {
+  'lottery_ticket': {'|  | sign | magnitude | mask | 80.20 % | 51.63 % |': 1},
+  'dynamic_sparse_training': {'| RigL | ': 2},
+  'pruning_at_init': {'| SNIP | ': 2},
+  'zero_cost_ranking': {'| num_params | ': 1, '| by snip alone | ': 1},
+  'linear_mode_connectivity': {'| winning ticket | ': 2},
+  'ticket_transfer': {'| of digits | ': 2},
+  'disentangled_tickets': {
+    '| core, specialist 1 | 40 % | 0 | ': 1,
+    '| COLT, level 1 | ': 2,
+    '| 1 | 40 % | output/kernel | 160.0 | ': 1,
+  },
+  'early_bird': {'| 50 % | rule: 1, 1 | ': 1},
+  'supermasks': {
+    '| large final same sign, ': 2,
+    '| edge-popup, signed constant | 50 | ': 1,
+  },
+}
+# Steps of the evaluations, and those of cells that are different.
+STEPS = {
+  'lottery_ticket': [20, 40, 60],
+  'dynamic_sparse_training': [20, 40],
+  'pruning_at_init': [20],
+  'zero_cost_ranking': [30],
+  'linear_mode_connectivity': [20],
+  'ticket_transfer': [20],
+  'disentangled_tickets': [6, 12],
+  'early_bird': [1, 2],
+  'supermasks': [10, 20],
+  'scores/num_params': [],
+  'scores/snip': [],
+  'networks/colt-01': [6, 12, 18, 24],
+  'networks/0.5-001': [1],
+}
+# Refused by the command line, whatever else it says.
+BAD_COMMAND_LINES = {
+  'lottery_ticket': [
+    ('--rewind-step 60', 'rewind_step was 60, but must be from 0 to 59'),
+    ('--rewind-step -1', 'rewind_step was -1, but must be from 0 to 59'),
+    ('--rewind-step 59 --eval-every 61', 'There is no evaluation from step'),
+    ('--controls reinit reinit', 'but must be none or more, each of them once'),
+    ('--steps 19', 'There is no evaluation from step 0 to step 19 when eval_'),
+    ('--levels 0', 'levels was 0, but must be at least 1'),
+    ('--preset nonsense', "invalid choice 'nonsense' for argument '--preset'"),
+    ('--preset', 'argument --preset: expected one argument'),
+    ('--model mlp', "invalid choice 'mlp' for argument '--model'"),
+    ('--controls rewind', "invalid choice 'rewind' for argument '--controls'"),
+    ('--fraction 0.2', '--fraction'),
+    ('--sparsity 0.9', '--sparsity'),
+    ('--weight-decay -1', 'weight_decay was -1.0, but must be at least 0'),
+    ('--weight-decay nan', 'weight_decay had nan, but must be a finite'),
+  ],
+  'dynamic_sparse_training': [
+    ('--sparsities 1.0', 'sparsities had 1.0, but must be between 0 and 1'),
+    ('--sparsities nan', 'sparsities had nan, but must be a finite number'),
+    ('--sparsities 0.9 0.9', 'sparsities were 0.9 0.9, but must be'),
+    ('--lengths 0.001', 'lengths had 0.001, but 0.001 of 40 steps'),
+    ('--stop-share 1.5', 'stop_share was 1.5, but must be in (0, 1]'),
+    ('--update-every 0', 'update_every was 0, but must be at least 1'),
+    ('--methods snip', "invalid choice 'snip' for argument '--methods'"),
+  ],
+  'pruning_at_init': [
+    ('--ratios 1', 'ratios had 1.0, but must be above 1'),
+    ('--ratios 10 10', 'ratios were 10.0 10.0, but must be one or more'),
+    ('--checks reinit reinit', 'checks were reinit reinit, but must be none'),
+    ('--imp-fraction 1', 'imp_fraction was 1.0, but must be between 0 and 1'),
+    ('--score-batches 0', 'score_batches was 0, but must be at least 1'),
+    ('--methods rigl', "invalid choice 'rigl' for argument '--methods'"),
+  ],
+  'zero_cost_ranking': [
+    ('--widths 3 3', 'widths were 3 3, but must be one or more'),
+    ('--kernels 2', 'kernels had 2, but must be odd'),
+    ('--proxy-batch 1', 'proxy_batch was 1, but must be at least 2'),
+    ('--warm zen', 'warm had zen, which is not among the proxies'),
+  ],
+  'linear_mode_connectivity': [
+    ('--copies 1', 'copies was 1, but must be at least 2'),
+    ('--points 1', 'points was 1, but must be at least 2'),
+    ('--networks ticket ticket', 'networks were ticket ticket, but must be'),
+    ('--rewind-steps 0 0', 'rewind_steps were 0 0, but must be one or more'),
+    ('--rewind-steps 20', 'rewind_steps had 20, but must be from 0 to 19'),
+    ('--rewind-steps -1', 'rewind_steps had -1, but must be from 0 to 19'),
+    ('--networks dense', "invalid choice 'dense' for argument '--networks'"),
+  ],
+  'ticket_transfer': [
+    ('--levels 1', 'levels was 1, but must be at least 2'),
+    ('--rewind-step 20', 'rewind_step was 20, but must be from 0 to 19'),
+    ('--datasets digits digits', 'datasets were digits digits, but must be'),
+    ('--model mlp', "invalid choice 'mlp' for argument '--model'"),
+  ],
+  'disentangled_tickets': [
+    ('--levels 1', 'levels was 1, but must be at least 2'),
+    ('--rewind-step 12', 'rewind_step was 12, but must be from 0 to 11'),
+    ('--by pixel', "invalid choice 'pixel' for argument '--by'"),
+  ],
+  'early_bird': [
+    ('--sparsities 1.0', 'sparsities had 1.0, but must be between 0 and 1'),
+    ('--draws 2', 'draws had 2, but must be between 0 and the number of'),
+    ('--draws 2 1', 'draws were 2 1, but must be in order.'),
+    ('--window 1', '`window` was 1, but must be at least 2'),
+    ('--epochs 0', 'epochs was 0, but must be at least 1'),
+    ('--model conv_2', "invalid choice 'conv_2' for argument '--model'"),
+  ],
+  'supermasks': [
+    ('--kept 1.0', 'kept had 1.0, but must be between 0 and 1: with all'),
+    ('--read-kept 0.5 0', 'read_kept had 0.0, but must be between 0 and 1'),
+    ('--kept 0.5 0.5', 'kept were 0.5 0.5, but must be one or more'),
+    ('--score-rate 0', 'score_rate was 0.0, but must be above 0'),
+    (
+      '--model resnet_20 --widths 1 2',
+      'widths were 1.0 2.0, but resnet_20 has one width only',
+    ),
+    ('--methods snip', "invalid choice 'snip' for argument '--methods'"),
+  ],
+}
+for _bad in BAD_COMMAND_LINES.values():
+  _bad += [
+    ('--seeds 0', 'seeds was 0, but must be at least 1'),
+    ('--batch-size 0', 'batch_size was 0, but must be at least 1'),
+    ('--validation 0', 'validation was 0, but must be at least 1'),
+    ('--learning-rate -1', 'learning_rate was -1.0, but must be above 0'),
+    ('--learning-rate inf', 'learning_rate had inf, but must be a finite'),
+  ]
+  if _bad is not BAD_COMMAND_LINES['early_bird']:  # It counts in epochs.
+    _bad.append(('--steps 0', 'steps was 0, but must be at least 1'))
+# Refused once the data and the network are known, before any training.
+BAD_VALUES = {
+  'lottery_ticket': [
+    ('--fraction * 1.0', '`fraction` was 1.0, but must be in [0, 1)'),
+    ('--fraction conv* 0.2', "match no prunable leaf: 'conv*'"),
+    ('--validation 1437', 'validation=1437 examples cannot be held out'),
+  ],
+  'dynamic_sparse_training': [
+    ('--update-every 35', '`stop_step` was 30, before the first move'),
+    ('--drop-fraction 1.2', '`drop_fraction` was 1.2, but must be in'),
+    ('--sparsities 0.99999', 'leaves no weight alive in fc'),
+  ],
+  'pruning_at_init': [
+    (
+      '--ratios 30000',
+      '--ratios 30000: This sparsity leaves 2 weights for 3 layers'
+      ' (fc1/kernel,',
+    ),
+  ],
+  'zero_cost_ranking': [
+    (
+      '--patches 3',
+      'Images of 8 x 8 pixels cannot be cut into patches of 3 x 3. Choose',
+    ),
+  ],
+  'linear_mode_connectivity': [
+    ('--fraction conv* 0.2', "match no prunable leaf: 'conv*'"),
+  ],
+  'ticket_transfer': [
+    ('--fraction x* 0.2', "match no prunable leaf: 'x*'"),
+    ('--fresh conv*', "`fresh` has patterns that match no leaf: 'conv*'"),
+  ],
+  'disentangled_tickets': [
+    (
+      '--parts 11',
+      '`parts` was 11, but must be from 2 to the number of classes, 10',
+    ),
+    ('--by example --parts 190', 'part 189 has no validation example. Every'),
+    ('--batch-size 700', 'batch_size was 700, but part 1 has 624'),
+    ('--fraction x* 0.6', "match no prunable leaf: 'x*'"),
+  ],
+  'early_bird': [
+    ('--sparsities 0.99', '--sparsities 0.99: This sparsity leaves 1 weights'),
+    ('--patch 3', 'cannot be cut into patches of 3 x 3'),
+  ],
+  'supermasks': [
+    (
+      '--kept 0.0001',
+      'A sparsity of 0.9999 leaves no weight alive in output/kernel (of 1000'
+      ' weights; keeping one is',
+    ),
+  ],
+}
+for _name, _bad in BAD_VALUES.items():
+  if _name != 'disentangled_tickets':
+    _bad.append(
+      ('--batch-size 5000', 'batch_size was 5000, but there are 1'),
+    )
+
+
+def pairs(table):
+  return [(name, *case) for name, cases in table.items() for case in cases]
+
+
+@pytest.fixture(params=TINY)
+def name(request):
+  return request.param
+
+
+@pytest.fixture
+def finished(run_once, name):
+  return run_once(name)
+
+
+def unboxed(text):
+  """The words of a message without their frame."""
+  return re.sub(r'[│╭╮╰╯─\s]+', ' ', text)
+
+
+# The command line.
+
+
+def test_help(name, call):
+  module = importlib.import_module(name)
+  code, printed, _ = call(name, '--help')
+  assert code == 0
+  assert f'python experiments/{name}.py' in printed
+  assert max(map(len, module.__doc__.splitlines())) <= 80
+  for preset in module.PRESETS:
+    assert re.search(rf'\n  ([a-z0-9_]+, )*{preset}\b', printed)
+  text = unboxed(printed)
+  for field in dataclasses.fields(type(module.PRESETS[FIRST_PRESETS[name]])):
+    assert f'--{field.name.replace("_", "-")}' in text
+  assert f'(default: {FIRST_PRESETS[name]})' in text
+  assert 'default: )' not in text
+
+
+def test_help_names_the_defaults_of_a_preset(call):
+  code, printed, _ = call('lottery_ticket', '--preset', 'mnist', '--help')
+  assert code == 0
+  text = unboxed(printed)
+  assert '(default: mnist)' in text
+  assert "(default: 'output/*' 0.1 '*' 0.2)" in text
+
+
+@pytest.mark.parametrize(('name', 'preset'), PRESETS)
+def test_presets(name, preset):
+  module = importlib.import_module(name)
+  config = parse(['--preset', preset], module.PRESETS, '')
+  assert config == module.PRESETS[preset]
+  changed = parse(['--seeds', '7', f'--preset={preset}'], module.PRESETS, '')
+  assert changed == dataclasses.replace(config, seeds=7)
+  cells = module.cells(config)
+  assert len({cell.name for cell in cells}) == len(cells)
+  assert len({cell.label for cell in cells}) == len(cells)
+  assert len(cells) == COUNTS.get((name, preset), len(cells))
+
+
+def test_the_first_preset_is_the_default(name):
+  module = importlib.import_module(name)
+  config = parse([], module.PRESETS, '')
+  assert config == module.PRESETS[FIRST_PRESETS[name]]
+  # Names of folders stay as they are when options with defaults are added.
+  default = type(config)()
+  assert checkpoints.config_hash(default) == '44136fa3'
+
+
+@pytest.mark.usefixtures('no_training')
+@pytest.mark.parametrize(('name', 'options', 'text'), pairs(BAD_COMMAND_LINES))
+def test_bad_command_line(name, options, text, call, tmp_path):
+  output = ['--output', str(tmp_path)]
+  code, printed, errors = call(name, *TINY[name], *output, *options.split())
+  assert (code, printed) == (2, '')
+  assert text in unboxed(errors)
+  assert 'Traceback' not in errors
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures('no_training')
+@pytest.mark.parametrize(('name', 'options', 'text'), pairs(BAD_VALUES))
+def test_bad_values(name, options, text, call, tmp_path):
+  output = ['--output', str(tmp_path)]
+  code, _, errors = call(name, *TINY[name], *output, *options.split())
+  assert code == 1
+  assert errors.startswith('error: ')
+  assert text in errors
+  assert not list(tmp_path.iterdir())
+
+
+# What a run leaves behind.
+
+
+def test_a_finished_run_is_only_shown_again(
+  name, finished, no_training, call, tmp_path
+):
+  folder = shutil.copytree(finished.folder, tmp_path / finished.folder.name)
+  code, printed, errors = call(name, *TINY[name], '--output', str(tmp_path))
+  assert code == 0, errors
+  count = len((folder / 'metrics.jsonl').read_text().splitlines())
+  assert f'{count} of {count} trainings are there already.' in printed
+  assert printed.endswith(f'Figures, tables and networks: {folder}\n')
+  lines = finished.printed.splitlines()
+  # But for the progress, all is printed as the first time.
+  shown = lines[lines.index(next(x for x in lines if x.startswith('┏'))) : -1]
+  assert '\n'.join(shown) in printed
+  for path in finished.folder.iterdir():
+    if path.is_file() and path.name != 'results.md':  # It has the command.
+      assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
+
+
+def test_pages(name, finished):
+  page = (finished.folder / 'results.md').read_text()
+  options = ' '.join(TINY[name]).replace('*', "'*'")
+  command = f'`python experiments/{name}.py {options}`'
+  assert f'\n| command | {command} |\n' in page
+  for row in ('commit', 'machine', 'date'):
+    assert re.search(rf'\n\| {row} \| \S+', page)
+  assert '\n| seeds | 0, 1 |\n' in page
+  assert page.startswith('# ')
+  for line, count in LINES[name].items():
+    assert page.count(f'\n{line}') == count
+  linked = set(re.findall(r'\]\((.*?)\)', page))
+  assert linked == {path.name for path in finished.folder.glob('*.png')} | {
+    'results.csv'
+  }
+
+
+def test_figures(name, finished):
+  figures = sorted(finished.folder.glob('*.png'))
+  assert figures
+  for path in figures:
+    png = path.read_bytes()
+    assert png.startswith(b'\x89PNG')
+    assert png.endswith(b'IEND\xaeB`\x82')
+    svg = xml.etree.ElementTree.parse(path.with_suffix('.svg'))
+    assert svg.getroot().tag.endswith('svg')
+    assert '<dc:date>' not in path.with_suffix('.svg').read_text()
+  assert {path.name for path in finished.folder.rglob('.*')} == set()
+
+
+def test_numbers_of_each_seed(name, finished):
+  text = (finished.folder / 'results.csv').read_bytes().decode()
+  assert '\r' not in text
+  rows = finished.rows()
+  assert {row['seed'] for row in rows} == {'0', '1'}
+  assert all(0 <= float(row['test_accuracy']) <= 1 for row in rows)
+  trained = [row for row in rows if row['validation_accuracy']]
+  assert trained
+  assert all(0 <= float(row['validation_accuracy']) <= 1 for row in trained)
+  if name != 'zero_cost_ranking':  # Its rows have networks instead.
+    assert all(float(row['validation_loss']) > 0 for row in trained)
+    assert all(int(row['step']) > 0 for row in trained)
+
+
+def test_metrics(name, finished):
+  module = importlib.import_module(name)
+  lines = (finished.folder / 'metrics.jsonl').read_text().splitlines()
+  cells = module.cells(parse(TINY[name], module.PRESETS, ''))
+  assert len(lines) == len(cells)
+  for cell, line in zip(cells, lines, strict=True):
+    curve = json.loads(line)['curve']
+    assert [x['step'] for x in curve] == STEPS.get(cell.name, STEPS[name])
+    assert {len(x['loss']) for x in curve} <= {2, 4}
+    assert (finished.folder / cell.name).is_dir()

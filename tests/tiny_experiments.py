@@ -1,0 +1,29 @@
+"""Options that make each experiment a matter of seconds."""
+
+TINY = {
+  name: options.split()
+  for name, options in {
+    'lottery_ticket': '--levels 4 --steps 60 --seeds 2 --eval-every 20',
+    'dynamic_sparse_training': '--dataset digits --validation 180 --steps 40'
+    ' --seeds 2 --sparsities 0.8 0.9 --methods dense rigl sr_ste'
+    ' --eval-every 20 --update-every 10 --batch-size 60',
+    'pruning_at_init': '--dataset digits --steps 20 --seeds 2'
+    ' --methods random snip imp --ratios 4 16'
+    ' --checks shuffled shuffled_input reinit inverted --eval-every 20'
+    ' --score-batches 2 --score-steps 5 --imp-fraction 0.75',
+    'zero_cost_ranking': '--dataset digits --steps 30 --seeds 2 --depths 1'
+    ' --widths 3 --kernels 1 --patches 4 --proxies num_params snip'
+    ' --warm snip --samples 1 --warm-trials 1 --budget 3 --repeats 2',
+    'linear_mode_connectivity': '--dataset digits --steps 20 --seeds 2'
+    ' --levels 3 --rewind-steps 10 0 --points 3 --eval-every 20',
+    'ticket_transfer': '--datasets digits digits_permuted --steps 20 --seeds 2'
+    ' --levels 2 --eval-every 20',
+    'disentangled_tickets': '--steps 12 --eval-every 6 --seeds 2 --examples 20'
+    ' --levels 2 --colt-levels 2 --fraction * 0.6',
+    'early_bird': '--epochs 2 --draws 1 --sparsities 0.5 --seeds 2 --window 2'
+    ' --threshold 0.9',
+    'supermasks': '--dataset digits --steps 20 --seeds 2'
+    ' --methods dense edge_popup_constant --kept 0.5 --read-kept 0.3'
+    ' --eval-every 10 --batch-size 60',
+  }.items()
+}
