@@ -162,10 +162,10 @@ class Experiment:
     # Raises now on what does not fit, before anything is trained or written.
     for source in self.loops.values():
       levels.check_fraction(config, source.task, source.masks)
+      ticket = Ticket(0, 1.0, source.masks, None, None, None)
+      onto = functools.partial(self.transfer, ticket)
       for target in self.loops.values():
-        self.transfer(
-          Ticket(0, 1.0, source.masks, None, None, None), target.task.params
-        )
+        jax.eval_shape(onto, target.task.params)
 
   def _loop(self, dataset: Any) -> Loop:
     config = self.config
