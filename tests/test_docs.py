@@ -1,0 +1,34 @@
+"""The Python of the docs runs as it stands and prints what it says."""
+
+import pathlib
+import re
+
+import pytest
+
+DOCS = pathlib.Path(__file__).parents[1] / 'docs'
+PAGES = {
+  page.name: blocks
+  for page in sorted(DOCS.glob('*.md'))
+  if (blocks := re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL))
+}
+RUN = """
+blocks = {blocks!r}
+for block in blocks:
+  print('###')
+  exec(compile(block, 'docs', 'exec'), {{'__name__': 'docs'}})
+"""
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_blocks_print_what_they_say(page, run_python):
+  blocks = PAGES[page]
+  printed = run_python(RUN.format(blocks=blocks), '-W', 'error', devices=2)
+  _, *outputs = printed.split('###\n')
+  for block, output in zip(blocks, outputs, strict=True):
+    said = re.findall(r'^ *print\(.*\)  # (.*)$', block, re.MULTILINE)
+    assert said, f'This block prints nothing:\n{block}'
+    assert output.splitlines() == [x for line in said for x in line.split('; ')]
+
+
+def test_there_are_recipes():
+  assert len(PAGES['recipes.md']) >= 6
