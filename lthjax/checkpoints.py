@@ -1,19 +1,16 @@
-"""Checkpoints of states and tickets, and the folders of runs.
+"""Checkpoints of states and tickets: whole or absent, and checked when read.
 
-Every file and folder appears whole or not at all: it is written under another
-name and renamed. Killing the process, or a disk that runs full, leaves the last
-good checkpoint as it was. Reading one back checks that it is what was written:
-each checkpoint has a list of the digests of its files (``sha256sum -c
-SHA256SUMS`` checks it too), and of the shapes and dtypes of its leaves.
+A checkpoint is written under another name, read back, and renamed. Killing the
+process, or a disk that runs full, leaves the last good checkpoint as it was.
+Each has a list of the digests of its files (``sha256sum -c SHA256SUMS`` checks
+it too), and of the shapes and dtypes of its leaves.
 """
 
 import contextlib
-import dataclasses
 import hashlib
-import json
+import logging
 import os
-import shutil
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,13 +19,18 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from lthjax import files, trees
 from lthjax import masks as masks_lib
-from lthjax import trees
+from lthjax.files import write_text as write_text  # until callers have moved
+from lthjax.runs import config_hash as config_hash
+from lthjax.runs import open_run as open_run
 from lthjax.tickets import Ticket
 
 _DIGESTS = 'SHA256SUMS'
+_PATTERN = '[]*?'  # Orbax looks files up by patterns.
 
 
 def save(
@@ -38,16 +40,20 @@ def save(
 ) -> None:
   """Writes a tree of arrays as an orbax checkpoint, atomically.
 
+  With several processes, all of them call it with the same path.
+
   Args:
     path: folder to create; its parents are made as well.
     tree: tree of arrays, random keys and `None`.
-    metadata: anything that JSON can hold, to be kept beside the arrays.
+    metadata: anything that JSON can hold, to be kept beside the arrays; scalars
+      of NumPy and JAX are numbers, and paths are strings.
 
   Raises:
     FileExistsError: if the path exists; nothing is overwritten.
     OSError: if it cannot be written. The disk is left as it was.
-    ValueError: if there is no array, or an empty one.
-    TypeError: if a leaf is no array, or the metadata do not fit into JSON.
+    ValueError: if there is no array, or an empty one, or one whose values
+      would change.
+    TypeError: if a leaf is not an array, or the metadata do not fit into JSON.
 
   Example:
     >>> import tempfile, jax.numpy as jnp
@@ -57,31 +63,33 @@ def save(
     ...   checkpoints.read_metadata(f'{folder}/state')
     {'step': 3}
   """
-  path = Path(path).absolute()
+  path = files.local_path(path)
+  check_path(path)
   if path.exists():
     raise FileExistsError(
       f'{path} exists already, and checkpoints are never overwritten. Choose'
       ' another path, or remove it first.'
     )
+  _check_leaves(tree)
   tree = jax.tree.map(jnp.asarray, tree)
-  sizes = [x.size for x in jax.tree.leaves(tree)]
-  if not sizes or not min(sizes):
-    raise ValueError(
-      'A checkpoint needs at least one array, and none that is empty.'
-    )
-  header = {'leaves': _describe(tree), 'metadata': metadata or {}}
-  json.dumps(header)  # Raises now on what JSON cannot hold.
-  with _temporary(path) as folder:
-    written = folder / path.name
-    try:
+  header = {'leaves': _describe(tree), 'metadata': plain(metadata or {})}
+  token = _agree_on(secrets.token_hex(8))
+  try:
+    with files.temporary_folder(path, token) as folder, _quiet():
+      written = folder / path.name
       ocp.save(os.fspath(written), tree, custom_metadata=header)
-      (written / _DIGESTS).write_text(_digests(written), encoding='utf-8')
-      os.rename(written, path)
-    except Exception as error:  # Orbax has a ValueError for a full disk.
-      raise OSError(
-        f'Could not write the checkpoint {path}: {_first_line(error)}.'
-        ' Nothing was changed: earlier checkpoints are as they were.'
-      ) from error
+      _wait_for_all(f'written {path}')
+      if jax.process_index() == 0:
+        digests = _digests(written)
+        files.write_text(written / _DIGESTS, digests)
+        _read_header(written)  # What cannot be read was not written.
+        os.rename(written, path)
+      _wait_for_all(f'renamed {path}')
+  except Exception as error:  # Orbax has a ValueError for a full disk.
+    raise OSError(
+      f'Could not write the checkpoint {path}: {_first_line(error)}.'
+      ' Nothing was changed: earlier checkpoints are as they were.'
+    ) from error
 
 
 def load(path: str | os.PathLike[str], like: chex.ArrayTree) -> Any:
@@ -99,7 +107,7 @@ def load(path: str | os.PathLike[str], like: chex.ArrayTree) -> Any:
 
   Raises:
     FileNotFoundError: if there is nothing at the path.
-    ValueError: if it is no checkpoint, is damaged, or holds another tree.
+    ValueError: if it is not a checkpoint, is damaged, or holds another tree.
 
   Example:
     >>> import tempfile, jax.numpy as jnp
@@ -109,7 +117,7 @@ def load(path: str | os.PathLike[str], like: chex.ArrayTree) -> Any:
     ...   checkpoints.load(f'{folder}/state', like={'w': jnp.zeros(2)})
     {'w': Array([1., 1.], dtype=float32)}
   """
-  path = Path(path).absolute()
+  path = files.local_path(path)
   target = jax.tree.map(_abstract, like)
   found, wanted = _read_header(path)['leaves'], _describe(target)
   if found != wanted:
@@ -137,7 +145,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: if there is nothing at the path.
-    ValueError: if it is no checkpoint or is damaged.
+    ValueError: if it is not a checkpoint, or is damaged.
 
   Example:
     >>> import tempfile, jax.numpy as jnp
@@ -147,11 +155,11 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     ...   checkpoints.read_metadata(f'{folder}/state')
     {'level': 1}
   """
-  return _read_header(Path(path).absolute())['metadata']
+  return _read_header(files.local_path(path))['metadata']
 
 
 def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> None:
-  """Writes a ticket: masks at one bit a weight, both states, and metrics.
+  """Writes a ticket: masks at one bit per weight, both states, and metrics.
 
   Args:
     path: folder to create.
@@ -197,7 +205,7 @@ def load_ticket(path: str | os.PathLike[str], like: Ticket) -> Ticket:
 
   Raises:
     FileNotFoundError: if there is nothing at the path.
-    ValueError: if it is no ticket, is damaged, or has another structure.
+    ValueError: if it is not a ticket, is damaged, or has another structure.
 
   Example:
     >>> import tempfile, jax.numpy as jnp
@@ -233,152 +241,112 @@ def load_ticket(path: str | os.PathLike[str], like: Ticket) -> Ticket:
   )
 
 
-def config_hash(config: Any) -> str:
-  """Names a configuration by what it changes.
-
-  Only fields that differ from their defaults count, so the name stays when a
-  field with a default is added later. Fields declared with ``compare=False``,
-  such as where to write, do not count.
-
-  Args:
-    config: a dataclass instance whose fields have defaults.
-
-  Returns:
-    Eight hexadecimal digits.
-
-  Example:
-    >>> import dataclasses
-    >>> from lthjax import checkpoints
-    >>> @dataclasses.dataclass(frozen=True)
-    ... class Config:
-    ...   steps: int = 100
-    >>> checkpoints.config_hash(Config(7)) == checkpoints.config_hash(Config(8))
-    False
-  """
-  defaults = _fields(type(config)())
-  changed = {
-    name: value
-    for name, value in sorted(_fields(config).items())
-    if json.dumps(value) != json.dumps(defaults[name])
-  }
-  text = json.dumps(changed)  # The order inside a nested dict counts.
-  return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def open_run(parent: str | os.PathLike[str], name: str, config: Any) -> Path:
-  """Creates the folder of a run, or finds it again.
-
-  Args:
-    parent: folder of all runs.
-    name: what the run is called; the hash of the configuration is added.
-    config: a dataclass instance, written as ``config.json``.
-
-  Returns:
-    The folder ``parent/name-hash``.
-
-  Raises:
-    ValueError: if the folder is not that of a run, is damaged, or belongs to
-      another configuration. It is left untouched.
-
-  Example:
-    >>> import dataclasses, tempfile
-    >>> from lthjax import checkpoints
-    >>> @dataclasses.dataclass(frozen=True)
-    ... class Config:
-    ...   steps: int = 100
-    >>> with tempfile.TemporaryDirectory() as parent:
-    ...   folder = checkpoints.open_run(parent, 'mnist', Config())
-    ...   print((folder / 'config.json').read_text())
-    {
-      "steps": 100
-    }
-    <BLANKLINE>
-  """
-  folder = Path(parent).absolute() / f'{name}-{config_hash(config)}'
-  if not folder.exists():
-    with _temporary(folder) as temporary:
-      written = temporary / folder.name
-      written.mkdir()
-      text = json.dumps(_fields(config), indent=2)
-      (written / 'config.json').write_text(text + '\n', encoding='utf-8')
-      os.rename(written, folder)
-  try:
-    found = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
-    if not isinstance(found, dict):
-      raise ValueError(f'it holds a {type(found).__name__}')
-  except (OSError, ValueError) as error:
+def check_path(path: str | os.PathLike[str]) -> None:
+  """Raises if checkpoints could be written to a path, but not read again."""
+  if found := sorted({*os.fspath(path)} & {*_PATTERN}):
     raise ValueError(
-      f'{folder} exists, but is not the folder of a run: its config.json'
-      f' cannot be read ({error}). It is left untouched; move it away or'
-      ' choose another folder.'
-    ) from error
-  written = {**_fields(type(config)()), **found}
-  wanted = _fields(config)
-  if written != wanted:
-    differ = [
-      f'{k}: {written.get(k)!r} there, {wanted.get(k)!r} here'
-      for k in sorted(written.keys() | wanted.keys())
-      if written.get(k) != wanted.get(k)
-    ]
-    raise ValueError(
-      f'{folder} was written by another configuration ({"; ".join(differ)}).'
-      ' It is left untouched; move it away or choose another folder.'
+      f'{path} has {" and ".join(found)} in its name, which orbax takes for'
+      ' patterns: a checkpoint there could not be read again. Choose another'
+      ' path.'
     )
-  return folder
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-  """Writes a text file atomically, in UTF-8.
+def plain(value: Any, name: str = 'metadata') -> Any:
+  """Returns what JSON gives back, or names the part that it cannot hold."""
+  if isinstance(value, dict):
+    if wrong := [key for key in value if not isinstance(key, str)]:
+      raise TypeError(
+        f'{name} has the key {wrong[0]!r}, which JSON would turn into a string.'
+        ' Use strings as keys.'
+      )
+    return {key: plain(x, f'{name}[{key!r}]') for key, x in value.items()}
+  if isinstance(value, list | tuple):
+    return [plain(x, f'{name}[{i}]') for i, x in enumerate(value)]
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  if getattr(value, 'shape', None) == () and hasattr(value, 'item'):
+    return value.item()  # Of NumPy or JAX.
+  if value is None or isinstance(value, bool | int | float | str):
+    return value
+  raise TypeError(
+    f'{name} is a {type(value).__name__}, which JSON cannot hold. Put arrays'
+    ' into the tree, and numbers, strings, lists and dicts into the metadata.'
+  )
 
-  Args:
-    path: the file, which is replaced if it exists.
-    text: what it shall hold.
 
-  Raises:
-    OSError: if it cannot be written; an earlier file stays as it was.
+def _check_leaves(tree: chex.ArrayTree) -> None:
+  """Checks that every leaf comes back as it is, and under its own name."""
+  leaves = {n: x for n, x in trees.by_name(tree).items() if x is not None}
+  if not leaves or not min(np.size(x) for x in leaves.values()):
+    raise ValueError(
+      'A checkpoint needs at least one array, and none that is empty.'
+    )
+  dotted: dict[str, str] = {}  # As orbax joins keys.
+  faults = []
+  for name, leaf in leaves.items():
+    other = dotted.setdefault(name.replace('/', '.'), name)
+    if other != name:
+      faults.append(f'{other} and {name} have one name in a file')
+    if fault := _fault(leaf):
+      faults.append(f'{name or "the array"} {fault}')
+  if faults:
+    raise ValueError(
+      f'This tree would not come back as it is: {"; ".join(faults)}. Rename'
+      ' such leaves, or convert them to a dtype that JAX keeps.'
+    )
 
-  Example:
-    >>> import pathlib, tempfile
-    >>> from lthjax import checkpoints
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...   checkpoints.write_text(f'{folder}/a.txt', 'hello')
-    ...   pathlib.Path(folder, 'a.txt').read_text()
-    'hello'
-  """
-  path = Path(path).absolute()
-  with _temporary(path) as folder:
-    written = folder / path.name
-    written.write_text(text, encoding='utf-8', newline='')
-    os.replace(written, path)
+
+def _fault(leaf: Any) -> str:
+  """Returns what a conversion to a JAX array would change."""
+  if isinstance(leaf, jax.Array):
+    return ''
+  if isinstance(leaf, bool | int | float | complex):
+    same = _fits(leaf)
+    return '' if same else f'is {leaf!r}, which 32 bits cannot hold'
+  dtype = getattr(leaf, 'dtype', None)
+  if dtype is None:
+    raise TypeError(
+      f'A checkpoint holds arrays, but a leaf is a {type(leaf).__name__}. Put'
+      ' other values into `metadata`.'
+    )
+  kept = jax.dtypes.canonicalize_dtype(dtype)
+  return '' if kept == dtype else f'is {dtype}, which JAX makes {kept}'
+
+
+def _fits(number: Any) -> bool:
+  try:
+    return bool(jnp.asarray(number).item() == number)
+  except OverflowError:
+    return False
+
+
+def _agree_on(token: str) -> str | None:
+  """Returns the token of the first process; `None` if there is only one."""
+  if jax.process_count() == 1:
+    return None
+  mine = np.frombuffer(bytes.fromhex(token), np.uint8)
+  agreed = multihost_utils.broadcast_one_to_all(mine)
+  return np.asarray(agreed, np.uint8).tobytes().hex()
+
+
+def _wait_for_all(what: str) -> None:
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(what)
 
 
 @contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-  """A hidden folder beside the path; removes those of killed processes."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  prefix = f'.{path.name}.tmp-'
-  for stale in path.parent.iterdir():
-    if stale.name.startswith(prefix):
-      shutil.rmtree(stale, ignore_errors=True)
-  folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix))
+def _quiet() -> Iterator[None]:
+  """Holds back what orbax logs about errors, which are raised as well."""
+  before = logging.root.manager.disable
+  logging.disable(logging.CRITICAL)
   try:
-    yield folder
+    yield
   finally:
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _fields(config: Any) -> dict[str, Any]:
-  """The fields that count, as JSON would give them back."""
-  values = {
-    field.name: getattr(config, field.name)
-    for field in dataclasses.fields(config)
-    if field.compare
-  }
-  return json.loads(json.dumps(values))
+    logging.disable(before)
 
 
 def _abstract(x: Any) -> Any:
-  """Shape, dtype and place of an array."""
+  """Returns shape, dtype and place of an array."""
   place = getattr(x, 'sharding', None)
   if place is None:
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -390,7 +358,7 @@ def _abstract(x: Any) -> Any:
 def _commit_like(like: Any, x: jax.Array) -> jax.Array:
   """Frees an array from its device unless its place was asked for.
 
-  A program is compiled anew for each mixture of committed arrays and others.
+  A program is compiled again for each mixture of committed arrays and others.
   """
   asked = isinstance(like, jax.ShapeDtypeStruct) and like.sharding is not None
   if asked or getattr(like, 'committed', False):
@@ -410,7 +378,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _describe(tree: chex.ArrayTree) -> dict[str, str]:
-  """Shape and dtype of every leaf, such as ``float32[3, 2]``."""
+  """Returns shape and dtype of every leaf, such as ``float32[3, 2]``."""
   return {
     name: 'None' if x is None else f'{x.dtype}{list(x.shape)}'
     for name, x in trees.by_name(tree).items()
@@ -418,17 +386,17 @@ def _describe(tree: chex.ArrayTree) -> dict[str, str]:
 
 
 def _digests(folder: Path) -> str:
-  """SHA-256 of all files, as ``sha256sum`` writes it."""
-  files = sorted(x for x in folder.rglob('*') if x.is_file())
+  """Returns SHA-256 of all files, as ``sha256sum`` writes it."""
+  found = sorted(x for x in folder.rglob('*') if x.is_file())
   return ''.join(
     f'{hashlib.sha256(x.read_bytes()).hexdigest()}  {x.relative_to(folder)}\n'
-    for x in files
+    for x in found
     if x != folder / _DIGESTS
   )
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-  """What a checkpoint holds, once it is known to be whole."""
+  """Returns what a checkpoint holds, once it is known to be whole."""
   if not path.exists():
     raise FileNotFoundError(f'There is no checkpoint at {path}.')
   try:
@@ -440,10 +408,16 @@ def _read_header(path: Path) -> dict[str, Any]:
     ) from error
   changed = set(expected.splitlines()) ^ set(_digests(path).splitlines())
   if changed:
-    files = sorted({line.partition('  ')[2] for line in changed})
+    names = sorted({line.partition('  ')[2] for line in changed})
     raise ValueError(
-      f'The checkpoint {path} is damaged: {", ".join(files)} changed since it'
-      ' was written. It is left untouched; move it away to start anew.'
+      f'The checkpoint {path} is damaged: {", ".join(names)} changed since it'
+      ' was written. It is left untouched; move it away to start again.'
     )
   header: Any = ocp.metadata(os.fspath(path)).custom_metadata
+  parts = [header.get(key) for key in ('leaves', 'metadata')] if header else []
+  if not parts or not all(isinstance(part, dict) for part in parts):
+    raise ValueError(
+      f'{path} is a checkpoint, but not one that `lthjax.checkpoints.save`'
+      ' wrote: it does not list its leaves.'
+    )
   return header

@@ -1,5 +1,7 @@
-"""What tests of several modules share: bits, random trees, steps, an oracle."""
+"""What tests of several modules share: bits, trees, steps, oracles, folders."""
 
+import hashlib
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,3 +65,19 @@ def largest(
   keep = np.zeros(flat.size, bool)
   keep[order[:count]] = True
   return keep.reshape(scores.shape)
+
+
+def contents(folder: pathlib.Path) -> dict[str, str]:
+  """Everything below a path, by name: digests of files, and the folders."""
+  paths = [folder, *folder.rglob('*')]
+  return {
+    str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+    if path.is_file()
+    else 'folder'
+    for path in paths
+  }
+
+
+def names(folder: pathlib.Path) -> list[str]:
+  """Names of what is in a folder."""
+  return sorted(path.name for path in folder.iterdir())

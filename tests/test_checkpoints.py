@@ -1,12 +1,9 @@
 """Checkpoints: to the bit, whole or not at all, never over one another."""
 
-import dataclasses
-import hashlib
-import io
-import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import contents, names
 from orbax.checkpoint import v1 as ocp
 
 import lthjax as lth
-from lthjax import checkpoints
+from lthjax import checkpoints, files
 from lthjax.tickets import Ticket
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -60,21 +58,6 @@ def assert_same(a, b):
   assert jax.tree.map(bits, a) == jax.tree.map(bits, b)
 
 
-def contents(folder):
-  """Everything below a path, by name: digests of files, and the folders."""
-  paths = [folder, *folder.rglob('*')]
-  return {
-    str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-    if path.is_file()
-    else 'folder'
-    for path in paths
-  }
-
-
-def names(folder):
-  return sorted(path.name for path in folder.iterdir())
-
-
 @pytest.fixture
 def saved(tmp_path):
   checkpoints.save(tmp_path / 'state', make_tree(), {'step': 3})
@@ -104,11 +87,143 @@ def test_any_structure(tree, tmp_path):
   assert_same(checkpoints.load(tmp_path / 'x', tree), tree)
 
 
-def test_numpy_arrays_and_numbers_become_what_jax_makes_of_them(tmp_path):
-  tree = {'array': np.arange(3.0), 'number': 2}
+def test_numbers_become_what_jax_makes_of_them(tmp_path):
+  tree = {'array': np.arange(3, dtype=np.float32), 'number': 2, 'exact': 0.5}
   checkpoints.save(tmp_path / 'x', tree)
   back = checkpoints.load(tmp_path / 'x', tree)
-  assert_same(back, {'array': jnp.arange(3.0), 'number': jnp.asarray(2)})
+  assert_same(
+    back,
+    {
+      'array': jnp.arange(3.0),
+      'number': jnp.asarray(2),
+      'exact': jnp.asarray(0.5),
+    },
+  )
+
+
+@pytest.mark.parametrize(
+  ('leaf', 'text'),
+  [
+    (np.int64(3_000_000_000), 'a is int64, which JAX makes int32'),
+    (np.arange(3.0), 'a is float64, which JAX makes float32'),
+    (np.array([2**40], np.uint64), 'a is uint64, which JAX makes uint32'),
+    (3_000_000_000, 'a is 3000000000, which 32 bits cannot hold'),
+    (0.1, 'a is 0.1, which 32 bits cannot hold'),
+    (1e300, r'a is 1e\+300, which 32 bits cannot hold'),
+  ],
+)
+def test_values_that_would_change_are_refused(leaf, text, tmp_path):
+  with pytest.raises(ValueError, match=f'would not come back as it is: {text}'):
+    checkpoints.save(tmp_path / 'x', {'a': leaf, 'b': jnp.ones(2)})
+  assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+  'tree',
+  [
+    {'block.0': {'w': jnp.ones(2)}, 'block': {'0': {'w': jnp.zeros(2)}}},
+    {'a.b': jnp.ones(2), 'a': {'b': jnp.zeros(2)}},
+    {'a': [jnp.ones(2)], 'a.0': jnp.zeros(2)},
+  ],
+)
+def test_names_that_meet_are_refused(tree, tmp_path):
+  with pytest.raises(ValueError, match='have one name in a file'):
+    checkpoints.save(tmp_path / 'x', tree)
+  assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize('name', ['lr=[0.1]', 'm[red]', 'a*', 'what?'])
+def test_paths_that_cannot_be_read_again_are_refused(name, tmp_path):
+  with pytest.raises(ValueError, match='which orbax takes for patterns'):
+    checkpoints.save(tmp_path / name / 'x', jnp.ones(2))
+  assert names(tmp_path) == []
+
+
+def test_urls_are_refused_and_home_is_found(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  checkpoints.save('~/x', jnp.ones(2))
+  assert names(tmp_path) == ['x']
+  with pytest.raises(ValueError, match='gs://bucket/x is a URL'):
+    checkpoints.save('gs://bucket/x', jnp.ones(2))
+
+
+def test_metadata_are_plain(tmp_path):
+  found = {
+    'accuracy': jnp.float32(0.5),
+    'seed': np.int64(3),
+    'path': pathlib.Path('a/b'),
+    'list': (1, [np.float32(2)]),
+  }
+  checkpoints.save(tmp_path / 'x', jnp.ones(2), found)
+  assert checkpoints.read_metadata(tmp_path / 'x') == {
+    'accuracy': 0.5,
+    'seed': 3,
+    'path': 'a/b',
+    'list': [1, [2.0]],
+  }
+
+
+@pytest.mark.parametrize(
+  ('metadata', 'text'),
+  [
+    ({'a': {1: 2}}, r"metadata\['a'\] has the key 1, which JSON would turn"),
+    ({'a': [jnp.ones(2)]}, r"metadata\['a'\]\[0\] is a ArrayImpl, which JSON"),
+    ({'a': {2, 3}}, r"metadata\['a'\] is a set"),
+  ],
+)
+def test_metadata_that_json_cannot_hold(metadata, text, tmp_path):
+  with pytest.raises(TypeError, match=text):
+    checkpoints.save(tmp_path / 'x', jnp.ones(2), metadata)
+  assert names(tmp_path) == []
+
+
+def test_forged_header(saved):
+  """A checkpoint of orbax whose digests are right, but not one of ours."""
+  path = saved.parent / 'other'
+  ocp.save(path, {'w': jnp.ones(2)})
+  files.write_text(path / 'SHA256SUMS', checkpoints._digests(path))
+  with pytest.raises(ValueError, match='does not list its leaves'):
+    checkpoints.load(path, {'w': jnp.ones(2)})
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_checkpoint(tmp_path):
+  """Both call `save`; the first one renames, and either can read it."""
+  source = """
+import sys, jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[1]))
+from lthjax import checkpoints
+mesh = jax.make_mesh((2,), ('d',))
+values = np.arange(8, dtype=np.float32)
+x = jax.make_array_from_callback(
+  (8,), NamedSharding(mesh, P('d')), lambda i: values[i]
+)
+checkpoints.save(sys.argv[3] + '/x', {'w': x}, {'level': 1})
+back = checkpoints.load(
+  sys.argv[3] + '/x',
+  {'w': jax.ShapeDtypeStruct((8,), x.dtype, sharding=x.sharding)},
+)
+for a, b in zip(back['w'].addressable_shards, x.addressable_shards):
+  np.testing.assert_array_equal(a.data, b.data)
+"""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    address = f'localhost:{free.getsockname()[1]}'
+  processes = [
+    subprocess.Popen(
+      [sys.executable, '-c', source, str(i), address, str(tmp_path)],
+      cwd=ROOT,
+      env={**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'},
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]
+  for process in processes:
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+  assert names(tmp_path) == ['x']
 
 
 def test_load_places_arrays_as_asked(run_python):
@@ -290,7 +405,7 @@ def test_never_overwrites(saved):
 
 
 def test_what_cannot_be_saved_leaves_nothing(tmp_path):
-  with pytest.raises(TypeError, match='hello'):
+  with pytest.raises(TypeError, match='a leaf is a str'):
     checkpoints.save(tmp_path / 'x', {'w': 'hello'})
   with pytest.raises(TypeError, match='JSON'):
     checkpoints.save(tmp_path / 'x', jnp.ones(2), {'accuracy': jnp.ones(2)})
@@ -313,7 +428,7 @@ def test_full_disk(run_python):
   printed = run_python("""
 import os, pathlib, resource, signal, tempfile
 import jax, jax.numpy as jnp
-from lthjax import checkpoints
+from lthjax import checkpoints, files
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing too much: an error
 
@@ -328,12 +443,12 @@ with tempfile.TemporaryDirectory() as folder:
   good = {'w': jnp.arange(100.0)}
   noise = {'w': jax.random.normal(jax.random.key(0), (1000, 1000))}
   checkpoints.save(f'{folder}/good', good, {'level': 1})
-  checkpoints.write_text(f'{folder}/a.txt', 'good')
+  files.write_text(f'{folder}/a.txt', 'good')
   for limit in 50, 1000, 1_000_000:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     error = raises(checkpoints.save, f'{folder}/new', noise)
     assert f'{folder}/new: ' in error and 'earlier checkpoints' in error, error
-    raises(checkpoints.write_text, f'{folder}/a.txt', 'x' * 2_000_000)
+    raises(files.write_text, f'{folder}/a.txt', 'x' * 2_000_000)
     assert sorted(os.listdir(folder)) == ['a.txt', 'good'], os.listdir(folder)
     assert (checkpoints.load(f'{folder}/good', good)['w'] == good['w']).all()
     assert checkpoints.read_metadata(f'{folder}/good') == {'level': 1}
@@ -378,20 +493,6 @@ def test_kill_in_mid_save(tmp_path):
       assert checkpoints.read_metadata(tmp_path / name) == {'i': i}
     # What the first one left is gone once the second has saved.
     assert len(names(tmp_path)) <= len(visible) + 1
-
-
-@pytest.mark.parametrize('kind', ['checkpoint', 'run', 'text'])
-def test_what_killed_processes_left_is_removed(kind, tmp_path):
-  name = f'x-{checkpoints.config_hash(Config())}' if kind == 'run' else 'x'
-  for leftover in [f'.{name}.tmp-1', f'.{name}.tmp-2', '.other.tmp-1']:
-    (tmp_path / leftover / name).mkdir(parents=True)
-    (tmp_path / leftover / name / 'half').write_text('of it')
-  {
-    'checkpoint': lambda: checkpoints.save(tmp_path / 'x', jnp.ones(2)),
-    'run': lambda: checkpoints.open_run(tmp_path, 'x', Config()),
-    'text': lambda: checkpoints.write_text(tmp_path / 'x', 'hello'),
-  }[kind]()
-  assert names(tmp_path) == ['.other.tmp-1', name]
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, OSError])
@@ -482,164 +583,3 @@ def test_checkpoint_that_is_no_ticket(tmp_path):
     ValueError, match='not a ticket: it has no density, metri'
   ):
     checkpoints.load_ticket(tmp_path / 'x', ticket)
-
-
-# Runs.
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-  steps: int = 100
-  rate: float = 0.1
-  shares: tuple[tuple[str, float], ...] = (('out/*', 0.1), ('*', 0.2))
-  nested: dict[str, Any] = dataclasses.field(
-    default_factory=lambda: {'a': 1, 'b': 2}
-  )
-  name: str | None = None
-  output: pathlib.Path = dataclasses.field(
-    default=pathlib.Path('runs'), compare=False
-  )
-
-
-@dataclasses.dataclass(frozen=True)
-class Longer(Config):
-  """As a later version of the same program would have it."""
-
-  momentum: float = 0.9
-  output: pathlib.Path = dataclasses.field(
-    default=pathlib.Path('elsewhere'), compare=False
-  )
-
-
-CONFIGS = [
-  Config(),
-  Config(steps=7),
-  Config(steps=8),
-  Config(rate=7.0),
-  Config(shares=(('*', 0.2), ('out/*', 0.1))),
-  Config(shares=(('out/*', 0.1), ('*', 0.3))),
-  Config(nested={}),
-  Config(nested={'b': 2, 'a': 1}),
-  Config(nested={'a': {'b': 2}}),
-  Config(name=''),
-  Config(name='None'),
-]
-
-
-def test_hash_tells_configurations_apart():
-  hashes = {checkpoints.config_hash(config) for config in CONFIGS}
-  assert len(hashes) == len(CONFIGS)
-  assert all(len(x) == 8 and int(x, 16) >= 0 for x in hashes)
-
-
-def test_hash_never_changes():
-  """Folders of runs that people have are found by it: do not edit these."""
-  assert checkpoints.config_hash(Config()) == '44136fa3'
-  changed = Config(steps=7, rate=0.5, shares=(('*', 0.3),), nested={'a': None})
-  assert checkpoints.config_hash(changed) == 'c59f5630'
-
-
-@pytest.mark.parametrize(
-  'change', [{}, {'steps': 7}, {'shares': (('*', 0.3),)}]
-)
-def test_hash_stays_when_a_field_is_added(change):
-  before = checkpoints.config_hash(Config(**change))
-  assert checkpoints.config_hash(Longer(**change)) == before
-  more = Longer(momentum=0.5, **change)
-  assert checkpoints.config_hash(more) != before
-
-
-def test_hash_ignores_what_does_not_count():
-  moved = Config(output=pathlib.Path('/elsewhere'))
-  assert checkpoints.config_hash(moved) == checkpoints.config_hash(Config())
-
-
-def test_open_run_creates_and_finds(tmp_path):
-  parent = tmp_path / 'new' / 'runs'
-  config = Config(steps=7, nested={'a': (1, 2)}, output=parent)
-  folder = checkpoints.open_run(parent, 'mnist', config)
-  assert folder == parent / f'mnist-{checkpoints.config_hash(config)}'
-  assert json.loads((folder / 'config.json').read_text()) == {
-    'steps': 7,
-    'rate': 0.1,
-    'shares': [['out/*', 0.1], ['*', 0.2]],
-    'nested': {'a': [1, 2]},
-    'name': None,
-  }
-  (folder / 'result').write_text('hello')
-  before = contents(parent)
-  assert checkpoints.open_run(parent, 'mnist', config) == folder
-  elsewhere = dataclasses.replace(config, output=pathlib.Path('elsewhere'))
-  assert checkpoints.open_run(parent, 'mnist', elsewhere) == folder
-  longer = Longer(steps=7, nested={'a': (1, 2)})
-  assert checkpoints.open_run(parent, 'mnist', longer) == folder
-  assert contents(parent) == before
-  other = checkpoints.open_run(parent, 'mnist', Config())
-  assert names(parent) == sorted([folder.name, other.name])
-
-
-def test_folder_of_a_run_can_be_read_by_others(tmp_path):
-  folder = checkpoints.open_run(tmp_path, 'mnist', Config())
-  (tmp_path / 'plain').mkdir()
-  assert folder.stat().st_mode == (tmp_path / 'plain').stat().st_mode
-
-
-def test_folder_of_another_configuration(tmp_path):
-  folder = checkpoints.open_run(tmp_path, 'mnist', Config())
-  written = json.loads((folder / 'config.json').read_text())
-  written.update(steps=7, old=True)
-  (folder / 'config.json').write_text(json.dumps(written))
-  before = contents(tmp_path)
-  with pytest.raises(ValueError, match='another configuration') as caught:
-    checkpoints.open_run(tmp_path, 'mnist', Config())
-  text = '(old: True there, None here; steps: 7 there, 100 here)'
-  assert text in str(caught.value)
-  assert str(folder) in str(caught.value)
-  assert contents(tmp_path) == before
-
-
-@pytest.mark.parametrize('text', [None, '', '{"steps": 1', '[]', '\0\xff'])
-def test_folder_that_is_no_run(text, tmp_path):
-  folder = tmp_path / f'mnist-{checkpoints.config_hash(Config())}'
-  folder.mkdir()
-  (folder / 'thesis.txt').write_text('hello')
-  if text is not None:
-    (folder / 'config.json').write_bytes(text.encode('latin-1'))
-  before = contents(tmp_path)
-  with pytest.raises(ValueError, match='is not the folder of a run') as caught:
-    checkpoints.open_run(tmp_path, 'mnist', Config())
-  assert str(folder) in str(caught.value)
-  assert contents(tmp_path) == before
-
-
-# Text files.
-
-
-def test_write_text_keeps_every_character(tmp_path):
-  path = tmp_path / 'new' / 'a.txt'
-  for text in ['first', '', 'ü\r\nsecond\n\n']:
-    checkpoints.write_text(path, text)
-    assert path.read_bytes().decode() == text
-    assert names(path.parent) == ['a.txt']
-
-
-def test_write_text_does_not_depend_on_the_locale(tmp_path, monkeypatch):
-  """In some of them, text is ASCII if nothing else is said."""
-  monkeypatch.setattr(io, 'text_encoding', lambda x, *_: x or 'ascii')
-  with pytest.raises(UnicodeEncodeError):
-    (tmp_path / 'b.txt').write_text('ü')
-  checkpoints.write_text(tmp_path / 'a.txt', 'ü')
-  assert (tmp_path / 'a.txt').read_bytes() == b'\xc3\xbc'
-
-
-def test_write_text_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
-  checkpoints.write_text(tmp_path / 'a.txt', 'old')
-
-  def fail(source, target):
-    raise OSError('no room')
-
-  monkeypatch.setattr(os, 'replace', fail)
-  with pytest.raises(OSError, match='no room'):
-    checkpoints.write_text(tmp_path / 'a.txt', 'new')
-  assert (tmp_path / 'a.txt').read_text() == 'old'
-  assert names(tmp_path) == ['a.txt']

@@ -95,7 +95,7 @@ def products(repeats: int) -> None:
       x = rng.normal(size=(batch, SHAPE[0])).astype(np.float32)
       device, columns = jnp.asarray(x), np.ascontiguousarray(x.T)
       calls = {
-        'XLA dense': lambda x=device: dense_product(x, params['w']),
+        'XLA dense': lambda x=device, w=params['w']: dense_product(x, w),
         'lthjax': lambda x=device, s=sparse: sparse_product(x, s),
         'lthjax int8': lambda x=device, s=int8: sparse_product(x, s),
         'scipy CSR': lambda x=columns, s=csr: s @ x,
@@ -147,7 +147,9 @@ def training(repeats: int) -> None:
       logits, labels
     ).mean()
 
-  print('\n| alive | masked dense, ms | alive weights only, ms | times faster |')
+  print(
+    '\n| alive | masked dense, ms | alive weights only, ms | times faster |'
+  )
   print('|---|---|---|---|')
   for density in (0.2, 0.1, 0.036):
     masks = lth.prune(
@@ -204,7 +206,9 @@ def sizes() -> None:
     masks = {'w': jnp.asarray(mask)}
     sparse = deploy.condense(params, masks, lookup=True)['w']
     int8 = deploy.condense(params, masks, lookup=True, int8=True)['w']
-    tiles = sum(x.nbytes for x in (sparse.values, sparse.indices, sparse.starts))
+    tiles = sum(
+      x.nbytes for x in (sparse.values, sparse.indices, sparse.starts)
+    )
     lookup, small = (
       sum(x.nbytes for x in jax.tree.leaves(s.lookup)) for s in (sparse, int8)
     )

@@ -13,7 +13,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from lthjax import _files, trees
+from lthjax import files, trees
 from lthjax.deploy import _kernels, _layouts
 
 _FORMAT = 'lthjax-sparse-1'
@@ -93,7 +93,7 @@ def save(
   data = library.numpy.save(
     {k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata
   )
-  _files.write_bytes(path, data)
+  files.write_bytes(path, data)
 
 
 def _round(

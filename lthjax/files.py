@@ -1,0 +1,170 @@
+"""Files that appear whole or not at all, and folders that one process works in.
+
+What is written goes into a fresh folder beside its place and is renamed.
+Leftovers of killed processes are removed by the next one that writes there;
+folders of living processes are locked and stay.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+  import fcntl
+except ImportError:  # Not on Windows, where nothing is locked.
+  fcntl = None
+
+_LOCK = '.lock'
+_ALIVE = '.alive-'
+_SECONDS_TO_MARK = 3600  # A folder that is older and has no mark is dead.
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+  """Returns an absolute path, with ``~`` expanded; URLs are refused."""
+  text = os.fspath(path)
+  if '://' in text:
+    raise ValueError(
+      f'{text} is a URL, but files are written to local folders only. Mount'
+      ' the storage, or write to a local folder and copy it.'
+    )
+  return Path(text).expanduser().absolute()
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+  """Writes a file atomically; an earlier one stays if that fails.
+
+  Args:
+    path: the file, which is replaced if it exists.
+    data: its content.
+
+  Raises:
+    OSError: if it cannot be written.
+  """
+  path = local_path(path)
+  with temporary_folder(path) as folder:
+    written = folder / path.name
+    with open(written, 'wb') as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(written, path)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+  """Writes a text file atomically, in UTF-8.
+
+  Args:
+    path: the file, which is replaced if it exists.
+    text: its content.
+
+  Raises:
+    OSError: if it cannot be written; an earlier file stays as it was.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> from lthjax import files
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   files.write_text(f'{folder}/a.txt', 'hello')
+    ...   pathlib.Path(folder, 'a.txt').read_text()
+    'hello'
+  """
+  write_bytes(path, text.encode('utf-8'))
+
+
+@contextlib.contextmanager
+def temporary_folder(path: Path, token: str | None = None) -> Iterator[Path]:
+  """Makes a hidden folder beside a path, and removes dead ones.
+
+  Args:
+    path: what will be renamed out of the folder.
+    token: the end of its name, for processes that share it; fresh by default.
+
+  Yields:
+    The folder, which is removed at the end.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  prefix = f'.{path.name}.tmp-'
+  remove_dead(path.parent, prefix)
+  if token is None:
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix))
+  else:
+    folder = path.parent / f'{prefix}{token}'
+    folder.mkdir(exist_ok=True)
+  try:
+    with _marked_alive(folder):
+      yield folder
+  finally:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_dead(parent: Path, prefix: str) -> None:
+  """Removes temporary folders whose processes are gone."""
+  for folder in parent.iterdir():
+    if folder.name.startswith(prefix) and folder.is_dir() and _is_dead(folder):
+      shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_dead(folder: Path) -> bool:
+  """Whether all processes that marked a folder are gone."""
+  try:
+    marks = [*folder.glob(f'{_ALIVE}*')]
+    for mark in marks:
+      with _locked(mark):
+        pass
+    # Without a mark it may be so new that it has none yet.
+    old = time.time() - folder.stat().st_mtime > _SECONDS_TO_MARK
+    return fcntl is not None and (old or bool(marks))
+  except OSError:  # Locked, or removed by another process meanwhile.
+    return False
+
+
+@contextlib.contextmanager
+def _marked_alive(folder: Path) -> Iterator[None]:
+  """Puts a locked file into a folder, which appears only when it is locked."""
+  handle, name = tempfile.mkstemp(dir=folder, prefix='new-')
+  os.close(handle)
+  with _locked(Path(name)):
+    os.rename(name, folder / (_ALIVE + Path(name).name))
+    yield
+
+
+@contextlib.contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+  """Holds a folder for this process.
+
+  The lock goes with the process, however it ends.
+
+  Args:
+    folder: an existing folder.
+
+  Raises:
+    RuntimeError: if another process holds it, naming that process.
+  """
+  path = folder / _LOCK
+  try:
+    with _locked(path, owner=f'{os.getpid()} on {socket.gethostname()}'):
+      yield
+  except BlockingIOError:
+    owner = path.read_text(encoding='utf-8').strip() or 'unknown'
+    raise RuntimeError(
+      f'Another process works in {folder}: process {owner}. Wait until it has'
+      ' finished, or stop it; then start this command again.'
+    ) from None
+
+
+@contextlib.contextmanager
+def _locked(path: Path, owner: str = '', wait: bool = False) -> Iterator[None]:
+  """Locks a file, or raises `BlockingIOError`; ``wait`` shares the lock."""
+  with open(path, 'a+', encoding='utf-8') as file:
+    if fcntl is not None:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if owner:
+      file.truncate(0)
+      file.write(owner + '\n')
+      file.flush()
+    yield

@@ -1,0 +1,167 @@
+"""Folders of runs: named by configuration, found again, one process each."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lthjax import files
+
+
+def config_hash(config: Any) -> str:
+  """Names a configuration by what it changes.
+
+  Only fields that differ from their defaults count, so the name stays when a
+  field with a default is added later. Fields declared with ``compare=False``,
+  such as where to write, do not count.
+
+  Args:
+    config: a dataclass instance whose fields have defaults.
+
+  Returns:
+    Eight hexadecimal digits.
+
+  Example:
+    >>> import dataclasses
+    >>> from lthjax import runs
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Config:
+    ...   steps: int = 100
+    >>> runs.config_hash(Config(7)) == runs.config_hash(Config(8))
+    False
+  """
+  defaults = _fields(type(config)())
+  changed = {
+    name: value
+    for name, value in sorted(_fields(config).items())
+    if json.dumps(value) != json.dumps(defaults[name])
+  }
+  text = json.dumps(changed)  # The order inside a nested dict counts.
+  return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def open_run(parent: str | os.PathLike[str], name: str, config: Any) -> Path:
+  """Creates the folder of a run, or finds it again.
+
+  Args:
+    parent: folder of all runs; ``~`` is expanded.
+    name: what the run is called; the hash of the configuration is added.
+    config: a dataclass instance, written as ``config.json``.
+
+  Returns:
+    The folder ``parent/name-hash``.
+
+  Raises:
+    ValueError: if the folder is not that of a run, is damaged, or belongs to
+      another configuration. It is left untouched.
+
+  Example:
+    >>> import dataclasses, tempfile
+    >>> from lthjax import runs
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Config:
+    ...   steps: int = 100
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...   folder = runs.open_run(parent, 'mnist', Config())
+    ...   print((folder / 'config.json').read_text())
+    {
+      "steps": 100
+    }
+    <BLANKLINE>
+  """
+  if not name or name in ('.', '..') or {*name} & {*'/\\\0'}:
+    raise ValueError(
+      f'`name` was {name!r}, but must be the name of one folder, without'
+      ' slashes. The folder that it goes into is `parent`.'
+    )
+  folder = files.local_path(parent) / f'{name}-{config_hash(config)}'
+  if not folder.exists():
+    text = json.dumps(_fields(config), indent=2) + '\n'
+    with files.temporary_folder(folder) as temporary:
+      written = temporary / folder.name
+      written.mkdir()
+      (written / 'config.json').write_text(text, encoding='utf-8')
+      with contextlib.suppress(OSError):  # Another process was faster.
+        os.rename(written, folder)
+  _check_config(folder, config)
+  return folder
+
+
+@contextlib.contextmanager
+def only_process(folder: str | os.PathLike[str]) -> Iterator[None]:
+  """Holds the folder of a run, so that no second process trains in it.
+
+  The lock goes with the process, however that ends.
+
+  Args:
+    folder: what `open_run` returned.
+
+  Raises:
+    RuntimeError: if another process holds it, naming that process.
+
+  Example:
+    >>> import tempfile
+    >>> from lthjax import runs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   with runs.only_process(folder):
+    ...     print('training')
+    training
+  """
+  with files.only_process(files.local_path(folder)):
+    yield
+
+
+def _check_config(folder: Path, config: Any) -> None:
+  """Checks that a folder is that of a run with this configuration."""
+  try:
+    found = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+    if not isinstance(found, dict):
+      raise ValueError(f'it holds a {type(found).__name__}')
+  except (OSError, ValueError, RecursionError) as error:
+    raise ValueError(
+      f'{folder} exists, but is not the folder of a run: its config.json'
+      f' cannot be read ({error}). It is left untouched; move it away or'
+      ' choose another folder.'
+    ) from error
+  written = {**_fields(type(config)()), **found}
+  wanted = _fields(config)
+  if written != wanted:
+    differ = [
+      f'{k}: {written.get(k)!r} there, {wanted.get(k)!r} here'
+      for k in sorted(written.keys() | wanted.keys())
+      if written.get(k) != wanted.get(k)
+    ]
+    raise ValueError(
+      f'{folder} was written by another configuration ({"; ".join(differ)}).'
+      ' It is left untouched; move it away or choose another folder.'
+    )
+
+
+def _fields(config: Any) -> dict[str, Any]:
+  """Returns the fields that count, as JSON would give them back."""
+  values = {}
+  for field in dataclasses.fields(config):
+    if not field.compare:
+      continue
+    value = getattr(config, field.name)
+    try:
+      values[field.name] = json.loads(json.dumps(value, default=_plain))
+    except TypeError as error:
+      raise TypeError(
+        f'The field {field.name!r} of the configuration cannot be written as'
+        f' JSON: {error}. Use numbers, strings, paths, lists and dicts.'
+      ) from None
+  return values
+
+
+def _plain(value: Any) -> Any:
+  """Returns paths as strings, and scalars of NumPy and JAX as numbers."""
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  if getattr(value, 'shape', None) == ():
+    return value.item()
+  raise TypeError(f'{value!r} is a {type(value).__name__}')
