@@ -122,7 +122,7 @@ def products(repeats: int) -> None:
 def optional_torch() -> Any:
   """Returns torch, on as many threads as there are cores, or `None`."""
   try:
-    import torch
+    import torch  # pyright: ignore
   except ImportError:
     print('torch is not installed, so its columns are left out.')
     return None
@@ -220,7 +220,9 @@ def sizes() -> None:
 
 def main() -> None:
   """Prints the tables."""
-  parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
+  parser = argparse.ArgumentParser(
+    description=(__doc__ or '').split('\n', 1)[0]
+  )
   parser.add_argument(
     '--repeats', type=int, default=30, help='calls of each, in turns'
   )
