@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.extend.core as jex
+from jax.tree_util import keystr
 
 Path = tuple[int, ...]
 Step = Callable[[jex.JaxprEqn, list[Any], Path], Sequence[Any]]
@@ -26,6 +27,24 @@ CALLS = (
 
 def trace(f: Callable[..., Any], *args: Any) -> tuple[jex.ClosedJaxpr, Any]:
   """Returns the program of ``f(*args)``, and the structure of its result."""
+  if not callable(f):
+    raise TypeError(
+      f'The function was {f!r}, but must be callable: pass the one that applies'
+      ' the model, before its arguments.'
+    )
+  faults = [
+    f'argument {path[0].idx} has {type(x).__name__}'
+    f' at {keystr(path[1:], simple=True, separator="/") or "its top"}'
+    for path, x in jax.tree_util.tree_leaves_with_path(args)
+    if not (hasattr(x, 'shape') and hasattr(x, 'dtype'))
+    and not isinstance(x, bool | int | float | complex)
+  ]
+  if faults:
+    raise TypeError(
+      'A program takes trees of arrays or of `jax.ShapeDtypeStruct`, but'
+      f' {"; ".join(faults)}. Bind everything else beforehand, as in'
+      ' `lambda params, x: model.apply(params, x, train=False)`.'
+    )
   closed, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
   return closed, jax.tree.structure(shapes)
 

@@ -101,6 +101,12 @@ def kernels(
   closed, _ = trace(apply, params, *args)
   found = classify(closed, params)
   chosen = frozenset(found.multiplied - found.looked_up)
+  if not chosen:
+    raise ValueError(
+      'The program multiplies activations with none of the params, so there are'
+      ' no kernels. Pass the function that applies the model, its params, and'
+      ' then inputs.'
+    )
   return lambda name, leaf: name in chosen
 
 

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
 
 from lthjax.program._interpreter import (
   CALLS,
@@ -68,27 +70,57 @@ def run(
   """
   closed, tree = trace(f, *args)
   found = _resolve(closed, visits)
+  _check_feeds(feeds or {}, found)
   leads = frozenset(path[:n] for path in found for n in range(len(path)))
   inputs = jax.tree.leaves(args)
   outs, notes = _Run(found, leads)(closed, inputs, (), dict(feeds or {}))
   return jax.tree.unflatten(tree, outs), notes
 
 
-def _resolve(closed, visits) -> dict[Path, Visit]:
+def _resolve(
+  closed: jex.ClosedJaxpr, visits: Mapping[Any, Visit]
+) -> dict[Path, Visit]:
   """Turns names of primitives into paths."""
-  found = {}
-  for path, eqn in equations(closed):
-    visit = visits.get(path, visits.get(eqn.primitive.name))
-    if visit is not None:
-      found[path] = visit
-  lost = [key for key in visits if isinstance(key, tuple) and key not in found]
+  known = dict(equations(closed))
+  lost = [
+    key for key in visits if not isinstance(key, str) and key not in known
+  ]
   if lost:
     raise ValueError(
-      f'The program has no equations {", ".join(map(str, lost))}. Paths are'
-      ' those of one program: take them from `lthjax.program.uses` of the same'
-      ' function, and of arguments of the same shapes.'
+      f'The program has no equations at {", ".join(map(str, lost))}. Visits are'
+      ' by name of a primitive, or by path: take the paths from'
+      ' `lthjax.program.uses` of the same function and shapes.'
     )
-  return found
+  pairs = {
+    path: visits.get(path, visits.get(eqn.primitive.name))
+    for path, eqn in known.items()
+  }
+  return {path: visit for path, visit in pairs.items() if visit is not None}
+
+
+def _check_feeds(feeds: Mapping[Path, Any], visits: Mapping[Path, Visit]):
+  if lost := [path for path in feeds if path not in visits]:
+    raise ValueError(
+      f'There are feeds for {", ".join(map(str, lost))}, where nothing is'
+      ' visited. Feed paths that are visited, by path or by name.'
+    )
+
+
+def _checked(eqn: jex.JaxprEqn, path: Path, result: Any) -> tuple[Any, Any]:
+  """Checks what a visit returns."""
+  avals: list[Any] = [x.aval for x in eqn.outvars]
+  wanted = [(x.shape, x.dtype) for x in avals]
+  given = None
+  if isinstance(result, tuple) and len(result) == 2:
+    outs = result[0] if isinstance(result[0], list | tuple) else ()
+    given = [(jnp.shape(x), jnp.result_type(x)) for x in outs]
+  if given != wanted:
+    raise ValueError(
+      f'The visit of `{eqn.primitive.name}` at {path} returned outputs'
+      f' {given}, but must return `(outputs, note)`, where the outputs are'
+      f' {wanted}, as from `lthjax.program.bind(eqn, inputs)`.'
+    )
+  return result
 
 
 class _Run(NamedTuple):
@@ -104,7 +136,8 @@ class _Run(NamedTuple):
     def step(eqn, inputs, here):
       if here in self.visits:
         fed = [feeds[here]] if here in feeds else []
-        outs, notes[here] = self.visits[here](eqn, inputs, *fed)
+        result = self.visits[here](eqn, inputs, *fed)
+        outs, notes[here] = _checked(eqn, here, result)
         return outs
       if here not in self.leads:
         return bind(eqn, inputs)
