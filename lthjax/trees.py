@@ -1,4 +1,4 @@
-"""Names for the leaves of a pytree, and globs over those names."""
+"""Names of the leaves of a pytree, and globs over those names."""
 
 import collections
 import fnmatch
@@ -13,19 +13,19 @@ from jax.core import Tracer
 
 
 def is_traced(*arrays: Any) -> bool:
-  """Tells whether values are unknown, inside `jax.jit` or `jax.vmap`."""
+  """Returns whether any value is unknown, as in `jax.jit` or `jax.vmap`."""
   return any(isinstance(x, Tracer) for x in arrays)
 
 
 def is_none(x: Any) -> bool:
-  """Tells `None` leaves, which trees of masks use for "never pruned"."""
+  """Returns whether a leaf is `None`: a parameter that is never pruned."""
   return x is None
 
 
 def concrete(values: Mapping[str, Any]) -> dict[str, Any] | None:
   """Returns host values, or `None` where this process cannot know them all.
 
-  That is where any is traced, or has parts on the devices of other processes.
+  That is the case where one is traced, or has parts on other processes.
   """
   for x in values.values():
     if isinstance(x, Tracer):
@@ -45,11 +45,11 @@ def prunable(masks: chex.ArrayTree) -> dict[str, Any]:
 def path_name(path: tuple[Any, ...]) -> str:
   """Returns the name of a leaf: its keys, joined by slashes.
 
-  Flax NNX wraps every array in a variable, whose attribute ``value`` ends the
+  Flax NNX wraps each array in a variable, whose attribute ``value`` ends the
   path. It is left out, so that one glob fits NNX, Linen, Equinox and dicts.
 
   Args:
-    path: a key path as `jax.tree_util.tree_flatten_with_path` gives it.
+    path: a key path from `jax.tree_util.tree_flatten_with_path`.
 
   Returns:
     The name, such as ``'encoder/attention/query/kernel'``.
@@ -85,8 +85,8 @@ def flatten(tree: chex.ArrayTree) -> tuple[dict[str, Any], Any]:
   if len(named) < len(leaves):
     names = collections.Counter(path_name(path) for path, _ in leaves)
     raise ValueError(
-      f'Several leaves have the same name: {names.most_common(1)[0][0]}. Leaves'
-      ' are told apart by their keys joined with slashes; rename one of them.'
+      f'Several leaves have the same name: {names.most_common(1)[0][0]}. The'
+      ' name of a leaf is its keys joined by slashes; rename one of them.'
     )
   return named, structure
 
@@ -94,7 +94,7 @@ def flatten(tree: chex.ArrayTree) -> tuple[dict[str, Any], Any]:
 def map_alive(
   f: Callable[..., Any], masks: chex.ArrayTree, *trees: chex.ArrayTree
 ) -> chex.ArrayTree:
-  """Maps ``f(name, mask, *leaves)`` over the prunable leaves; rest: `None`."""
+  """Maps ``f(name, mask, *leaves)`` over prunable leaves; others are `None`."""
 
   def visit(path, mask, *leaves):
     return None if mask is None else f(path_name(path), mask, *leaves)
@@ -103,7 +103,7 @@ def map_alive(
 
 
 def matches(globs: Iterable[str], name: str) -> bool:
-  """Tells whether any of the globs matches a name."""
+  """Returns whether any of the globs matches a name."""
   return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
 
 
@@ -113,19 +113,17 @@ def first_match(
   what: str,
   noun: Literal['prunable leaf', 'leaf'] = 'prunable leaf',
 ) -> dict[str, str]:
-  """Returns for each name the first glob that matches it.
+  """Returns the first glob that matches each name.
 
   Args:
     globs: patterns in the syntax of `fnmatch`; ``*`` also matches slashes.
     names: names of leaves.
-    what: what the globs were given as, for the error.
-    noun: what the names are names of, for the error.
+    what: the argument that has the globs, for the error.
+    noun: what the names stand for, for the error.
 
   Returns:
-    ``{name: glob}`` for the names that some glob matches.
-
-  Raises:
-    ValueError: if a glob matches no name at all.
+    ``{name: glob}`` for the names that some glob matches. A glob without a
+    match is an error.
 
   Example:
     >>> from lthjax import trees
@@ -154,17 +152,7 @@ def first_match(
 def per_leaf(
   value: float | Mapping[str, float], names: Iterable[str], what: str
 ) -> dict[str, tuple[str, float]]:
-  """Spreads one number, or numbers by glob, over leaves.
-
-  Args:
-    value: one number for every leaf, or ``{glob: number}``: first match wins,
-      and what no glob matches is left out.
-    names: names of leaves.
-    what: what the value was given as, for the error.
-
-  Returns:
-    ``{name: (glob, number)}``.
-  """
+  """Returns ``{name: (glob, number)}`` for one number, or numbers by glob."""
   if not isinstance(value, Mapping):
     return dict.fromkeys(names, ('*', value))
   matches = first_match(value, names, what)
@@ -183,7 +171,7 @@ def copy_into(like: chex.ArrayTree, tree: chex.ArrayTree) -> chex.ArrayTree:
 
 
 def fold_in_name(key: chex.PRNGKey, name: str) -> chex.PRNGKey:
-  """Derives the key of a leaf from its name, alike in every process."""
+  """Derives the key of a leaf from its name, the same in every process."""
   return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
@@ -195,7 +183,7 @@ def check_like(masks: chex.ArrayTree, tree: chex.ArrayTree, what: str) -> None:
 def check_tables(
   masks: Mapping[str, Any], leaves: Mapping[str, Any], what: str
 ) -> None:
-  """Does the same for trees that are flat already."""
+  """Does the same for trees that are already flat."""
   faults = [f'{name} has a mask only' for name in masks if name not in leaves]
   faults += [f'{name} has no mask' for name in leaves if name not in masks]
   for name, mask in masks.items():

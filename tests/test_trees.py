@@ -60,6 +60,26 @@ def test_two_leaves_of_one_name():
     trees.by_name({'a': {'b': 1}, 'a/b': 2})
 
 
+def test_flatten_and_back():
+  tree = {'b': [1, None], 'a': {'c': 2}}
+  leaves, structure = trees.flatten(tree)
+  assert leaves == {'a/c': 2, 'b/0': 1, 'b/1': None}
+  assert structure.unflatten(leaves.values()) == tree
+  assert trees.prunable(tree) == {'a/c': 2, 'b/0': 1}
+
+
+def test_concrete_values_are_on_the_host():
+  values = {'a': jnp.arange(3), 'b': np.ones(2), 'c': 1.5}
+  found = trees.concrete(values)
+  assert found is not None
+  assert isinstance(found['a'], np.ndarray)
+  assert (found['a'].tolist(), found['c']) == ([0, 1, 2], 1.5)
+  assert trees.concrete({}) == {}
+  seen = []
+  jax.jit(lambda x: seen.append(trees.concrete({'x': x, 'y': 1})))(1.0)
+  assert seen == [None]
+
+
 def test_first_match():
   names = ['conv1/kernel', 'conv2/kernel', 'output/kernel']
   matches = trees.first_match(['*2*', 'conv*'], names, 'where')
