@@ -19,6 +19,7 @@ import numpy as np
 
 from lthjax import _layout, trees
 from lthjax._layout import Axes as Axes
+from lthjax._layout import shapes_of as shapes_of
 from lthjax.program._from_program import from_program as from_program
 
 Shape = tuple[int, ...]

@@ -1,5 +1,6 @@
 """Exact integer budgets: shares of counts, counts by layer, counts by move."""
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -10,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lthjax import _checks, trees
+from lthjax import axes as axes_lib
+from lthjax.axes import Axes
 
 Rounding = Literal['nearest', 'floor', 'ceil']
 
@@ -86,6 +89,7 @@ def layer_counts(
   sparsity: float,
   densities: Callable[..., Mapping[str, float]] | None = None,
   rounding: Rounding = 'nearest',
+  axes: Mapping[str, Axes] | None = None,
 ) -> dict[str, int]:
   """Counts how many weights of each layer a sparsity keeps.
 
@@ -94,20 +98,33 @@ def layer_counts(
     sparsity: dead share of all weights, in [0, 1).
     densities: spreads it over the layers; evenly by default.
     rounding: of the number removed.
+    axes: ``{name or glob: Axes}``; by layout where not given.
 
   Returns:
-    ``{name: count}``, exact Python integers.
+    ``{name: count}``, exact Python integers; of one layer for leaves that stack
+    several.
 
   Example:
     >>> from lthjax import counts
     >>> counts.layer_counts({'fc1': (784, 300), 'output': (100, 10)}, 0.9)
     {'fc1': 23520, 'output': 100}
   """
-  ratios = layer_ratios(shapes, sparsity, densities)
-  sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+  ratios = layer_ratios(shapes, sparsity, densities, axes)
   return {
     name: size - share_of(size, *ratios[name].as_integer_ratio(), rounding)
-    for name, size in sizes.items()
+    for name, size in layer_sizes(shapes, axes).items()
+  }
+
+
+def layer_sizes(
+  shapes: Mapping[str, tuple[int, ...]],
+  axes: Mapping[str, Axes] | None = None,
+) -> dict[str, int]:
+  """Counts the weights of each layer: one of those that a leaf stacks."""
+  stacks = axes_lib.stacks(axes, shapes)
+  return {
+    name: math.prod(n for i, n in enumerate(shape) if i not in stacks[name])
+    for name, shape in shapes.items()
   }
 
 
@@ -115,11 +132,12 @@ def layer_ratios(
   shapes: Mapping[str, tuple[int, ...]],
   sparsity: float,
   densities: Callable[..., Mapping[str, float]] | None = None,
+  axes: Mapping[str, Axes] | None = None,
 ) -> dict[str, Fraction]:
   """Returns the dead share of each layer, as a fraction."""
   if densities is None:
     return dict.fromkeys(shapes, exact(sparsity))
-  spread = densities(shapes, _checks.number('sparsity', sparsity))
+  spread = call(densities, shapes, _checks.number('sparsity', sparsity), axes)
   if not isinstance(spread, Mapping):
     raise TypeError(
       '`densities` must return `{name: density}`, but returned'
@@ -131,6 +149,19 @@ def layer_ratios(
       f' for {", ".join(wrong)}.'
     )
   return {name: 1 - exact(spread[name]) for name in shapes}
+
+
+def call(
+  densities: Callable[..., Any],
+  shapes: Mapping[str, tuple[int, ...]],
+  sparsity: float,
+  axes: Mapping[str, Axes] | None,
+) -> Any:
+  """Calls a distribution, with axes if it takes them."""
+  parameters = inspect.signature(densities).parameters.values()
+  if any(p.name == 'axes' or p.kind is p.VAR_KEYWORD for p in parameters):
+    return densities(shapes, sparsity, axes=axes)
+  return densities(shapes, sparsity)
 
 
 def alive(masks: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,6 +232,7 @@ def tables(
   sparsities: Sequence[float],
   densities: Callable[..., Mapping[str, float]] | None,
   rounding: Rounding = 'nearest',
+  axes: Mapping[str, Axes] | None = None,
 ) -> dict[str, np.ndarray]:
   """Counts how many weights of each layer every move leaves alive.
 
@@ -209,20 +241,21 @@ def tables(
     sparsities: after every move.
     densities: how it spreads over layers.
     rounding: of the number removed.
+    axes: as for `layer_counts`.
 
   Returns:
     ``{name: int32[moves]}``.
   """
   distinct, place = np.unique(np.asarray(sparsities), return_inverse=True)
   if densities is None:
-    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    sizes = layer_sizes(shapes, axes)
     kept = {n: _kept(size, distinct, rounding) for n, size in sizes.items()}
   else:
     # A distribution is a Python function: where it would be called too often,
     # counts between calls are interpolated.
     calls = np.linspace(0, len(distinct) - 1, min(len(distinct), _MAX_CALLS))
     at = distinct[np.unique(np.round(calls).astype(int))]
-    counts = [layer_counts(shapes, s, densities, rounding) for s in at]
+    counts = [layer_counts(shapes, s, densities, rounding, axes) for s in at]
     kept = {
       name: np.rint(np.interp(distinct, at, [c[name] for c in counts]))
       for name in shapes

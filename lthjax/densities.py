@@ -1,25 +1,32 @@
-"""How a budget of weights spreads over the layers.
+"""Densities: how a budget of weights is spread over the layers.
 
-A distribution is a function ``(shapes, sparsity) -> {name: density}``. It is
-passed as it is: ``lthjax.prune(..., densities=lthjax.densities.erk)``.
+A distribution is a function ``(shapes, sparsity) -> {name: density}``. Pass the
+function itself: ``lthjax.prune(..., densities=lthjax.densities.erk)``. One that
+takes a keyword ``axes`` is told which axes of a kernel count what.
 """
 
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from lthjax import trees
+from lthjax import _checks, counts, trees
+from lthjax import axes as axes_lib
+from lthjax.axes import Axes
 
-Shapes = Mapping[str, tuple[int, ...]]
-Densities = Callable[[Shapes, float], dict[str, float]]
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+Densities = Callable[..., dict[str, float]]
 
 
-def uniform(shapes: Shapes, sparsity: float) -> dict[str, float]:
+def uniform(
+  shapes: Shapes, sparsity: float, *, axes: Mapping[str, Axes] | None = None
+) -> dict[str, float]:
   """Gives every layer the same density.
 
   Args:
     shapes: ``{name: shape}`` of the prunable leaves.
     sparsity: dead share of all weights together, in [0, 1).
+    axes: ignored; every distribution takes them.
 
   Returns:
     ``{name: density}``.
@@ -29,15 +36,22 @@ def uniform(shapes: Shapes, sparsity: float) -> dict[str, float]:
     >>> densities.uniform({'a': (4, 4), 'b': (4, 2)}, 0.75)
     {'a': 0.25, 'b': 0.25}
   """
-  return dict.fromkeys(shapes, 1 - sparsity)
+  del axes
+  return dict.fromkeys(shapes, 1 - _checks.share('sparsity', sparsity))
 
 
-def er(shapes: Shapes, sparsity: float) -> dict[str, float]:
+def er(
+  shapes: Shapes, sparsity: float, *, axes: Mapping[str, Axes] | None = None
+) -> dict[str, float]:
   """Erdos-Renyi: density in proportion to ``(in + out) / (in * out)``.
 
+  A leaf that stacks layers, or experts, has the density of one of them.
+
   Args:
-    shapes: ``{name: shape}``; the last two axes are ``in`` and ``out``.
+    shapes: ``{name: shape}`` of the prunable leaves.
     sparsity: dead share of all weights together, in [0, 1).
+    axes: ``{name or glob: lthjax.axes.Axes}`` of kernels whose names and shapes
+      do not say what is ``in`` and ``out``.
 
   Returns:
     ``{name: density}``; layers that would exceed 1 are dense and the others
@@ -45,23 +59,33 @@ def er(shapes: Shapes, sparsity: float) -> dict[str, float]:
 
   Example:
     >>> from lthjax import densities
-    >>> spread = densities.er({'a': (100, 100), 'b': (100, 10)}, 0.9)
+    >>> spread = densities.er({'a': (100, 100), 'c': (100, 10)}, 0.9)
     >>> {name: round(density, 3) for name, density in spread.items()}
-    {'a': 0.071, 'b': 0.39}
+    {'a': 0.071, 'c': 0.39}
 
   References:
     Mocanu et al., Scalable training of artificial neural networks with adaptive
     sparse connectivity inspired by network science, arXiv:1707.04780, eq. 1.
   """
-  return _spread(shapes, sparsity, lambda s: sum(s[-2:]) / math.prod(s[-2:]))
+
+  def raw(shape: Shape, its: Axes) -> float:
+    return _sum_over_product(shape, [its.inputs, its.outputs])
+
+  return _spread(shapes, sparsity, axes, raw)
 
 
-def erk(shapes: Shapes, sparsity: float) -> dict[str, float]:
+def erk(
+  shapes: Shapes, sparsity: float, *, axes: Mapping[str, Axes] | None = None
+) -> dict[str, float]:
   """Erdos-Renyi-Kernel: density in proportion to ``sum(dims) / prod(dims)``.
 
+  The dimensions are those of a convolution's window, ``in`` and ``out``. A leaf
+  that stacks layers, or experts, has the density of one of them.
+
   Args:
-    shapes: ``{name: shape}``, kernel axes included.
+    shapes: ``{name: shape}`` of the prunable leaves.
     sparsity: dead share of all weights together, in [0, 1).
+    axes: as for `er`.
 
   Returns:
     ``{name: density}``; layers that would exceed 1 are dense and the others
@@ -77,7 +101,12 @@ def erk(shapes: Shapes, sparsity: float) -> dict[str, float]:
     Evci et al., Rigging the Lottery: Making All Tickets Winners,
     arXiv:1911.11134, section 3.
   """
-  return _spread(shapes, sparsity, lambda s: sum(s) / math.prod(s))
+
+  def raw(shape: Shape, its: Axes) -> float:
+    window = [(axis,) for axis in its.window]
+    return _sum_over_product(shape, [*window, its.inputs, its.outputs])
+
+  return _spread(shapes, sparsity, axes, raw)
 
 
 def custom(
@@ -86,11 +115,11 @@ def custom(
   *,
   keep_total: bool = False,
 ) -> Densities:
-  """Fixes the density of some layers, and spreads the budget of the others.
+  """Fixes the density of some layers and spreads the budget of the others.
 
-  The sparsity is then that of the other layers together: fixed layers are left
-  out of the budget, as in the reference code of RigL. With ``keep_total`` it
-  stays that of all layers, and the others make up for the fixed ones.
+  The sparsity is then that of the other layers together: fixed layers are not
+  part of the budget, as in the reference code of RigL. With ``keep_total`` it
+  is that of all layers, and the others make up for the fixed ones.
 
   Args:
     fixed: ``{glob: density}`` over names; first match wins.
@@ -99,10 +128,6 @@ def custom(
 
   Returns:
     A distribution.
-
-  Raises:
-    ValueError: if a density is outside [0, 1], or (when called) a glob matches
-      nothing, or the others cannot make up for the fixed layers.
 
   Example:
     >>> from lthjax import densities
@@ -113,28 +138,46 @@ def custom(
     >>> spread({'a': (2, 5), 'b': (2, 20)}, 0.5)
     {'a': 1.0, 'b': 0.375}
   """
-  wrong = [f'{glob}: {d}' for glob, d in fixed.items() if not 0 <= d <= 1]
-  if wrong:
-    raise ValueError(
-      f'Densities must be in [0, 1], but were given as {", ".join(wrong)}.'
-    )
+  fixed = _check_densities(fixed)
+  _checks.densities('others', others)
 
-  def spread(shapes: Shapes, sparsity: float) -> dict[str, float]:
+  def spread(
+    shapes: Shapes, sparsity: float, *, axes: Mapping[str, Axes] | None = None
+  ) -> dict[str, float]:
+    sparsity = _checks.share('sparsity', sparsity)
     chosen = trees.per_leaf(fixed, shapes, 'fixed')
     densities = {name: density for name, (_, density) in chosen.items()}
     rest = {n: shape for n, shape in shapes.items() if n not in chosen}
     if keep_total:
       sparsity = _sparsity_of_rest(shapes, rest, densities, sparsity)
-    spread_rest = others(rest, sparsity) if rest else {}
-    return {n: (densities | spread_rest)[n] for n in shapes}
+    if sparsity == 1:  # The fixed layers use all of it.
+      densities |= dict.fromkeys(rest, 0.0)
+    elif rest:
+      densities |= counts.call(others, rest, sparsity, axes)
+    return {name: densities[name] for name in shapes}
 
   return spread
+
+
+def _check_densities(fixed: Mapping[str, float]) -> dict[str, float]:
+  """Raises unless all densities are in [0, 1], naming all that are not."""
+  found, wrong = {}, []
+  for glob, density in fixed.items():
+    try:
+      found[glob] = _checks.closed_share('density', density)
+    except (TypeError, ValueError):
+      wrong.append(f'{glob}: {density}')
+  if wrong:
+    raise ValueError(
+      f'Densities must be in [0, 1], but were given as {", ".join(wrong)}.'
+    )
+  return found
 
 
 def _sparsity_of_rest(
   shapes: Shapes, rest: Shapes, fixed: Mapping[str, float], sparsity: float
 ) -> float:
-  """Works out the sparsity that the rest needs for the total to come true."""
+  """Returns the sparsity of the rest with which the total comes out right."""
   size = {name: math.prod(shape) for name, shape in shapes.items()}
   free = sum(size[name] for name in rest)
   taken = sum(size[name] * density for name, density in fixed.items())
@@ -155,28 +198,23 @@ def smart_ratio(
   last: float = 0.3,
   decay: int = 0,
 ) -> Densities:
-  """Keeps ever less of the layers from input to output, and much of the last.
+  """Smart ratios: density falls from input to output, except in the last layer.
 
-  Layer l of L has a density in proportion to ``(L - l + 1)**2 + (L - l + 1)``;
-  the last layer has a fixed one. What would exceed a layer's size goes to the
-  next layers that have room.
+  Layer l of L has a density in proportion to ``(L - l + 1)**2 + (L - l + 1)``,
+  and the last layer has a fixed one. What would exceed the size of a layer goes
+  to the next layers that have room.
 
   Args:
     order: names of the leaves, or globs over them, from input to output. Leaves
-      of one glob, and all of them by default, come in the order of their names
-      with numbers compared as numbers, so that ``blocks/10`` follows
-      ``blocks/9``. Give it where names do not tell, such as ``['conv1/*',
+      of one glob, and all leaves by default, are sorted by name with numbers
+      compared as numbers, so that ``blocks/10`` follows ``blocks/9``. Give it
+      where that is not the order of the layers, such as ``['conv1/*',
       'blocks/*', 'output/*']`` for `lthjax.models.resnet_20`.
     last: density of the last layer.
     decay: divides by ``l ** decay``; the paper's VGG has 2.
 
   Returns:
     A distribution.
-
-  Raises:
-    ValueError: if ``last`` is outside [0, 1]; when called, if there are fewer
-      than two layers, globs match nothing or leave leaves out, or the budget
-      does not fit the layers.
 
   Example:
     >>> from lthjax import densities
@@ -189,18 +227,15 @@ def smart_ratio(
     Su et al., Sanity-Checking Pruning Methods: Random Tickets can Win the
     Jackpot, arXiv:2009.11094, section 4.1.
   """
-  if not 0 <= last <= 1:
-    raise ValueError(f'`last` was {last}, but a density must be in [0, 1].')
+  last = _checks.closed_share('last', last)
+  decay = _checks.at_least('decay', decay, 0)
 
-  def spread(shapes: Shapes, sparsity: float) -> dict[str, float]:
+  def spread(
+    shapes: Shapes, sparsity: float, *, axes: Mapping[str, Axes] | None = None
+  ) -> dict[str, float]:
+    sparsity = _checks.share('sparsity', sparsity)
+    _check_layers(shapes, axes)
     size = {name: math.prod(shape) for name, shape in shapes.items()}
-    if len(shapes) < 2:
-      raise ValueError(
-        'Smart ratios fix the density of the last layer and spread the budget'
-        ' over those before it, so they need two prunable layers or more, but'
-        f' there is {", ".join(shapes) or "none"}. Use'
-        ' `lthjax.densities.uniform`.'
-      )
     *names, output = _in_order(shapes, order)
     kept = {output: last * size[output]}
     budget = (1 - sparsity) * sum(size.values()) - kept[output]
@@ -222,9 +257,25 @@ def smart_ratio(
       spill += kept[name]
       kept[name] = min(spill, size[name])
       spill -= kept[name]
-    return {name: kept[name] / size[name] for name in shapes}
+    return {name: kept[name] / max(size[name], 1) for name in shapes}
 
   return spread
+
+
+def _check_layers(shapes: Shapes, axes: Mapping[str, Axes] | None) -> None:
+  """Raises unless there are two leaves or more, each of a single layer."""
+  if len(shapes) < 2:
+    raise ValueError(
+      'Smart ratios fix the density of the last layer and spread the budget'
+      ' over those before it, so they need two prunable layers or more, but'
+      f' there is {", ".join(shapes) or "none"}. Use'
+      ' `lthjax.densities.uniform`.'
+    )
+  if stacked := [n for n, its in axes_lib.stacks(axes, shapes).items() if its]:
+    raise ValueError(
+      'Smart ratios give every layer a density of its own, but'
+      f' {", ".join(stacked)} stacks several. Use `lthjax.densities.erk`.'
+    )
 
 
 def _in_order(names: Iterable[str], order: Sequence[str] | None) -> list[str]:
@@ -245,16 +296,31 @@ def _in_order(names: Iterable[str], order: Sequence[str] | None) -> list[str]:
   return sorted(matches, key=place)
 
 
+def _sum_over_product(shape: Shape, groups: Sequence[Shape]) -> float:
+  """Returns the sum of the sizes of groups of axes over their product."""
+  sizes = [axes_lib.size(shape, group) for group in groups if group]
+  return sum(sizes) / math.prod(sizes) if all(sizes) else 1.0
+
+
 def _spread(
-  shapes: Shapes, sparsity: float, raw: Callable[[tuple[int, ...]], float]
+  shapes: Shapes,
+  sparsity: float,
+  axes: Mapping[str, Axes] | None,
+  raw: Callable[[Shape, Axes], float],
 ) -> dict[str, float]:
-  """Scales raw densities to the budget; whatever passes 1 becomes dense."""
+  """Scales raw densities to the budget; whatever exceeds 1 becomes dense."""
+  sparsity = _checks.share('sparsity', sparsity)
+  # Without inputs and neurons, a kernel is one that nobody was sure of.
+  sure = {
+    n: x for n, x in (axes or {}).items() if x.inputs or not x.outputs[1:]
+  }
+  its = axes_lib.resolve(sure, shapes)
   size = {name: math.prod(shape) for name, shape in shapes.items()}
-  weight = {name: raw(shape) for name, shape in shapes.items()}
-  free, scale = set(shapes), 0.0
+  weight = {name: raw(shape, its[name]) for name, shape in shapes.items()}
+  free, scale = {name for name in shapes if size[name]}, 1 - sparsity
   while free:
-    dense_total = sum(size[name] for name in shapes if name not in free)
-    budget = (1 - sparsity) * sum(size.values()) - dense_total
+    dense = sum(size[name] for name in shapes if name not in free)
+    budget = (1 - sparsity) * sum(size.values()) - dense
     scale = budget / sum(weight[name] * size[name] for name in free)
     top = max(weight[name] for name in free)
     if scale * top <= 1:

@@ -8,6 +8,7 @@ import pytest
 
 import lthjax as lth
 from lthjax import densities
+from lthjax.axes import Axes
 
 LENET = {
   'fc1/kernel': (784, 300),
@@ -142,6 +143,87 @@ def test_er_ignores_the_kernel_axes_and_erk_does_not():
   assert ratio == pytest.approx(54 / 9 / 48)
 
 
+@pytest.mark.parametrize(
+  ('name', 'shape', 'axes'),
+  [
+    ('layers/kernel', (12, 64, 64), None),
+    ('experts/w1', (12, 64, 64), None),
+    ('attention/query/kernel', (64, 4, 16), None),
+    ('attention/out/kernel', (4, 16, 64), None),
+    ('blocks/q_proj/kernel', (12, 64, 4, 16), None),
+    ('qkv/kernel', (64, 1, 4, 16), None),
+    ('w', (64, 12, 64), Axes(stack=(1,), inputs=(0,), outputs=(2,))),
+  ],
+)
+def test_kernels_of_any_layout(name, shape, axes):
+  layers = math.prod(shape) // 64**2
+  single = {f'w{i}': (64, 64) for i in range(layers)} | {'head': (64, 10)}
+  given = None if axes is None else {name: axes}
+  for function in (densities.er, densities.erk):
+    spread = function({name: shape, 'head': (64, 10)}, 0.9, axes=given)
+    expected = function(single, 0.9)
+    assert spread['head'] == pytest.approx(expected['head'])
+    assert spread[name] == pytest.approx(expected['w0'])
+
+
+def test_stacked_layers_by_hand():
+  shapes = {'layers/kernel': (12, 64, 64), 'out/kernel': (64, 10)}
+  # 128 / 4096 and 74 / 640 share 4979.2 weights: 3.0927 of each.
+  found = densities.erk(shapes, 0.9)
+  assert [round(d, 3) for d in found.values()] == [0.097, 0.358]
+  attention = {'q_proj/kernel': (64, 4, 16), 'fc/kernel': (64, 256)}
+  flat = {'q_proj/kernel': (64, 64), 'fc/kernel': (64, 256)}
+  assert densities.er(attention, 0.9) == densities.er(flat, 0.9)
+
+
+def test_kernels_that_can_be_read_in_two_ways_are_refused():
+  shapes = {'w': (4, 8, 8), 'fc': (8, 8)}
+  for function in (densities.er, densities.erk):
+    with pytest.raises(ValueError, match=r'layers in w \(4, 8, 8\)\. Ask'):
+      function(shapes, 0.5)
+  masks = {name: np.ones(shape, bool) for name, shape in shapes.items()}
+  scores = {name: np.ones(shape) for name, shape in shapes.items()}
+  with pytest.raises(ValueError, match=r'layers in w \(4, 8, 8\)\. Ask'):
+    lth.prune(scores, masks, sparsity=0.5, densities=densities.erk)
+  # A distribution that knows nothing of axes needs none.
+  pruned = lth.prune(
+    scores, masks, sparsity=0.5, densities=lambda s, _: dict.fromkeys(s, 0.5)
+  )
+  assert lth.masks.alive_by_name(pruned) == {'w': 128, 'fc': 32}
+  message = 'a density of its own, but layers/w stacks several'
+  with pytest.raises(ValueError, match=message):
+    densities.smart_ratio()({'layers/w': (3, 4, 4), 'out/w': (4, 4)}, 0.5)
+
+
+def test_empty_leaves():
+  shapes = {'lora': (4, 0), 'fc': (8, 8), 'out': (8, 4)}
+  rest = {'fc': (8, 8), 'out': (8, 4)}
+  for function in (densities.uniform, densities.er, densities.erk):
+    found = function(shapes, 0.5)
+    assert {n: found[n] for n in rest} == function(rest, 0.5)
+    assert 0 <= found['lora'] <= 1
+    assert function({'lora': (4, 0)}, 0.5).keys() == {'lora'}
+    assert function({}, 0.5) == {}
+  found = densities.smart_ratio()(shapes, 0.5)
+  assert found['lora'] == 0
+
+
+@pytest.mark.parametrize('sparsity', [90, 1, 1.0, -0.1, math.nan, 'high', None])
+@pytest.mark.parametrize(
+  'spread',
+  [
+    densities.uniform,
+    densities.er,
+    densities.erk,
+    densities.smart_ratio(),
+    densities.custom({'fc1/*': 1.0}),
+  ],
+)
+def test_sparsities_out_of_range(spread, sparsity):
+  with pytest.raises((TypeError, ValueError), match='`sparsity` was'):
+    spread(LENET, sparsity)
+
+
 def test_all_layers_alike():
   shapes = {'a': (64, 64), 'b': (64, 64)}
   for spread in (densities.er, densities.erk):
@@ -258,7 +340,11 @@ def test_smart_ratio_goes_from_input_to_output():
 @pytest.mark.parametrize(
   ('make', 'sparsity', 'message'),
   [
-    (lambda: densities.smart_ratio(last=1.5), 0.5, '`last` was 1.5, but a'),
+    (
+      lambda: densities.smart_ratio(last=1.5),
+      0.5,
+      '`last` was 1.5, but must be in',
+    ),
     (
       lambda: densities.smart_ratio(['a']),
       0.5,

@@ -159,7 +159,12 @@ def test_fixed_scores_are_pruned_as_at_once(options):
 
 def test_the_density_falls_by_the_same_factor():
   schedule = functools.partial(
-    _schedule, {'a': (8, 8), 'b': (64, 3)}, 0.75, 4, rounding='nearest'
+    _schedule,
+    {'a': (8, 8), 'b': (64, 3)},
+    0.75,
+    4,
+    rounding='nearest',
+    axes={},
   )
   assert schedule(scope='global', densities=None).tolist() == [181, 128, 91, 64]
   by_layer = schedule(scope='layer', densities=None)

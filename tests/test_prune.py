@@ -12,6 +12,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import lthjax as lth
+from lthjax.axes import Axes
 from lthjax.patterns import NM, Unstructured
 
 LENET = {'fc1': (784, 300), 'fc2': (300, 100), 'output': (100, 10)}
@@ -392,7 +393,7 @@ def test_shares_of_globs_are_in_range(share):
     ),
     (
       {'sparsity': 0.1, 'pattern': NM(2, 4)},
-      'NM(n=2, m=4, axis=None) fixes the density to 0.5 in every layer',
+      'NM(n=2, m=4) fixes the density to 0.5 in every layer',
     ),
     ({'fraction': 0.1, 'pattern': NM(2, 4)}, 'takes no sparsity, fraction'),
     ({'scope': 'global', 'pattern': NM(2, 4)}, 'Leave them out'),
@@ -400,8 +401,11 @@ def test_shares_of_globs_are_in_range(share):
       {'densities': lth.densities.erk, 'pattern': NM(2, 4)},
       'takes no sparsity, fraction, densities or scope',
     ),
-    ({'pattern': NM(2, 4, axis=0)}, 'w (1, 12) has 1 on axis 0'),
-    ({'pattern': NM(2, 5, axis=1)}, 'w (1, 12) has 12 on axis 1'),
+    ({'pattern': NM(2, 4)}, 'w (1, 12) has 1 on axis 0'),
+    (
+      {'pattern': NM(2, 5), 'axes': {'w': Axes(inputs=(1,), outputs=(0,))}},
+      'w (1, 12) has 12 on axis 1',
+    ),
     ({'pattern': NM(5, 4)}, 'needs 1 <= n <= m, but n is 5 and m is 4'),
   ],
 )
@@ -417,10 +421,10 @@ def test_global_scope_needs_a_pattern_of_single_weights():
   class Columns:
     density = None
 
-    def check(self, shapes):
-      pass
+    def fit(self, axes, leaves):
+      return lth.axes.resolve(axes, leaves)
 
-    def select(self, name, scores, eligible, count):
+    def select(self, scores, eligible, count, axes):
       return eligible
 
   lth.prune(*flat(4), sparsity=0.5, pattern=Columns())

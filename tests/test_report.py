@@ -67,13 +67,17 @@ def test_layers_of_attention_and_of_scanned_layers():
     'out': {'kernel': query},
     'stack': {'kernel': stack},
   }
-  axes = {'out/*': (0, 1), 'stack/*': (0, 1)}
-  out, projection, scanned = report.layers(
-    masks, input_axes=axes, neuron_axes={'stack/*': (0, -1)}
-  )
+  out, projection, scanned = report.layers(masks)
   assert projection[4:] == (2, 3, 7, 8)
   assert out[4:] == (5, 6, 3, 4)
   assert scanned[4:] == (4, 6, 8, 10)
+  # In doubt, nothing is said; unless the caller does.
+  masks = {'w': stack}
+  (unsure,) = report.layers(masks)
+  assert unsure[4:] == (None, None, None, None)
+  axes = {'w': lth.axes.Axes(stack=(2,), inputs=(0,), outputs=(1,))}
+  (layer,) = report.layers(masks, axes=axes)
+  assert layer[4:] == (8, 10, 14, 15)
 
 
 def test_vectors_have_no_inputs_and_leaves_may_have_no_name():

@@ -76,9 +76,9 @@ def test_capacity_needs_masks_and_whole_sets_of_options():
       "do not fit the compared masks 'a': fc1/bias has a mask only; .*fc1/kern",
     ),
     (MASKS, {'compared': [MASKS, MASKS]}, 'as a list, but each needs a name'),
-    (MASKS, {'input_axes': {'fc3': 0}}, '`input_axes` has patterns that match'),
-    (MASKS, {'input_axes': 2}, r'`input_axes` must .* fc2/kernel \(3, 2\) has'),
-    (MASKS, {'neuron_axes': ()}, r'`neuron_axes={"\*/kernel": -1}`'),
+    (MASKS, {'axes': {'fc3*': None}}, '`axes` has patterns that match no'),
+    (MASKS, {'axes': 2}, '`axes` was 2, but must map names or globs'),
+    (MASKS, {'axes': {'fc2*': ()}}, r'but fc2/kernel \(3, 2\) has \(\)'),
   ]:
     with pytest.raises(ValueError, match=message):
       report.capacity(masks, **options)
@@ -220,8 +220,8 @@ def test_page_names_no_address():
 
 def test_picture_has_a_pixel_for_each_input():
   counts = np.arange(6).reshape(3, 2, 1).repeat(2, -1)  # Two channels.
-  masks = {'w': np.arange(10)[None, None, None, :] < counts[..., None]}
-  found = report.capacity(masks, input_layers='w')
+  masks = {'conv': np.arange(10)[None, None, None, :] < counts[..., None]}
+  found = report.capacity(masks, input_layers='conv')
   np.testing.assert_array_equal(found.saliency, counts)
   (picture,) = Page(report.html(found)).all('img')
   assert (picture['width'], picture['height']) == ('2', '3')

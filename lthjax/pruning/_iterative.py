@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import chex
@@ -12,8 +12,10 @@ import numpy as np
 
 from lthjax import masks as masks_lib
 from lthjax import trees
-from lthjax.counts import Rounding, layer_counts
+from lthjax.axes import Axes
+from lthjax.counts import Rounding, layer_counts, layer_sizes
 from lthjax.densities import Densities
+from lthjax.patterns import Unstructured
 from lthjax.pruning._one_shot import Scope, check_enough
 from lthjax.selection import check_floating, keep_largest
 
@@ -30,6 +32,7 @@ def prune_iteratively(
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
   densities: Densities | None = None,
   rounding: Rounding = 'nearest',
+  axes: Mapping[str, Axes] | None = None,
 ) -> chex.ArrayTree:
   """Prunes in many steps, scoring what is left before each.
 
@@ -55,6 +58,7 @@ def prune_iteratively(
     densities: with ``scope='layer'``, spreads the sparsity over the layers, for
       instance `lthjax.densities.erk`; the default gives each the same.
     rounding: of the number removed in the end, where it is not whole.
+    axes: as for `lthjax.prune`.
 
   Returns:
     Tree of masks.
@@ -103,8 +107,10 @@ def prune_iteratively(
   found = jax.eval_shape(score_fn, params)
   trees.check_like(masks, found, 'scores')
   check_floating({name: trees.by_name(found)[name] for name in shapes})
-  counts = _schedule(shapes, sparsity, steps, scope, densities, rounding)
-  masks, peaks = _loop(score_fn, params, masks, counts)
+  its = Unstructured().fit(axes, masks)
+  counts = _schedule(shapes, sparsity, steps, scope, densities, rounding, its)
+  layers = tuple((name, x.layer) for name, x in its.items())
+  masks, peaks = _loop(score_fn, layers, params, masks, counts)
   _check_peaks(peaks)
   return masks
 
@@ -116,6 +122,7 @@ def _schedule(
   scope: Scope,
   densities: Densities | None,
   rounding: Rounding,
+  axes: Mapping[str, Axes],
 ) -> dict[str, np.ndarray] | np.ndarray:
   """How many weights each step keeps: of every leaf, or of all together."""
   shares = np.arange(1, steps + 1) / steps
@@ -125,13 +132,13 @@ def _schedule(
     kept[-1] = last
     return kept
 
-  sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+  sizes = layer_sizes(shapes, axes)
   if scope == 'global':
-    total = sum(sizes.values())
+    total = sum(math.prod(shape) for shape in shapes.values())
     (last,) = layer_counts({'': (total,)}, sparsity, None, rounding).values()
     check_enough(last, shapes)
     return spread(total, last)
-  counts = layer_counts(shapes, sparsity, densities, rounding)
+  counts = layer_counts(shapes, sparsity, densities, rounding, axes)
   if empty := [name for name, count in counts.items() if not count]:
     raise ValueError(
       f'A sparsity of {sparsity} leaves no weight in {", ".join(empty)}. Lower'
@@ -140,21 +147,25 @@ def _schedule(
   return {name: spread(size, counts[name]) for name, size in sizes.items()}
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _loop(
   score_fn: ScoreFn,
+  layers: tuple[tuple[str, tuple[int, ...]], ...],
   params: chex.ArrayTree,
   masks: chex.ArrayTree,
   counts: dict[str, jax.Array] | jax.Array,
 ) -> tuple[chex.ArrayTree, dict[str, jax.Array]]:
   """Prunes to the counts of each step; also returns the highest scores."""
+  axes = dict(layers)
 
   def step(masks, counts):
     scores = score_fn(masks_lib.apply(masks, params))
     peaks = trees.by_name(trees.map_alive(_peak, masks, scores))
     if isinstance(counts, dict):
       masks = trees.map_alive(
-        lambda name, m, s: keep_largest(s, counts[name], m), masks, scores
+        lambda name, m, s: keep_largest(s, counts[name], m, axis=axes[name]),
+        masks,
+        scores,
       )
     else:
       scores = trees.map_alive(lambda _, m, s: s, masks, scores)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from lthjax import masks as masks_lib
 from lthjax import trees
+from lthjax.axes import Axes
 from lthjax.counts import (
   ROUNDINGS,
   Rounding,
@@ -19,7 +20,7 @@ from lthjax.counts import (
   share_of,
 )
 from lthjax.densities import Densities
-from lthjax.patterns import Pattern, Unstructured
+from lthjax.patterns import Pattern, Unstructured, count_along
 from lthjax.selection import check_floating, keep_largest
 
 Scope = Literal['layer', 'global']
@@ -35,6 +36,7 @@ def prune(
   pattern: Pattern = Unstructured(),
   densities: Densities | None = None,
   rounding: Rounding = 'nearest',
+  axes: Mapping[str, Axes] | None = None,
 ) -> chex.ArrayTree:
   """Removes the alive weights with the lowest scores.
 
@@ -58,6 +60,9 @@ def prune(
     densities: spreads ``sparsity`` over the layers, for instance
       `lthjax.densities.erk`; the default gives each the same.
     rounding: of the number *removed*, where it is not whole.
+    axes: ``{name or glob: lthjax.axes.Axes}`` of kernels whose names and shapes
+      do not say which axes are inputs, neurons or a stack of layers. Each layer
+      of a stack has a budget of its own.
 
   Returns:
     Tree of masks, a subset of those given.
@@ -91,7 +96,7 @@ def prune(
       ' with `lthjax.masks.full(params, where=...)`.'
     )
   _check_budget(sparsity, fraction, scope, pattern, densities)
-  pattern.check({name: m.shape for name, m in eligible.items()})
+  its = pattern.fit(axes, masks)
   if rounding not in ROUNDINGS:
     raise ValueError(
       f'`rounding` was {rounding!r}, but must be one of {", ".join(ROUNDINGS)}.'
@@ -105,16 +110,20 @@ def prune(
     budgets = [([name], None) for name in eligible]
   elif fraction is not None:
     shares = trees.per_leaf(fraction, eligible, 'fraction')
-    budgets = _budgets_of_alive(eligible, shares, scope, rounding)
+    budgets = _budgets_of_alive(eligible, shares, scope, rounding, its)
   else:
     assert sparsity is not None
-    budgets = _budgets_of_all(eligible, sparsity, scope, densities, rounding)
+    budgets = _budgets_of_all(
+      eligible, sparsity, scope, densities, rounding, its
+    )
 
   pruned = dict(eligible)
   for names, count in budgets:
     if len(names) == 1:
       (name,) = names
-      pruned[name] = pattern.select(name, values[name], eligible[name], count)
+      pruned[name] = pattern.select(
+        values[name], eligible[name], count, its[name]
+      )
     else:
       keep = keep_largest(
         [values[n] for n in names], count, [eligible[n] for n in names]
@@ -246,6 +255,7 @@ def _budgets_of_alive(
   shares: dict[str, tuple[str, float]],
   scope: str,
   rounding: Rounding,
+  axes: Mapping[str, Axes],
 ) -> list[tuple[list[str], Any]]:
   """Which leaves share a budget, and how many of their alive weights stay."""
   alive = masks_lib.alive_by_name({name: eligible[name] for name in shares})
@@ -255,6 +265,8 @@ def _budgets_of_alive(
   budgets = []
   for names in groups.values():
     total = sum(alive[name] for name in names)
+    if scope == 'layer' and (its := axes[names[0]]).stack:
+      total = count_along(eligible[names[0]], its.layer)
     ratio = ratio_of(shares[names[0]][1])
     budgets.append((names, total - _share(total, ratio, rounding)))
   return budgets
@@ -266,6 +278,7 @@ def _budgets_of_all(
   scope: str,
   densities: Densities | None,
   rounding: Rounding,
+  axes: Mapping[str, Axes],
 ) -> list[tuple[list[str], Any]]:
   """Which leaves share a budget, and how many of all their weights stay."""
   if scope == 'global':
@@ -274,7 +287,7 @@ def _budgets_of_all(
     check_enough(count, eligible)
     return [(list(eligible), count)]
   shapes = {name: m.shape for name, m in eligible.items()}
-  counts = layer_counts(shapes, sparsity, densities, rounding)
+  counts = layer_counts(shapes, sparsity, densities, rounding, axes)
   return [([name], count) for name, count in counts.items()]
 
 

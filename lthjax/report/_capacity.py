@@ -6,7 +6,8 @@ from typing import NamedTuple
 import chex
 import numpy as np
 
-from lthjax import patterns, trees
+from lthjax import trees
+from lthjax.axes import Axes
 from lthjax.report._distance_moved import DistanceMoved, distance_moved
 from lthjax.report._layers import Layer, layers
 from lthjax.report._saliency import input_saliency
@@ -39,8 +40,7 @@ def capacity(
   input_layers: str | Sequence[str] = (),
   input_shape: Sequence[int] | None = None,
   compared: Mapping[str, chex.ArrayTree] | None = None,
-  input_axes: patterns.Axes | None = None,
-  neuron_axes: patterns.Axes | None = None,
+  axes: Mapping[str, Axes] | None = None,
 ) -> Capacity:
   """Finds where the capacity of one sparse network lives.
 
@@ -56,9 +56,7 @@ def capacity(
     input_shape: shape of one example, for that map.
     compared: ``{name: masks}`` of two or more trees of masks like these, and
       these among them if they shall be, for `lthjax.report.similarity`.
-    input_axes: axes that count the inputs of kernels, if they are not those of
-      Flax's layouts; see `lthjax.report.layers`.
-    neuron_axes: axes that count their outputs, likewise.
+    axes: ``{name or glob: lthjax.axes.Axes}``; see `lthjax.report.layers`.
 
   Returns:
     What `lthjax.report.text`, `figure`, `html` and `write_html` show.
@@ -93,9 +91,7 @@ def capacity(
   names = (input_layers,) if isinstance(input_layers, str) else input_layers
   saliency = None
   if names:
-    saliency = input_saliency(
-      masks, names, input_shape, neuron_axes=neuron_axes
-    )
+    saliency = input_saliency(masks, names, input_shape, axes=axes)
   common = None
   if compared is not None:
     common = similarity(compared)
@@ -107,7 +103,7 @@ def capacity(
   if initial is not None and final is not None:
     moved = distance_moved(initial, final, masks)
   return Capacity(
-    layers(masks, input_axes=input_axes, neuron_axes=neuron_axes),
+    layers(masks, axes=axes),
     moved,
     tuple(names),
     saliency,

@@ -1,12 +1,13 @@
 """Density by layer, and neurons that are cut off."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import chex
 
-from lthjax import patterns
+from lthjax import axes as axes_lib
+from lthjax.axes import Axes
 from lthjax.report import _leaves
-from lthjax.topologies import _fan_in
 
 
 class Layer(NamedTuple):
@@ -17,8 +18,9 @@ class Layer(NamedTuple):
     shape: its shape; `None` where the leaf is dense and has no mask.
     alive: number of alive weights; 0 without a mask.
     total: number of weights; 0 without a mask.
-    dead_inputs: inputs that no weight reads; `None` of leaves that are no
-      kernels, with fewer than two dimensions or no mask.
+    dead_inputs: inputs that no weight reads, those of all layers of a stack
+      together; `None` for leaves without a mask, with fewer than two
+      dimensions, or whose axes are not certain.
     inputs: number of inputs, or `None`.
     dead_outputs: neurons or channels that no weight feeds, or `None`.
     outputs: number of neurons or channels, or `None`.
@@ -42,8 +44,7 @@ class Layer(NamedTuple):
 def layers(
   masks: chex.ArrayTree,
   *,
-  input_axes: patterns.Axes | None = None,
-  neuron_axes: patterns.Axes | None = None,
+  axes: Mapping[str, Axes] | None = None,
 ) -> tuple[Layer, ...]:
   """Counts what is alive in each leaf of one run, and which neurons are dead.
 
@@ -55,13 +56,8 @@ def layers(
   Args:
     masks: tree of masks of one run, not traced. Of several seeds side by side
       take one with ``jax.tree.map(lambda m: m[0], masks)``.
-    input_axes: the axes that count the inputs of a kernel, if they are not
-      those of Flax's layouts (see `lthjax.patterns.contraction_axis`): a number
-      or a tuple, ``{glob: axes}`` over names, or a function of name and shape.
-      Of an attention output ``[heads, head_dim, out]`` they are ``(0, 1)``.
-    neuron_axes: the axes that count its outputs, likewise (see
-      `lthjax.patterns.neuron_axes`). Of a scanned layer ``[layers, in, out]``
-      they are ``(0, -1)``, and its inputs ``(0, 1)``.
+    axes: ``{name or glob: lthjax.axes.Axes}`` of kernels whose names and shapes
+      do not say which axes are inputs, neurons or a stack of layers.
 
   Returns:
     One `Layer` a leaf, those without a mask included, in the order of the tree.
@@ -84,24 +80,25 @@ def layers(
     for name, mask in leaves.items()
     if mask is not None and mask.ndim > 1
   }
-  outputs = _fan_in.axes_by_name(neuron_axes, shapes)
-  inputs = _fan_in.axes_by_name(
-    input_axes, shapes, patterns.contraction_axis, 'input_axes'
-  )
+  known = axes_lib.resolve(axes, shapes, strict=False)
   found = []
   for name, mask in leaves.items():
     if mask is None:
       found.append(Layer(name))
       continue
     layer = Layer(name, mask.shape, int(mask.sum()), mask.size)
-    if name in shapes:
-      units = (_dead(mask, axes[name]) for axes in (inputs, outputs))
-      layer = Layer(*layer[:4], *(n for pair in units for n in pair))
+    if name in known:
+      its = known[name]
+      pairs = [
+        _dead(mask, (*its.window, *its.outputs)),
+        _dead(mask, its.summed),
+      ]
+      layer = Layer(*layer[:4], *(n for pair in pairs for n in pair))
     found.append(layer)
   return tuple(found)
 
 
-def _dead(mask: Any, axes: tuple[int, ...]) -> tuple[int, int]:
-  """Counts the units on some axes without an alive weight, and all of them."""
-  alive = _fan_in.columns(mask, axes)[0].any(axis=0)
+def _dead(mask: Any, along: tuple[int, ...]) -> tuple[int, int]:
+  """Counts the units without an alive weight along axes, and all units."""
+  alive = mask.any(axis=along)
   return int((~alive).sum()), alive.size

@@ -4,15 +4,15 @@ import collections
 import itertools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import chex
 import numpy as np
 
-from lthjax import patterns
+from lthjax import axes as axes_lib
+from lthjax.axes import Axes
 from lthjax.report import _leaves
-from lthjax.topologies import _fan_in
 
 
 def input_saliency(
@@ -20,7 +20,7 @@ def input_saliency(
   layers: str | Sequence[str],
   input_shape: Sequence[int] | None = None,
   *,
-  neuron_axes: patterns.Axes | None = None,
+  axes: Mapping[str, Axes] | None = None,
 ) -> np.ndarray:
   """Counts alive weights that leave each input of one run, or their paths.
 
@@ -37,7 +37,7 @@ def input_saliency(
     input_shape: shape of one example, such as ``(28, 28, 1)``. By default that
       of the kernel without its neurons: a vector, or the window of a
       convolution, whose weights look at all pixels alike.
-    neuron_axes: as for `lthjax.report.layers`.
+    axes: as for `lthjax.report.layers`.
 
   Returns:
     int64 array of that shape; float64, and rounded, if an input has more than
@@ -75,11 +75,10 @@ def input_saliency(
       ' kernels that have masks. Choose among'
       f' {", ".join(map(repr, kernels)) or "none"}.'
     )
-  axes = _fan_in.axes_by_name(
-    neuron_axes, {name: mask.shape for name, mask in kernels.items()}
-  )
+  its = axes_lib.resolve(axes, {name: kernels[name].shape for name in names})
+  _check_single(names, its)
   matrices: list[Any] = [
-    _fan_in.columns(kernels[name], axes[name])[0] for name in names
+    axes_lib.columns(kernels[name], its[name])[0][0] for name in names
   ]
   if len(names) > 1:
     _check_dense(names, kernels)
@@ -91,8 +90,7 @@ def input_saliency(
     counts = counts.astype(np.int64)
 
   first = kernels[names[0]]
-  neurons = {axis % first.ndim for axis in axes[names[0]]}
-  shape = [n for i, n in enumerate(first.shape) if i not in neurons]
+  shape = [first.shape[axis] for axis in its[names[0]].summed]
   if input_shape is not None:
     shape = _sizes(input_shape)
   if math.prod(shape) != counts.size:
@@ -117,6 +115,16 @@ def _sizes(input_shape: Any) -> list[int]:
       ' Give that of one example, such as (28, 28, 1).'
     )
   return sizes
+
+
+def _check_single(names: list[str], axes: Mapping[str, Axes]) -> None:
+  """Checks that no kernel stacks several layers."""
+  if stacked := [name for name in names if axes[name].stack]:
+    raise ValueError(
+      f'{", ".join(map(repr, stacked))} stacks several layers, but a map of'
+      ' inputs is that of one. Pass the masks of one layer, as in'
+      ' `jax.tree.map(lambda m: m[0], masks)`.'
+    )
 
 
 def _check_dense(names: list[str], kernels: dict[str, Any]) -> None:

@@ -1,18 +1,20 @@
 """Edge-popup: random weights, of which those with the largest scores count."""
 
 import math
+from collections.abc import Mapping
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
 from lthjax import trees
+from lthjax.axes import Axes
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
 from lthjax.pruning._one_shot import Scope, prune
 from lthjax.supermasks._gates import check_scores, gate
-from lthjax.supermasks._weights import fan_in
 from lthjax.topologies import _moves
 
 
@@ -20,6 +22,8 @@ def init_scores(
   key: chex.PRNGKey,
   params: chex.ArrayTree,
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
+  *,
+  axes: Mapping[str, Axes] | None = None,
 ) -> chex.ArrayTree:
   """Draws the scores to start from: uniform in ``±1 / sqrt(fan_in)``.
 
@@ -28,6 +32,8 @@ def init_scores(
     params: tree of arrays, of which only shapes and dtypes matter.
     where: which leaves get scores, as for `lthjax.masks.full`; all others run
       as they are.
+    axes: ``{name or glob: lthjax.axes.Axes}`` of kernels whose names and shapes
+      do not say what feeds a neuron.
 
   Returns:
     Tree like the params, `None` at the leaves without scores.
@@ -43,13 +49,15 @@ def init_scores(
     >>> scores['bias'] is None, bool(jnp.abs(scores['kernel']).max() <= 0.5)
     (True, True)
   """
+  masks = masks_lib.full(params, where)
+  its = axes_lib.resolve(axes, masks)
 
   def draw(name, mask, w):
-    bound = 1 / math.sqrt(fan_in(name, mask.shape))
+    bound = 1 / math.sqrt(max(1, axes_lib.fan_in(mask.shape, its[name])))
     own = trees.fold_in_name(key, name)
     return jax.random.uniform(own, w.shape, w.dtype, -bound, bound)
 
-  return trees.map_alive(draw, masks_lib.full(params, where), params)
+  return trees.map_alive(draw, masks, params)
 
 
 def edge_popup(

@@ -6,14 +6,16 @@ References:
 """
 
 import math
+from collections.abc import Mapping
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
 from lthjax import trees
-from lthjax.patterns import neuron_axes
+from lthjax.axes import Axes
 
 
 def signed_kaiming_constant(
@@ -21,6 +23,7 @@ def signed_kaiming_constant(
   *,
   sparsity: float = 0.0,
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
+  axes: Mapping[str, Axes] | None = None,
 ) -> chex.ArrayTree:
   """Keeps the signs, with one magnitude a layer: Kaiming's deviation.
 
@@ -33,6 +36,8 @@ def signed_kaiming_constant(
       is left is larger by ``1 / sqrt(1 - sparsity)``, so that activations keep
       their size.
     where: which leaves, as for `lthjax.masks.full`; others stay as they are.
+    axes: ``{name or glob: lthjax.axes.Axes}`` of kernels whose names and shapes
+      do not say what feeds a neuron.
 
   Returns:
     Tree like the params.
@@ -48,10 +53,11 @@ def signed_kaiming_constant(
     Array([[ 2.], [-2.]], dtype=float32)
   """
 
-  def flatten(name, w):
-    return (jnp.sign(w) * _deviation(name, w, sparsity)).astype(w.dtype)
+  def flatten(name, w, deviation):
+    del name
+    return (jnp.sign(w) * deviation).astype(w.dtype)
 
-  return _replace(flatten, params, sparsity, where)
+  return _replace(flatten, params, sparsity, where, axes)
 
 
 def scaled_kaiming(
@@ -60,6 +66,7 @@ def scaled_kaiming(
   *,
   sparsity: float = 0.0,
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
+  axes: Mapping[str, Axes] | None = None,
 ) -> chex.ArrayTree:
   """Draws Gaussian weights with Kaiming's deviation, for sparse layers.
 
@@ -70,6 +77,8 @@ def scaled_kaiming(
     params: tree of arrays, of which the shapes and dtypes matter.
     sparsity: share of the weights that a mask will leave out, in [0, 1).
     where: which leaves, as for `lthjax.masks.full`; others stay as they are.
+    axes: ``{name or glob: lthjax.axes.Axes}`` of kernels whose names and shapes
+      do not say what feeds a neuron.
 
   Returns:
     Tree like the params.
@@ -92,48 +101,31 @@ def scaled_kaiming(
     on ImageNet Classification, arXiv:1502.01852.
   """
 
-  def draw(name, w):
+  def draw(name, w, deviation):
     own = trees.fold_in_name(key, name)
     normal = jax.random.normal(own, w.shape, w.dtype)
-    return (normal * _deviation(name, w, sparsity)).astype(w.dtype)
+    return (normal * deviation).astype(w.dtype)
 
-  return _replace(draw, params, sparsity, where)
-
-
-def fan_in(name: str, shape: tuple[int, ...]) -> int:
-  """Counts the inputs of a neuron, in Flax's layouts.
-
-  Args:
-    name: name of the kernel.
-    shape: its shape.
-
-  Returns:
-    The number of weights over the number of neurons.
-
-  Example:
-    >>> from lthjax.supermasks._weights import fan_in
-    >>> fan_in('conv/kernel', (3, 3, 16, 32))
-    144
-  """
-  outputs = math.prod(shape[axis] for axis in neuron_axes(name, shape))
-  return max(1, math.prod(shape) // max(1, outputs))
+  return _replace(draw, params, sparsity, where, axes)
 
 
-def _deviation(name, w, sparsity: float) -> float:
-  return math.sqrt(2 / (fan_in(name, w.shape) * (1 - sparsity)))
-
-
-def _replace(make, params, sparsity, where):
-  """Maps ``make(name, leaf)`` over the chosen leaves."""
+def _replace(make, params, sparsity, where, axes):
+  """Maps ``make(name, leaf, deviation)`` over the chosen leaves."""
   if not 0 <= sparsity < 1:
     raise ValueError(
       f'`sparsity` was {sparsity}, but must be in [0, 1): the share of the'
       ' weights that a mask will leave out.'
     )
+  masks = masks_lib.full(params, where)
+  its = axes_lib.resolve(axes, masks)
 
   def visit(path, mask, w):
-    return w if mask is None else make(trees.path_name(path), w)
+    if mask is None:
+      return w
+    name = trees.path_name(path)
+    inputs = max(1, axes_lib.fan_in(w.shape, its[name]))
+    return make(name, w, math.sqrt(2 / (inputs * (1 - sparsity))))
 
   return jax.tree_util.tree_map_with_path(
-    visit, masks_lib.full(params, where), params, is_leaf=trees.is_none
+    visit, masks, params, is_leaf=trees.is_none
   )

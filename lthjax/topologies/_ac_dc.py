@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
 from lthjax import trees
 from lthjax._sparsify import Topology, sparsify
 from lthjax.counts import layer_counts
 from lthjax.densities import Densities
+from lthjax.patterns import Unstructured
 from lthjax.selection import keep_largest
 from lthjax.topologies import _moves
 
@@ -89,8 +91,9 @@ def ac_dc(
   def init_fn(params):
     masks = masks_lib.full(params, where)
     shapes = _moves.shapes_of(masks)
-    _moves.check_not_empty(shapes, sparsity, densities)
-    counts = layer_counts(shapes, sparsity, densities)
+    its = Unstructured().fit(None, masks)
+    _moves.check_not_empty(shapes, sparsity, densities, its)
+    counts = layer_counts(shapes, sparsity, densities, axes=its)
     return ACDCState(
       masks, {name: jnp.int32(count) for name, count in counts.items()}
     )
@@ -103,9 +106,13 @@ def ac_dc(
     # Phases take turns, beginning with a sparse one.
     dense = jnp.any(step == jnp.asarray(phases[1::2], jnp.int32))
 
+    axes = Unstructured().fit(None, state.masks)
+
     def move(name, mask, w):
-      count = jnp.where(dense, mask.size, state.counts[name])
-      return keep_largest(_moves.magnitude(w), count)
+      layer = axes[name].layer
+      size = axes_lib.size(mask.shape, layer)
+      count = jnp.where(dense, size, state.counts[name])
+      return keep_largest(_moves.magnitude(w), count, axis=layer)
 
     masks = trees.map_alive(move, state.masks, params)
     return state._replace(masks=masks)

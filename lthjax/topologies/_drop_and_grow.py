@@ -11,8 +11,7 @@ import optax
 from lthjax import trees
 from lthjax._sparsify import Topology
 from lthjax.densities import Densities
-from lthjax.patterns import Pattern, Unstructured
-from lthjax.selection import keep_largest
+from lthjax.patterns import Pattern, Unstructured, count_along
 from lthjax.topologies import _moves, _start
 
 # grow_score(grow_state, name, grad, step) -> scores
@@ -85,13 +84,16 @@ def drop_and_grow(
   )
   densities = densities or _start.densities_of(masks)
 
+  def faults(masks):
+    return pattern.faults(trees.prunable(masks), pattern.fit(None, masks))
+
   def init_fn(params):
-    alive = _start.initial_masks(masks, params, pattern.faults)
+    alive = _start.initial_masks(masks, params, faults)
     counts = {}
     if wanted:
-      shapes = _moves.shapes_of(alive)
-      _moves.check_not_empty(shapes, max(wanted), densities)
-      counts = _moves.count_tables(shapes, wanted, densities)
+      shapes, its = _moves.shapes_of(alive), pattern.fit(None, alive)
+      _moves.check_not_empty(shapes, max(wanted), densities, its)
+      counts = _moves.count_tables(shapes, wanted, densities, axes=its)
     return DropAndGrowState(
       alive,
       jnp.asarray(ratios),
@@ -100,17 +102,20 @@ def drop_and_grow(
     )
 
   def move_fn(state, params, grads, step):
+    axes = pattern.fit(None, state.masks)
+
     def move(name, mask, w, g):
-      total = stay = jnp.sum(mask, dtype=jnp.int32)
+      its = axes[name]
+      total = stay = count_along(mask, its.layer)
       if wanted:
         total = _moves.at_move(state.counts[name], step, update_every)
         stay = jnp.minimum(stay, total)
       # Algorithm 1 of the RigL paper: keep the largest weights ...
       drop = _moves.drop_count(state.drop_ratios, stay, step, update_every)
-      keep = keep_largest(_moves.magnitude(w), stay - drop, mask)
+      keep = pattern.drop(_moves.magnitude(w), mask, stay - drop, its)
       # ... and grow among all others, those just dropped included.
       score = grow_score(state.grow_state, name, g, step)
-      return pattern.fill(name, score, keep, total)
+      return pattern.fill(score, keep, total, its)
 
     masks = trees.map_alive(move, state.masks, params, grads)
     return state._replace(masks=masks)

@@ -95,20 +95,21 @@ def gradual(
   def init_fn(params):
     masks = masks_lib.full(params, where)
     shapes = _moves.shapes_of(masks)
-    pattern.check(shapes)
+    its = pattern.fit(None, masks)
     if isinstance(pattern, NM):
       counts = dict.fromkeys(shapes, _group_counts(pattern, wanted))
     else:
-      _moves.check_not_empty(shapes, wanted[-1], densities)
-      counts = _moves.count_tables(shapes, wanted, densities)
+      _moves.check_not_empty(shapes, wanted[-1], densities, its)
+      counts = _moves.count_tables(shapes, wanted, densities, axes=its)
     return GradualState(masks, jax.tree.map(jnp.asarray, counts))
 
   def move_fn(state, params, grads, step):
     del grads
+    axes = pattern.fit(None, state.masks)
 
     def move(name, mask, w):
       count = _moves.at_move(state.counts[name], step, update_every)
-      return pattern.select(name, _moves.magnitude(w), mask, count)
+      return pattern.select(_moves.magnitude(w), mask, count, axes[name])
 
     masks = trees.map_alive(move, state.masks, params)
     return state._replace(masks=masks)

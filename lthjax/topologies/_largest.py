@@ -76,14 +76,14 @@ def run_largest(
   def init_fn(params):
     masks = masks_lib.full(params, where)
     shapes = _moves.shapes_of(masks)
-    pattern.check(shapes)
+    its = pattern.fit(None, masks)
     counts, backward_counts = {}, {}
     if wanted:
-      _moves.check_not_empty(shapes, max(wanted), densities)
-      tables = _moves.count_tables(shapes, wanted, densities)
+      _moves.check_not_empty(shapes, max(wanted), densities, its)
+      tables = _moves.count_tables(shapes, wanted, densities, axes=its)
       counts = {name: jnp.asarray(table) for name, table in tables.items()}
     if backward_sparsity is not None:
-      trained = layer_counts(shapes, backward_sparsity, densities)
+      trained = layer_counts(shapes, backward_sparsity, densities, axes=its)
       backward_counts = {
         name: jnp.maximum(counts[name][0], trained[name]) for name in shapes
       }
@@ -93,6 +93,7 @@ def run_largest(
 
   def move_fn(state, params, grads, step):
     del grads
+    axes = pattern.fit(None, state.masks)
 
     def choose(name, mask, w):
       count = None
@@ -100,11 +101,12 @@ def run_largest(
         table = state.counts[name]
         count = table[jnp.minimum(step // update_every, len(table) - 1)]
       all_of_them = jnp.ones_like(mask)
-      return pattern.select(name, _moves.magnitude(w), all_of_them, count)
+      return pattern.select(_moves.magnitude(w), all_of_them, count, axes[name])
 
     def choose_backward(name, mask, w):
       del mask
-      return keep_largest(_moves.magnitude(w), state.backward_counts[name])
+      count = state.backward_counts[name]
+      return keep_largest(_moves.magnitude(w), count, axis=axes[name].layer)
 
     state = state._replace(masks=trees.map_alive(choose, state.masks, params))
     if not state.backward_counts:

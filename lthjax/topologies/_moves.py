@@ -12,7 +12,14 @@ import numpy as np
 import optax
 
 from lthjax import trees
-from lthjax.counts import Rounding, layer_counts, ratio_of, share_of
+from lthjax.axes import Axes
+from lthjax.counts import (
+  Rounding,
+  layer_counts,
+  layer_sizes,
+  ratio_of,
+  share_of,
+)
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern
 from lthjax.schedules import cosine_drop_fraction
@@ -184,6 +191,7 @@ def count_tables(
   wanted: list[float],
   densities: Densities | None,
   rounding: Rounding = 'nearest',
+  axes: Mapping[str, Axes] | None = None,
 ) -> dict[str, np.ndarray]:
   """Counts how many weights of each layer every move leaves alive.
 
@@ -192,12 +200,13 @@ def count_tables(
     wanted: sparsity after every move.
     densities: how it spreads over layers.
     rounding: of the number removed.
+    axes: of the leaves; of those that stack layers, one layer is counted.
 
   Returns:
     ``{name: int32[moves]}``.
   """
   counts = {
-    sparsity: layer_counts(shapes, sparsity, densities, rounding)
+    sparsity: layer_counts(shapes, sparsity, densities, rounding, axes)
     for sparsity in set(wanted)
   }
   return {
@@ -217,14 +226,16 @@ def check_not_empty(
   shapes: Mapping[str, tuple[int, ...]],
   sparsity: float,
   densities: Densities | None,
+  axes: Mapping[str, Axes] | None = None,
 ) -> None:
   """Raises if a sparsity leaves a layer empty, and names every such layer."""
-  counts = layer_counts(shapes, sparsity, densities)
+  counts = layer_counts(shapes, sparsity, densities, axes=axes)
+  sizes = layer_sizes(shapes, axes)
   empty = [
     f'{name} (of {size} weights; keeping one is a sparsity of'
     f' {sparsity_of(1, size)})'
     for name, count in counts.items()
-    if not count and (size := math.prod(shapes[name]))
+    if not count and (size := sizes[name])
   ]
   if empty:
     raise ValueError(

@@ -4,6 +4,7 @@ A neuron is an output of a kernel, such as ``out`` of ``[in, out]``. Its fan-in
 is the number of its alive weights.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import chex
@@ -12,11 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
-from lthjax import patterns, trees
+from lthjax import trees
 from lthjax._sparsify import Topology, sparsify
+from lthjax.axes import Axes
 from lthjax.counts import ratio_of, share_of
 from lthjax.densities import Densities
+from lthjax.patterns import Unstructured, count_along
 from lthjax.selection import keep_largest
 from lthjax.topologies import _fan_in, _moves, _start
 
@@ -48,7 +52,7 @@ def srigl(
   drop_fraction: float | optax.Schedule = 0.3,
   min_salient: float | None = 0.3,
   never_ablate: str | list[str] = 'output/*',
-  neuron_axes: patterns.Axes | None = None,
+  axes: Mapping[str, Axes] | None = None,
   applies_gradient: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
   """Trains sparse from scratch with a constant fan-in per neuron (SRigL).
@@ -80,10 +84,9 @@ def srigl(
       has 0.3 for convolutional networks and 0.95 for transformers.
     never_ablate: globs over names of layers that keep all their neurons, such
       as the classifier. Globs that match nothing are ignored.
-    neuron_axes: the axes that count the neurons of a kernel, if they are not
-      those of Flax's layouts (see `lthjax.patterns.neuron_axes`): a number or a
-      tuple, ``{glob: axes}`` over names, or a function of name and shape. For a
-      scanned layer ``[layers, in, out]`` use ``(0, -1)``.
+    axes: ``{name or glob: lthjax.axes.Axes}`` of kernels whose names and shapes
+      do not say which axes count neurons. Each layer of a stack moves on its
+      own.
     applies_gradient: whether a step that moves masks also trains, before they
       move.
 
@@ -106,7 +109,7 @@ def srigl(
   _moves.check_times(update_every, stop_step, applies_gradient)
   ratios = _moves.drop_ratios(drop_fraction, update_every, stop_step)
   wanted = _moves.scheduled(
-    sparsity, densities, patterns.Unstructured(), update_every, stop_step
+    sparsity, densities, Unstructured(), update_every, stop_step
   )
   densities = densities or _start.densities_of(masks)
   if min_salient is not None and not min_salient > 0:
@@ -125,25 +128,22 @@ def srigl(
     return {name: least for name in names if ablates(name)}
 
   def faults(masks):
-    shapes = {name: mask.shape for name, mask in masks.items()}
-    axes = _fan_in.axes_by_name(neuron_axes, shapes)
-    return _fan_in.faults(masks, axes, needed_by_name(masks))
-
-  def check(shapes, tables):
-    axes = _fan_in.axes_by_name(neuron_axes, shapes)
-    _fan_in.check_budgets(shapes, axes, tables, needed_by_name(shapes))
-    return axes
+    its = axes_lib.resolve(axes, masks)
+    prunable = trees.prunable(masks)
+    return _fan_in.faults(prunable, its, needed_by_name(prunable))
 
   def draw(masks, params):
     dense = masks_lib.full(params, masks.where)
-    shapes = _moves.shapes_of(dense)
-    counts = masks.counts(shapes, 'ceil')
-    axes = check(shapes, {n: np.full(1, k) for n, k in counts.items()})
+    shapes, its = _moves.shapes_of(dense), axes_lib.resolve(axes, dense)
+    counts = masks.counts(shapes, 'ceil', its)
+    tables = {name: np.full(1, count) for name, count in counts.items()}
+    _fan_in.check_budgets(shapes, its, tables, needed_by_name(shapes))
 
     def draw_one(name, mask, noise):
       del mask
-      scores, back = _fan_in.columns(noise, axes[name])
-      return back(keep_largest(scores, counts[name] // scores.shape[1], axis=0))
+      neurons = axes_lib.size(noise.shape, its[name].outputs)
+      count = counts[name] // neurons
+      return keep_largest(noise, count, axis=its[name].summed)
 
     return trees.map_alive(draw_one, dense, masks.noise(dense)), counts
 
@@ -153,32 +153,38 @@ def srigl(
     else:
       first = _start.initial_masks(masks, params, faults)
       counts = masks_lib.alive_by_name(first)
+    its = axes_lib.resolve(axes, first)
     if wanted:
       shapes = _moves.shapes_of(first)
-      tables = _moves.count_tables(shapes, wanted, densities, rounding='ceil')
-      check(shapes, tables)
+      tables = _moves.count_tables(shapes, wanted, densities, 'ceil', its)
+      _fan_in.check_budgets(shapes, its, tables, needed_by_name(shapes))
       budgets = jax.tree.map(jnp.asarray, tables)
     else:
       budgets = {
         name: jnp.full(len(ratios), n, jnp.int32) for name, n in counts.items()
       }
+      for name, mask in trees.prunable(first).items():
+        if its[name].stack:
+          each = count_along(mask, its[name].layer)
+          budgets[name] = jnp.broadcast_to(each, (len(ratios), *each.shape))
     return SRigLState(first, jnp.asarray(ratios), budgets)
 
   def move_fn(state, params, grads, step):
+    its = axes_lib.resolve(axes, state.masks)
+
     def move(name, mask, w, g):
-      axes = _fan_in.axes_of(neuron_axes, name, mask.shape)
-      alive, back = _fan_in.columns(mask, axes)
       budget = _moves.at_move(state.budgets[name], step, update_every)
-      stay = jnp.minimum(jnp.sum(mask, dtype=jnp.int32), budget)
-      new = move_layer(
-        alive,
-        _moves.magnitude(_fan_in.columns(w, axes)[0]),
-        _moves.magnitude(_fan_in.columns(g, axes)[0]),
+      alive = count_along(mask, its[name].layer)
+      stay = jnp.minimum(alive, budget)
+      return move_layer(
+        mask,
+        _moves.magnitude(w),
+        _moves.magnitude(g),
         _moves.drop_count(state.drop_ratios, stay, step, update_every),
         budget,
         min_salient if ablates(name) else None,
+        its[name],
       )
-      return back(new)
 
     masks = trees.map_alive(move, state.masks, params, grads)
     return state._replace(masks=masks)
@@ -199,16 +205,18 @@ def move_layer(
   drop: jax.Array | int,
   budget: jax.Array | int,
   min_salient: float | None,
+  axes: Axes = Axes(inputs=(0,), outputs=(1,)),
 ) -> jax.Array:
   """Moves the mask of one layer.
 
   Args:
-    mask: bool[inputs, neurons], which weights are alive.
+    mask: bool array, which weights are alive.
     magnitude: absolute weights.
     growth: absolute gradients of all weights.
     drop: how many weights to drop of those that the budget lets stay.
     budget: the most alive weights of the layer.
     min_salient: see `srigl`.
+    axes: of the kernel; the numbers above are those of one layer of a stack.
 
   Returns:
     The new mask: ``budget // active neurons`` weights in every active neuron.
@@ -228,33 +236,36 @@ def move_layer(
     Lasby et al., Dynamic Sparse Training with Structured Sparsity,
     arXiv:2305.02299, section 3.1, steps 1 to 7.
   """
-  dense_fan_in, neurons = mask.shape
+  neurons = axes_lib.size(mask.shape, axes.outputs)
   # Steps 1 and 2 give `magnitude`, `growth` and `drop`, the paper's K.
-  stay = jnp.minimum(jnp.sum(mask, dtype=jnp.int32), budget) - drop
+  stay = jnp.minimum(count_along(mask, axes.layer), budget) - drop
 
-  active = jnp.ones(neurons, bool)
+  # Whether each neuron is active, along axes of size one where it sums.
+  active = jnp.any(jnp.ones_like(mask), axis=axes.summed, keepdims=True)
   if min_salient is not None:
     # 3. Count the salient weights of each neuron: those kept by magnitude, and
     # the K largest gradients.
-    salient = keep_largest(magnitude, stay, mask)
-    salient |= keep_largest(growth, drop, ~mask)
-    count = jnp.sum(salient, axis=0, dtype=jnp.int32)
+    salient = keep_largest(magnitude, stay, mask, axis=axes.layer)
+    salient |= keep_largest(growth, drop, ~mask, axis=axes.layer)
+    count = count_along(salient, axes.summed)
     enough = min_salient
     if min_salient < 1:
       ratio = ratio_of(min_salient).as_integer_ratio()
       enough = jnp.maximum(1, share_of(budget // neurons, *ratio, 'floor'))
     # 4. Ablate neurons with too few; never so many that the others would need
     # more than all their inputs.
-    least = -(-budget // dense_fan_in)
-    most_salient = keep_largest(count.astype(jnp.float32), least)
+    least = -(-budget // axes_lib.fan_in(mask.shape, axes))
+    most_salient = keep_largest(
+      count.astype(jnp.float32), least, axis=axes.layer
+    )
     active = (count >= enough) | most_salient
 
   # 5. Compute the fan-in of the neurons that are left.
-  each = budget // jnp.sum(active, dtype=jnp.int32)
+  each = budget // count_along(active, axes.layer)
   # 6. Drop the K smallest weights of the layer, and what exceeds the fan-in.
-  keep = keep_largest(magnitude, stay, mask & active)
-  keep = keep_largest(magnitude, each, keep, axis=0)
+  keep = keep_largest(magnitude, stay, mask & active, axis=axes.layer)
+  keep = keep_largest(magnitude, each, keep, axis=axes.summed)
   # 7. Grow each active neuron to its fan-in, largest gradients first.
-  missing = each - jnp.sum(keep, axis=0, keepdims=True, dtype=jnp.int32)
+  missing = each - count_along(keep, axes.summed)
   missing = jnp.where(active, missing, 0)
-  return keep | keep_largest(growth, missing, ~keep, axis=0)
+  return keep | keep_largest(growth, missing, ~keep, axis=axes.summed)

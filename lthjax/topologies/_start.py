@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from lthjax import masks as masks_lib
 from lthjax import trees
+from lthjax.axes import Axes
 from lthjax.counts import Rounding, layer_counts
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
@@ -35,13 +36,13 @@ class RandomMasks:
     """Draws the masks."""
     dense = masks_lib.full(params, self.where)
     pattern = self.pattern or Unstructured()
-    shapes = _moves.shapes_of(dense)
-    pattern.check(shapes)
+    its = pattern.fit(None, dense)
     if pattern.density is not None:
       self._check_density(pattern)
       return prune(self.noise(dense), dense, pattern=pattern)
     sparsity = self._given_sparsity()
-    _moves.check_not_empty(shapes, sparsity, self.densities)
+    shapes = _moves.shapes_of(dense)
+    _moves.check_not_empty(shapes, sparsity, self.densities, its)
     return prune(
       self.noise(dense),
       dense,
@@ -55,11 +56,14 @@ class RandomMasks:
     return noise(self.key, jax.tree.map(lambda m: jnp.zeros(m.shape), dense))
 
   def counts(
-    self, shapes: Mapping[str, tuple[int, ...]], rounding: Rounding
+    self,
+    shapes: Mapping[str, tuple[int, ...]],
+    rounding: Rounding,
+    axes: Mapping[str, Axes] | None = None,
   ) -> dict[str, int]:
     """Counts the alive weights of each layer."""
     sparsity = self._given_sparsity()
-    return layer_counts(shapes, sparsity, self.densities, rounding)
+    return layer_counts(shapes, sparsity, self.densities, rounding, axes)
 
   def _given_sparsity(self) -> float:
     if self.sparsity is None:
@@ -127,14 +131,14 @@ def random_masks(
 def initial_masks(
   masks: Masks,
   params: chex.ArrayTree,
-  faults: Callable[[Mapping[str, jax.Array]], list[str]],
+  faults: Callable[[chex.ArrayTree], list[str]],
 ) -> chex.ArrayTree:
   """Copies the masks that a topology starts from, if it can.
 
   Args:
     masks: tree of masks, or a function of params.
     params: tree of arrays that they must fit.
-    faults: finds what is wrong with masks, as `lthjax.patterns.NM.faults`.
+    faults: finds what is wrong with a tree of masks.
 
   Returns:
     Tree of masks of the structure of the params.
@@ -176,5 +180,4 @@ def densities_of(masks: Masks) -> Densities | None:
 
 
 def _faults(masks, faults) -> list[str]:
-  prunable = {n: m for n, m in trees.by_name(masks).items() if m is not None}
-  return faults(prunable) if prunable else ['every one is None']
+  return faults(masks) if trees.prunable(masks) else ['every one is None']

@@ -224,13 +224,13 @@ S = {'w': jnp.ones((4, 1))}
     (
       S,
       {'pattern': lth.patterns.NM(2, 3)},
-      '2:3 sparsity needs the contraction axis to be a multiple of 3, but w (4,'
-      ' 1) has 4 on axis -2.',
+      '2:3 sparsity does not fit: w (4, 1) has 4 on axis 0, not a multiple of'
+      ' 3. Leave',
     ),
     (
       S,
       {'pattern': lth.patterns.NM(2, 4), 'sparsity': 0.5},
-      'NM(n=2, m=4, axis=None) fixes the density to 0.5 in every layer',
+      'NM(n=2, m=4) fixes the density to 0.5 in every layer',
     ),
     (
       {'v': jnp.ones((4, 1))},

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import lthjax as lth
-from lthjax.supermasks._weights import fan_in
 
 supermasks = lth.supermasks
 
@@ -68,10 +67,14 @@ def test_scaled_kaiming(sparsity):
     ('conv/kernel', (3, 3, 16, 32), 144),
     ('attention/query/kernel', (64, 4, 16), 64),
     ('attention/out/kernel', (4, 16, 64), 64),
+    ('layers/kernel', (12, 64, 32), 64),
+    ('fc/weight', (300, 784), 784),
   ],
 )
 def test_fan_in(name, shape, inputs):
-  assert fan_in(name, shape) == inputs
+  params = {name: np.ones(shape, np.float32)}
+  found = supermasks.signed_kaiming_constant(params)[name]
+  np.testing.assert_allclose(found, (2 / inputs) ** 0.5)
 
 
 @pytest.mark.parametrize('make', [supermasks.signed_kaiming_constant, draw])

@@ -491,13 +491,13 @@ def test_training_that_diverged_is_noticed(find, vmapped):
     ({'prune': by(0.1, scope='net')}, "`scope` was 'net', but must be"),
     ({'prune': by(0.1, rounding='up')}, "`rounding` was 'up', but must be"),
     (
-      {'prune': functools.partial(lth.prune, pattern=lth.patterns.NM(2, 3))},
-      'a multiple of 3, but w',
+      {'prune': functools.partial(lth.prune, pattern=lth.patterns.NM(5, 4))},
+      'N:M sparsity needs 1 <= n <= m, but n is 5',
     ),
     ({'prunes': [by(0.5), by(1.0)]}, '`fraction` was 1.0, but must be in'),
     (
       {'prunes': [by(0.5, pattern=lth.patterns.NM(2, 4))]},
-      'NM(n=2, m=4, axis=None) fixes the density to 0.5',
+      'NM(n=2, m=4) fixes the density to 0.5',
     ),
   ],
 )

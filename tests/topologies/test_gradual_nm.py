@@ -14,18 +14,17 @@ import lthjax as lth
 RNG = np.random.default_rng(0)
 PARAMS = {
   'fc': {'kernel': RNG.normal(size=(16, 6)).astype(np.float32)},
-  'torch': RNG.normal(size=(6, 8)).astype(np.float32),
+  'torch': {'weight': RNG.normal(size=(6, 8)).astype(np.float32)},
 }
 # Groups keep 8 * (1 - 0.75 * (1 - (1 - t / 8)^3)), and 2 at the end:
 # 4.53, 2.75, 2.09, 2.
-TORCH = {'torch': -1}
 KEPT = [5, 3, 2, 2]
 
 
-def make(n=2, m=8, axis=TORCH, update_every=2, stop_step=8, **options):
+def make(n=2, m=8, update_every=2, stop_step=8, **options):
   return lth.gradual(
     optax.sgd(0.1, momentum=0.9),
-    pattern=lth.patterns.NM(n, m, axis),
+    pattern=lth.patterns.NM(n, m),
     update_every=update_every,
     stop_step=stop_step,
     **options,
@@ -52,7 +51,7 @@ def compiled():
 
 def groups(x, layer):
   """Rows of eight."""
-  x = np.asarray(x['fc']['kernel'].T if layer == 'fc' else x['torch'])
+  x = np.asarray(x['fc']['kernel'].T if layer == 'fc' else x['torch']['weight'])
   return x.reshape(-1, 8)
 
 
@@ -123,7 +122,7 @@ def test_pruning_once_is_pruning():
   expected = lth.prune(
     lth.scores.magnitude(PARAMS),
     lth.masks.full(PARAMS),
-    pattern=lth.patterns.NM(2, 4, {'torch': -1}),
+    pattern=lth.patterns.NM(2, 4),
   )
   assert lth.masks.hamming(lth.get_masks(state), expected) == 0
 
@@ -138,13 +137,12 @@ def test_the_last_move_reaches_n():
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    ({'m': 5}, 'fc/kernel (16, 6) has 16 on axis -2; torch (6, 8) has 8 on'),
-    ({'n': 9}, 'N:M sparsity needs 1 <= n <= m, but n is 9 and m is 8.'),
-    ({'axis': {'x*': 0}}, "match no prunable leaf: 'x*'"),
     (
-      {'axis': 2},
-      'fc/kernel (16, 6) has no axis 2; torch (6, 8) has no axis 2',
+      {'m': 5},
+      'fc/kernel (16, 6) has 16 on axis 0, not a multiple of 5; torch/weight'
+      ' (6, 8) has 8 on axis 1, not a multiple of 5. Leave',
     ),
+    ({'n': 9}, 'N:M sparsity needs 1 <= n <= m, but n is 9 and m is 8.'),
     ({'update_every': 0}, '`update_every` was 0, but must be at least 1 step.'),
     (
       {'sparsity': 0.5},

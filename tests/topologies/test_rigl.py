@@ -232,7 +232,7 @@ def test_every_group_keeps_exactly_n(random_growth):
 @pytest.mark.parametrize(
   ('pattern', 'message'),
   [
-    (NM(2, 3), r'w \(8, 4\) has 8 on axis -2'),
+    (NM(2, 3), r'w \(8, 4\) has 8 on axis 0'),
     (NM(5, 4), 'needs 1 <= n <= m'),
     (NM(4, 2), 'but n is 4 and m is 2'),
     (NM(0, 4), 'but n is 0 and m is 4'),

@@ -11,6 +11,7 @@ import pytest
 
 import lthjax as lth
 from lthjax import trees
+from lthjax.axes import Axes
 from lthjax.topologies._srigl import move_layer
 
 
@@ -253,7 +254,7 @@ def test_neurons_of_attention_and_of_other_layouts():
     layouts(mask),
     update_every=1,
     drop_fraction=optax.constant_schedule(0.5),
-    neuron_axes={'torch': 0},
+    axes={'torch': Axes(inputs=(1,), outputs=(0,))},
   )
   params = layouts(np.where(mask, w, 0))
   state = tx.init(params)
@@ -351,21 +352,40 @@ def test_more_salient_weights_than_a_neuron_has():
     make(masks=masks, min_salient=5).init(params)
 
 
-@pytest.mark.parametrize('axes', [2, (), (0, 0), (0, -2), {'w': -3}])
-def test_axes_that_are_not_there(axes):
-  given = axes['w'] if isinstance(axes, dict) else axes
-  given = (given,) if isinstance(given, int) else given
-  message = (
-    '`neuron_axes` must be one or more axes of every kernel, but w (4, 3) has'
-    f' no axes {given}. Give others'
-  )
-  with pytest.raises(ValueError, match=re.escape(message)):
-    make(neuron_axes=axes).init({'w': jnp.ones((4, 3))})
+def test_each_layer_of_a_stack_moves_on_its_own():
+  rng = np.random.default_rng(1)
+  masks = [
+    rng.permuted(np.arange(48).reshape(6, 8) < 16, axis=0) for _ in 'abc'
+  ]
+  w, g = rng.normal(size=(2, 3, 6, 8)).astype(np.float32)
+  w = np.where(masks, w, 0)
+  for axis in (0, 1):
+    tx = make(
+      optax.sgd(0.0),
+      {'w': jnp.asarray(np.stack(masks, axis))},
+      update_every=1,
+      drop_fraction=optax.constant_schedule(0.5),
+      axes=lth.axes.by_layout(
+        {'w': np.moveaxis(w, 0, axis).shape}, stacked={'w': axis}
+      ),
+    )
+    params = {'w': jnp.asarray(np.moveaxis(w, 0, axis))}
+    grads = {'w': jnp.asarray(np.moveaxis(g, 0, axis))}
+    _, state = jax.jit(tx.update)(grads, tx.init(params), params)
+    found = np.moveaxis(lth.get_masks(state)['w'], axis, 0)
+    for i in range(3):
+      expected = oracle(masks[i], abs(w[i]), abs(g[i]), 8, 16, 0.95)
+      np.testing.assert_array_equal(found[i], expected)
+  params = {'layers/w': jnp.ones((3, 6, 8))}
+  drawn = lth.get_masks(make(first=0.5).init(params))['layers/w']
+  assert (drawn.sum(1) == 3).all()
 
 
-def test_axes_of_a_glob_that_matches_nothing():
-  with pytest.raises(ValueError, match='`neuron_axes` has patterns that match'):
-    make(neuron_axes={'x*': 0}).init({'w': jnp.ones((4, 3))})
+def test_kernels_that_can_be_read_in_two_ways_are_refused():
+  with pytest.raises(
+    ValueError, match=r'stack of layers in w \(4, 3, 3\)\. Ask'
+  ):
+    make().init({'w': jnp.ones((4, 3, 3))})
 
 
 @pytest.mark.parametrize(

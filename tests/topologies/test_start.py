@@ -267,11 +267,11 @@ def test_masks_that_do_not_fit():
       ' output/kernel has none alive. Correct them, or leave a layer dense with'
       ' None.',
     ),
-    (nm, dead, r'output/kernel (10, 6) has 10 on axis -2'),
+    (nm, dead, r'output/kernel (10, 6) has 10 on axis 0'),
     (
       nm,
       odd,
-      'fc/kernel has 3 groups of 4 on axis -2 without exactly 2 alive.',
+      'fc/kernel has 3 groups of 4 on axis 0 without exactly 2 alive.',
     ),
   ]:
     given = tx(masks=masks)

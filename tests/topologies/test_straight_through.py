@@ -193,8 +193,8 @@ NM = lth.patterns.NM(2, 4)
     ),
     (
       {'pattern': lth.patterns.NM(2, 3)},
-      '2:3 sparsity needs the contraction axis to be a multiple of 3, but w (4,'
-      ' 1) has 4 on axis -2.',
+      '2:3 sparsity does not fit: w (4, 1) has 4 on axis 0, not a multiple of'
+      ' 3. Leave',
     ),
   ],
 )

@@ -1,0 +1,82 @@
+"""Arrays that are made or cut up in the sharding of those they belong to."""
+
+import functools
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lthjax import trees
+
+
+def in_type(x: jax.Array) -> NamedSharding | None:
+  """Returns the sharding that is part of an array's type, if it has one."""
+  sharding = getattr(jax.typeof(x), 'sharding', None)
+  if not isinstance(sharding, NamedSharding) or not any(sharding.spec):
+    return None
+  return sharding
+
+
+def split(x: jax.Array, axis: int, size: int) -> jax.Array:
+  """Splits an axis into groups of a size; no group is on several devices."""
+  shape = (*x.shape[:axis], -1, size, *x.shape[axis + 1 :])
+  if (sharding := in_type(x)) is None:
+    return x.reshape(shape)
+  names = sharding.spec[axis] or ()
+  names = names if isinstance(names, tuple) else (names,)
+  while (x.shape[axis] // size) % _devices(sharding, names):
+    names = names[:-1]
+  spec = [*sharding.spec]
+  spec[axis : axis + 1] = [names or None, None]
+  return jnp.reshape(x, shape, out_sharding=_named(sharding, spec))
+
+
+def merge(x: jax.Array, like: jax.Array) -> jax.Array:
+  """Undoes `split` of an array like another."""
+  return jnp.reshape(x, like.shape, out_sharding=in_type(like))
+
+
+def flatten(x: jax.Array, multiple: int) -> jax.Array:
+  """Makes an array flat, over all its devices if ``multiple`` lets it."""
+  if (sharding := in_type(x)) is None:
+    return x.reshape(-1)
+  parts = [
+    part if isinstance(part, tuple) else (part,) for part in sharding.spec
+  ]
+  names = tuple(name for part in parts for name in part if name is not None)
+  fits = x.size % (multiple * _devices(sharding, names)) == 0
+  spec = _named(sharding, [names if fits else None])
+  return jnp.reshape(x, (-1,), out_sharding=spec)
+
+
+def place(x: jax.Array, like: jax.Array) -> jax.Array:
+  """Puts an array where another one is, which has the same shape."""
+  if not isinstance(like, jax.Array) or trees.is_traced(like):
+    return x
+  return jax.device_put(x, like.sharding)
+
+
+def uniform(key: chex.PRNGKey, like: jax.Array) -> jax.Array:
+  """Draws float32 in [0, 1) in the shape and sharding of an array."""
+  if trees.is_traced(like):
+    return jax.random.uniform(key, like.shape, out_sharding=in_type(like))
+  if not isinstance(like, jax.Array) or len(like.sharding.device_set) == 1:
+    return jax.random.uniform(key, like.shape)
+  return _uniform(like.shape, like.sharding)(key)
+
+
+@functools.cache
+def _uniform(shape, sharding):
+  """Draws where the numbers belong, so that no device holds all of them."""
+  draw = functools.partial(jax.random.uniform, shape=shape)
+  return jax.jit(draw, out_shardings=sharding)
+
+
+def _devices(sharding: NamedSharding, names: tuple[str, ...]) -> int:
+  return math.prod(sharding.mesh.shape[name] for name in names)
+
+
+def _named(sharding: NamedSharding, spec: list) -> NamedSharding:
+  return NamedSharding(sharding.mesh, PartitionSpec(*spec))
