@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import chex
 
-from lthjax import trees
+from lthjax import _checks
 from lthjax.groups._groups import Group, by_axes
 
 
@@ -37,7 +37,10 @@ def chain(params: chex.ArrayTree, layers: Sequence[str]) -> dict[str, Group]:
     fc1     300  --    fc1/bias[0], fc1/kernel[1], fc2/kernel[0]
     fc2     100  --    fc2/bias[0], fc2/kernel[1], output/kernel[0]
   """
-  leaves = trees.by_name(params)
+  leaves = _checks.arrays(params, shapes=True)
+  leaves = {name: leaf for name, leaf in leaves.items() if leaf is not None}
+  if isinstance(layers, str):
+    raise TypeError('`layers` was a str, but must be a list of names.')
   owners = {
     name: [layer for layer in layers if f'/{layer}/' in f'/{name}/']
     for name in leaves

@@ -5,6 +5,7 @@ from typing import Any
 
 import chex
 
+from lthjax import _checks
 from lthjax.groups._groups import Group, Member
 from lthjax.program import _axis_types as types
 from lthjax.program._typed_axes import typed_axes
@@ -65,6 +66,8 @@ def from_program(
     in[0]      4  input   in[0]
     out[1]     2  output  out[1]
   """
+  _checks.function('apply', apply, 'apply(params, *args)')
+  _checks.arrays(params, shapes=True)
   found = typed_axes(apply, params, *args, sums=sums)
   atoms: dict[int, types.Type] = {}
   members: dict[int, list[Member]] = {}

@@ -7,7 +7,7 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 
-from lthjax import trees
+from lthjax import _checks, trees
 
 
 class Member(NamedTuple):
@@ -109,7 +109,9 @@ def by_axes(
     >>> groups['value'].members[0].places.tolist()
     [[6], [7], [8]]
   """
-  leaves = {n: x for n, x in trees.by_name(params).items() if x is not None}
+  leaves = _checks.arrays(params, shapes=True)
+  leaves = {n: x for n, x in leaves.items() if x is not None}
+  mapping('axes', axes, '{leaf: one entry per axis}')
   faults = [f'there is no leaf {n}' for n in axes if n not in leaves]
   faults += [f'{n} is not described' for n in leaves if n not in axes]
   parts: dict[str, list[tuple[str, int, Axis, int]]] = {}
@@ -178,6 +180,12 @@ def table(groups: Groups) -> str:
     f'{name:{widths[0]}}  {size:>{widths[1]}}  {pins:{widths[2]}}  {members}'
     for name, size, pins, members in rows
   )
+
+
+def mapping(name: str, x: Any, like: str) -> None:
+  """Raises unless an argument is a dict."""
+  if not isinstance(x, Mapping):
+    raise TypeError(f'`{name}` was a {type(x).__name__}, but must be `{like}`.')
 
 
 def check_fit(groups: Any, tree: chex.ArrayTree) -> dict[str, Any]:

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lthjax import trees
+from lthjax import _checks, trees
 from lthjax.groups._groups import (
   Groups,
   by_leaf,
   check_fit,
+  mapping,
   stack_axes,
   stack_shape,
 )
@@ -49,6 +50,7 @@ def permute(
     Array([[3., 1., 2.]], dtype=float32)
   """
   check_fit(groups, tree)
+  mapping('permutations', permutations, '{group: order}')
   orders = {name: np.asarray(order) for name, order in permutations.items()}
   faults = _unknown(orders, groups)
   for name in orders.keys() & groups.keys():
@@ -142,6 +144,7 @@ def score_by_group(
     >>> lth.groups.score_by_group(params, groups)['units']
     Array([5., 2.], dtype=float32)
   """
+  _checks.arrays(params)
   leaves, scores = check_fit(groups, params), {}
   for name, group in groups.items():
     total = jnp.zeros((*stack_shape(groups, name), group.size), jnp.float32)
@@ -185,6 +188,7 @@ def compact(
     >>> lth.groups.compact(params, groups, keeps)['in']
     Array([[1., 3.]], dtype=float32)
   """
+  _checks.arrays(params)
   check_fit(groups, params)
   keeps = check_masks(keeps, groups)
   if (masks := trees.concrete(keeps)) is None:
@@ -281,11 +285,7 @@ def _unknown(given: Mapping[str, Any], groups: Groups) -> list[str]:
 
 def check_masks(masks: UnitMasks, groups: Groups) -> UnitMasks:
   """Returns masks of units; raises unless they fit the groups."""
-  if not isinstance(masks, Mapping):
-    raise TypeError(
-      f'Masks of units were a {type(masks).__name__}, but must be'
-      ' `{group: bool array}`.'
-    )
+  mapping('masks of units', masks, '{group: bool array}')
   faults = _unknown(masks, groups)
   for name in (n for n in masks if n in groups):
     shape, shapes = np.shape(masks[name]), _shapes(groups, name)
