@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lthjax import _checks, trees
 from lthjax import masks as masks_lib
-from lthjax import trees
 from lthjax.groups import Groups, _groups, expand
 from lthjax.pruning._one_shot import prune
 from lthjax.selection import keep_largest
@@ -98,6 +98,7 @@ def channel_masks(
   def size(name, mask, scale):
     del name, mask
     x = jnp.abs(scale)
+    # Infinite, the largest scale of a layer is never removed.
     return jnp.where(keep_largest(x, 1), jnp.inf, x)
 
   sizes = trees.map_alive(size, masks, params)
@@ -192,22 +193,17 @@ def add_l1(
     Liu et al., arXiv:1708.06519, equation 1; strength as in You et al.,
     arXiv:1909.11957, section 4.
   """
-  if not trees.is_traced(strength) and not strength >= 0:
-    raise ValueError(
-      f'`strength` was {strength}, but must be at least 0: it pulls towards'
-      ' zero.'
-    )
+  if not trees.is_traced(strength):
+    _checks.not_negative('strength', strength)
+  if where is not None:
+    _checks.predicate('where', where)
 
   def init_fn(params):
     _penalized(params, where)  # Raises if there is none.
     return optax.EmptyState()
 
   def update_fn(updates, state, params=None):
-    if params is None:
-      raise ValueError(
-        '`add_l1` needs the current params: call `tx.update(grads, state,'
-        ' params)`.'
-      )
+    _checks.needs_params('add_l1', params)
     chosen = _penalized(params, where)
 
     def add(path, p, g):

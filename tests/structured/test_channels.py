@@ -326,7 +326,7 @@ def test_l1_leaves_what_has_no_gradient():
 
 
 def test_l1_that_cannot_be():
-  with pytest.raises(ValueError, match='`strength` was -1, but must be at'):
+  with pytest.raises(ValueError, match='`strength` was -1, but must not be'):
     structured.add_l1(-1)
   with pytest.raises(ValueError, match='`add_l1` needs the current params'):
     structured.add_l1().update({}, optax.EmptyState())
