@@ -537,6 +537,23 @@ CHOICES = {
     {'w': shaped(4, 4), 'g': shaped(1, 4)},
     {'w'},
   ),
+  'positions written into a buffer': (
+    lambda p, x: x.at[:3].add(p['pos']) @ p['w'],
+    {'w': shaped(4, 4), 'pos': shaped(3, 4)},
+    {'w'},
+  ),
+  'experts that the inputs pick': (
+    lambda p, x: jnp.einsum('bd,bdo->bo', x, p['w'][jnp.int32(x[:, 0])]),
+    {'w': shaped(7, 4, 3)},
+    {'w'},
+  ),
+  'a state of the loop in a buffer of ones': (
+    lambda p, x: jax.lax.fori_loop(
+      0, 3, lambda i, h: jnp.tanh(h @ p['w'] + x), jnp.ones((5, 4))
+    ),
+    {'w': shaped(4, 4)},
+    {'w'},
+  ),
   'not used': (
     lambda p, x: x @ p['w'],
     {'w': shaped(4, 4), 'kernel': shaped(4, 4)},
@@ -563,3 +580,20 @@ def test_what_may_be_a_matmul_is_not_passed_over():
   ):
     with pytest.raises(ValueError, match=lost):
       program.uses(lambda p, x, f=written: f(p, x @ p['w']), params, X)
+
+
+def test_leaves_that_are_multiplied_with_each_other():
+  def apply(params, x):
+    queries = params['queries'] @ params['w']
+    return jax.nn.softmax(queries @ (x @ params['v']).T) @ x
+
+  params = {'queries': shaped(3, 4), 'w': shaped(4, 4), 'v': shaped(4, 4)}
+  message = 'queries and w are multiplied with each other, so which of them are'
+  with pytest.raises(ValueError, match=message):
+    program.kernels(apply, params, X)
+  with pytest.raises(ValueError, match='queries and w meet in `dot_general`'):
+    program.uses(apply, params, X)
+  where = program.kernels(apply, params, X, where=['v', 'w'])
+  assert [name for name, x in params.items() if where(name, x)] == ['w', 'v']
+  assert len(program.uses(apply, params, X, where=where)) == 4
+  assert list(axes.from_program(apply, params, X, where=where)) == ['w', 'v']

@@ -7,10 +7,10 @@ import chex
 
 from lthjax._layout import Axes
 from lthjax.program._interpreter import trace
-from lthjax.program._kernels import classify
+from lthjax.program._kernels import Where, classify, select
 from lthjax.program._roles import roles
 from lthjax.program._use import Use
-from lthjax.program._uses import Where, choose, uses_of
+from lthjax.program._uses import uses_of
 
 
 def from_program(
@@ -52,11 +52,10 @@ def from_program(
     Axes(stack=(), window=(), inputs=(0,), outputs=(1,))
   """
   closed, _ = trace(apply, params, *args)
+  chosen = select(params, where)
   if where is None:
-    found = classify(closed, params)
+    found = classify(closed, params, chosen)
     chosen = found.multiplied | found.lost
-  else:
-    chosen = choose(closed, params, where)
   by_name: dict[str, list[Use]] = {}
   for use in uses_of(closed, params, chosen):
     if use.name is not None and use.primitive != 'gather':

@@ -22,6 +22,8 @@ from lthjax.program._matmuls import MATMULS
 from lthjax.program._rules import BESIDE, MOVES, SAME
 from lthjax.program._walk import shape
 
+Where = Callable[[str, Any], bool] | str | list[str]
+
 
 class Made(NamedTuple):
   """What a value is made of, if it is not an activation.
@@ -47,17 +49,24 @@ class Found(NamedTuple):
     multiplied: operands of matmuls and convolutions.
     looked_up: tables, from which rows are taken.
     lost: those in what may be a matmul, but cannot be followed.
+    together: those that are multiplied with each other.
     inputs: whether the program has arguments besides the leaves.
   """
 
   multiplied: set[str]
   looked_up: set[str]
   lost: set[str]
-  inputs: bool = True
+  together: set[str]
+  inputs: bool
+
+  @classmethod
+  def nothing(cls, inputs: bool) -> 'Found':
+    """Returns empty sets."""
+    return cls(set(), set(), set(), set(), inputs)
 
   def update(self, other: 'Found') -> None:
     """Adds what another has found."""
-    for names, more in zip(self[:3], other[:3], strict=True):
+    for names, more in zip(self[:4], other[:4], strict=True):
       names.update(more)
 
 
@@ -67,7 +76,10 @@ _CONSTANT = Made()
 
 
 def kernels(
-  apply: Callable[..., Any], params: chex.ArrayTree, *args: Any
+  apply: Callable[..., Any],
+  params: chex.ArrayTree,
+  *args: Any,
+  where: Where | None = None,
 ) -> Callable[[str, Any], bool]:
   """Chooses the leaves that a model multiplies activations with.
 
@@ -81,6 +93,9 @@ def kernels(
     apply: pure function ``apply(params, *args)`` of any framework.
     params: tree of arrays or of `jax.ShapeDtypeStruct`.
     *args: trees of arrays or of `jax.ShapeDtypeStruct`.
+    where: ``where(name, leaf)``, a glob or a list of globs over names: the
+      leaves to choose from. The others are taken for inputs, such as queries
+      that are learned.
 
   Returns:
     A function ``where(name, leaf)`` for `lthjax.masks.full` and all else that
@@ -99,7 +114,7 @@ def kernels(
     ['bias']
   """
   closed, _ = trace(apply, params, *args)
-  found = classify(closed, params)
+  found = classify(closed, params, select(params, where))
   chosen = frozenset(found.multiplied - found.looked_up)
   if not chosen:
     raise ValueError(
@@ -107,17 +122,47 @@ def kernels(
       ' no kernels. Pass the function that applies the model, its params, and'
       ' then inputs.'
     )
+  if unsure := sorted(chosen & found.together):
+    raise ValueError(
+      f'{" and ".join(unsure)} are multiplied with each other, so which of them'
+      ' are kernels is not certain. Choose from other leaves with `where=`:'
+      ' those that it leaves out are taken for inputs.'
+    )
   return lambda name, leaf: name in chosen
 
 
-def classify(closed: jex.ClosedJaxpr, params: chex.ArrayTree) -> Found:
-  """Finds what a program with the params as first arguments does with them."""
+def select(params: chex.ArrayTree, where: Where | None) -> set[str]:
+  """Returns the names of the leaves that ``where`` selects."""
+  leaves = {n: x for n, x in trees.by_name(params).items() if x is not None}
+  if where is None:
+    return set(leaves)
+  if callable(where):
+    chosen = {name for name, leaf in leaves.items() if where(name, leaf)}
+  else:
+    globs = [where] if isinstance(where, str) else list(where)
+    chosen = set(trees.first_match(globs, leaves, 'where', 'leaf'))
+  if not chosen:
+    raise ValueError(
+      'No leaf of the params was selected. They are'
+      f' {", ".join(leaves) or "empty"}; choose some with'
+      ' `where=lambda name, leaf: ...` or a glob such as `where="*/kernel"`.'
+    )
+  return chosen
+
+
+def classify(
+  closed: jex.ClosedJaxpr, params: chex.ArrayTree, names: set[str]
+) -> Found:
+  """Finds what a program with the params as first arguments does with some."""
   leaves = jax.tree_util.tree_leaves_with_path(params)
   shapes = {trees.path_name(path): jnp.shape(x) for path, x in leaves}
   others = len(closed.in_avals) - len(leaves)
-  found = Found(set(), set(), set(), inputs=others > 0)
-  facts = [Made(frozenset([name])) for name in shapes]
-  _follow(closed, facts + [None] * others, (), found)
+  found = Found.nothing(others > 0)
+  facts: list[Fact] = [
+    Made(frozenset([n])) if n in names else None for n in shapes
+  ]
+  facts += [None] * others
+  _follow(closed, facts, (), found)
   flat = {n for n, dims in shapes.items() if sum(d > 1 for d in dims) < 2}
   found.lost.difference_update(flat)
   return found
@@ -205,6 +250,8 @@ def _beside(eqn, facts, path, found) -> Fact:
 
 
 def _move(eqn, facts, path, found) -> Fact:
+  if None in facts[1:]:
+    return _picked(eqn, facts[0])
   met = _meet(facts)
   (array, *_), (out, *_) = eqn.invars, eqn.outvars
   grows = math.prod(shape(out)) > math.prod(shape(array))
@@ -212,6 +259,17 @@ def _move(eqn, facts, path, found) -> Fact:
   if met and (grows or vector):
     return met._replace(repeated=True)
   return met
+
+
+def _picked(eqn, table: Fact) -> Fact:
+  """Matrices that the inputs pick are kernels, and rows are activations."""
+  if eqn.primitive.name == 'gather':
+    sizes = eqn.params['slice_sizes']
+  else:
+    sizes = shape(eqn.outvars[0])
+  if table is None or sum(size > 1 for size in sizes) < 2:
+    return None
+  return table._replace(mixed=True)
 
 
 def _sum(eqn, facts, path, found) -> Fact:
@@ -224,9 +282,12 @@ def _sum(eqn, facts, path, found) -> Fact:
 
 def _lookup(eqn, facts, path, found) -> Fact:
   table, *indices = facts
-  if table and None in indices:
+  if None not in indices:
+    return _meet(facts)
+  rows = _picked(eqn, table)
+  if table and rows is None:
     found.looked_up.update(table.leaves)
-  return _meet(facts)
+  return rows
 
 
 def _matmul(eqn, facts, path, found) -> Fact:
@@ -239,6 +300,8 @@ def _matmul(eqn, facts, path, found) -> Fact:
   if len(pure) == 1:  # What is mixed beside a kernel is an activation.
     leaves = pure
   constant = _CONSTANT in sides and found.inputs
+  if len(leaves) == 2:
+    found.together.update(*(fact.leaves for fact in leaves))
   if len(leaves) != 1 or constant:
     return _meet(sides)
   found.multiplied.update(leaves[0].leaves)
@@ -272,7 +335,7 @@ def _while(eqn, facts, path, found) -> list[Fact]:
 def _turn(body, consts, carry, xs, path, found) -> list[Fact]:
   """Goes through the body of a loop until what is carried stays the same."""
   while True:
-    trial = Found(set(), set(), set(), found.inputs)
+    trial = Found.nothing(found.inputs)
     outs = _follow(body, [*consts, *carry, *xs], path, trial)
     after = [_either(*each) for each in zip(carry, outs, strict=False)]
     if after == carry:
@@ -293,14 +356,19 @@ def _either(*facts: Fact) -> Fact:
   )
 
 
+# These are no matmuls, whatever the shapes.
+_PLAIN = (
+  'argmax', 'argmin', 'concatenate', 'dynamic_update_slice', 'pad',
+  'reduce_max', 'reduce_min', 'scatter', 'scatter-add', 'scatter_add',
+  'scatter_mul', 'sort', 'stack', 'top_k',
+)  # fmt: skip
 _RULES = {
   **dict.fromkeys(CALLS, _call),
   **dict.fromkeys(MATMULS, _matmul),
   **dict.fromkeys(MOVES, _move),
   **dict.fromkeys(SAME, _same),
   **dict.fromkeys(BESIDE, _beside),
-  **dict.fromkeys(('concatenate', 'stack'), _join),
-  **dict.fromkeys(('reduce_max', 'reduce_min'), _join),
+  **dict.fromkeys(_PLAIN, _join),
   'cond': _cond,
   'gather': _lookup,
   'reduce_sum': _sum,

@@ -9,13 +9,11 @@ import jax.numpy as jnp
 
 from lthjax import trees
 from lthjax.program._interpreter import trace
-from lthjax.program._kernels import classify
+from lthjax.program._kernels import Where, classify, select
 from lthjax.program._nested import unknown
 from lthjax.program._rules import RULES
 from lthjax.program._use import Use
 from lthjax.program._walk import Part, Walk, Weight
-
-Where = Callable[[str, Any], bool] | str | list[str]
 
 
 def uses(
@@ -84,19 +82,8 @@ def choose(
   closed: Any, params: chex.ArrayTree, where: Where | None
 ) -> set[str]:
   """Returns the names of the leaves to follow."""
-  leaves = {n: x for n, x in trees.by_name(params).items() if x is not None}
-  if where is None:
-    found = classify(closed, params)
-    return found.multiplied - found.looked_up | found.lost
-  if callable(where):
-    chosen = {name for name, leaf in leaves.items() if where(name, leaf)}
-  else:
-    globs = [where] if isinstance(where, str) else list(where)
-    chosen = set(trees.first_match(globs, leaves, 'where', 'leaf'))
-  if not chosen:
-    raise ValueError(
-      'No leaf of the params was selected. They are'
-      f' {", ".join(leaves) or "empty"}; choose some with'
-      ' `where=lambda name, leaf: ...` or a glob such as `where="*/kernel"`.'
-    )
-  return chosen
+  chosen = select(params, where)
+  if where is not None:
+    return chosen
+  found = classify(closed, params, chosen)
+  return found.multiplied - found.looked_up | found.lost
