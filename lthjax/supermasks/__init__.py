@@ -1,11 +1,11 @@
-"""Strong tickets: subnetworks of random weights that nobody trains.
+"""Strong tickets: subnetworks of random weights that never train.
 
 What trains is a tree of scores, or of logits, beside the params; it goes
-through any optax optimizer. The functions here make of both the params that the
-network runs with, and their gradient reaches every score, also where the mask
-is closed. The params themselves stay what they are, to the bit.
+through any optax optimizer. The functions here turn both into the params that
+the network runs with. Gradients reach every score, even where the mask is
+closed; the params keep their bits.
 
-Supermasks of a network that was trained need nothing from here to be found:
+Supermasks of a trained network need nothing from here:
 ``lthjax.prune(lthjax.scores.large_final_same_sign(params, initial), masks,
 sparsity=0.8)`` makes the masks, and ``lthjax.masks.apply(masks, initial)`` the
 network.

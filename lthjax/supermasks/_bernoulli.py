@@ -1,13 +1,16 @@
-"""Learned Bernoulli masks: every weight is there with a learned probability."""
+"""Bernoulli supermasks: every weight is kept with a learned probability."""
 
 import math
+from collections.abc import Mapping
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from lthjax import _checks, trees
+from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
-from lthjax import trees
+from lthjax.axes import Axes
 from lthjax.supermasks._gates import check_scores, gate
 
 
@@ -17,19 +20,16 @@ def init_logits(
   probability: float = 0.5,
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
 ) -> chex.ArrayTree:
-  """Makes logits under which every weight is as likely to be there.
+  """Makes logits that keep every weight with the same probability.
 
   Args:
     params: tree of arrays, of which only shapes and dtypes matter.
-    probability: of every weight, between 0 and 1.
-    where: which leaves get logits, as for `lthjax.masks.full`; all others run
-      as they are.
+    probability: of keeping a weight, strictly between 0 and 1.
+    where: which leaves get logits, as in `lthjax.masks.full`; all others run
+      unchanged.
 
   Returns:
     Tree like the params, `None` at the leaves without logits.
-
-  Raises:
-    ValueError: if the probability is out of range, or no leaf is chosen.
 
   Example:
     >>> import jax.numpy as jnp
@@ -38,12 +38,14 @@ def init_logits(
     >>> lth.supermasks.init_logits(params)
     {'bias': None, 'kernel': Array([[0., 0.]], dtype=float32)}
   """
-  if not 0 < probability < 1:
+  p = _checks.closed_share('probability', probability)
+  if p in (0, 1):
     raise ValueError(
       f'`probability` was {probability}, but must be between 0 and 1: at either'
       ' end the logits are infinite.'
     )
-  logit = math.log(probability / (1 - probability))
+  _checks.arrays(params)
+  logit = math.log(p / (1 - p))
   return trees.map_alive(
     lambda name, mask, w: jnp.full_like(w, logit),
     masks_lib.full(params, where),
@@ -57,33 +59,32 @@ def bernoulli(
   key: chex.PRNGKey | None = None,
   *,
   rescale: bool = False,
+  axes: Mapping[str, Axes] | None = None,
 ) -> chex.ArrayTree:
   """Returns the params that a network under drawn masks runs with.
 
-  The gradient goes straight through the draw to the probability: by a logit it
-  is ``p * (1 - p) * w * g``, with the gradient ``g`` of the loss by the weight
-  as the network runs with it, there or not.
+  The gradient goes straight through the draw to the probability: with respect
+  to a logit it is ``p * (1 - p) * w * g``, where ``g`` is the gradient of the
+  loss with respect to the weight as the network runs with it, kept or not.
 
-  Evaluate as it was trained, under masks that are drawn. The likely weights
-  alone make another network, until most probabilities are close to 0 or 1.
+  Evaluate the way it was trained, under drawn masks. The likely weights alone
+  make a different network until most probabilities are close to 0 or 1.
 
   Args:
-    params: random weights, which nothing changes.
-    logits: what trains, from `init_logits`: ``sigmoid(logit)`` is the
-      probability ``p`` that a weight is there. Leaves without logits run as
-      they are.
-    key: random key of the draw, a new one for each step; `None` takes the
-      likely weights, those with a probability of at least a half.
-    rescale: whether the weights of a layer with n weights, of which k are
-      there, grow by n / k (dynamic weight rescaling).
+    params: random weights, which never change.
+    logits: the values to train, from `init_logits`: ``sigmoid(logit)`` is the
+      probability ``p`` of keeping a weight. Leaves without logits run
+      unchanged.
+    key: random key of the draw, a new one for each step; `None` keeps the
+      likely weights, those with a probability of at least one half.
+    rescale: whether to multiply a layer of n weights, of which k are kept, by
+      n / k (dynamic weight rescaling).
+    axes: `lthjax.axes.Axes` by name or glob; by layout where not given. A
+      stacked leaf is rescaled layer by layer.
 
   Returns:
-    Tree like the params, +0.0 where a weight is not there; differentiable by
-    the logits.
-
-  Raises:
-    TypeError: if logits are not floating point.
-    ValueError: if logits do not fit the params.
+    Tree like the params, +0.0 where a weight is not kept; differentiable with
+    respect to the logits.
 
   Example:
     >>> import jax.numpy as jnp
@@ -101,17 +102,23 @@ def bernoulli(
   """
   check_scores(logits, params, 'logits')
   keep = bernoulli_masks(logits, key)
+  stacks = axes_lib.stacks(axes, trees.prunable(keep)) if rescale else {}
 
-  def run(m, w, logit):
+  def run(path, m, w, logit):
     if m is None:
       return w
     if rescale:
-      # No gradient flows through the number of weights that are there.
-      there = jnp.maximum(jnp.sum(m, dtype=jnp.int32), 1)
-      w = (w * (m.size / there)).astype(w.dtype)
+      stack = stacks[trees.path_name(path)]
+      layer = tuple(axis for axis in range(m.ndim) if axis not in stack)
+      size = math.prod(m.shape[axis] for axis in layer)
+      # No gradient flows through the number of weights that are kept.
+      kept = jnp.sum(m, axis=layer, keepdims=True, dtype=jnp.int32)
+      w = (w * (size / jnp.maximum(kept, 1))).astype(w.dtype)
     return gate(m, w, jax.nn.sigmoid(logit))
 
-  return jax.tree.map(run, keep, params, logits, is_leaf=trees.is_none)
+  return jax.tree_util.tree_map_with_path(
+    run, keep, params, logits, is_leaf=trees.is_none
+  )
 
 
 def bernoulli_masks(
@@ -120,8 +127,8 @@ def bernoulli_masks(
   """Returns the masks behind `bernoulli`, to count, keep or deploy.
 
   Args:
-    logits: as for `bernoulli`.
-    key: as for `bernoulli`; each leaf folds in its name.
+    logits: as in `bernoulli`.
+    key: as in `bernoulli`; each leaf folds in its name.
 
   Returns:
     Tree of masks, `None` at the leaves without logits.
@@ -132,6 +139,9 @@ def bernoulli_masks(
     >>> lth.supermasks.bernoulli_masks(jnp.array([[-1.0, 0.5, 0.0]]))
     Array([[False,  True,  True]], dtype=bool)
   """
+  _checks.arrays(logits, 'logits')
+  if key is not None:
+    key = _checks.key('key', key)
 
   def draw(path, logit):
     if key is None:

@@ -1,4 +1,4 @@
-"""Edge-popup: random weights, of which those with the largest scores count."""
+"""Edge-popup: random weights, of which those with the largest scores run."""
 
 import math
 from collections.abc import Mapping
@@ -7,14 +7,14 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lthjax import axes as axes_lib
+from lthjax import _checks, trees
 from lthjax import masks as masks_lib
-from lthjax import trees
 from lthjax.axes import Axes
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
 from lthjax.pruning._one_shot import Scope, prune
 from lthjax.supermasks._gates import check_scores, gate
+from lthjax.supermasks._weights import fan_ins
 from lthjax.topologies import _moves
 
 
@@ -25,21 +25,17 @@ def init_scores(
   *,
   axes: Mapping[str, Axes] | None = None,
 ) -> chex.ArrayTree:
-  """Draws the scores to start from: uniform in ``±1 / sqrt(fan_in)``.
+  """Draws initial scores, uniform in ``±1 / sqrt(fan_in)``.
 
   Args:
     key: random key; each leaf folds in its name.
     params: tree of arrays, of which only shapes and dtypes matter.
-    where: which leaves get scores, as for `lthjax.masks.full`; all others run
-      as they are.
-    axes: ``{name or glob: lthjax.axes.Axes}`` of kernels whose names and shapes
-      do not say what feeds a neuron.
+    where: which leaves get scores, as in `lthjax.masks.full`; all others run
+      unchanged.
+    axes: `lthjax.axes.Axes` by name or glob; by layout where not given.
 
   Returns:
     Tree like the params, `None` at the leaves without scores.
-
-  Raises:
-    ValueError: if no leaf is chosen, or a glob matches none.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -49,15 +45,15 @@ def init_scores(
     >>> scores['bias'] is None, bool(jnp.abs(scores['kernel']).max() <= 0.5)
     (True, True)
   """
-  masks = masks_lib.full(params, where)
-  its = axes_lib.resolve(axes, masks)
+  key = _checks.key('key', key)
+  inputs = fan_ins(params, where, axes)
 
   def draw(name, mask, w):
-    bound = 1 / math.sqrt(max(1, axes_lib.fan_in(mask.shape, its[name])))
+    bound = 1 / math.sqrt(inputs[name])
     own = trees.fold_in_name(key, name)
     return jax.random.uniform(own, w.shape, w.dtype, -bound, bound)
 
-  return trees.map_alive(draw, masks, params)
+  return trees.map_alive(draw, masks_lib.full(params, where), params)
 
 
 def edge_popup(
@@ -71,16 +67,17 @@ def edge_popup(
 ) -> chex.ArrayTree:
   """Returns the params that a network of the best-scored weights runs with.
 
-  The gradient by a score is ``sign(score) * w * g``, with the gradient ``g`` of
-  the loss by the weight as the network runs with it: closed weights are scored
-  on, and pop up once their scores are large enough.
+  The gradient with respect to a score is ``sign(score) * w * g``, where ``g``
+  is the gradient of the loss with respect to the weight as the network runs
+  with it. Scores of closed weights therefore train too, and these weights pop
+  up once their scores are large enough.
 
   Args:
-    params: random weights, which nothing changes.
-    scores: what trains, from `init_scores`. Their absolute values are compared;
-      leaves without scores run as they are.
-    sparsity: share of the weights with scores that is left out, between 0 and
-      1. A pattern that fixes it, such as N:M, needs none.
+    params: random weights, which never change.
+    scores: the values to train, from `init_scores`. Their absolute values are
+      compared; leaves without scores run unchanged.
+    sparsity: share of the weights with scores that is left out, strictly
+      between 0 and 1. A pattern that fixes it, such as N:M, needs none.
     scope: ``'layer'`` gives each leaf its own budget; ``'global'`` lets all
       leaves compete for one.
     densities: how the budget spreads over layers, such as
@@ -88,12 +85,8 @@ def edge_popup(
     pattern: which shapes may run, such as `lthjax.patterns.NM`.
 
   Returns:
-    Tree like the params, +0.0 where left out; differentiable by the scores.
-
-  Raises:
-    TypeError: if scores are not floating point.
-    ValueError: if scores do not fit the params; if the sparsity is out of
-      range, given twice, or leaves a layer without any weight.
+    Tree like the params, +0.0 where left out; differentiable with respect to
+    the scores.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -137,23 +130,18 @@ def edge_popup_masks(
 ) -> chex.ArrayTree:
   """Returns the masks behind `edge_popup`, to count, keep or deploy.
 
-  Counts are exact and ties go to the lowest index. (The authors' code rounds
-  the number removed down; this is to the nearest, as elsewhere here.)
+  Counts are exact and ties go to the lowest index. The number removed is
+  rounded to the nearest integer; the authors' code rounds it down.
 
   Args:
-    scores: as for `edge_popup`.
-    sparsity: as for `edge_popup`.
-    scope: as for `edge_popup`.
-    densities: as for `edge_popup`.
-    pattern: as for `edge_popup`.
+    scores: as in `edge_popup`.
+    sparsity: as in `edge_popup`.
+    scope: as in `edge_popup`.
+    densities: as in `edge_popup`.
+    pattern: as in `edge_popup`.
 
   Returns:
     Tree of masks, `None` at the leaves without scores.
-
-  Raises:
-    TypeError: if scores are not floating point.
-    ValueError: if the sparsity is out of range, given twice, or leaves a layer
-      without any weight.
 
   Example:
     >>> import jax.numpy as jnp
@@ -179,8 +167,6 @@ def edge_popup_masks(
 
 def _check_sparsity(sparsity: float) -> None:
   """Raises where no mask would be left to learn."""
-  if not 0 < sparsity < 1:
-    raise ValueError(
-      f'`sparsity` was {sparsity}, but must be between 0 and 1: with all'
-      ' weights or none there is no mask to learn.'
-    )
+  why = 'with all weights or none there is no mask to learn'
+  if not _checks.share('sparsity', sparsity, why):
+    raise ValueError(f'`sparsity` was {sparsity}, but must be above 0: {why}.')

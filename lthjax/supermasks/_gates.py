@@ -1,19 +1,19 @@
-"""Gates that open or close weights, with a gradient all the same."""
+"""Gates that open or close weights, with a gradient for both."""
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from lthjax import trees
+from lthjax import _checks
 from lthjax.selection import check_floating
 
 
 @jax.custom_jvp
 def gate(keep: jax.Array, w: jax.Array, soft: jax.Array) -> jax.Array:
-  """Lets a weight through or puts +0.0 in its place.
+  """Lets a weight through or replaces it by +0.0.
 
-  The derivative is that of ``soft * w`` by ``soft``, and that of the weights
-  which are let through by the weights: straight through what made ``keep``.
+  The derivative with respect to ``soft`` is that of ``soft * w``, straight
+  through the choice of ``keep``; with respect to ``w``, it is 1 where kept.
   """
   del soft
   return jnp.where(keep, w, jnp.zeros((), w.dtype))
@@ -31,19 +31,16 @@ def check_scores(
   scores: chex.ArrayTree, params: chex.ArrayTree, what: str
 ) -> None:
   """Raises unless every score, or logit, belongs to a weight."""
-  values, leaves = trees.by_name(scores), trees.by_name(params)
+  values, leaves = _checks.arrays(scores, what), _checks.arrays(params)
   faults = [f'{name} has {what} only' for name in values if name not in leaves]
   faults += [f'{name} has no {what}' for name in leaves if name not in values]
+  given = {name: x for name, x in values.items() if x is not None}
   faults += [
-    f'{name or "the array"}: {what} of shape {jnp.shape(x)}, params of shape'
+    f'{name or "the array"}: {what} of shape {x.shape}, params of shape'
     f' {jnp.shape(leaves[name])}'
-    for name, x in values.items()
-    if x is not None
-    and name in leaves
-    and jnp.shape(x) != jnp.shape(leaves[name])
+    for name, x in given.items()
+    if name in leaves and x.shape != jnp.shape(leaves[name])
   ]
-  if not faults and all(x is None for x in values.values()):
-    faults = ['every leaf is None']
   if faults:
     raise ValueError(
       f'The {what} do not fit the params: {"; ".join(faults)}. A tree of'
@@ -51,4 +48,4 @@ def check_scores(
       ' shape or None at each leaf;'
       f' `lthjax.supermasks.init_{what}` makes one.'
     )
-  check_floating({n: x for n, x in values.items() if x is not None})
+  check_floating(given)

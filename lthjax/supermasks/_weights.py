@@ -1,4 +1,4 @@
-"""Random weights that make good supermasks: only their signs differ, or scaled.
+"""Random weights for supermasks: constant magnitudes, or Kaiming's, rescaled.
 
 References:
   Ramanujan et al., What's Hidden in a Randomly Weighted Neural Network?,
@@ -6,15 +6,16 @@ References:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from lthjax import _checks, trees
 from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
-from lthjax import trees
 from lthjax.axes import Axes
 
 
@@ -25,25 +26,20 @@ def signed_kaiming_constant(
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
   axes: Mapping[str, Axes] | None = None,
 ) -> chex.ArrayTree:
-  """Keeps the signs, with one magnitude a layer: Kaiming's deviation.
+  """Keeps the signs; the magnitude is ``sqrt(2 / fan_in)`` in each layer.
 
-  That is ``sqrt(2 / fan_in)``. (`lthjax.tickets.signed_constant` keeps the
-  deviation that a layer has.)
+  (`lthjax.tickets.signed_constant` keeps the deviation that a layer has.)
 
   Args:
     params: params at initialization, to take the signs from.
-    sparsity: share of the weights that a mask will leave out, in [0, 1); what
-      is left is larger by ``1 / sqrt(1 - sparsity)``, so that activations keep
+    sparsity: share of the weights that a mask will leave out, in [0, 1); the
+      others are larger by ``1 / sqrt(1 - sparsity)``, so that activations keep
       their size.
-    where: which leaves, as for `lthjax.masks.full`; others stay as they are.
-    axes: ``{name or glob: lthjax.axes.Axes}`` of kernels whose names and shapes
-      do not say what feeds a neuron.
+    where: which leaves, as in `lthjax.masks.full`; others are unchanged.
+    axes: `lthjax.axes.Axes` by name or glob; by layout where not given.
 
   Returns:
     Tree like the params.
-
-  Raises:
-    ValueError: if the sparsity is out of range, or no leaf is chosen.
 
   Example:
     >>> import jax.numpy as jnp
@@ -52,12 +48,10 @@ def signed_kaiming_constant(
     >>> lth.supermasks.signed_kaiming_constant(params, sparsity=0.75)
     Array([[ 2.], [-2.]], dtype=float32)
   """
-
-  def flatten(name, w, deviation):
-    del name
-    return (jnp.sign(w) * deviation).astype(w.dtype)
-
-  return _replace(flatten, params, sparsity, where, axes)
+  return _replace(
+    lambda name, w, deviation: jnp.sign(w) * deviation,
+    params, sparsity, where, axes,
+  )  # fmt: skip
 
 
 def scaled_kaiming(
@@ -68,23 +62,19 @@ def scaled_kaiming(
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
   axes: Mapping[str, Axes] | None = None,
 ) -> chex.ArrayTree:
-  """Draws Gaussian weights with Kaiming's deviation, for sparse layers.
+  """Draws Gaussian weights with Kaiming's deviation for sparse layers.
 
-  That is ``sqrt(2 / (fan_in * (1 - sparsity)))``.
+  The deviation is ``sqrt(2 / (fan_in * (1 - sparsity)))``.
 
   Args:
     key: random key; each leaf folds in its name.
-    params: tree of arrays, of which the shapes and dtypes matter.
+    params: tree of arrays, of which only shapes and dtypes matter.
     sparsity: share of the weights that a mask will leave out, in [0, 1).
-    where: which leaves, as for `lthjax.masks.full`; others stay as they are.
-    axes: ``{name or glob: lthjax.axes.Axes}`` of kernels whose names and shapes
-      do not say what feeds a neuron.
+    where: which leaves, as in `lthjax.masks.full`; others are unchanged.
+    axes: `lthjax.axes.Axes` by name or glob; by layout where not given.
 
   Returns:
     Tree like the params.
-
-  Raises:
-    ValueError: if the sparsity is out of range, or no leaf is chosen.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -100,32 +90,45 @@ def scaled_kaiming(
     He et al., Delving Deep into Rectifiers: Surpassing Human-Level Performance
     on ImageNet Classification, arXiv:1502.01852.
   """
+  key = _checks.key('key', key)
 
   def draw(name, w, deviation):
     own = trees.fold_in_name(key, name)
-    normal = jax.random.normal(own, w.shape, w.dtype)
-    return (normal * deviation).astype(w.dtype)
+    return jax.random.normal(own, w.shape, w.dtype) * deviation
 
   return _replace(draw, params, sparsity, where, axes)
 
 
-def _replace(make, params, sparsity, where, axes):
-  """Maps ``make(name, leaf, deviation)`` over the chosen leaves."""
-  if not 0 <= sparsity < 1:
-    raise ValueError(
-      f'`sparsity` was {sparsity}, but must be in [0, 1): the share of the'
-      ' weights that a mask will leave out.'
-    )
+def fan_ins(
+  params: chex.ArrayTree,
+  where: masks_lib.Where | str | list[str],
+  axes: Mapping[str, Axes] | None,
+) -> dict[str, int]:
+  """Returns the inputs per neuron of the chosen leaves, by name."""
+  _checks.arrays(params)
   masks = masks_lib.full(params, where)
-  its = axes_lib.resolve(axes, masks)
+  found = axes_lib.resolve(axes, masks)
+  return {
+    name: max(1, axes_lib.fan_in(mask.shape, found[name]))
+    for name, mask in trees.prunable(masks).items()
+  }
 
-  def visit(path, mask, w):
-    if mask is None:
+
+def _replace(
+  make: Callable[[str, Any, float], Any],
+  params: chex.ArrayTree,
+  sparsity: float,
+  where: masks_lib.Where | str | list[str],
+  axes: Mapping[str, Axes] | None,
+) -> chex.ArrayTree:
+  """Maps ``make(name, leaf, deviation)`` over the chosen leaves."""
+  kept = 1 - _checks.share('sparsity', sparsity)
+  inputs = fan_ins(params, where, axes)
+
+  def visit(path, w):
+    if (name := trees.path_name(path)) not in inputs:
       return w
-    name = trees.path_name(path)
-    inputs = max(1, axes_lib.fan_in(w.shape, its[name]))
-    return make(name, w, math.sqrt(2 / (inputs * (1 - sparsity))))
+    deviation = math.sqrt(2 / (inputs[name] * kept))
+    return make(name, w, deviation).astype(w.dtype)
 
-  return jax.tree_util.tree_map_with_path(
-    visit, masks, params, is_leaf=trees.is_none
-  )
+  return jax.tree_util.tree_map_with_path(visit, params)

@@ -128,6 +128,18 @@ def test_first_logits():
   np.testing.assert_allclose(sigmoid(logits['bias']), 0.8, rtol=1e-6)
 
 
+def test_stacked_layers_are_rescaled_one_by_one():
+  logits = jnp.array([[[1.0, -1.0, -1.0]], [[1.0, 1.0, -1.0]]])
+  params = {'blocks': {'kernel': jnp.ones((2, 1, 3))}}
+  found = bernoulli(
+    params,
+    {'blocks': {'kernel': logits}},
+    rescale=True,
+    axes={'blocks/*': lth.axes.Axes((0,), (), (1,), (2,))},
+  )
+  assert found['blocks']['kernel'].tolist() == [[[3, 0, 0]], [[1.5, 1.5, 0]]]
+
+
 def test_replicates():
   logits = {'w': jnp.array([[[1.0, -1.0]], [[-1.0, 1.0]]])}
   params = {'w': jnp.array([[[2.0, 3.0]], [[2.0, 3.0]]])}
@@ -158,6 +170,6 @@ def test_logits_that_do_not_fit(logits, message):
 
 @pytest.mark.parametrize('probability', [0, 1.0, -0.1, float('nan')])
 def test_probability_out_of_range(probability):
-  message = f'`probability` was {probability}, but must be between 0 and 1'
+  message = f'`probability` was {probability}, but must be '
   with pytest.raises(ValueError, match=re.escape(message)):
     lth.supermasks.init_logits(PARAMS, probability=probability)

@@ -204,8 +204,8 @@ S = {'w': jnp.ones((4, 1))}
       (
         S,
         {'sparsity': x},
-        f'`sparsity` was {x}, but must be between 0 and 1: with all weights or'
-        ' none there is no mask to learn.',
+        f'`sparsity` was {x}, but must be {"in [0, 1)" if x else "above 0"}:'
+        ' with all weights or none there is no mask to learn.',
       )
       for x in (0, 1.0, -0.5, 2, float('nan'))
     ),
@@ -245,7 +245,7 @@ S = {'w': jnp.ones((4, 1))}
       {'sparsity': 0.5},
       'w: scores of shape (4,), params of shape (4, 1).',
     ),
-    ({'w': None}, {'sparsity': 0.5}, 'fit the params: every leaf is None.'),
+    ({'w': None}, {'sparsity': 0.5}, '`scores` must be a tree of arrays, but'),
     (
       {'w': jnp.full((4, 1), jnp.nan)},
       {'sparsity': 0.5},
@@ -254,7 +254,7 @@ S = {'w': jnp.ones((4, 1))}
   ],
 )
 def test_bad_input(scores, options, message):
-  with pytest.raises(ValueError, match=re.escape(message)):
+  with pytest.raises((TypeError, ValueError), match=re.escape(message)):
     popup(W, scores, **options)
 
 

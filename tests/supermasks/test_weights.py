@@ -80,7 +80,7 @@ def test_fan_in(name, shape, inputs):
 @pytest.mark.parametrize('make', [supermasks.signed_kaiming_constant, draw])
 @pytest.mark.parametrize('sparsity', [1.0, -0.1, float('nan')])
 def test_sparsity_out_of_range(make, sparsity):
-  message = f'`sparsity` was {sparsity}, but must be in [0, 1): the share of'
+  message = f'`sparsity` was {sparsity}, but must be in [0, 1): at 1'
   with pytest.raises(ValueError, match=re.escape(message)):
     make(PARAMS, sparsity=sparsity)
 
