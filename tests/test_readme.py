@@ -1,12 +1,29 @@
-"""The README's Python runs as it stands."""
+"""The Python of the README and of the guide runs as it stands."""
 
 import pathlib
 import re
 
 import pytest
 
-README = (pathlib.Path(__file__).parents[1] / 'README.md').read_text()
-BLOCKS = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
+from lthjax.deploy import _compile
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def blocks(page):
+  return re.findall(
+    r'```python\n(.*?)```', (ROOT / page).read_text(), re.DOTALL
+  )
+
+
+MASKS, NNX, SPARSE, TICKET, FASTER = blocks('README.md')
+AT_INIT, SEVERAL, REPORT = blocks('docs/guide.md')
+NNX_MODEL = """
+import optax
+from flax import nnx
+import lthjax as lth
+model = nnx.Linear(64, 10, rngs=nnx.Rngs(0))
+"""
 
 
 def run(source, run_python):
@@ -14,26 +31,24 @@ def run(source, run_python):
 
 
 def test_mask_in_a_loop(run_python):
-  lines = run(BLOCKS[0], run_python)
+  lines = run(MASKS, run_python)
   assert lines[-1].split() == ['total', '32', '8', '25.00', '%']
 
 
 def test_nnx(run_python):
-  source = (
-    BLOCKS[1] + 'print(lth.masks.count(lth.get_masks(optimizer.opt_state)))'
-  )
-  assert run(source, run_python) == ['64']
+  printed = 'print(lth.masks.count(lth.get_masks(optimizer.opt_state)))'
+  assert run(NNX_MODEL + NNX + printed, run_python) == ['64']
 
 
 def test_moving_masks(run_python):
-  count, loss = run(BLOCKS[2], run_python)[-1].split()
+  count, loss = run(SPARSE, run_python)[-1].split()
   assert int(count) == 205
   # With static masks the loss is 55; the target has variance 64.
   assert float(loss) < 40
 
 
 def test_pruning_at_initialization(run_python):
-  (line,) = run(BLOCKS[3], run_python)
+  (line,) = run(AT_INIT, run_python)
   snip, synflow = (
     [int(x) for x in re.findall(r': (\d+)', part)] for part in line.split('} {')
   )
@@ -41,22 +56,26 @@ def test_pruning_at_initialization(run_python):
   assert snip != synflow
 
 
-def test_tickets_of_one_run_and_of_several(run_python):
-  lines = run(BLOCKS[4] + BLOCKS[5], run_python)
-  one, several = lines[:4], lines[4:]
-  assert [line.split()[2] for line in one] == [
-    '50200',
-    '40260',
-    '32298',
-    '25919',
-  ]
-  densities = [float(line.split()[1]) for line in several]
+def test_ticket(run_python):
+  counts = [line.split()[2] for line in run(TICKET, run_python)]
+  assert counts == ['50200', '40160', '32128', '25702']
+
+
+def test_tickets_of_several_seeds(run_python):
+  densities = [float(line.split()[1]) for line in run(SEVERAL, run_python)]
   assert densities == pytest.approx([1, 0.8, 0.64, 0.512], abs=1e-4)
 
 
+def test_faster(run_python):
+  if reason := _compile.supported():
+    pytest.skip(reason)
+  lines = run(FASTER, run_python)
+  assert lines[0].startswith('on disk: 2,097,152 bytes dense')
+  assert lines[-1].startswith('one call: ')
+
+
 def test_report(run_python, tmp_path):
-  source = BLOCKS[6].replace('runs/', f'{tmp_path}/')
-  lines = run(source, run_python)
+  lines = run(REPORT.replace('runs/', f'{tmp_path}/'), run_python)
   assert lines[0] == '502 of 50,200 weights alive: 1.00 %.'
   # By chance 192 * 192 / 19,200, and so on.
   observed, *_, expected = lines[-1].split()
@@ -64,7 +83,3 @@ def test_report(run_python, tmp_path):
   assert float(expected) == pytest.approx(1.92 + 3 + 0.1)
   page = (tmp_path / 'capacity.html').read_text()
   assert '502 of 50,200 weights alive' in page
-
-
-def test_every_block_is_tested():
-  assert len(BLOCKS) == 7
