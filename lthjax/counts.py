@@ -200,7 +200,7 @@ def _partial_sums(mask: Any) -> jax.Array:
 
 
 def at_steps(
-  schedule: Callable[[Any], Any], steps: Sequence[int]
+  schedule: Callable[[Any], Any], steps: Sequence[int] | np.ndarray
 ) -> np.ndarray:
   """Evaluates a schedule at many steps at once, in double precision.
 
@@ -215,8 +215,11 @@ def at_steps(
   if not index.size:
     return np.zeros(0)
   with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+    evaluate = jax.vmap(lambda step: jnp.asarray(schedule(step)))
+    if index.size > 1000:  # Fewer compile faster one operation at a time.
+      evaluate = jax.jit(evaluate)
     try:
-      values = np.asarray(jax.vmap(lambda s: jnp.asarray(schedule(s)))(index))
+      values = np.asarray(evaluate(index))
     except jax.errors.JAXTypeError:  # a schedule that branches in Python
       values = np.asarray([np.asarray(schedule(int(s))) for s in index])
   if values.ndim != 1 or not np.issubdtype(values.dtype, np.number):
@@ -229,7 +232,7 @@ def at_steps(
 
 def tables(
   shapes: Mapping[str, tuple[int, ...]],
-  sparsities: Sequence[float],
+  sparsities: Sequence[float] | np.ndarray,
   densities: Callable[..., Mapping[str, float]] | None,
   rounding: Rounding = 'nearest',
   axes: Mapping[str, Axes] | None = None,
@@ -271,7 +274,7 @@ def _kept(size: int, sparsities: np.ndarray, rounding: Rounding) -> np.ndarray:
   return size - share_of(size, billionths, 10**9, rounding)
 
 
-def ratios(shares: Sequence[float]) -> np.ndarray:
+def ratios(shares: Sequence[float] | np.ndarray) -> np.ndarray:
   """Returns what `ratio_of` does, of many shares to nine decimals at once.
 
   Args:

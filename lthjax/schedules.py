@@ -1,9 +1,11 @@
-"""Sparsity and drop fraction over steps, as optax schedules."""
+"""Schedules of sparsity and drop fraction over steps, as optax has them."""
 
 from typing import Any
 
 import jax.numpy as jnp
 import optax
+
+from lthjax import _checks
 
 
 def polynomial_sparsity(
@@ -14,21 +16,17 @@ def polynomial_sparsity(
   initial: float = 0.0,
   power: float = 3.0,
 ) -> optax.Schedule:
-  """Raises sparsity fast at first and ever more slowly.
+  """Raises the sparsity quickly at first, then more and more slowly.
 
   Args:
     final: sparsity from ``end_step`` on.
     begin_step: last step at the initial sparsity.
     end_step: first step at the final sparsity.
     initial: sparsity up to ``begin_step``.
-    power: of the polynomial; 3 in the paper, 1 is a straight line.
+    power: exponent of the polynomial: 3 in the paper, 1 for a straight line.
 
   Returns:
     ``sparsity(step)``.
-
-  Raises:
-    ValueError: if a sparsity is outside [0, 1), or ``end_step`` is not after
-      ``begin_step``.
 
   Example:
     >>> import lthjax as lth
@@ -40,12 +38,11 @@ def polynomial_sparsity(
     Zhu & Gupta, To prune, or not to prune: exploring the efficacy of pruning
     for model compression, arXiv:1710.01878, equation 1.
   """
-  for name, value in (('initial', initial), ('final', final)):
-    if not 0 <= value < 1:
-      raise ValueError(
-        f'`{name}` was {value}, but a sparsity must be in [0, 1): at 1'
-        ' no weight would be left.'
-      )
+  final = _checks.share('final', final)
+  initial = _checks.share('initial', initial)
+  power = _checks.not_negative('power', power)
+  begin_step = _checks.integer('begin_step', begin_step)
+  end_step = _checks.integer('end_step', end_step)
   if end_step <= begin_step:
     raise ValueError(
       f'`end_step` was {end_step}, but must come after `begin_step`,'
@@ -53,8 +50,9 @@ def polynomial_sparsity(
     )
 
   def schedule(step: Any) -> Any:
-    past = jnp.clip((step - begin_step) / (end_step - begin_step), 0, 1)
-    return final + (initial - final) * (1 - past) ** power
+    # Equation 1, with floats, as steps above 2^31 would not fit an int32.
+    past = (step - float(begin_step)) / float(end_step - begin_step)
+    return final + (initial - final) * (1 - jnp.clip(past, 0, 1)) ** power
 
   return schedule
 
@@ -64,13 +62,10 @@ def cosine_drop_fraction(initial: float, stop_step: int) -> optax.Schedule:
 
   Args:
     initial: drop fraction at step 0, in [0, 1].
-    stop_step: where it reaches zero, at least 1.
+    stop_step: the step at which it reaches zero, at least 1.
 
   Returns:
     ``drop_fraction(step)``.
-
-  Raises:
-    ValueError: if the fraction is outside [0, 1], or ``stop_step`` below 1.
 
   Example:
     >>> import lthjax as lth
@@ -81,13 +76,9 @@ def cosine_drop_fraction(initial: float, stop_step: int) -> optax.Schedule:
   References:
     Evci et al., Rigging the Lottery, arXiv:1911.11134, section 3 (2).
   """
-  if not 0 <= initial <= 1:
-    raise ValueError(
-      f'`drop_fraction` was {initial}, but must be in [0, 1]: it is the share'
-      ' of the alive weights that a move replaces.'
-    )
-  if stop_step < 1:
-    raise ValueError(f'`stop_step` was {stop_step}, but must be at least 1.')
+  initial = _checks.closed_share('drop_fraction', initial)
+  last = float(_checks.at_least('stop_step', stop_step, 1))
+  # Equation 2: alpha / 2 * (1 + cos(pi * t / T_end)).
   return lambda step: (
-    initial / 2 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / stop_step, 1)))
+    initial / 2 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / last, 1)))
   )

@@ -47,7 +47,7 @@ def test_cosine_by_hand():
   [
     (
       lambda: polynomial_sparsity(1.0, 0, 9),
-      '`final` was 1.0, but a sparsity must be in [0, 1)',
+      '`final` was 1.0, but must be in [0, 1)',
     ),
     (lambda: polynomial_sparsity(0.5, 0, 9, initial=-1), '`initial` was -1'),
     (

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lthjax import _checks, trees
 from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
-from lthjax import trees
 from lthjax._sparsify import Topology, sparsify
 from lthjax.counts import layer_counts
 from lthjax.densities import Densities
@@ -85,7 +85,7 @@ def ac_dc(
     Peste et al., AC/DC: Alternating Compressed/DeCompressed Training of Deep
     Neural Networks, arXiv:2106.12379, algorithm 1.
   """
-  _moves.check_sparsity(sparsity)
+  sparsity = _checks.share('sparsity', sparsity)
   phases = _phases(sparse_steps, dense_steps)
 
   def init_fn(params):

@@ -10,6 +10,7 @@ import optax
 
 from lthjax import trees
 from lthjax._sparsify import Topology
+from lthjax.counts import tables
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured, count_along
 from lthjax.topologies import _moves, _start
@@ -76,12 +77,10 @@ def drop_and_grow(
   Returns:
     A topology for `lthjax.sparsify`.
   """
-  _moves.check_times(update_every, stop_step, applies_gradient)
-  ratios = _moves.drop_ratios(drop_fraction, update_every, stop_step)
+  times = _moves.times(update_every, stop_step, applies_gradient)
+  ratios = _moves.drop_ratios(drop_fraction, times)
   masks = _start.with_pattern(masks, pattern)
-  wanted = _moves.scheduled(
-    sparsity, densities, pattern, update_every, stop_step
-  )
+  wanted = _moves.scheduled(sparsity, densities, pattern, times)
   densities = densities or _start.densities_of(masks)
 
   def faults(masks):
@@ -90,10 +89,10 @@ def drop_and_grow(
   def init_fn(params):
     alive = _start.initial_masks(masks, params, faults)
     counts = {}
-    if wanted:
+    if wanted.size:
       shapes, its = _moves.shapes_of(alive), pattern.fit(None, alive)
-      _moves.check_not_empty(shapes, max(wanted), densities, its)
-      counts = _moves.count_tables(shapes, wanted, densities, axes=its)
+      _moves.check_not_empty(shapes, wanted.max(), densities, its)
+      counts = tables(shapes, wanted, densities, axes=its)
     return DropAndGrowState(
       alive,
       jnp.asarray(ratios),
@@ -107,11 +106,11 @@ def drop_and_grow(
     def move(name, mask, w, g):
       its = axes[name]
       total = stay = count_along(mask, its.layer)
-      if wanted:
-        total = _moves.at_move(state.counts[name], step, update_every)
+      if wanted.size:
+        total = state.counts[name][times.entry(step)]
         stay = jnp.minimum(stay, total)
       # Algorithm 1 of the RigL paper: keep the largest weights ...
-      drop = _moves.drop_count(state.drop_ratios, stay, step, update_every)
+      drop = _moves.drop_count(state.drop_ratios, stay, step, times)
       keep = pattern.drop(_moves.magnitude(w), mask, stay - drop, its)
       # ... and grow among all others, those just dropped included.
       score = grow_score(state.grow_state, name, g, step)
@@ -121,8 +120,5 @@ def drop_and_grow(
     return state._replace(masks=masks)
 
   return Topology(
-    init_fn,
-    move_fn,
-    _moves.moves(update_every, stop_step),
-    applies_gradient=applies_gradient,
+    init_fn, move_fn, times.due, applies_gradient=applies_gradient
   )

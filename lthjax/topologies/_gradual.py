@@ -1,16 +1,17 @@
 """Gradual pruning by magnitude: from dense to sparse while training."""
 
-import itertools
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from lthjax import _checks, trees
 from lthjax import masks as masks_lib
-from lthjax import trees
 from lthjax._sparsify import Topology, sparsify
+from lthjax.counts import tables
 from lthjax.densities import Densities
 from lthjax.patterns import NM, Pattern, Unstructured
 from lthjax.schedules import polynomial_sparsity
@@ -83,14 +84,12 @@ def gradual(
     for model compression, arXiv:1710.01878, equation 1; Mishra et al.,
     Accelerating Sparse Deep Neural Networks, arXiv:2104.08378, section 3 (N:M).
   """
-  _moves.check_times(update_every, stop_step)
-  final = _final_sparsity(sparsity, densities, pattern)
-  if not callable(final):
-    last = stop_step - stop_step % update_every
-    final = polynomial_sparsity(final, 0, last)
-  steps = range(update_every, stop_step + 1, update_every)
-  wanted = _moves.sparsities(final, steps)
-  check_only_prunes(wanted, update_every)
+  times = _moves.times(update_every, stop_step)
+  steps = times.table_steps()
+  last = int(steps[-1])
+  schedule = _as_schedule(sparsity, densities, pattern, last)
+  wanted = _moves.sparsities(schedule, steps)
+  _check_only_prunes(wanted, steps)
 
   def init_fn(params):
     masks = masks_lib.full(params, where)
@@ -100,7 +99,7 @@ def gradual(
       counts = dict.fromkeys(shapes, _group_counts(pattern, wanted))
     else:
       _moves.check_not_empty(shapes, wanted[-1], densities, its)
-      counts = _moves.count_tables(shapes, wanted, densities, axes=its)
+      counts = tables(shapes, wanted, densities, axes=its)
     return GradualState(masks, jax.tree.map(jnp.asarray, counts))
 
   def move_fn(state, params, grads, step):
@@ -108,23 +107,23 @@ def gradual(
     axes = pattern.fit(None, state.masks)
 
     def move(name, mask, w):
-      count = _moves.at_move(state.counts[name], step, update_every)
+      count = state.counts[name][times.entry(step)]
       return pattern.select(_moves.magnitude(w), mask, count, axes[name])
 
     masks = trees.map_alive(move, state.masks, params)
     return state._replace(masks=masks)
 
-  topology = Topology(
-    init_fn,
-    move_fn,
-    _moves.moves(update_every, stop_step),
-    applies_gradient=True,
-  )
+  topology = Topology(init_fn, move_fn, times.due, applies_gradient=True)
   return sparsify(inner, topology)
 
 
-def _final_sparsity(sparsity, densities, pattern):
-  """Returns the sparsity, or its schedule, that the pattern agrees with."""
+def _as_schedule(
+  sparsity: float | optax.Schedule | None,
+  densities: Densities | None,
+  pattern: Pattern,
+  last: int,
+) -> optax.Schedule:
+  """Returns a schedule of sparsity that the pattern agrees with."""
   if pattern.density is not None:
     fixed = max(0, 1 - pattern.density)  # `init` checks n and m.
     if callable(sparsity) or densities is not None:
@@ -137,37 +136,31 @@ def _final_sparsity(sparsity, densities, pattern):
         f'{pattern} has a sparsity of {fixed:g}, but `sparsity` was {sparsity}.'
         ' Leave it out.'
       )
-    return fixed
+    return polynomial_sparsity(fixed, 0, last)
   if sparsity is None:
     raise ValueError(
       f'`sparsity` was not given, but {pattern} leaves it open: give a number'
       ' in [0, 1), or a pattern such as `lthjax.patterns.NM(2, 4)`.'
     )
-  if not callable(sparsity):
-    _moves.check_sparsity(sparsity)
-  return sparsity
+  if callable(sparsity):
+    return sparsity
+  sparsity = _checks.share('sparsity', sparsity)
+  return polynomial_sparsity(sparsity, 0, last)
 
 
-def _group_counts(pattern: NM, wanted: list[float]) -> jax.Array:
+def _group_counts(pattern: NM, wanted: np.ndarray) -> np.ndarray:
   """Counts the weights that each move keeps of a group: n after the last."""
-  n, m = pattern.n, pattern.m
-  kept = [max(n, round(m * (1 - sparsity))) for sparsity in wanted]
-  return jnp.asarray([*kept[:-1], n], jnp.int32)
+  kept = np.maximum(pattern.n, np.rint(pattern.m * (1 - wanted)))
+  kept[-1] = pattern.n
+  return kept.astype(np.int32)
 
 
-def check_only_prunes(wanted: list[float], update_every: int) -> None:
-  """Checks a schedule of a method that cannot bring weights back.
-
-  Args:
-    wanted: sparsity at every move.
-    update_every: steps between moves.
-
-  Raises:
-    ValueError: if a sparsity falls.
-  """
-  for i, (before, now) in enumerate(itertools.pairwise(wanted), start=2):
-    if now < before:
-      raise ValueError(
-        f'`sparsity` falls from {before} to {now} at step {i * update_every},'
-        ' but this method only prunes: give a schedule that never falls.'
-      )
+def _check_only_prunes(wanted: np.ndarray, steps: np.ndarray) -> None:
+  """Raises if a sparsity falls: this method cannot bring weights back."""
+  if (falls := np.diff(wanted) < 0).any():
+    i = int(np.argmax(falls))
+    raise ValueError(
+      f'`sparsity` falls from {wanted[i]} to {wanted[i + 1]} at step'
+      f' {steps[i + 1]}, but this method only prunes: give a schedule that'
+      ' never falls.'
+    )

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from lthjax import _checks, trees
 from lthjax import masks as masks_lib
-from lthjax import trees
 from lthjax._sparsify import Topology, sparsify
-from lthjax.counts import layer_counts
+from lthjax.counts import layer_counts, tables
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
 from lthjax.selection import keep_largest
@@ -70,18 +71,19 @@ def run_largest(
       other.
   """
   last = update_every if stop_step is None else stop_step
-  _moves.check_times(update_every, last)
-  wanted = _sparsities(sparsity, pattern, densities, update_every, stop_step)
+  times = _moves.times(update_every, last)
+  scheduled = times if stop_step is not None else None
+  wanted = _sparsities(sparsity, pattern, densities, scheduled)
 
   def init_fn(params):
     masks = masks_lib.full(params, where)
     shapes = _moves.shapes_of(masks)
     its = pattern.fit(None, masks)
     counts, backward_counts = {}, {}
-    if wanted:
-      _moves.check_not_empty(shapes, max(wanted), densities, its)
-      tables = _moves.count_tables(shapes, wanted, densities, axes=its)
-      counts = {name: jnp.asarray(table) for name, table in tables.items()}
+    if wanted.size:
+      _moves.check_not_empty(shapes, wanted.max(), densities, its)
+      table = tables(shapes, wanted, densities, axes=its)
+      counts = {name: jnp.asarray(column) for name, column in table.items()}
     if backward_sparsity is not None:
       trained = layer_counts(shapes, backward_sparsity, densities, axes=its)
       backward_counts = {
@@ -99,7 +101,7 @@ def run_largest(
       count = None
       if name in state.counts:
         table = state.counts[name]
-        count = table[jnp.minimum(step // update_every, len(table) - 1)]
+        count = table[jnp.minimum(times.entry(step) + 1, len(table) - 1)]
       all_of_them = jnp.ones_like(mask)
       return pattern.select(_moves.magnitude(w), all_of_them, count, axes[name])
 
@@ -116,7 +118,7 @@ def run_largest(
 
   def moves(step):
     if stop_step is not None:
-      return _moves.moves(update_every, stop_step)(step)
+      return times.due(step)
     return update_every == 1 or step % update_every == 0
 
   topology = Topology(
@@ -138,9 +140,8 @@ def _sparsities(
   sparsity: float | optax.Schedule | None,
   pattern: Pattern,
   densities: Densities | None,
-  update_every: int,
-  stop_step: int | None,
-) -> list[float]:
+  times: _moves.Times | None,
+) -> np.ndarray:
   """Sparsity at the start and at each move; none if the pattern fixes it."""
   if pattern.density is not None:
     fixed = 1 - pattern.density
@@ -154,18 +155,17 @@ def _sparsities(
         f'{pattern} has a sparsity of {fixed:g}, but `sparsity` was {sparsity}.'
         ' Leave it out.'
       )
-    return []
+    return np.zeros(0)
   if sparsity is None:
     raise ValueError(
       f'`sparsity` was not given, but {pattern} leaves it open: give a number'
       ' in [0, 1), or a pattern such as `lthjax.patterns.NM(2, 4)`.'
     )
   if not callable(sparsity):
-    _moves.check_sparsity(sparsity)
-    return [sparsity]
-  if stop_step is None:
+    return np.array([_checks.share('sparsity', sparsity)])
+  if times is None:
     raise ValueError(
       '`sparsity` is a schedule, which is evaluated before training, so'
       ' `stop_step` is needed: give the step at which it comes to an end.'
     )
-  return _moves.sparsities(sparsity, range(0, stop_step + 1, update_every))
+  return _moves.sparsities(sparsity, np.array([0, *times.table_steps()]))

@@ -1,9 +1,9 @@
 """When masks move, and the numbers of weights at each move."""
 
 import math
-import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -11,45 +11,59 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lthjax import trees
+from lthjax import _checks, counts, trees
 from lthjax.axes import Axes
-from lthjax.counts import (
-  Rounding,
-  layer_counts,
-  layer_sizes,
-  ratio_of,
-  share_of,
-)
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern
 from lthjax.schedules import cosine_drop_fraction
 
+_LAST = 2**31 - 1  # Steps are counted in int32.
+# Tables of more moves have an entry for several in a row.
+_MAX_ENTRIES = 2**15
 
-def check_times(
-  update_every: int, stop_step: int, applies_gradient: bool = True
-) -> None:
-  """Checks when masks move.
 
-  Args:
-    update_every: steps between moves.
-    stop_step: the last step at which they may.
-    applies_gradient: whether a step that moves masks also trains.
+class Times(NamedTuple):
+  """When masks move: at multiples of `update_every`, up to `stop_step`."""
 
-  Raises:
-    ValueError: if a number is not an integer, no move would fit, or no step
-      between them would train.
-  """
-  for name, number in ('update_every', update_every), ('stop_step', stop_step):
-    try:
-      operator.index(number)
-    except TypeError:
-      raise ValueError(
-        f'`{name}` was {number!r}, but steps are counted in integers. Give one,'
-        ' such as 100.'
-      ) from None
-  if update_every < 1:
+  update_every: int
+  stop_step: int
+
+  def due(self, step: Any) -> Any:
+    """Returns whether masks move at a step."""
+    last = min(self.stop_step, _LAST)
+    return (step % self.update_every == 0) & (step <= last)
+
+  def table_steps(self) -> np.ndarray:
+    """Returns the steps that a table has entries for.
+
+    These are all moves, or evenly spaced ones if there are very many. The last
+    move is always among them.
+    """
+    moves = min(self.stop_step, _LAST) // self.update_every
+    ends = np.arange(self._stride, moves + self._stride, self._stride)
+    return np.minimum(ends, moves) * self.update_every
+
+  def entry(self, step: Any) -> Any:
+    """Returns the entry of a table for the move at a step."""
+    return (step // self.update_every - 1) // self._stride
+
+  @property
+  def _stride(self) -> int:
+    """How many moves in a row share an entry, that of the last of them."""
+    moves = min(self.stop_step, _LAST) // self.update_every
+    return -(-moves // _MAX_ENTRIES)
+
+
+def times(
+  update_every: Any, stop_step: Any, applies_gradient: bool = True
+) -> Times:
+  """Checks when masks move, and that some steps train before they stop."""
+  update_every = _checks.at_least('update_every', update_every, 1)
+  stop_step = _checks.integer('stop_step', stop_step)
+  if update_every > _LAST:
     raise ValueError(
-      f'`update_every` was {update_every}, but must be at least 1 step.'
+      f'`update_every` was {update_every}, but steps are counted in int32: it'
+      ' must be below 2^31.'
     )
   if stop_step < update_every:
     raise ValueError(
@@ -63,89 +77,36 @@ def check_times(
       f' masks and none would train until step {stop_step}. Raise'
       ' `update_every`, or give `applies_gradient=True`.'
     )
-
-
-def moves(
-  update_every: int, stop_step: int
-) -> Callable[[jax.Array], jax.Array]:
-  """Tells the steps ``update_every, 2 * update_every, ... <= stop_step``."""
-  return lambda step: (step % update_every == 0) & (step <= stop_step)
-
-
-def at_move(table: jax.Array, step: jax.Array, every: int) -> jax.Array:
-  """Looks up the entry of the move at a step."""
-  return table[step // every - 1]
+  return Times(update_every, stop_step)
 
 
 def drop_ratios(
-  drop_fraction: float | optax.Schedule, update_every: int, stop_step: int
+  drop_fraction: float | optax.Schedule, times: Times
 ) -> np.ndarray:
-  """Evaluates the drop fraction at every move, as fractions of integers.
-
-  Args:
-    drop_fraction: share of the alive weights to replace at a move; a number
-      falls by a cosine to zero at ``stop_step``.
-    update_every: steps between moves.
-    stop_step: the last step at which masks may move.
-
-  Returns:
-    int32[moves, 2]: numerators and denominators.
-
-  Raises:
-    ValueError: if a drop fraction is outside [0, 1].
-  """
+  """Evaluates the drop fraction at every move: int32[moves, 2] fractions."""
   if not callable(drop_fraction):
-    drop_fraction = cosine_drop_fraction(drop_fraction, stop_step)
-  shares = at_moves(drop_fraction, update_every, stop_step)
-  if wrong := [share for share in shares if not 0 <= share <= 1]:
+    drop_fraction = cosine_drop_fraction(drop_fraction, times.stop_step)
+  steps = times.table_steps()
+  shares = counts.at_steps(drop_fraction, steps)
+  if (wrong := ~((shares >= 0) & (shares <= 1))).any():
+    i = int(np.argmax(wrong))
     raise ValueError(
-      f'`drop_fraction` gave {wrong[0]:g}, but must be in [0, 1]: it is the'
-      ' share of the alive weights that a move replaces.'
+      f'`drop_fraction` gave {shares[i]:g} at step {steps[i]}, but must be in'
+      ' [0, 1]: it is the share of the alive weights that a move replaces.'
     )
-  ratios = [ratio_of(share).as_integer_ratio() for share in shares]
-  return np.asarray(ratios, np.int32)
+  return counts.ratios(shares)
 
 
 def drop_count(
-  ratios: jax.Array, alive: jax.Array, step: jax.Array, every: int
+  ratios: jax.Array, alive: jax.Array, step: jax.Array, times: Times
 ) -> jax.Array:
-  """Counts how many weights the move at a step drops.
-
-  Rounded down as in RigL's code, but exact above 2^24 weights too.
-  """
-  numerator, denominator = at_move(ratios, step, every)
-  return share_of(alive, numerator, denominator, 'floor')
+  """Counts how many weights the move at a step drops, rounded down."""
+  numerator, denominator = ratios[times.entry(step)]
+  return counts.share_of(alive, numerator, denominator, 'floor')
 
 
-def at_moves(
-  schedule: optax.Schedule, update_every: int, stop_step: int
-) -> list[float]:
-  """Evaluates a schedule at every step that moves masks, in double precision.
-
-  Args:
-    schedule: of numbers over steps.
-    update_every: steps between moves.
-    stop_step: the last step at which masks may move.
-
-  Returns:
-    Python numbers, one a move, to nine decimals.
-  """
-  return _evaluate(schedule, range(update_every, stop_step + 1, update_every))
-
-
-def sparsities(schedule: optax.Schedule, steps: Iterable[int]) -> list[float]:
-  """Evaluates a schedule of sparsity.
-
-  Args:
-    schedule: of sparsity over steps.
-    steps: where to.
-
-  Returns:
-    Python numbers, one a step, to nine decimals.
-
-  Raises:
-    ValueError: if a sparsity is out of range.
-  """
+def sparsities(schedule: optax.Schedule, steps: np.ndarray) -> np.ndarray:
+  """Evaluates a schedule of sparsity at steps, after checks."""
   if not callable(schedule):
     raise TypeError(
       f'`sparsity` was {schedule!r}, but must be an optax schedule, such as'
@@ -153,12 +114,12 @@ def sparsities(schedule: optax.Schedule, steps: Iterable[int]) -> list[float]:
       ' is that of the initial masks: pass `lthjax.random_masks(key,'
       ' sparsity=...)` as the second argument.'
     )
-  values = _evaluate(schedule, steps)
-  for step, value in zip(steps, values, strict=True):
-    if not 0 <= value < 1:
-      raise ValueError(
-        f'`sparsity` was {value} at step {step}, but must be in [0, 1).'
-      )
+  values = counts.at_steps(schedule, steps)
+  if (wrong := ~((values >= 0) & (values < 1))).any():
+    i = int(np.argmax(wrong))
+    raise ValueError(
+      f'`sparsity` was {values[i]} at step {steps[i]}, but must be in [0, 1).'
+    )
   return values
 
 
@@ -166,9 +127,8 @@ def scheduled(
   sparsity: optax.Schedule | None,
   densities: Densities | None,
   pattern: Pattern,
-  update_every: int,
-  stop_step: int,
-) -> list[float]:
+  times: Times,
+) -> np.ndarray:
   """Evaluates an optional schedule of sparsity at every move, after checks."""
   if sparsity is None:
     if densities is not None:
@@ -177,49 +137,14 @@ def scheduled(
         ' none. Those of the initial masks go to `lthjax.random_masks(key,'
         ' sparsity=..., densities=...)`.'
       )
-    return []
+    return np.zeros(0)
   if pattern.density is not None:
     raise ValueError(
       f'{pattern} fixes the density of every layer, so it takes no schedule of'
       ' `sparsity`. Leave it out.'
     )
-  return sparsities(sparsity, range(update_every, stop_step + 1, update_every))
-
-
-def count_tables(
-  shapes: Mapping[str, tuple[int, ...]],
-  wanted: list[float],
-  densities: Densities | None,
-  rounding: Rounding = 'nearest',
-  axes: Mapping[str, Axes] | None = None,
-) -> dict[str, np.ndarray]:
-  """Counts how many weights of each layer every move leaves alive.
-
-  Args:
-    shapes: ``{name: shape}`` of the prunable leaves.
-    wanted: sparsity after every move.
-    densities: how it spreads over layers.
-    rounding: of the number removed.
-    axes: of the leaves; of those that stack layers, one layer is counted.
-
-  Returns:
-    ``{name: int32[moves]}``.
-  """
-  counts = {
-    sparsity: layer_counts(shapes, sparsity, densities, rounding, axes)
-    for sparsity in set(wanted)
-  }
-  return {
-    name: np.asarray([counts[sparsity][name] for sparsity in wanted], np.int32)
-    for name in shapes
-  }
-
-
-def _evaluate(schedule: optax.Schedule, steps: Iterable[int]) -> list[float]:
-  with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-    values = [np.asarray(schedule(step))[()] for step in steps]
-  # By way of the shortest decimal: a float32 that prints as 0.29 is 0.29.
-  return [round(float(str(value)), 9) for value in values]
+  _checks.densities('densities', densities)
+  return sparsities(sparsity, times.table_steps())
 
 
 def check_not_empty(
@@ -229,12 +154,12 @@ def check_not_empty(
   axes: Mapping[str, Axes] | None = None,
 ) -> None:
   """Raises if a sparsity leaves a layer empty, and names every such layer."""
-  counts = layer_counts(shapes, sparsity, densities, axes=axes)
-  sizes = layer_sizes(shapes, axes)
+  kept = counts.layer_counts(shapes, sparsity, densities, axes=axes)
+  sizes = counts.layer_sizes(shapes, axes)
   empty = [
     f'{name} (of {size} weights; keeping one is a sparsity of'
     f' {sparsity_of(1, size)})'
-    for name, count in counts.items()
+    for name, count in kept.items()
     if not count and (size := sizes[name])
   ]
   if empty:
@@ -242,15 +167,6 @@ def check_not_empty(
       f'A sparsity of {sparsity} leaves no weight alive in {", ".join(empty)}.'
       ' Lower it, spread it with `densities=`, or leave these layers dense with'
       ' `where=`.'
-    )
-
-
-def check_sparsity(sparsity: float) -> None:
-  """Raises if a sparsity is out of range."""
-  if not 0 <= sparsity < 1:
-    raise ValueError(
-      f'`sparsity` was {sparsity}, but must be in [0, 1): at 1 no weight would'
-      ' be left.'
     )
 
 

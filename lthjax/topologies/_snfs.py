@@ -117,6 +117,8 @@ def snfs(
     smoothed = {name: smooth(m, values[name]) for name, m in old.items()}
     return state._replace(grow_state=SNFSState(smoothed))
 
+  times = _moves.Times(update_every, stop_step)
+
   def redistribute_fn(state, params, grads, step):
     del grads
     momenta = state.grow_state.dense_momentum
@@ -127,7 +129,7 @@ def snfs(
       w, m = trees.by_name(params)[name], momenta[name]
       # Step 1: drop the smallest share of each layer.
       alive = jnp.sum(mask, dtype=jnp.int32)
-      drop = _moves.drop_count(state.drop_ratios, alive, step, update_every)
+      drop = _moves.drop_count(state.drop_ratios, alive, step, times)
       kept[name] = keep_largest(_moves.magnitude(w), alive - drop, mask)
       # Step 2: the layer's part is its mean momentum magnitude.
       total = jnp.sum(jnp.where(mask, jnp.abs(m), 0), dtype=jnp.float32)

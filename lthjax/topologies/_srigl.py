@@ -19,6 +19,7 @@ from lthjax import trees
 from lthjax._sparsify import Topology, sparsify
 from lthjax.axes import Axes
 from lthjax.counts import ratio_of, share_of
+from lthjax.counts import tables as count_tables
 from lthjax.densities import Densities
 from lthjax.patterns import Unstructured, count_along
 from lthjax.selection import keep_largest
@@ -106,11 +107,9 @@ def srigl(
     Lasby et al., Dynamic Sparse Training with Structured Sparsity,
     arXiv:2305.02299, section 3.
   """
-  _moves.check_times(update_every, stop_step, applies_gradient)
-  ratios = _moves.drop_ratios(drop_fraction, update_every, stop_step)
-  wanted = _moves.scheduled(
-    sparsity, densities, Unstructured(), update_every, stop_step
-  )
+  times = _moves.times(update_every, stop_step, applies_gradient)
+  ratios = _moves.drop_ratios(drop_fraction, times)
+  wanted = _moves.scheduled(sparsity, densities, Unstructured(), times)
   densities = densities or _start.densities_of(masks)
   if min_salient is not None and not min_salient > 0:
     raise ValueError(
@@ -154,9 +153,9 @@ def srigl(
       first = _start.initial_masks(masks, params, faults)
       counts = masks_lib.alive_by_name(first)
     its = axes_lib.resolve(axes, first)
-    if wanted:
+    if wanted.size:
       shapes = _moves.shapes_of(first)
-      tables = _moves.count_tables(shapes, wanted, densities, 'ceil', its)
+      tables = count_tables(shapes, wanted, densities, 'ceil', its)
       _fan_in.check_budgets(shapes, its, tables, needed_by_name(shapes))
       budgets = jax.tree.map(jnp.asarray, tables)
     else:
@@ -173,14 +172,14 @@ def srigl(
     its = axes_lib.resolve(axes, state.masks)
 
     def move(name, mask, w, g):
-      budget = _moves.at_move(state.budgets[name], step, update_every)
+      budget = state.budgets[name][times.entry(step)]
       alive = count_along(mask, its[name].layer)
       stay = jnp.minimum(alive, budget)
       return move_layer(
         mask,
         _moves.magnitude(w),
         _moves.magnitude(g),
-        _moves.drop_count(state.drop_ratios, stay, step, update_every),
+        _moves.drop_count(state.drop_ratios, stay, step, times),
         budget,
         min_salient if ablates(name) else None,
         its[name],
@@ -190,10 +189,7 @@ def srigl(
     return state._replace(masks=masks)
 
   topology = Topology(
-    init_fn,
-    move_fn,
-    _moves.moves(update_every, stop_step),
-    applies_gradient=applies_gradient,
+    init_fn, move_fn, times.due, applies_gradient=applies_gradient
   )
   return sparsify(inner, topology)
 

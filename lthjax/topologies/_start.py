@@ -8,8 +8,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from lthjax import _checks, trees
 from lthjax import masks as masks_lib
-from lthjax import trees
 from lthjax.axes import Axes
 from lthjax.counts import Rounding, layer_counts
 from lthjax.densities import Densities
@@ -124,7 +124,7 @@ def random_masks(
     10
   """
   if sparsity is not None and (pattern is None or pattern.density is None):
-    _moves.check_sparsity(sparsity)
+    sparsity = _checks.share('sparsity', sparsity)
   return RandomMasks(key, sparsity, densities, where, pattern)
 
 

@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lthjax import _checks, trees
 from lthjax import masks as masks_lib
-from lthjax import trees
 from lthjax.densities import Densities
-from lthjax.topologies import _moves
 from lthjax.topologies._largest import check_decay, run_largest
 
 
@@ -76,7 +75,7 @@ def top_kast(
     section 2. The penalty is the L2 form of its exploration loss, as in its
     experiments: half the square of each weight, divided by D in B without A.
   """
-  _moves.check_sparsity(sparsity)
+  sparsity = _checks.share('sparsity', sparsity)
   if not 0 <= backward_sparsity < sparsity:
     raise ValueError(
       f'`backward_sparsity` was {backward_sparsity} and `sparsity` {sparsity},'

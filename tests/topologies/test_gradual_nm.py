@@ -143,7 +143,7 @@ def test_the_last_move_reaches_n():
       ' (6, 8) has 8 on axis 1, not a multiple of 5. Leave',
     ),
     ({'n': 9}, 'N:M sparsity needs 1 <= n <= m, but n is 9 and m is 8.'),
-    ({'update_every': 0}, '`update_every` was 0, but must be at least 1 step.'),
+    ({'update_every': 0}, '`update_every` was 0, but must be at least 1.'),
     (
       {'sparsity': 0.5},
       'has a sparsity of 0.75, but `sparsity` was 0.5. Leave it out.',

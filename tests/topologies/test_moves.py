@@ -205,8 +205,59 @@ def test_new_weights_and_dead_ones_have_nothing(method, inner):
   [(1, 3, [1, 2, 3]), (3, 8, [3, 6]), (2, 8, [2, 4, 6, 8]), (2, 5, [2, 4])],
 )
 def test_when_moves_come(every, stop, expected):
-  moves = _moves.moves(every, stop)
-  assert [t for t in range(13) if t and moves(jnp.int32(t))] == expected
+  times = _moves.times(every, stop)
+  assert [t for t in range(1, 13) if times.due(jnp.int32(t))] == expected
+  assert times.table_steps().tolist() == expected
+  assert [times.entry(t) for t in expected] == [*range(len(expected))]
+
+
+@pytest.mark.parametrize(
+  ('every', 'stop'),
+  [(1, 20_000), (1, 100_000), (7, 1_000_000), (1, 2**31), (9, 2**40)],
+)
+def test_tables_of_many_moves_are_bounded(every, stop):
+  times = _moves.times(every, stop)
+  steps = times.table_steps()
+  moves = min(stop, 2**31 - 1) // every
+  assert len(steps) <= 2**15
+  assert len(steps) == moves or moves > 2**15
+  assert steps[-1] == moves * every
+  # Every move has the entry of the next step in the table, or its own.
+  rng = np.random.default_rng(0)
+  for move in [1, 2, moves - 1, moves, *rng.integers(1, moves, 20)]:
+    i = times.entry(int(move) * every)
+    assert (steps[i - 1] if i else 0) < move * every <= steps[i]
+  last = jnp.int32(steps[-1])
+  assert times.due(last)
+  assert times.entry(last) == len(steps) - 1
+
+
+@pytest.mark.parametrize('stop', [20_000, 2**31])
+@pytest.mark.parametrize('method', ['rigl', 'srigl', 'gradual'])
+def test_schedules_are_called_once_for_all_moves(method, stop):
+  calls = []
+
+  def schedule(step):
+    calls.append(step)
+    return 0.5 + 0.3 * jnp.minimum(step / 20_000, 1)
+
+  options = {'update_every': 1, 'stop_step': stop, 'sparsity': schedule}
+  if method == 'gradual':
+    tx = lth.gradual(INNERS['momentum'], **options)
+  else:
+    tx = make(method, applies_gradient=True, **options)
+  state = tx.init(PARAMS)
+  assert len(calls) == 1
+  for x in jax.tree.leaves(state.topology_state):
+    assert x.size <= 2**16
+  if stop == 20_000:
+    counts = jax.tree.leaves(state.topology_state)[-1]
+    sparsity = 0.5 + 0.3 * np.arange(1, 20_001) / 20_000
+    assert counts.shape == (20_000,)
+    # SRigL rounds down.
+    exact = np.floor(60 * (1 - sparsity) + (0.5 if method != 'srigl' else 1e-6))
+    assert np.abs(counts - exact).max() <= 1
+    assert (counts == exact).mean() > 0.99
 
 
 @pytest.mark.parametrize('method', ['rigl', 'set', 'srigl'])
@@ -366,26 +417,28 @@ def test_clipping_sees_alive_gradients_only():
 @pytest.mark.parametrize('share', [0.0, 0.29, 0.3, 1 / 3, 0.5, 0.7, 1.0])
 @pytest.mark.parametrize('kind', [float, jnp.float32])
 def test_drop_counts_are_exact_at_any_size(share, kind):
-  ratios = _moves.drop_ratios(lambda step: kind(share), 2, 6)
+  times = _moves.times(2, 6)
+  ratios = _moves.drop_ratios(lambda step: kind(share), times)
   assert ratios.shape == (3, 2)
   exact = Fraction(share).limit_denominator(1000)
   alive = [0, 1, 3, 100, 2**24 - 1, 2**24 + 1, 3 * 10**8, 2**31 - 1]
   if kind is not float and share == 1 / 3:
     alive = alive[:4]
   found = jax.jit(_moves.drop_count, static_argnums=3)(
-    jnp.asarray(ratios), jnp.array(alive, jnp.int32), jnp.int32(4), 2
+    jnp.asarray(ratios), jnp.array(alive, jnp.int32), jnp.int32(4), times
   )
   assert found.tolist() == [math.floor(n * exact) for n in alive]
 
 
 def test_drop_counts_of_the_cosine_are_those_of_double_precision():
-  ratios = _moves.drop_ratios(0.3, 100, 7500)
+  times = _moves.times(100, 7500)
+  ratios = _moves.drop_ratios(0.3, times)
   table = jnp.asarray(ratios)
   count = jax.jit(_moves.drop_count, static_argnums=3)
   for step in range(100, 7501, 700):
     share = 0.15 * (1 + math.cos(math.pi * step / 7500))
     for n in (23_520, 100):
-      found = count(table, jnp.int32(n), jnp.int32(step), 100)
+      found = count(table, jnp.int32(n), jnp.int32(step), times)
       assert int(found) == int(round(n * share, 6))
   assert ratios[-1].tolist() == [0, 1]
 
@@ -407,19 +460,18 @@ def test_ratios_survive_being_traced():
     ({'drop_fraction': float('nan')}, '`drop_fraction` was nan, but must'),
     (
       {'drop_fraction': lambda step: step / 4},
-      '`drop_fraction` gave 1.5, but must be in [0, 1]: it is the share of the'
-      ' alive weights that a move replaces.',
+      '`drop_fraction` gave 1.5 at step 6, but must be in [0, 1]: it is the'
+      ' share of the alive weights that a move replaces.',
     ),
     (
       {'drop_fraction': optax.linear_schedule(0.3, -0.3, 8)},
-      '`drop_fraction` gave -0.15, but must be in [0, 1]',
+      '`drop_fraction` gave -0.15 at step 6, but must be in [0, 1]',
     ),
-    ({'update_every': 0}, '`update_every` was 0, but must be at least 1 step.'),
+    ({'update_every': 0}, '`update_every` was 0, but must be at least 1.'),
     (
-      {'update_every': 100.0},
-      '`update_every` was 100.0, but steps are counted in integers. Give one,',
+      {'update_every': 2**31, 'stop_step': 2**31},
+      '`update_every` was 2147483648, but steps are counted in int32: it must',
     ),
-    ({'stop_step': 1e4}, '`stop_step` was 10000.0, but steps are counted in'),
     (
       {'update_every': 61},
       '`stop_step` was 60, before the first move at step 61: masks would never'
@@ -431,6 +483,39 @@ def test_ratios_survive_being_traced():
 def test_out_of_range(method, options, message):
   with pytest.raises(ValueError, match=re.escape(message)):
     make(method, **options)
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    (
+      {'update_every': 100.0},
+      '`update_every` was 100.0, but must be an integer, such as 100.',
+    ),
+    ({'update_every': float('nan')}, '`update_every` was nan, but must be an'),
+    ({'update_every': '2'}, "`update_every` was '2', but must be an integer."),
+    ({'update_every': None}, '`update_every` was None, but must be an integer'),
+    ({'stop_step': 1e4}, '`stop_step` was 10000.0, but must be an integer'),
+    ({'stop_step': True}, '`stop_step` was True, but must be an integer'),
+    ({'drop_fraction': '0.3'}, "`drop_fraction` was '0.3', but must be a numb"),
+    ({'drop_fraction': None}, '`drop_fraction` was None, but must be a number'),
+    ({'drop_fraction': np.ones(2)}, '`drop_fraction` was float64[2], but must'),
+  ],
+)
+@pytest.mark.parametrize('method', ['set', 'rigl', 'snfs', 'srigl'])
+def test_wrong_types(method, options, message):
+  with pytest.raises(TypeError, match=re.escape(message)):
+    make(method, **options)
+
+
+@pytest.mark.parametrize('number', [np.float32, np.float16, jnp.float32])
+def test_numbers_of_low_precision_mean_their_decimals(number):
+  def bits(drop_fraction, sparsity):
+    masks = lth.random_masks(jax.random.key(0), sparsity=sparsity)
+    tx = make('rigl', masks=masks, drop_fraction=drop_fraction)
+    return as_bytes(tx.init(PARAMS).topology_state)
+
+  assert bits(number(0.3), number(0.7)) == bits(0.3, 0.7)
 
 
 @pytest.mark.parametrize('method', ['set', 'rigl', 'snfs', 'srigl'])

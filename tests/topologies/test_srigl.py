@@ -393,7 +393,7 @@ def test_kernels_that_can_be_read_in_two_ways_are_refused():
   [
     ({'min_salient': 0}, '`min_salient` was 0, but must be positive.'),
     ({'drop_fraction': 2.0}, '`drop_fraction` was 2.0, but must be in [0, 1]'),
-    ({'update_every': 0}, '`update_every` was 0, but must be at least 1 step.'),
+    ({'update_every': 0}, '`update_every` was 0, but must be at least 1.'),
   ],
 )
 def test_out_of_range(options, message):

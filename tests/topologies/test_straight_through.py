@@ -163,7 +163,7 @@ NM = lth.patterns.NM(2, 4)
     ),
     (
       {'sparsity': 0.5, 'update_every': 0},
-      '`update_every` was 0, but must be at least 1 step.',
+      '`update_every` was 0, but must be at least 1.',
     ),
     (
       {'sparsity': 0.5, 'stop_step': 0},
