@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import timing
-from common.tables import Table, markdown
+from common.tables import Table, markdown, wrapped
 from lthjax import checkpoints
 
 
@@ -17,7 +17,7 @@ def write_page(path: Path, title: str, seeds: int, *parts: str | Table) -> None:
   page = [
     f'# {title}',
     markdown(provenance(seeds)),
-    *(markdown(x) if isinstance(x, Table) else x for x in parts),
+    *(markdown(x) if isinstance(x, Table) else wrapped(x) for x in parts),
     f'[The numbers of each seed]({path.stem}.csv)',
   ]
   checkpoints.write_text(path, '\n\n'.join(page) + '\n')

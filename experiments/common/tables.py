@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +53,14 @@ def markdown(table: Table) -> str:
   lines = [table.heads, ['---'] * len(table.heads), *table.rows]
   cells = ([cell.replace('|', '\\|') for cell in line] for line in lines)
   text = '\n'.join(f'| {" | ".join(line)} |' for line in cells)
-  return f'{table.caption}\n\n{text}' if table.caption else text
+  return f'{wrapped(table.caption)}\n\n{text}' if table.caption else text
+
+
+def wrapped(text: str) -> str:
+  """A paragraph in lines of 80; pictures stay on one."""
+  if text.startswith('!['):
+    return text
+  return textwrap.fill(text, 80, break_on_hyphens=False)
 
 
 def spread(values: Any, sign: str = '') -> str:

@@ -14,10 +14,8 @@ from methods.controls import ARMS
 
 HEAD = 'Lottery tickets'
 AT_BEST = 'test_accuracy_at_best'
-CAPTION = (
-  'What each training keeps of the ticket, and its test accuracy in % at the'
-  ' best validation step: mean ± standard deviation over the seeds.'
-)
+TITLE = 'Test accuracy in % at the best validation step'
+CAPTION = f'{TITLE}: mean ± standard deviation over the seeds.'
 TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
@@ -55,37 +53,39 @@ def rows(result: grid.Result) -> list[dict[str, Any]]:
   return grid.by_seed(result, **{name: result[name] for name in names})
 
 
-def terminal(run: Run) -> list[str | Table]:
-  """Accuracy of every arm at every level, and the last level in words."""
-  found = levels(run.results)
-  last = found[-1].arms
-  heads = ['weights', *last]
+def by_level(found: list[Level], digits: int) -> Table:
+  """Accuracy of every arm at every level."""
+  heads = ['weights', *found[-1].arms]
   lines = []
   for level in found:
     texts = {
-      name: f'{accuracy(x).mean():.1f} ± {accuracy(x).std():.1f}'
+      name: f'{accuracy(x).mean():.{digits}f} ± {accuracy(x).std():.{digits}f}'
       + grid.mark([x])
       for name, x in level.arms.items()
     }
-    lines.append([level.label, *(texts.get(name, '–') for name in last)])
+    lines.append([level.label, *(texts.get(name, '–') for name in heads[1:])])
+  caption = 'mean ± standard deviation over the seeds; a dash: not trained'
+  return Table(heads, lines, caption, TITLE, left=0)
+
+
+def terminal(run: Run) -> list[str | Table]:
+  """Accuracy at every level, and the last level in words."""
+  found = levels(run.results)
   dense = accuracy(found[0].arms['ticket']).mean()
   verdict = [
     f'With {found[-1].label} of the weights:',
     *(
       f'  {accuracy(x).mean():5.1f} %  {ARMS[name].label} ({name})'
-      for name, x in last.items()
+      for name, x in found[-1].arms.items()
     ),
     f'  {dense:5.1f} %  dense network, with all weights',
   ]
-  title = 'Test accuracy in % at the best validation step'
-  caption = 'mean ± standard deviation over the seeds; a dash: not trained'
-  return [Table(heads, lines, caption, title, left=0), '\n'.join(verdict)]
+  return [by_level(found, 1), '\n'.join(verdict)]
 
 
 def page(run: Run) -> list[str | Table]:
-  """What sign, magnitude and mask are worth, at two densities."""
+  """All levels; what sign, magnitude and mask are worth at two of them."""
   found = levels(run.results)
-  dense = grid.spread(found[0].arms['ticket'], AT_BEST)
   shown = [level for level in found if len(level.arms) > 1] or found[-1:]
   shown = [shown[i] for i in sorted({(len(shown) - 1) // 2, len(shown) - 1})]
   lines = []
@@ -96,8 +96,9 @@ def page(run: Run) -> list[str | Table]:
     lines.append([arm.label, *keeps, *spreads])
   heads = ['', 'sign', 'magnitude', 'mask', *(level.label for level in shown)]
   return [
-    Table(heads, lines, f'{CAPTION} The dense network has {dense}.'),
+    by_level(found, 2)._replace(caption=f'{CAPTION} A dash: not trained.'),
     '![Test accuracy against weights remaining](accuracy.png)',
+    Table(heads, lines, f'What each training keeps of the ticket. {CAPTION}'),
   ]
 
 

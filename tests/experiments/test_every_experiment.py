@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import pathlib
 import re
 import shutil
 import xml.etree.ElementTree
@@ -10,6 +11,7 @@ import xml.etree.ElementTree
 import pytest
 from tiny_experiments import TINY
 
+from common import collect
 from common.config import parse
 from lthjax import checkpoints
 
@@ -316,6 +318,40 @@ def test_bad_values(name, options, text, call, tmp_path):
   assert errors.startswith('error: ')
   assert text in errors
   assert not list(tmp_path.iterdir())
+
+
+# Pages.
+
+
+def test_the_table_of_claims_has_every_command_and_result():
+  folder = pathlib.Path(collect.RESULTS).parent
+  text = (folder / 'README.md').read_text()
+  commands = set(re.findall(r'`([a-z_]+)\.py', text))
+  assert commands == set(TINY)
+  assert commands == {path.stem for path in folder.glob('*.py')}
+  pages = {path.name for path in collect.RESULTS.glob('*.md')}
+  assert set(re.findall(r'\]\(results/(.*?)\)', text)) == pages
+  index = (collect.RESULTS / 'README.md').read_text()
+  assert index == collect.index()
+  assert set(re.findall(r'\]\((\w+\.md)\)', index)) == pages - {'README.md'}
+
+
+def test_results_are_collected_under_one_name(run_once, tmp_path):
+  run = run_once('linear_mode_connectivity').folder
+  by_hand = f'old\n\n{collect.MARKER}\n\nA conclusion.\n'
+  (tmp_path / 'new.md').write_text(by_hand)
+  for _ in range(2):
+    files = collect.collect(run, 'new', tmp_path)
+  names = ['new.md', 'new.png', 'new_paths.png', 'new.csv']
+  assert [path.name for path in files] == names
+  page = (tmp_path / 'new.md').read_text()
+  assert page.endswith(f'](new.csv)\n\n{collect.MARKER}\n\nA conclusion.\n')
+  assert re.findall(r'\]\((.*?)\)', page) == names[1:]
+  for ours, theirs in [('new.csv', 'results.csv'), ('new.png', 'barriers.png')]:
+    assert (tmp_path / ours).read_bytes() == (run / theirs).read_bytes()
+  index = (tmp_path / 'README.md').read_text()
+  assert '| [Linear mode connectivity: LeNet-300-100 on digits, 2' in index
+  assert index.endswith(' | [CSV](new.csv) |\n')
 
 
 # What a run leaves behind.

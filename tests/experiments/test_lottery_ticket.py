@@ -171,7 +171,8 @@ def test_page_says_what_each_control_keeps(unbroken):
     'shuffled mask | yes | yes | no |',
   ]:
     assert f'\n| {line} ' in page
-  assert page.count(' ± ') == 2 + 2 * (1 + len(CONTROLS))
+  # One caption for each table.
+  assert page.count(' ± ') == 2 + 4 + 2 * 2 * len(CONTROLS) + 2
 
 
 def test_report(unbroken):
