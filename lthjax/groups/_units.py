@@ -214,10 +214,12 @@ def compact(
   def cut(path, leaf):
     members = on.get(trees.path_name(path), ())
     alive = _alive(leaf, groups, members, masks)
-    # Those that differ from layer to layer first: their layers must be there.
+    # Axes on which layers choose differently go first, while all layers are
+    # still there to choose.
     for axis, mask in sorted(alive.items(), key=lambda item: -item[1].size):
       mask = np.asarray(mask)
       count = int(mask.sum(axis=axis).flat[0])
+      # Alive positions first, in their order.
       order = np.argsort(~mask, axis=axis, kind='stable')
       leaf = _take(leaf, order.take(range(count), axis=axis), axis)
     return leaf
@@ -236,6 +238,7 @@ def reorder(
     index = np.broadcast_to(
       np.arange(x.shape[member.axis]), (*order.shape[:-1], x.shape[member.axis])
     ).copy()
+    # The places of each index take what was at those of its successor.
     index[..., places] = places[order]
     x = _take(x, _at(index, stack, member.axis, x.ndim), member.axis)
   return x
@@ -248,6 +251,7 @@ def _alive(leaf, groups, members, masks) -> dict[int, Any]:
     if name not in masks or leaf is None:
       continue
     shape, mask = jnp.shape(leaf), masks[name]
+    # Which index each position belongs to; -1 for none.
     owner = np.full(shape[member.axis], -1)
     owner[member.places] = np.arange(len(member.places))[:, None]
     stack = stack_axes(groups, name, member.leaf)

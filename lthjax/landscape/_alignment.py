@@ -95,7 +95,7 @@ def align(
     for name, group in movable.items()
   }
   better = True
-  while better:
+  while better:  # Algorithm 1: one assignment problem per group.
     better = False
     for name in orders:
       likeness = _likeness(first, second, groups, name, orders)
@@ -112,6 +112,7 @@ def _likeness(first, second, groups, name, orders) -> np.ndarray:
   group, on = groups[name], by_leaf(groups)
   stack = stack_shape(groups, name)
   total = np.zeros((*stack, group.size, group.size))
+  # The other groups as they are now, this one as in the second network.
   others = {n: order for n, order in orders.items() if n != name}
   for member in group.members:
     if member.leaf not in first:

@@ -114,7 +114,7 @@ def instability(
   network = network or _network(state)
   replace = getattr(state, '_replace', None) or state.replace
   networks = []
-  for key in keys:
+  for key in keys:  # Algorithm 1, steps 2 to 4: copies differ by noise alone.
     trained = train(replace(key=key))
     if hasattr(state, 'step') and trained.step == state.step:
       raise ValueError(
