@@ -96,6 +96,7 @@ class Classification:
       every=every,
       vmapped=True,
       scanned=scans_well(self.params),
+      check_finite=False,  # The grid marks what has diverged, and goes on.
     )
 
   def check_compiled(self, programs: int = 1) -> None:

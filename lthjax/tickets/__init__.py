@@ -1,5 +1,6 @@
 """Winning tickets: searches, rewinding, controls and transfer."""
 
+from lthjax.tickets._colt import colt
 from lthjax.tickets._controls import (
   random_quotas,
   random_signs,
@@ -21,7 +22,7 @@ from lthjax.tickets._rewind import (
   rewind_learning_rate,
   rewind_weights,
 )
-from lthjax.tickets._search import Ticket, colt, imp, one_shot
+from lthjax.tickets._search import Ticket, imp, one_shot
 from lthjax.tickets._transfer import transfer
 
 __all__ = [

@@ -34,7 +34,7 @@ def watch(
     leaves = jax.tree.leaves((start, params(start)))
     return [x for x in leaves if isinstance(x, jax.Array | np.ndarray)]
 
-  # Arrays of JAX are values; those of NumPy may be written to.
+  # JAX arrays are values, but NumPy arrays can be written to: keep a copy.
   before = [x.copy() if isinstance(x, np.ndarray) else x for x in arrays()]
 
   def check():
@@ -67,25 +67,23 @@ def _same(a: Any, b: Any) -> bool:
   return bool(jnp.array_equal(a, b, equal_nan=nan))
 
 
-def check_steps(start: State, trained: State) -> None:
-  """Raises if a training state did not move on."""
+def check_trained(
+  masks: chex.ArrayTree, start: State, trained: State, params: chex.ArrayTree
+) -> None:
+  """Raises if training took no steps or did not hold dead weights at zero."""
   if isinstance(trained, TrainState) and trained.step == start.step:
     raise ValueError(
       f'`train` took no steps: the state was already at step {int(start.step)}.'
       ' To go on from there, train until `int(state.step) + steps`.'
     )
-
-
-def check_dead(masks: chex.ArrayTree, params: chex.ArrayTree) -> None:
-  """Raises if a training function did not hold dead weights at zero."""
   trees.check_like(masks, params, 'params that `train` returned')
+  # Compared as values: -0.0 counts as zero, NaN does not.
   values = trees.by_name(params)
   wrong = {
     name: jnp.any((values[name] != 0) & ~mask)
-    for name, mask in trees.by_name(masks).items()
-    if mask is not None
+    for name, mask in trees.prunable(masks).items()
   }
-  if names := [n for n, x in jax.device_get(wrong).items() if x]:
+  if names := [n for n, x in (trees.concrete(wrong) or {}).items() if x]:
     raise ValueError(
       '`train` returned weights that are not zero where the masks are false,'
       f' in {", ".join(names)}. Start it with'
@@ -107,10 +105,7 @@ def check_vmapped(state: State, vmapped: bool) -> None:
 
 
 def check_resume(
-  resume: Any,
-  masks: chex.ArrayTree,
-  state: State,
-  parts: int | None = None,
+  resume: Any, masks: chex.ArrayTree, state: State, parts: int | None = None
 ) -> None:
   """Raises if a search cannot go on from a ticket; parts are those of COLT."""
   if resume is None:
@@ -123,19 +118,16 @@ def check_resume(
     ) from error
   trained = resume.trained
   several = type(trained) is tuple
-  if parts is None and several and type(state) is not tuple:
-    raise ValueError(
-      f'`resume.trained` was a tuple of {len(trained)}, as in a ticket of'
-      ' `colt`, but must be one state. Pass the last ticket that this search'
-      ' yielded.'
-    )
-  if parts is not None and not (
-    several and len(trained) == parts and not any(map(trees.is_none, trained))
-  ):
+  wanted = 'one state'
+  fits = not several or type(state) is tuple
+  if parts is not None:
+    wanted = f'a tuple with a trained state for each of the {parts} parts'
+    empty = several and any(map(trees.is_none, trained))
+    fits = several and len(trained) == parts and not empty
+  if not fits:
     kind = type(trained).__name__
     given = f'a tuple of {len(trained)}' if several else f'a {kind}'
     raise ValueError(
-      f'`resume.trained` was {given}, but must be a tuple with a trained state'
-      f' for each of the {parts} parts. Pass the last ticket that `colt`'
-      ' yielded for them, with its states.'
+      f'`resume.trained` was {given}, but must be {wanted}. Pass the last'
+      ' ticket that this search yielded, with its states.'
     )

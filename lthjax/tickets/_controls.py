@@ -88,6 +88,7 @@ def signed_constant(
     >>> lth.tickets.signed_constant(params, lth.masks.full(params))
     Array([[-2.738...,  2.738...,  2.738..., -2.738...]], dtype=float32)
   """
+  # The deviation of the whole layer, not only of its alive weights.
   return _map(
     lambda _, m, p: jnp.sign(p) * jnp.std(p), masks, {'params': params}
   )
@@ -152,7 +153,7 @@ def reshuffle(
 
   def permute(name, m, p):
     noise = jax.random.uniform(trees.fold_in_name(key, name), m.shape)
-    # Alive entries come first in both orders: place by place, and by chance.
+    # Alive entries come first in both orders: in place, and by noise below 1.
     places = jnp.argsort(~m, axis=None, stable=True)
     chance = jnp.argsort(jnp.where(m, noise, 2), axis=None, stable=True)
     flat = jnp.ravel(p)
@@ -185,6 +186,7 @@ def with_frozen_dead(
     >>> lth.tickets.with_frozen_dead(masks, params, initial)
     Array([[3., 2.]], dtype=float32)
   """
+  # The "mask-0 action" of section 4.
   return _map(
     lambda _, m, p, w0: jnp.where(m, p, w0),
     masks,

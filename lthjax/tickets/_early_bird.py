@@ -107,6 +107,7 @@ def early_bird(
       if epoch:
         now = train_epoch(now)
       masks = masks_of(now)
+      # The FIFO queue of algorithm 1, the newest first.
       latest = [masks, *latest][:window]
       distances = tuple(masks_lib.hamming(masks, old) for old in latest[1:])
       drawn = settled(distances, window=window, threshold=threshold)
@@ -142,6 +143,7 @@ def settled(
     You et al., arXiv:1909.11957, section 3.2.
   """
   window, threshold = _check(window, threshold)
+  # NaN compares as false, so that it never settles.
   seen = distances[: window - 1]
   return len(seen) == window - 1 and all(d <= threshold for d in seen)
 

@@ -159,6 +159,7 @@ def overlap_against_chance(
     name: ChanceOverlap(core[name], float(mean), math.sqrt(variance))
     for name, (mean, variance) in moments.items()
   }
+  # Layers are independent.
   means, variances = zip(*moments.values(), strict=True)
   whole = ChanceOverlap(
     sum(core.values()), float(sum(means)), math.sqrt(sum(variances))
@@ -168,8 +169,9 @@ def overlap_against_chance(
 
 def _moments(size: int, alive: list[int]) -> tuple[Fraction, Fraction]:
   """Mean and variance of what random subsets of these sizes share, exactly."""
+  # n p, with one factor of n cancelled.
   mean = Fraction(math.prod(alive), size ** (len(alive) - 1))
-  # n (n - 1) q, where both factors cancel with those of one mask.
+  # n (n - 1) q, likewise; with a single weight there is no pair.
   pairs = max(size * (size - 1), 1)
   both = math.prod(k * (k - 1) for k in alive)
   in_core = Fraction(both, pairs ** (len(alive) - 1))

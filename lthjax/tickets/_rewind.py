@@ -73,6 +73,7 @@ def rewind_learning_rate(start: Any, trained: Any) -> Any:
     arXiv:2003.02389, section 2.
   """
   kept = {'params': field(trained, 'params')}
+  # Statistics describe the activations of the weights that are kept.
   for name in ('model_state', 'batch_stats'):
     if has_field(trained, name):
       kept[name] = field(trained, name)

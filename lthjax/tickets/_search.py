@@ -17,9 +17,8 @@ from lthjax.scores import magnitude
 from lthjax.tickets._checks import (
   State,
   as_functions,
-  check_dead,
   check_resume,
-  check_steps,
+  check_trained,
   check_vmapped,
   watch,
 )
@@ -33,7 +32,7 @@ Score = Callable[..., chex.ArrayTree]
 Evaluate = Callable[[State], Any]
 Params = Callable[[State], chex.ArrayTree]
 
-_FIFTH: Prune = functools.partial(pruning.prune, fraction=0.2)
+FIFTH: Prune = functools.partial(pruning.prune, fraction=0.2)
 find_params: Params = functools.partial(field, name='params')
 
 
@@ -65,7 +64,7 @@ def imp(
   masks: chex.ArrayTree,
   *,
   levels: int,
-  prune: Prune = _FIFTH,
+  prune: Prune = FIFTH,
   score: Score = magnitude,
   rewind: Rewind = rewind_weights,
   evaluate: Evaluate | None = None,
@@ -128,18 +127,20 @@ def imp(
     2 (late rewinding).
   """
   levels = _checks.at_least('levels', levels, 1)
-  search = _Search(state, masks, score, evaluate, params, vmapped)
+  search = Search(state, masks, score, evaluate, params, vmapped)
   search.check([train], [prune], rewind)
   check_resume(resume, masks, state)
 
+  def first():
+    return search.level(train, 0, state, masks)
+
   def following(ticket):
+    # Algorithm 2 of arXiv:1912.05671: prune, rewind, train again.
     start = rewind(state, ticket.trained)
     kept = search.cut(prune, ticket.trained, ticket.masks)
     return search.level(train, ticket.level + 1, start, kept)
 
-  return _run(
-    levels, lambda: search.level(train, 0, state, masks), following, resume
-  )
+  return run_levels(levels, first, following, resume)
 
 
 def one_shot(
@@ -195,10 +196,10 @@ def one_shot(
     ("one-shot pruning").
   """
   prunes = as_functions('prunes', prunes)
-  search = _Search(state, masks, score, evaluate, params, vmapped)
+  search = Search(state, masks, score, evaluate, params, vmapped)
   search.check([train], prunes, rewind)
 
-  @functools.cache
+  @functools.cache  # All tickets are cut from one training.
   def dense():
     return search.level(train, 0, state, masks)
 
@@ -207,99 +208,10 @@ def one_shot(
     kept = search.cut(prunes[ticket.level], trained, masks)
     return search.level(train, ticket.level + 1, rewind(state, trained), kept)
 
-  return _run(len(prunes) + 1, dense, following)
+  return run_levels(len(prunes) + 1, dense, following)
 
 
-def colt(
-  trains: Sequence[Train],
-  state: State,
-  masks: chex.ArrayTree,
-  *,
-  levels: int,
-  prune: Prune = _FIFTH,
-  score: Score = magnitude,
-  evaluate: Evaluate | None = None,
-  params: Params = find_params,
-  vmapped: bool = False,
-  resume: Ticket | None = None,
-) -> Iterator[Ticket]:
-  """Finds tickets that hold for all parts of the data, by cyclic overlap.
-
-  At every level, one model per part starts from the same state and masks and
-  trains on its part. Each is pruned on its own; the masks of the next level are
-  the intersection. A level therefore removes at least what ``prune`` removes,
-  and up to as many times that as there are parts. `imp` documents the other
-  arguments; with one part, the tickets are those of `imp`.
-
-  Masks are intersected as sets. The reference code compares weights instead,
-  which gives the same for pruned layers if all parts are rewound first.
-
-  Args:
-    trains: one function ``train(state, masks) -> state`` per part. The parts
-      share the state: give their models a head for the classes of the whole
-      data set. With ``relabel`` in `lthjax.data.partition`, parts may have
-      different numbers of classes.
-    state: where all parts start at every level.
-    masks: initial tree of masks.
-    levels: number of times that all parts are trained, including level 0.
-    prune: ``prune(scores, masks) -> masks`` of one part.
-    evaluate: ``evaluate(trained_state)``, called for each part.
-    score: as in `imp`.
-    params: as in `imp`.
-    vmapped: as in `imp`.
-    resume: as in `imp`.
-
-  Yields:
-    One `Ticket` per level, with the common masks. Its ``trained`` and
-    ``metrics`` are tuples with one entry per part.
-
-  Example:
-    >>> import functools
-    >>> import jax.numpy as jnp
-    >>> import lthjax as lth
-    >>> params = {'w': jnp.array([[4.0, 3.0, 2.0, 1.0]])}
-    >>> def part(*factors):  # The state can be anything; here: params.
-    ...   return lambda params, masks: lth.masks.apply(
-    ...     masks, {'w': params['w'] * jnp.array(factors)}
-    ...   )
-    >>> tickets = lth.tickets.colt(
-    ...   [part(1, 1, 1, 1), part(1, 0.1, 1, 1)],
-    ...   params,
-    ...   lth.masks.full(params),
-    ...   levels=2,
-    ...   prune=functools.partial(lth.prune, fraction=0.25),
-    ...   params=lambda state: state,
-    ... )
-    >>> [ticket.masks['w'].tolist() for ticket in tickets]
-    [[[True, True, True, True]], [[True, False, True, False]]]
-
-  References:
-    Hossain et al., COLT: Cyclic Overlapping Lottery Tickets for Faster Pruning
-    of Convolutional Neural Networks, arXiv:2212.12770, algorithm 1.
-  """
-  levels = _checks.at_least('levels', levels, 1)
-  trains = as_functions('trains', trains)
-  search = _Search(state, masks, score, evaluate, params, vmapped)
-  search.check(trains, [prune])
-  check_resume(resume, masks, state, len(trains))
-
-  def level(number, masks):
-    parts = [search.level(train, number, state, masks) for train in trains]
-    return parts[0]._replace(
-      trained=tuple(part.trained for part in parts),
-      metrics=None if evaluate is None else tuple(x.metrics for x in parts),
-    )
-
-  def following(ticket):
-    kept = [search.cut(prune, x, ticket.masks) for x in ticket.trained]
-    common = functools.reduce(masks_lib.intersect, kept)
-    search.check_common(common, ticket.level + 1)
-    return level(ticket.level + 1, common)
-
-  return _run(levels, lambda: level(0, masks), following, resume)
-
-
-def _run(
+def run_levels(
   levels: int,
   first: Callable[[], Ticket],
   following: Callable[[Ticket], Ticket],
@@ -315,7 +227,7 @@ def _run(
     yield ticket
 
 
-class _Search(NamedTuple):
+class Search(NamedTuple):
   """What all levels of a search share."""
 
   state: State
@@ -330,11 +242,10 @@ class _Search(NamedTuple):
   ) -> Ticket:
     """Trains and evaluates one ticket."""
     self._check_alive(masks, number)
-    unchanged = watch(start, self.params)
+    check_unchanged = watch(start, self.params)
     trained = train(start, masks)
-    unchanged()
-    check_steps(start, trained)
-    check_dead(masks, self.params(trained))
+    check_unchanged()
+    check_trained(masks, start, trained, self.params(trained))
     metrics = None if self.evaluate is None else self.evaluate(trained)
     density = masks_lib.density(masks)
     return Ticket(number, density, masks, start, trained, metrics)
@@ -343,11 +254,11 @@ class _Search(NamedTuple):
     self, prune: Prune, trained: State, masks: chex.ArrayTree
   ) -> chex.ArrayTree:
     """Prunes by the scores of what was trained, every run on its own."""
-    trained = self.params(trained)
+    params = [self.params(trained)]
+    # Zhou's criteria compare with the initial weights; most others do not.
     if _wants_initial(self.score):
-      scores = self.score(trained, self.params(self.state))
-    else:
-      scores = self.score(trained)
+      params.append(self.params(self.state))
+    scores = self.score(*params)
     if not self.vmapped:
       return prune(scores, masks)
     trees.check_like(masks, scores, 'scores')
@@ -374,6 +285,7 @@ class _Search(NamedTuple):
     _checks.bool_masks(self.masks)
     trees.check_like(self.masks, self.params(self.state), 'params')
     check_vmapped(self.state, self.vmapped)
+    # A bad budget raises here, not after hours of training.
     ones = jax.tree.map(lambda m: jnp.ones(m.shape), self.masks)
     for prune in prunes:
       kept = (jax.vmap(prune) if self.vmapped else prune)(ones, self.masks)
@@ -392,7 +304,8 @@ class _Search(NamedTuple):
 
   def _check_alive(self, masks: chex.ArrayTree, level: int) -> None:
     """Raises if no weight is left."""
-    if not np.any(list(self._alive(masks).values()), axis=0).all():
+    alive = list(self._alive(masks).values())
+    if alive and not np.any(alive, axis=0).all():
       raise ValueError(
         f'At level {level}, no weight is alive'
         f'{" in some of the runs" if self.vmapped else ""}. Stop before that'
@@ -402,13 +315,11 @@ class _Search(NamedTuple):
   def _alive(self, masks: chex.ArrayTree) -> dict[str, np.ndarray]:
     """Returns whether each leaf has an alive weight: one bool per run."""
     first = int(self.vmapped)
-    return jax.device_get(
-      {
-        name: jnp.any(m, axis=tuple(range(first, m.ndim)))
-        for name, m in trees.by_name(masks).items()
-        if m is not None
-      }
-    )
+    alive = {
+      name: jnp.any(m, axis=tuple(range(first, m.ndim)))
+      for name, m in trees.prunable(masks).items()
+    }
+    return trees.concrete(alive) or {}
 
 
 def _wants_initial(score: Score) -> bool:

@@ -88,7 +88,7 @@ def transfer(
   left_out = set(trees.first_match(globs, names, 'fresh', 'leaf'))
   _check_fit(masks, started, leaves, left_out)
 
-  def mask(path, leaf):
+  def mask(path, leaf):  # In the structure of the target, by name.
     name = trees.path_name(path)
     if name not in left_out:
       return masks[name]
@@ -111,40 +111,42 @@ def transfer(
 
 def _check_fit(masks, started, leaves, left_out) -> None:
   """Raises if a leaf does not fit, or if nothing is transferred."""
-  if all(mask is None for mask in masks.values()):
+  maskable = [name for name, mask in masks.items() if mask is not None]
+  if not maskable:
     raise ValueError(
       'The ticket has no masks: every one is None. Pass a ticket with masks,'
       ' such as those that start from `lthjax.masks.full(params)`.'
     )
-  faults = []
-  for name in dict.fromkeys([*leaves, *masks]):
-    if name in left_out:
-      continue
-    if name not in masks:
-      faults.append(f'the ticket has no {name}')
-    elif name not in leaves:
-      faults.append(f'{name} is in the ticket only')
-    else:
-      faults += _unlike(name, leaves[name], masks[name], "the ticket's masks")
-      if started is not None and name not in started:
-        faults.append(f"{name} is not in the ticket's start")
-      elif started is not None:
-        start = started[name]
-        faults += _unlike(name, leaves[name], start, "the ticket's start")
-        if start is None and leaves[name] is not None:
-          faults.append(f"{name} is None in the ticket's start")
+  names = [n for n in dict.fromkeys([*leaves, *masks]) if n not in left_out]
+  faults = [x for n in names for x in _misfits(n, masks, started, leaves)]
   if faults:
     raise ValueError(
       f'The ticket does not fit: {"; ".join(faults)}. Networks of one'
       ' architecture fit; name leaves that keep their values in `onto`, such as'
       ' a head with other classes, with `fresh="output/*"`.'
     )
-  if all(mask is None or name in left_out for name, mask in masks.items()):
+  if left_out.issuperset(maskable):
     raise ValueError(
       'Nothing of the ticket is transferred: `fresh` names every leaf that has'
-      f' a mask, {", ".join(n for n, m in masks.items() if m is not None)}.'
-      ' Name fewer.'
+      f' a mask, {", ".join(maskable)}. Name fewer.'
     )
+
+
+def _misfits(name, masks, started, leaves) -> list[str]:
+  """Describes what is wrong with one leaf of either network."""
+  if name not in masks:
+    return [f'the ticket has no {name}']
+  if name not in leaves:
+    return [f'{name} is in the ticket only']
+  leaf = leaves[name]
+  faults = _unlike(name, leaf, masks[name], "the ticket's masks")
+  if started is not None and name not in started:
+    faults.append(f"{name} is not in the ticket's start")
+  elif started is not None:
+    faults += _unlike(name, leaf, started[name], "the ticket's start")
+    if started[name] is None and leaf is not None:
+      faults.append(f"{name} is None in the ticket's start")
+  return faults
 
 
 def _unlike(name, leaf, source, where) -> list[str]:

@@ -222,7 +222,7 @@ def test_what_cannot_be_resumed(change, message):
 
 def test_imp_does_not_go_on_from_several_parts():
   ticket = tickets.Ticket(0, 1.0, MASKS, HAND, (HAND, HAND), None)
-  message = '`resume.trained` was a tuple of 2, as in a ticket of `colt`, but'
+  message = '`resume.trained` was a tuple of 2, but must be one state. Pass'
   with pytest.raises(ValueError, match=message):
     tickets.imp(PARTS[0], HAND, MASKS, levels=2, resume=ticket)
   # A state may be a tuple itself.
