@@ -396,7 +396,7 @@ def test_uses_that_disagree_are_named():
     'w has Axes(stack=(), window=(), inputs=(0,), outputs=(1,)) in'
     ' `dot_general` of (5, 4) and (4, 3) at (0,), but Axes(stack=(), window=(),'
     ' inputs=(1,), outputs=(0,)) in `dot_general` of (5, 3) and (3, 4) at (3,).'
-    ' Leave these out'
+    ' Exclude these'
   )
   with pytest.raises(ValueError, match=re.escape(message)):
     axes.from_program(apply, {'w': shaped(4, 3)}, X)
@@ -423,7 +423,7 @@ MIXED = {
   'never multiplied': (
     lambda p, x: x * p['w'],
     {'w': shaped(4)},
-    'never multiplies with the leaves of the params, so nothing says',
+    'never multiplies with the leaves of the params, so their axes',
   ),
   'followed nowhere': (
     lambda p, x: x @ jnp.exp(p['w']),
@@ -588,7 +588,7 @@ def test_leaves_that_are_multiplied_with_each_other():
     return jax.nn.softmax(queries @ (x @ params['v']).T) @ x
 
   params = {'queries': shaped(3, 4), 'w': shaped(4, 4), 'v': shaped(4, 4)}
-  message = 'queries and w are multiplied with each other, so which of them are'
+  message = 'queries and w are multiplied with each other, so it is not certain'
   with pytest.raises(ValueError, match=message):
     program.kernels(apply, params, X)
   with pytest.raises(ValueError, match='queries and w meet in `dot_general`'):

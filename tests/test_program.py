@@ -1,7 +1,7 @@
 """Which leaf meets which matmul: counted by hand, and by running the program.
 
-Where all inputs and weights are one, every multiply-add contributes one to the
-outputs of a single layer without padding. That is the independent count here.
+If all inputs and weights are one, each multiply-add contributes one to the
+outputs of a single layer without padding. This is the independent count.
 """
 
 import collections
@@ -17,9 +17,18 @@ from jax.ad_checkpoint import checkpoint_name
 
 from lthjax import program
 
-KEY = jax.random.key(0)
-MESH = jax.make_mesh((1,), ('x',), (jax.sharding.AxisType.Auto,))
-REPLICATED = jax.sharding.NamedSharding(MESH, jax.sharding.PartitionSpec())
+
+def mesh():
+  return jax.make_mesh((1,), ('x',), (jax.sharding.AxisType.Auto,))
+
+
+def constrained(w):
+  sharding = jax.sharding.NamedSharding(mesh(), jax.P())
+  return jax.lax.with_sharding_constraint(w, sharding)
+
+
+def key():
+  return jax.eval_shape(jax.random.key, 0)
 
 
 def shaped(*shape, dtype=jnp.float32):
@@ -36,7 +45,7 @@ def counts(apply, params, *args, **kwargs):
 
 def linen(module, *args):
   """Multiply-adds of a Linen module."""
-  variables = jax.eval_shape(module.init, KEY, *args)
+  variables = jax.eval_shape(module.init, key(), *args)
   assert list(variables) == ['params']
 
   def apply(params, *args):
@@ -132,7 +141,7 @@ def sharded(w, x):
   """Each device has a block of the inputs."""
   return jax.shard_map(
     lambda x, w: jax.lax.psum(x @ w, 'x'),
-    mesh=MESH,
+    mesh=mesh(),
     in_specs=(jax.P(None, 'x'), jax.P('x')),
     out_specs=jax.P(),
   )(x, w)
@@ -142,7 +151,7 @@ def gathered(w, x):
   """Each device has a block of the kernel, and gets the others."""
   return jax.shard_map(
     lambda x, w: x @ jax.lax.all_gather(w, 'x', axis=1, tiled=True),
-    mesh=MESH,
+    mesh=mesh(),
     in_specs=(jax.P('x'), jax.P(None, 'x')),
     out_specs=jax.P('x'),
   )(x, w)
@@ -162,7 +171,7 @@ GUISES = [
   cast_and_turned,
   lambda w, x: jax.lax.dot_general(w, x, (((0,), (1,)), ((), ()))),
   lambda w, x: x @ jax.lax.optimization_barrier((w, x))[0],
-  lambda w, x: x @ jax.lax.with_sharding_constraint(w, REPLICATED),
+  lambda w, x: x @ constrained(w),
   lambda w, x: x @ checkpoint_name(w, 'kernel'),
   lambda w, x: x @ jax.device_put(jnp.copy(w))[None, :, ::-1][0],
   lambda w, x: x[:, :2] @ jnp.split(w, 2)[0] + x[:, 2:] @ w[2:],
@@ -218,7 +227,7 @@ def test_what_does_not_fit_the_operand_cannot_go_back():
   (use,) = program.uses(lambda p, x: x @ p['w'].T, {'w': shaped(3, 4)}, X)
   with pytest.raises(ValueError, match=r'of shape \(3, 4\), but w stands at'):
     use.pull_back(jnp.ones((3, 4)))
-  with pytest.raises(ValueError, match='was given int32, but adds up entries'):
+  with pytest.raises(ValueError, match='was given int32, but sums entries'):
     use.pull_back(jnp.ones((4, 3), int))
 
 
@@ -445,7 +454,7 @@ def test_lookups_cost_nothing():
   assert linen(Embedded(), tokens) == {'Dense_0/kernel': 640, None: 880}
 
   module = Embedded()
-  params = jax.eval_shape(module.init, KEY, tokens)
+  params = jax.eval_shape(module.init, key(), tokens)
   uses = program.uses(
     module.apply, params, tokens, where=lambda name, leaf: leaf.ndim > 1
   )
@@ -704,7 +713,7 @@ def test_all_lost_leaves_are_named_at_once():
   message = (
     'The matmuls of this function and their kernels are not certain: w meets'
     ' `exp`; v meets `cumsum`. Kernels may only be cast, masked or rearranged'
-    ' before their matmuls; leave out other leaves with `where=`.'
+    ' before their matmuls; exclude other leaves with `where=`.'
   )
 
   def apply(params, x):
@@ -726,7 +735,7 @@ class Classified(nn.Module):
 
 def test_the_error_says_what_to_leave_out():
   module = Classified()
-  params = jax.eval_shape(module.init, KEY, TOKENS)
+  params = jax.eval_shape(module.init, key(), TOKENS)
   message = 'params/cls meets `concatenate` with something else'
   with pytest.raises(ValueError, match=message):
     program.uses(module.apply, params, TOKENS, where=lambda n, x: x.ndim > 1)

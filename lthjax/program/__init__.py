@@ -1,11 +1,12 @@
-"""Reads a model's program: which parameter meets which matmul, how often.
+"""Models as programs: where each parameter goes, and what is computed there.
 
 JAX traces every model, of any framework, to the same few primitives. `uses`
-walks over them and follows each kernel through casts, transposes, reshapes,
-slices and masks to the matmuls and convolutions that multiply with it, also
-inside of `jax.jit`, `jax.checkpoint`, `jax.lax.scan`, `jax.lax.cond` and
-functions with derivatives of their own. Nothing is computed. `run` runs a
-program, and shows or changes what chosen equations of it compute.
+follows each kernel through casts, transposes, reshapes, slices and masks to the
+matmuls and convolutions that multiply with it, also inside `jax.jit`,
+`jax.checkpoint`, `jax.lax.scan`, `jax.lax.cond`, `jax.shard_map` and functions
+with custom derivatives, and gives the way back from there to the leaf.
+`kernels` chooses the leaves that are multiplied with, whatever their names.
+`run` runs a program, and shows or changes what chosen equations of it compute.
 """
 
 from lthjax.program._interpreter import bind

@@ -1,4 +1,4 @@
-"""The axes of kernels, as the matmuls of a program have them."""
+"""The axes of kernels, according to the matmuls of a program."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,19 +21,19 @@ def from_program(
 ) -> dict[str, Axes]:
   """Reads the axes of kernels off the program that multiplies with them.
 
-  What is contracted are inputs, or the window of a convolution; the other axes
-  of the operand are neurons; what a scan walks over or `jax.vmap` maps, the
-  experts of a batched or ragged matmul and what is picked by a fixed index are
-  stacks. All is followed back through transposes, reshapes and slices,
-  so that layouts and names do not matter. Nothing is computed.
+  Contracted axes are inputs, or the window of a convolution; the other axes of
+  the operand are neurons. Axes that a scan walks over, that `jax.vmap` maps or
+  that are indexed layer by layer, and the experts of a batched or ragged
+  matmul, are stacks. All are followed back through transposes, reshapes and
+  slices, so layouts and names do not matter. Nothing is computed.
 
   Args:
     apply: pure function ``apply(params, *args)`` of any framework.
     params: tree of arrays or of `jax.ShapeDtypeStruct`.
     *args: trees of arrays or of `jax.ShapeDtypeStruct`.
-    where: the leaves, as for `lthjax.program.uses`. By default all those that
-      the program multiplies with, including tied embeddings, whose axes are
-      those of the matmul: a lookup has none.
+    where: the leaves, as for `lthjax.program.uses`. By default, all that the
+      program multiplies with. A tied embedding has the axes of its matmul,
+      since a lookup has none.
 
   Returns:
     ``{name: Axes}``, for everything that takes ``axes=``.
@@ -64,17 +64,17 @@ def from_program(
   if idle or not chosen:
     what = ', '.join(idle) or 'the leaves of the params'
     raise ValueError(
-      f'The program never multiplies with {what}, so nothing says what their'
-      ' axes count. Pass the function that applies the model, and leave out'
-      ' with `where=` what is not a kernel.'
+      f'The program never multiplies with {what}, so their axes have no roles.'
+      ' Pass the function that applies the model, and exclude leaves that are'
+      ' not kernels with `where=`.'
     )
   faults, axes = [], {}
   for name, each in by_name.items():
     axes[name] = _agreed(name, each, faults)
   if faults:
     raise ValueError(
-      f'The axes of some kernels are not certain: {"; ".join(faults)}. Leave'
-      ' these out with `where=`, and say what their axes count with'
+      f'The axes of some kernels are not certain: {"; ".join(faults)}. Exclude'
+      ' these leaves with `where=`, and give their axes yourself:'
       ' `axes={name: lth.axes.Axes(inputs=..., outputs=...)}`.'
     )
   return axes

@@ -1,9 +1,9 @@
-"""One loop over the equations of a program, whatever is asked of it.
+"""The loop over the equations of a program, shared by all that read programs.
 
-Each question assigns a *fact* to every value of a program: which leaves it
+Each reading of a program assigns a *fact* to every value: which leaves it
 holds, the numbers themselves, numbers with a scale of their own, or the groups
-that its axes belong to. `interpret` is the loop; what an equation does to facts
-is up to its ``step``. An equation is addressed by its path: the numbers of the
+that its axes belong to. `interpret` is the loop; its ``step`` decides what an
+equation does to facts. An equation is addressed by its path: the numbers of the
 equations that lead to it from the outermost program, where the number of a
 branch follows that of a `jax.lax.cond`.
 """
@@ -89,7 +89,7 @@ def interpret(
   for number, eqn in enumerate(jaxpr.eqns):
     outs = step(eqn, [read(atom) for atom in eqn.invars], (*path, number))
     env.update(zip(eqn.outvars, outs, strict=True))
-    for atom in eqn.invars:  # what is not read again need not stay in memory
+    for atom in eqn.invars:  # Values that are not read again are dropped.
       if not isinstance(atom, jex.Literal) and last.get(atom) == number:
         env.pop(atom, None)
   return [read(atom) for atom in jaxpr.outvars]
@@ -140,7 +140,7 @@ def loop_parts(
   return [*values[:first]], [*values[first:last]], [*values[last:]]
 
 
-# What follows computes.
+# Domains whose facts are numbers share the following.
 
 
 def bind(eqn: jex.JaxprEqn, inputs: Sequence[Any]) -> list[Any]:

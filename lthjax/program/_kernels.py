@@ -26,14 +26,14 @@ Where = Callable[[str, Any], bool] | str | list[str]
 
 
 class Made(NamedTuple):
-  """What a value is made of, if it is not an activation.
+  """The leaves that a value is made of, if it is not an activation.
 
   Attributes:
     leaves: names of the leaves; none for a constant.
-    repeated: whether entries were repeated, as those of a bias or scale are.
-    mixed: whether it was multiplied by an array from elsewhere, as by a mask.
-    product: whether it is an activation after all: the product of one with
-      repeated leaves, whose sum would be a matmul.
+    repeated: whether entries were repeated, like those of a bias or scale.
+    mixed: whether it was multiplied by another array, such as a mask.
+    product: whether it is the product of an activation with repeated leaves:
+      an activation, but its sum would be a matmul.
   """
 
   leaves: frozenset[str] = frozenset()
@@ -48,8 +48,8 @@ class Found(NamedTuple):
   Attributes:
     multiplied: operands of matmuls and convolutions.
     looked_up: tables, from which rows are taken.
-    lost: those in what may be a matmul, but cannot be followed.
-    together: those that are multiplied with each other.
+    lost: operands of what may be a matmul in other primitives.
+    together: leaves that are multiplied with each other.
     inputs: whether the program has arguments besides the leaves.
   """
 
@@ -83,23 +83,22 @@ def kernels(
 ) -> Callable[[str, Any], bool]:
   """Chooses the leaves that a model multiplies activations with.
 
-  They are the kernels of its matmuls and convolutions, by what the program does
-  and not by their names. Biases, the scales of normalizations, embeddings of
-  positions and class tokens are not among them. Neither are tables in which
-  rows are looked up, even where they are also multiplied with, as tied
-  embeddings are: name these to prune them. Nothing is computed.
+  These are the kernels of its matmuls and convolutions, whatever their names.
+  Biases, the scales of normalizations, position embeddings and class tokens are
+  not among them. Neither are tables from which rows are looked up, even if they
+  are multiplied with as well, like tied embeddings: name these to prune them.
+  Nothing is computed.
 
   Args:
     apply: pure function ``apply(params, *args)`` of any framework.
     params: tree of arrays or of `jax.ShapeDtypeStruct`.
     *args: trees of arrays or of `jax.ShapeDtypeStruct`.
-    where: ``where(name, leaf)``, a glob or a list of globs over names: the
-      leaves to choose from. The others are taken for inputs, such as queries
-      that are learned.
+    where: the leaves to choose from: ``where(name, leaf)``, a glob or a list of
+      globs. All others are treated as inputs, such as learned queries.
 
   Returns:
-    A function ``where(name, leaf)`` for `lthjax.masks.full` and all else that
-    takes ``where=``.
+    A function ``where(name, leaf)`` for `lthjax.masks.full` and everything else
+    that takes ``where=``.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -124,9 +123,9 @@ def kernels(
     )
   if unsure := sorted(chosen & found.together):
     raise ValueError(
-      f'{" and ".join(unsure)} are multiplied with each other, so which of them'
-      ' are kernels is not certain. Choose from other leaves with `where=`:'
-      ' those that it leaves out are taken for inputs.'
+      f'{" and ".join(unsure)} are multiplied with each other, so it is not'
+      ' certain which of them are kernels. Exclude the others with `where=`,'
+      ' so that they are treated as inputs.'
     )
   return lambda name, leaf: name in chosen
 
@@ -153,7 +152,7 @@ def select(params: chex.ArrayTree, where: Where | None) -> set[str]:
 def classify(
   closed: jex.ClosedJaxpr, params: chex.ArrayTree, names: set[str]
 ) -> Found:
-  """Finds what a program with the params as first arguments does with some."""
+  """Finds the roles of leaves in a program that has the params first."""
   leaves = jax.tree_util.tree_leaves_with_path(params)
   shapes = {trees.path_name(path): jnp.shape(x) for path, x in leaves}
   others = len(closed.in_avals) - len(leaves)
@@ -181,12 +180,12 @@ def _follow(program: Any, facts: Facts, path: Path, found: Found) -> list[Fact]:
 
 
 def _constant(value: Any) -> Fact:
-  """Arrays that a function closes over may well be its inputs."""
+  """Arrays that a function closes over may be its inputs."""
   return None if getattr(value, 'ndim', 0) else _CONSTANT
 
 
 def _meet(facts: Facts) -> Fact:
-  """What is made of several values: an activation, if one of them is."""
+  """Combines values; with one activation, the result is an activation."""
   made = [fact for fact in facts if fact is not None]
   if len(made) < len(facts):
     return None
@@ -202,7 +201,7 @@ def _meet(facts: Facts) -> Fact:
 
 
 def _elsewhere(eqn, facts, path, found) -> Fact:
-  """Primitives without a rule: what is not elementwise may be a matmul."""
+  """Primitives without a rule; if not elementwise, they may be matmuls."""
   if None in facts and (not _elementwise(eqn) or inside(eqn, path)):
     for fact in facts:
       found.lost.update(fact.leaves if fact else ())
@@ -220,7 +219,7 @@ def _elementwise(eqn) -> bool:
 
 
 def _spread(eqn, facts) -> list[Fact]:
-  """What is smaller than the result is repeated in it."""
+  """Marks inputs that are smaller than the result as repeated."""
   out = shape(eqn.outvars[0]) if eqn.outvars else ()
   return [
     fact._replace(repeated=True)
@@ -239,7 +238,7 @@ def _same(eqn, facts, path, found) -> list[Fact]:
 
 
 def _beside(eqn, facts, path, found) -> Fact:
-  """A mask or a scale from elsewhere leaves a kernel a kernel."""
+  """A kernel that is masked or scaled is still a kernel."""
   pairs = zip(_spread(eqn, facts), eqn.invars, strict=True)
   known = [fact for fact, x in pairs if fact or shape(x)]
   made = [fact for fact in known if fact is not None]
@@ -262,7 +261,7 @@ def _move(eqn, facts, path, found) -> Fact:
 
 
 def _picked(eqn, table: Fact) -> Fact:
-  """Matrices that the inputs pick are kernels, and rows are activations."""
+  """Matrices that are picked by inputs are kernels; rows are activations."""
   if eqn.primitive.name == 'gather':
     sizes = eqn.params['slice_sizes']
   else:
@@ -333,7 +332,7 @@ def _while(eqn, facts, path, found) -> list[Fact]:
 
 
 def _turn(body, consts, carry, xs, path, found) -> list[Fact]:
-  """Goes through the body of a loop until what is carried stays the same."""
+  """Repeats the body of a loop until the facts of its carries are stable."""
   while True:
     trial = Found.nothing(found.inputs)
     outs = _follow(body, [*consts, *carry, *xs], path, trial)
@@ -345,7 +344,7 @@ def _turn(body, consts, carry, xs, path, found) -> list[Fact]:
 
 
 def _either(*facts: Fact) -> Fact:
-  """What a value is made of that is one of several."""
+  """The facts of a value that is one of several."""
   if any(fact is None or fact.product for fact in facts):
     return None
   made = [fact for fact in facts if fact]
@@ -356,7 +355,7 @@ def _either(*facts: Fact) -> Fact:
   )
 
 
-# These are no matmuls, whatever the shapes.
+# These are not matmuls, whatever the shapes.
 _PLAIN = (
   'argmax', 'argmin', 'concatenate', 'dynamic_update_slice', 'pad',
   'reduce_max', 'reduce_min', 'scatter', 'scatter-add', 'scatter_add',

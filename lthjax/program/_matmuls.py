@@ -21,7 +21,7 @@ def dot(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
 
 
 def ragged(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
-  """A matmul of groups of rows, each with a kernel of its own."""
+  """A matmul in which each group of rows has its own kernel."""
   numbers = eqn.params['ragged_dot_dimension_numbers']
   contracted, batch = numbers.dot_dimension_numbers
   groups = tuple(numbers.rhs_group_dimensions)
@@ -80,7 +80,7 @@ def _multiply(walk, eqn, values, path, multiply_adds, roles) -> Values:
 
 
 def lookup(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
-  """Rows of a table, as of an embedding."""
+  """Rows of a table, such as an embedding."""
   table, indices = values
   if not table or indices:
     return walk.lose(eqn, values)

@@ -1,4 +1,4 @@
-"""Programs inside equations, and the leaves that go into them."""
+"""Programs inside equations, and the leaves that enter them."""
 
 import math
 
@@ -78,7 +78,7 @@ def _differ(walk: Walk, use: Use) -> None:
 
 
 def shard(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
-  """A function of every device's blocks of its inputs."""
+  """A function that each device applies to its blocks of the inputs."""
   mesh, specs = eqn.params['mesh'], eqn.params['in_specs']
   splits = [
     _names(spec, shape(x)) for spec, x in zip(specs, eqn.invars, strict=True)
@@ -126,7 +126,7 @@ def _blocks(weight, dims, names, loops) -> Weight:
 def gather_blocks(
   walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path
 ) -> Values:
-  """The blocks of all devices along a mesh axis, put together."""
+  """Blocks of a kernel, collected from all devices along a mesh axis."""
   (weight,), names = values, eqn.params['axis_name']
   names = names if isinstance(names, tuple) else (names,)
   scans = weight.scans if weight else ()
@@ -148,7 +148,7 @@ def gather_blocks(
 def unknown(
   walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path
 ) -> Values:
-  """Anything else may work on activations, unless there are matmuls in it."""
+  """Anything else may work on activations, if it contains no matmuls."""
   name = eqn.primitive.name
   if name == 'scaled_matmul' or any(
     inner.primitive.name in MATMULS

@@ -1,4 +1,4 @@
-"""What the axes of a leaf are for, by the matmuls that it goes to."""
+"""The roles of the axes of a leaf in the matmuls that it goes to."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ Axis = list[Factor]
 
 
 def roles(use: Use) -> list[set[str]]:
-  """Returns for each axis of a leaf the fields of `Axes` that it belongs in."""
+  """Returns for each axis of a leaf the fields of `Axes` that it is in."""
   axes: list[Axis] = [
     [Factor(frozenset([k]), size)] for k, size in enumerate(use.shape)
   ]
@@ -43,7 +43,7 @@ def _operand_roles(use: Use) -> list[str]:
     **dict.fromkeys(use.batch, 'stack'),
   }
   rank = len(use.shapes[use.operand])
-  # A mesh axis says nothing: a leaf in blocks is still one leaf.
+  # A mesh axis has no role: a leaf in blocks is still one leaf.
   loops = ['' if loop.axis else 'stack' for loop in use.scans]
   return loops + [known[axis] for axis in range(rank)]
 
@@ -62,12 +62,12 @@ def _stacked(axis: Axis, role: str, use: Use) -> list[tuple[Factor, str]]:
 
 
 def _strongest(sizes: dict[str, int]) -> set[str]:
-  """An axis of which a single index is taken counts layers."""
+  """An axis from which a single index is taken counts layers."""
   large = {role for role, size in sizes.items() if size > 1}
   return large or set(sizes) or {'stack'}
 
 
-# Rules for the steps: from axes, as lists of factors, to axes.
+# Rules: the effect of a step on axes, as lists of factors.
 
 
 def _size(axis: Axis) -> int:
@@ -75,7 +75,7 @@ def _size(axis: Axis) -> int:
 
 
 def _resized(axis: Axis, size: int) -> Axis:
-  """A part of an axis, or one with zeros around."""
+  """A part of an axis, or an axis that is padded with zeros."""
   if size == _size(axis):
     return axis
   return [Factor(_union(axis), size)]
@@ -102,7 +102,7 @@ def _reshape(axes: list[Axis], step: Step, use: Use) -> list[Axis]:
 
 
 def _kept(factors: Sequence[Factor], use: Use) -> list[Factor]:
-  """Drops axes of which a single index has been taken."""
+  """Drops axes from which a single index has been taken."""
   return [
     factor
     for factor in factors
@@ -124,7 +124,7 @@ def _regroup(factors: list[Factor], sizes: Sequence[int]) -> list[Axis]:
         axis.append(Factor(factor.axes, missing))
         rest.insert(0, Factor(factor.axes, factor.size // missing))
         missing = 1
-      else:  # They share the boundary, so neither can be told apart.
+      else:  # The boundary is inside both, so they are merged.
         both = (factor, rest.pop(0))
         size = math.prod(each.size for each in both)
         rest.insert(0, Factor(_union(both), size))
@@ -137,7 +137,7 @@ def _regroup(factors: list[Factor], sizes: Sequence[int]) -> list[Axis]:
 def _squeeze(axes: list[Axis], step: Step, use: Use) -> list[Axis]:
   gone = step.params['dimensions']
   left = [axis for i, axis in enumerate(axes) if i not in gone]
-  for i in gone:  # What had a single index goes with the next axis.
+  for i in gone:  # An axis of length one goes with the next axis.
     place = sum(j not in gone for j in range(i))
     ones = _kept(axes[i], use)
     if ones and left:

@@ -1,9 +1,8 @@
-"""What each primitive does to the leaves that reach it.
+"""The effect of each primitive on the leaves that reach it.
 
-A rule is a function ``rule(walk, eqn, values, path)``: from what the inputs of
-an equation hold of leaves to what its outputs hold. Where the entries of a leaf
-stay known, dead ones must still be zero; otherwise the leaf is lost, which is
-an error.
+A rule ``rule(walk, eqn, values, path)`` takes what the inputs of an equation
+hold of leaves to what its outputs hold. Dead entries must still be zero
+afterwards; a leaf for which this is not certain is lost, which is an error.
 """
 
 import math
@@ -20,14 +19,18 @@ from lthjax.program._walk import Values, Walk, Weight, shape
 def rearrange(
   walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path
 ) -> Values:
-  """Entries are moved, repeated or dropped, in a way that the program fixes."""
+  """Entries are moved, repeated or dropped, at places that are fixed."""
   weight, *others = values
   if not weight or any(others):
     return walk.lose(eqn, values)
   array, *rest = eqn.invars
   fixed = [x.val for x in rest if isinstance(x, jex.Literal)]
   if len(fixed) < len(rest):
-    return walk.lose(eqn, values, ' at a computed place')
+    return walk.lose(
+      eqn,
+      values,
+      ' at a computed place: walk over it with `jax.lax.scan`',
+    )
   several, size = eqn.primitive.multiple_results, math.prod(shape(array))
   return [
     weight._replace(
@@ -38,7 +41,7 @@ def rearrange(
 
 
 def join(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
-  """Several kernels become one, concatenated or stacked."""
+  """Several kernels are concatenated or stacked into one."""
   weights = [w for w in values if w and not w.derived]
   if len(weights) < len(values) or len({w.scans for w in weights}) > 1:
     return walk.lose(eqn, values, ' with something else')
@@ -64,7 +67,7 @@ def join(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
 
 
 def same(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
-  """Entries stay the same, but for casts; one output for each input."""
+  """Entries stay the same, except for casts; one output per input."""
   return values
 
 
@@ -76,15 +79,15 @@ def each(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
 def combine(
   walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path
 ) -> Values:
-  """Entries stay where they are beside those of other arrays, as of masks."""
+  """Entries stay where they are, next to those of another array or a mask."""
   inputs = list(zip(map(shape, eqn.invars), values, strict=True))
   weights = [w for w in values if w and not w.derived]
-  if not weights:  # derived numbers, which beside activations are activations
+  if not weights:  # Next to activations, derived values are activations too.
     activations = any(dims and not w for dims, w in inputs)
     return [None if activations else next(filter(None, values), None)]
   first, name = weights[0], eqn.primitive.name
   others = [dims for dims, w in inputs if not w or w.derived]
-  arrays = any(others)  # not only scalars
+  arrays = any(others)  # Not only scalars.
   spread = inputs[values.index(first)][0] != shape(eqn.outvars[0])
   why = None
   if not all(w.same(first) for w in weights):
@@ -93,7 +96,7 @@ def combine(
     why = ', which makes something of dead weights'
   elif name == 'div' and first is not values[0]:
     why = ' as the divisor'
-  elif spread or (arrays and first.repeated):  # a matmul, once it is summed
+  elif spread or (arrays and first.repeated):  # A matmul, once it is summed.
     why = ' after being repeated'
   if why:
     return walk.lose(eqn, weights, why)
@@ -103,14 +106,14 @@ def combine(
 
 
 def reduce(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
-  """A norm or an extremum; but the sum of a product would be a matmul."""
+  """A norm or an extremum; the sum of a product would be a matmul."""
   if any(w and w.mixed for w in values):
     return walk.lose(eqn, values, ' after a product')
   return [w and w._replace(derived=True) for w in values]
 
 
-_SUMS = ('add', 'sub')  # of zeros only, if both are the same weights
-_BOUNDS = ('clamp', 'max', 'min')  # scalars, with zero between them
+_SUMS = ('add', 'sub')  # Zeros stay zero if both are the same weights.
+_BOUNDS = ('clamp', 'max', 'min')  # By scalars, with zero between them.
 SAME = (
   'convert_element_type', 'copy', 'copy_p', 'device_put', 'name',
   'optimization_barrier', 'pvary', 'reduce_precision', 'reshard',

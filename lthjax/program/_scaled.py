@@ -1,14 +1,14 @@
-"""Evaluates programs whose numbers leave the range of their dtype.
+"""Arithmetic for programs whose numbers leave the range of their dtype.
 
-The sum over all paths of a deep network of positive weights is beyond float32
-after some twenty layers. Here a floating-point array carries the exponent of a
-power of two that belongs to all of its entries, and every matmul and
-convolution ends with a peak of about one. Scaling by powers of two is exact, so
-that this is arithmetic with float32's precision in a wider range; and because
-the exponents are constants to differentiation, gradients are in range as well.
+The sum over all paths of a deep network of positive weights exceeds float32
+after some twenty layers. Here, each floating-point array carries the exponent
+of a power of two that all of its entries share, and the result of each matmul
+or convolution is rescaled to a peak of about one. Scaling by powers of two is
+exact, so this is arithmetic with float32's precision and a wider range; the
+exponents are constants to differentiation, so gradients are in range as well.
 
-Infinities, and what stands for them, such as the lowest float32 in the masks of
-attention, belong to no scale: they have no say in it and are passed on.
+Infinities, and values that stand for them, such as the lowest float32 in
+attention masks, do not affect the scale and are passed on unchanged.
 """
 
 import functools
@@ -50,10 +50,10 @@ class Scaled(NamedTuple):
 def evaluate(f: Callable[..., jax.Array], *args: chex.ArrayTree) -> Scaled:
   """Computes ``f(*args)``, a floating-point array, without overflow.
 
-  What is multiplied, added, compared, moved or rooted keeps its scale, also
+  Products, sums, comparisons, rearrangements and roots keep their scale, also
   through calls and scans. Other functions, such as tanh and exp, and other
-  control flow take the numbers themselves, up to the largest that there are.
-  Custom rules for derivatives are passed over: what they stand for is derived.
+  control flow see the numbers themselves, clipped to the largest finite ones.
+  Custom derivative rules are ignored: the functions inside are differentiated.
 
   Args:
     f: any function that JAX can trace.
@@ -74,7 +74,7 @@ def power_of_two(exponent: jax.Array) -> jax.Array:
 
 
 def _run(program: Any, args: Sequence[Any]) -> list[Any]:
-  """Evaluates equation by equation; what needs a scale becomes `Scaled`."""
+  """Evaluates a program; values that need a scale become `Scaled`."""
   return interpret(program, args, _step)
 
 
@@ -91,7 +91,7 @@ def _is_float(x: Any) -> bool:
 
 
 def _scaled(x: Any) -> Any:
-  """Gives ordinary floats a scale; zeros and infinities have the lowest."""
+  """Gives ordinary floats a scale; all zeros or infinities have the lowest."""
   if isinstance(x, Scaled) or not _is_float(x):
     return x
   x = jnp.asarray(x)
@@ -100,12 +100,12 @@ def _scaled(x: Any) -> Any:
 
 
 def _is_finite(x: jax.Array) -> jax.Array:
-  """Tells numbers from infinities and what stands for them."""
+  """Returns where there are numbers, and not stand-ins for infinity."""
   return jnp.abs(x) < min(2.0**_LIMIT, float(jnp.finfo(x.dtype).max))
 
 
 def _is_zero(x: Any) -> bool:
-  """Tells the zero of a relu, which has any exponent."""
+  """Returns whether this is the zero of a ReLU, which fits any exponent."""
   known = isinstance(x, np.ndarray | np.generic | float)
   return known and not np.any(x)
 
@@ -131,17 +131,17 @@ def _normal(x: Any) -> Scaled:
   bits = jax.lax.bitcast_convert_type(
     jax.lax.stop_gradient(value).astype(jnp.float32), jnp.int32
   )
-  # The maximum includes the old exponent: what comes out of a reduction is
-  # kept, where XLA would compute a chain of scalars again in every loop.
+  # The maximum includes the old exponent because XLA keeps the result of a
+  # reduction, but recomputes a chain of scalars in every loop.
   each = (bits >> 23 & 255) - 126 + exponent
   known = (value != 0) & _is_finite(value)
   peak = jnp.max(jnp.where(known, each, _NONE), initial=_NONE)
-  shift = jnp.minimum(exponent - peak, _LIMIT)  # zeros have no peak
+  shift = jnp.minimum(exponent - peak, _LIMIT)  # Zeros have no peak.
   return Scaled(_times(value, _float(shift)), peak)
 
 
 def _plain(x: Any) -> Any:
-  """The numbers themselves, or the largest ones that there are."""
+  """The numbers themselves, or the largest finite ones."""
   if not isinstance(x, Scaled):
     return x
   far = jnp.abs(x.exponent) > _LIMIT // 2
@@ -152,14 +152,14 @@ def _plain(x: Any) -> Any:
 
 
 def _lower(x: Any, exponent: jax.Array) -> Any:
-  """The value that belongs to a higher exponent; it may underflow."""
+  """The value for a higher exponent; it may underflow."""
   if not isinstance(x, Scaled):
     return x
   gap = jnp.maximum(x.exponent - exponent, -127)
   return _times(x.value, _float(gap))
 
 
-# The rules: what a primitive does to values and exponents.
+# Rules: the effect of a primitive on values and exponents.
 
 
 def _otherwise(eqn, values):
@@ -167,14 +167,14 @@ def _otherwise(eqn, values):
 
 
 def _move(eqn, values):
-  """Entries move, or are picked or summed; the rest are indices."""
+  """Entries are moved, picked or summed; the other inputs are indices."""
   x, *rest = values
   outs = bind(eqn, [x.value, *rest])
   return [Scaled(out, x.exponent) for out in outs]
 
 
 def _join(eqn, values):
-  """Entries of several arrays are added, compared or put together."""
+  """Entries of several arrays are added, compared or concatenated."""
   values = [x if _is_zero(x) else _scaled(x) for x in values]
   exponents = [x.exponent for x in values if isinstance(x, Scaled)]
   top = functools.reduce(jnp.maximum, exponents)
@@ -224,7 +224,7 @@ def _cond(eqn, values):
 
 
 def _scan(eqn, values):
-  """The exponents of what is carried are carried along."""
+  """The exponents of carries are carried along."""
   consts, carry, stacks = loop_parts(eqn, values)
 
   def body(inputs, _):
@@ -244,7 +244,7 @@ def _slice(x: Any, stack: Any) -> Any:
 
 
 def _stack(x: Any) -> Any:
-  """Gives the slices of a scan, which have exponents of their own, one."""
+  """Gives the slices of a scan, each with its exponent, a common one."""
   if not isinstance(x, Scaled):
     return x
   top = jnp.max(x.exponent, initial=_NONE)

@@ -1,4 +1,4 @@
-"""Matmuls and convolutions, and the way of a leaf there and back."""
+"""Matmuls and convolutions, and how a leaf gets there and back."""
 
 from typing import Any, NamedTuple
 
@@ -69,25 +69,25 @@ class Use(NamedTuple):
       ``'conv_general_dilated'``; or ``'gather'``, a lookup in a table, which
       multiplies nothing.
     shapes: shapes of its two operands.
-    runs: how often it runs: the product of the lengths of the loops around.
-    multiply_adds: of all runs together.
-    paths: where it is in the program, as the keys of its visits in `run`: one
-      path, or one for each branch of a `jax.lax.cond`.
-    loops: the loops around it, outermost first. Its notes have an axis each.
-    operand: on which side the leaf is: 0 for the left, 1 for the right.
+    runs: number of times it runs: the product of the lengths of the loops.
+    multiply_adds: number over all runs.
+    paths: its addresses in the program, the keys of its visits in `run`: one,
+      or one for each branch of a `jax.lax.cond`.
+    loops: the loops around it, outermost first. Its notes have one axis each.
+    operand: the side of the leaf: 0 for the left operand, 1 for the right.
     contracted: axes of the operand that are summed over.
-    batch: axes of the operand that go along with one of the other operand, or
-      with its groups of rows in a ragged matmul: experts, for instance.
+    batch: axes of the operand that pair up with axes of the other operand, or
+      with its groups of rows in a ragged matmul, such as experts.
     free: the other axes of the operand: those of neurons.
-    window: which of the contracted axes are spatial, in a convolution.
-    groups: number of groups of a convolution; each reads inputs of its own.
+    window: the contracted axes that are spatial, in a convolution.
+    groups: number of groups of a convolution; each reads its own inputs.
     shape: the leaf's shape.
-    scans: the loops that walk over the leaf. The `view` has an axis each.
+    scans: the loops that walk over the leaf. The `view` has one axis each.
     exact: whether the leaf is only moved and cast before its use, and not, for
       instance, masked or scaled.
-    times: how many multiply-adds each entry of the leaf takes part in, as often
-      as it occurs in the `view`; the mean over groups in a ragged matmul.
-    steps: what the program does to the leaf first, see `view`.
+    times: number of multiply-adds per entry of the `view`; the mean over the
+      groups in a ragged matmul.
+    steps: what the program does to the leaf first; see `view`.
   """
 
   name: str | None
@@ -111,11 +111,11 @@ class Use(NamedTuple):
 
   @property
   def path(self) -> Path:
-    """Where it is in the program; in the first branch of a `jax.lax.cond`."""
+    """Its address in the program; in the first branch of a `jax.lax.cond`."""
     return self.paths[0]
 
   def like(self, other: 'Use') -> bool:
-    """Returns whether another use is the same, but for its place."""
+    """Returns whether another use differs only in its address."""
 
     def placeless(use):
       loops = (use.loops, use.scans)
@@ -142,9 +142,9 @@ class Use(NamedTuple):
   def pull_back(self, x: chex.Array) -> chex.Array:
     """Takes what stands at the operand back to the leaf's own layout.
 
-    It is the transpose of `view`: entries of the leaf that the operand does not
-    contain are zero, and those that it contains several times are summed, or
-    true if any is true. ``pull_back(ones)`` counts how often it contains each.
+    This is the transpose of `view`: entries of the leaf that are not in the
+    operand are zero, and those that are in it several times are summed, or true
+    if any is true. ``pull_back(ones)`` counts how often each one is there.
 
     Args:
       x: floating-point or bool array in the shape of the `view`.
@@ -168,7 +168,7 @@ class Use(NamedTuple):
     boolean = x.dtype == bool
     if not boolean and not jnp.issubdtype(x.dtype, jnp.inexact):
       raise ValueError(
-        f'`pull_back` was given {x.dtype}, but adds up entries, so it takes'
+        f'`pull_back` was given {x.dtype}, but sums entries, so it takes'
         ' floating-point or bool arrays: cast with `x.astype("float32")`.'
       )
     dtype = jnp.float32 if boolean else x.dtype

@@ -1,4 +1,4 @@
-"""The matmuls and convolutions of a function, and the kernels in them."""
+"""The matmuls and convolutions of a function, and their kernels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,16 +25,16 @@ def uses(
   """Lists the matmuls and convolutions of a function, with their kernels.
 
   As in the literature, zeros that pad the input of a convolution count, and
-  zeros between its pixels (in transposed convolutions) do not. Nothing else
-  counts: no elementwise work, no solvers, no kernels from outside of JAX.
+  zeros between its pixels (in transposed convolutions) do not. Elementwise
+  operations and solvers do not count.
 
   Args:
-    apply: pure function ``apply(params, *args)``. Bind what is not an array
-      before: ``lambda params, x: model.apply(params, x, train=False)``.
+    apply: pure function ``apply(params, *args)``. Bind other arguments than
+      arrays: ``lambda params, x: model.apply(params, x, train=False)``.
     params: tree of arrays or of `jax.ShapeDtypeStruct`.
     *args: trees of arrays or of `jax.ShapeDtypeStruct`.
     where: the leaves to follow: ``where(name, leaf)``, a glob or a list of
-      globs. By default those that `kernels` chooses.
+      globs. By default, those of `kernels`.
 
   Returns:
     The uses in the order of the program. A leaf may have several, or none.
@@ -72,7 +72,7 @@ def uses_of(closed: Any, params: chex.ArrayTree, chosen: set[str]) -> list[Use]:
     raise ValueError(
       'The matmuls of this function and their kernels are not certain:'
       f' {"; ".join(dict.fromkeys(walk.faults))}. Kernels may only be cast,'
-      ' masked or rearranged before their matmuls; leave out other leaves with'
+      ' masked or rearranged before their matmuls; exclude other leaves with'
       ' `where=`.'
     )
   return walk.uses

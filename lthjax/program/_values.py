@@ -1,4 +1,4 @@
-"""Runs a function while something looks at, or changes, what it computes."""
+"""Runs of a function that show, or change, what it computes inside."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -32,19 +32,19 @@ def run(
 ) -> tuple[Any, dict[Path, Any]]:
   """Calls a function, and visits chosen equations of its program on the way.
 
-  An equation is visited wherever it is: also inside `jax.jit`,
-  `jax.checkpoint`, functions with custom derivatives (whose derivatives are
-  then those of their body), `jax.lax.scan` and `jax.lax.cond`. What leads to no
-  visit is not opened. A scan stays a scan, so that neither the program nor its
-  compile time grows with the number of turns; nor is a `jax.shard_map` undone.
+  Equations are also visited inside `jax.jit`, `jax.checkpoint`, functions with
+  custom derivatives (which then have the derivatives of their body),
+  `jax.lax.scan`, `jax.lax.cond` and `jax.shard_map`. Everything else runs as it
+  was written. A scan stays a scan, so neither the program nor its compile time
+  grows with the number of iterations.
 
   Args:
     f: any function that JAX can trace.
     visits: ``{path: visit}`` for single equations, as `lthjax.program.uses`
       gives their paths, or ``{primitive: visit}`` for all equations of a
       primitive, such as ``'dot_general'``. A visit is ``visit(eqn, inputs) ->
-      (outputs, note)``: `bind` computes the outputs, from these or other
-      inputs, and a note is any tree of arrays, or `None`.
+      (outputs, note)``, where `bind` computes the outputs, from these or other
+      inputs, and the note is any tree of arrays, or `None`.
     *args: arguments of ``f``.
     feeds: ``{path: tree}`` for visits that take a third argument: arrays with a
       leading axis for each loop around the equation, which slices them.
@@ -53,8 +53,8 @@ def run(
     The result of ``f``, and ``{path: note}`` in the order of the program. A
     note has a leading axis for each loop around its equation: for each scan,
     and for each mesh axis of a `jax.shard_map`. The branches of a
-    `jax.lax.cond` must note alike; what the one that is taken notes is under
-    the paths of the first.
+    `jax.lax.cond` must have notes of the same shapes; those of the branch that
+    is taken are under the paths of the first one.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -175,7 +175,7 @@ def _scan(run, eqn, inputs, path, feeds):
 
 
 def _shard(run, eqn, inputs, path, feeds):
-  """Notes and feeds have an axis for each mesh axis, where a device has one."""
+  """Notes and feeds have an axis for each mesh axis, of length 1 locally."""
   params = eqn.params
   mesh, manual = params['mesh'], params['newly_manual_axes']
   spread = [name for name in mesh.axis_names if name in manual]
@@ -233,7 +233,7 @@ def _refuse(run, eqn, inputs, path, feeds):
     f'`{eqn.primitive.name}` contains {", ".join(sorted(names))}, which cannot'
     ' be visited there: only calls, `jax.lax.scan` and `jax.lax.cond` can be'
     ' followed. Write the loop with `jax.lax.scan`, or with a fixed number of'
-    ' turns, or do not visit these equations.'
+    ' iterations, or do not visit these equations.'
   )
 
 

@@ -1,7 +1,7 @@
-"""A walk over a program that keeps track of where the leaves are.
+"""A walk over a program that tracks the leaves.
 
-Every variable holds a `Weight`, if it holds entries of leaves, or `None`. What
-an equation does to that is up to the rule for its primitive.
+A variable that holds entries of leaves has a `Weight`, any other has `None`.
+The rule for a primitive decides what its equations do to them.
 """
 
 import math
@@ -40,8 +40,8 @@ class Weight(NamedTuple):
     repeated: whether entries were repeated along some axis.
     mixed: whether they were multiplied by another array.
     exact: whether they were only moved and cast.
-    derived: whether they are rows chosen by indices, or norms: numbers that may
-      serve as activations or scales, but whose use as a kernel is not known.
+    derived: whether they are rows picked by indices, or norms: numbers that can
+      be activations or scales, but cannot be followed as kernels.
   """
 
   parts: tuple[Part, ...]
@@ -89,7 +89,7 @@ class Walk(NamedTuple):
     uses: what `use` has noted.
     faults: what `lose` has noted.
     loops: the loops around.
-    idle: how many of the devices around repeat what others compute.
+    idle: number of devices that compute the same.
   """
 
   rules: Mapping[str, Rule]
@@ -121,9 +121,9 @@ class Walk(NamedTuple):
     Args:
       eqn: the equation.
       path: of the equation.
-      multiply_adds: of one run; each entry takes part in equally many.
+      multiply_adds: number per run, the same for each entry of the kernel.
       weight: what its kernel holds.
-      **roles: the operand of the kernel, and what its axes are for.
+      **roles: fields of the use about its operand.
     """
     runs = math.prod(loop.length for loop in self.loops) // self.idle
     use = Use(
@@ -153,7 +153,7 @@ class Walk(NamedTuple):
 
   def lose(self, eqn: jex.JaxprEqn, values: Values, why: str = '') -> Values:
     """Notes the leaves that cannot be followed through an equation."""
-    if eqn.outvars:  # otherwise it prints or checks something
+    if eqn.outvars:  # Otherwise, it prints or checks something.
       self.faults.extend(
         f'{w.name} meets `{eqn.primitive.name}`{why}'
         for w in values
@@ -163,7 +163,7 @@ class Walk(NamedTuple):
 
 
 def _entries(use: Use) -> int:
-  """Counts the entries of a leaf at its operand, also while JAX is tracing."""
+  """Counts the entries of a leaf at its operand, even while JAX traces."""
   with jax.ensure_compile_time_eval():
     return int(jnp.count_nonzero(use.view(jnp.ones(use.shape, bool))))
 

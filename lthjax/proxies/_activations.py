@@ -1,4 +1,4 @@
-"""NASWOT: whether examples switch on different units."""
+"""NASWOT: whether different examples activate different units."""
 
 from typing import Any
 
@@ -18,16 +18,16 @@ def naswot(
   batch: Any,
   key: chex.PRNGKey | None = None,
 ) -> jax.Array:
-  """Takes ``log |det K|``: K counts the ReLUs on which two examples agree.
+  """Computes ``log |det K|``, where K counts ReLUs on which examples agree.
 
-  The code of an example says of each ReLU of the network whether its input is
-  positive; the entry of K for two examples is the number of ReLUs less the
-  Hamming distance of their codes. Networks that give every example a region of
-  its own have the largest determinants.
+  The code of an example has one bit per ReLU: whether its input is positive.
+  The entry of K for two examples is the number of ReLUs minus the Hamming
+  distance of their codes. Networks in which every example has its own code have
+  the largest determinants.
 
-  A ReLU is whatever the model computes as the maximum with a literal zero:
-  `jax.nn.relu`, `jax.nn.relu6`, ``jnp.maximum(x, 0)``, if examples are on its
-  first axis. Other nonlinearities do not count.
+  Every maximum with a literal zero is a ReLU, if examples are on the first
+  axis: `jax.nn.relu`, `jax.nn.relu6`, ``jnp.maximum(x, 0)``. Other
+  nonlinearities do not count.
 
   Args:
     apply: ``apply(params, x) -> outputs``.
@@ -36,12 +36,8 @@ def naswot(
     key: not used.
 
   Returns:
-    A scalar; higher is held to be better. Minus infinity if two examples have
-    the same code.
-
-  Raises:
-    ValueError: if the model has no ReLU or does not return a single array, or
-      has them inside of a `jax.lax.while_loop` or a `jax.lax.cond`.
+    A scalar; higher is better. Minus infinity if two examples have the same
+    code.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -71,7 +67,7 @@ def naswot(
     return outs, code
 
   _, notes = program.run(apply, {'max': visit}, params, x)
-  # Inside scans, the turns of the loop are units as well.
+  # The iterations of a scan are units as well.
   codes = [
     jnp.moveaxis(code, -2, 0).reshape(len(x), -1)
     for code in notes.values()

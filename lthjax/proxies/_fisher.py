@@ -1,4 +1,4 @@
-"""Fisher information of channels: what the loss would say to losing one."""
+"""Fisher information of channels: how the loss reacts to losing one."""
 
 from typing import Any
 
@@ -21,27 +21,22 @@ def fisher(
 ) -> jax.Array:
   """Sums ``mean((sum(a * dL/da)) ** 2) / 2`` over all channels.
 
-  The inner sum is over the positions of a channel, the mean over the examples,
-  a what a matmul or convolution makes, and L the loss of an example. (So it is
-  before a bias is added, which at initialization is zero. In
-  `lthjax.scores.fisher` weights stand for the channels.)
+  The inner sum is over the positions of a channel, the mean over the examples.
+  Activations a are outputs of matmuls and convolutions, before biases, which
+  are zero at initialization; L is the loss of an example. For weights instead
+  of channels, use `lthjax.scores.fisher`.
 
   Args:
     apply: ``apply(params, x) -> logits``. Activations must have examples on
-      the first axis; channels are on the last axis, or where a convolution has
-      them.
+      the first axis; channels are on the last axis, or on the channel axis of a
+      convolution.
     params: tree of arrays.
     batch: inputs and labels.
     key: not used.
-    loss: ``loss(logits, labels)``, of each example or their mean.
+    loss: ``loss(logits, labels)``, per example or their mean.
 
   Returns:
-    A scalar; higher is held to be better.
-
-  Raises:
-    ValueError: if the batch has no labels, the model does not return a single
-      array, or its matmuls are inside of a `jax.lax.while_loop` or a
-      `jax.lax.cond`.
+    A scalar; higher is better.
 
   Example:
     >>> import jax.numpy as jnp
@@ -75,7 +70,7 @@ def fisher(
     return [jnp.moveaxis(shifted, -1, axis)], activation
 
   def run(shifts, params):
-    """The sum of the losses, with something added to each activation."""
+    """The sum of the losses, with a shift added to each activation."""
     total, activations = program.run(
       mean_loss, visits, params, (x, labels), feeds=shifts
     )
@@ -97,7 +92,7 @@ _MATMULS = ('conv_general_dilated', 'dot_general')
 
 
 def _channel_axis(eqn) -> int:
-  """Tells on which axis of its output a matmul or convolution has channels."""
+  """Returns the axis of channels in the output of a matmul or convolution."""
   if eqn.primitive.name == 'conv_general_dilated':
     return eqn.params['dimension_numbers'].out_spec[1]
   return eqn.outvars[0].aval.ndim - 1

@@ -1,4 +1,4 @@
-"""SynFlow as a proxy: how much flows through a network, without data."""
+"""SynFlow as a proxy: the flow through a network, without data."""
 
 from typing import Any
 
@@ -18,22 +18,19 @@ def synflow(
   batch: Any,
   key: chex.PRNGKey | None = None,
 ) -> jax.Array:
-  """Takes the logarithm of the sum of `lthjax.scores.synflow` over kernels.
+  """Computes the logarithm of the sum of `lthjax.scores.synflow` over kernels.
 
-  The sum grows exponentially with depth; its logarithm has the same order and
-  is in range for networks of any depth.
+  The sum grows exponentially with depth; its logarithm ranks networks the same
+  way and is in range at any depth.
 
   Args:
     apply: ``apply(params, x) -> outputs``, BatchNorm in inference form.
     params: tree of arrays.
-    batch: inputs, of which only the shape counts; and labels or None.
+    batch: inputs, of which only the shape matters, and labels or None.
     key: not used.
 
   Returns:
-    A scalar; higher is held to be better. Minus infinity if nothing flows.
-
-  Raises:
-    ValueError: if the model does not return a single array.
+    A scalar; higher is better. Minus infinity if nothing flows.
 
   Example:
     >>> import jax.numpy as jnp

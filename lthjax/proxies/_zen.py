@@ -1,4 +1,4 @@
-"""Zen-score: how far the outputs move when the input moves a little."""
+"""Zen-score: how far outputs move when inputs move a little."""
 
 from typing import Any
 
@@ -20,29 +20,25 @@ def zen(
   *,
   scale: float = 0.01,
 ) -> jax.Array:
-  """Takes ``log E||f(x) - f(x + scale * e)|| + sum(log(root(mean(var))))``.
+  """Computes ``log E||f(x) - f(x + scale * e)|| + sum(log(root(mean(var))))``.
 
-  Here x and e are drawn from a Gaussian. The sum is over the normalizations of
-  the network: each divides what moves by the standard deviations of its
-  channels, and that is taken back. What counts as one is the root of a
-  variance, `jax.lax.rsqrt` or `jnp.sqrt` of an array that is no constant, as
-  BatchNorm and LayerNorm have it. In inference form at initialization
-  BatchNorm changes nothing, and the sum is nearly zero.
+  Both x and e are drawn from a Gaussian. The sum is over the normalizations of
+  the network: each divides by the standard deviations of its channels, and the
+  sum undoes this. Every `jax.lax.rsqrt` or `jnp.sqrt` of an array that is not a
+  constant counts as a normalization, such as those of BatchNorm and LayerNorm.
+  BatchNorm in inference form changes nothing at initialization, and the sum is
+  close to zero.
 
   Args:
-    apply: ``apply(params, x) -> outputs``. The paper leaves out the pooling and
-      the last layer: to do so, return the features before them.
+    apply: ``apply(params, x) -> outputs``. The paper omits the pooling and the
+      last layer; to do the same, return the features before them.
     params: tree of arrays; the paper draws them from a Gaussian as well.
-    batch: inputs, of which only the shape counts, and labels or None.
+    batch: inputs, of which only the shape matters, and labels or None.
     key: random key.
     scale: of the perturbation.
 
   Returns:
-    A scalar; higher is held to be better.
-
-  Raises:
-    ValueError: if there is no key, or the model does not return a single array
-      or has roots inside of a `jax.lax.while_loop` or a `jax.lax.cond`.
+    A scalar; higher is better.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -60,7 +56,7 @@ def zen(
   """
   if key is None:
     raise ValueError(
-      '`zen` draws its inputs, so it needs a key: pass `jax.random.key(0)`.'
+      '`zen` draws its inputs, so it needs a key, such as `jax.random.key(0)`.'
     )
   shape = _checks.as_batch(batch).x.shape
   x, noise = jax.random.normal(key, (2, *shape))

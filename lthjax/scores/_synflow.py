@@ -1,4 +1,4 @@
-"""SynFlow: how much of the flow through the network passes a weight."""
+"""SynFlow: the share of the flow through the network that passes a weight."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from lthjax.program._scaled import evaluate, power_of_two
 from lthjax.scores import _checks
 from lthjax.scores._snip import product
 
-_IN_RANGE = 64  # Flows up to two to this power are given as they are.
+_IN_RANGE = 64  # Flows up to two to this power are not rescaled.
 
 
 def synflow(
@@ -19,35 +19,29 @@ def synflow(
   params: chex.ArrayTree,
   input_shape: tuple[int, ...],
 ) -> chex.ArrayTree:
-  """Scores a weight by the flow through it, without any data: ``w * dR/dw``.
+  """Scores weights by the flow through them, without any data: ``w * dR/dw``.
 
-  R is the sum of the outputs for an input of ones when all params are replaced
-  by their absolute values, biases and the scales of normalizations included. In
-  a network without biases, or with biases that are still zero, the scores of
-  every layer sum to R. Prune with it in many steps (`lthjax.prune_iteratively`)
-  and no layer is emptied before the others.
+  R is the sum of the outputs for an input of ones, with all params replaced by
+  their absolute values, including biases and the scales of normalizations. In a
+  network whose biases are zero, the scores of each layer sum to R. Pruned in
+  many steps with `lthjax.prune_iteratively`, no layer is emptied before the
+  others.
 
-  A flow beyond 2^64, as it is after a dozen wide layers, or below 2^-64, is
-  scaled into this range by a power of two. That changes no order and no ratio,
-  and needs no other precision: forwards and backwards, the numbers are near one
-  in networks of any depth, with or without shortcuts.
+  A flow above 2^64, as after a dozen wide layers, or below 2^-64 is scaled into
+  this range by a power of two, which changes no order and no ratio. Forward and
+  backward, the numbers stay near one in networks of any depth, with or without
+  shortcuts, so float32 is enough.
 
   Args:
     apply: ``apply(params, x)``, which returns a single array. BatchNorm must be
-      in inference form, such as ``lambda params, x: model.apply(params,
-      model_state, x)[0]`` with a ``model_state`` from initialization. Custom
-      rules for its derivatives are not used. It is compiled once, as long as
-      the same function is passed.
+      in inference form: ``lambda params, x: model.apply(params, model_state,
+      x)[0]`` with a ``model_state`` from initialization. Custom derivative
+      rules are ignored. It is compiled once per function.
     params: tree of arrays.
     input_shape: shape of one example, without the batch axis.
 
   Returns:
     Scores of the same structure and shapes, at least float32.
-
-  Raises:
-    ValueError: if the model does not take an input of this shape or does not
-      return a single array; outside of transformations also if a score is not
-      finite.
 
   Example:
     >>> import jax.numpy as jnp
