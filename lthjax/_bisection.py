@@ -169,6 +169,8 @@ def _bisect(bisections: list[_Bisection]) -> list[jax.Array]:
 
 def words(count: Any, size: int) -> Any:
   """The count as int32, or as two words of it where there are too many."""
+  if isinstance(count, tuple):
+    return count
   if not isinstance(count, jax.Array):
     count = np.minimum(count, size)
   elif jnp.iinfo(count.dtype).max >= _INT32:
@@ -177,6 +179,16 @@ def words(count: Any, size: int) -> Any:
     return jnp.asarray(count, jnp.int32)
   parts = count >> _WORD, count & ((1 << _WORD) - 1)
   return tuple(jnp.asarray(part, jnp.int32) for part in parts)
+
+
+def subtract(count: Any, n: jax.Array) -> Any:
+  """The count less an int32, but at least zero."""
+  if not isinstance(count, tuple):
+    return jnp.maximum(count - n, 0)
+  high = count[0] - (n >> _WORD)
+  low = count[1] - (n & ((1 << _WORD) - 1))
+  high, low = high + (low >> _WORD), low & ((1 << _WORD) - 1)
+  return jnp.maximum(high, 0), jnp.where(high < 0, 0, low)
 
 
 def order_images(

@@ -258,6 +258,8 @@ def _attends(names: Iterable[str]) -> Callable[[str], bool]:
 
 def shapes_of(tree: Any) -> dict[str, Shape]:
   """Returns the shapes of all leaves that have one, shapes included."""
+  if is_flat(tree):
+    return dict(tree)
   leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_shape)[0]
   found = {}
   for path, leaf in leaves:
@@ -272,8 +274,17 @@ def is_shape(x: Any) -> bool:
   return type(x) is tuple and all(type(n) is int for n in x)
 
 
+def is_flat(tree: Any) -> bool:
+  """Returns whether a tree is ``{name: shape}``."""
+  return type(tree) is dict and all(
+    isinstance(name, str) and is_shape(x) for name, x in tree.items()
+  )
+
+
 def stacks_in_metadata(tree: Any) -> dict[str, Shape]:
   """Returns the axes that the variables of Flax name after layers."""
+  if is_flat(tree):
+    return {}
 
   def labels(x):
     if hasattr(x, 'unbox'):  # a box of Linen

@@ -164,14 +164,18 @@ def call(
   return densities(shapes, sparsity)
 
 
-def alive(masks: Mapping[str, Any]) -> dict[str, Any]:
+def alive(
+  masks: Mapping[str, Any], axes: Mapping[str, Axes] | None = None
+) -> dict[str, Any]:
   """Counts the true entries of each array, exactly.
 
   Args:
     masks: ``{name: bool array}``.
+    axes: ``{name: Axes}``, to count in each layer of leaves that stack several.
 
   Returns:
     ``{name: number}``: Python integers, or traced int32 in a transformation.
+    For a stack, an array with the axes of a layer of size one.
 
   Example:
     >>> import numpy as np
@@ -179,24 +183,52 @@ def alive(masks: Mapping[str, Any]) -> dict[str, Any]:
     >>> counts.alive({'w': np.array([[True, False]])})
     {'w': 1}
   """
-  parts = {name: _partial_sums(mask) for name, mask in masks.items()}
-  host = trees.concrete(parts)
+  layers = {
+    name: axes[name].layer if axes and axes[name].stack else None
+    for name in masks
+  }
+  parts = {name: _partial_sums(m, layers[name]) for name, m in masks.items()}
+  host = trees.concrete({name: part for name, (part, _) in parts.items()})
   if host is not None:
-    return {n: int(np.sum(x, dtype=np.int64)) for n, x in host.items()}
-  if large := [n or 'the array' for n, x in parts.items() if np.ndim(x)]:
+    return {name: _whole(x, layers[name]) for name, x in host.items()}
+  if large := [n or 'the array' for n, (_, lead) in parts.items() if lead]:
     raise ValueError(
-      f'{", ".join(large)}: a leaf of 2^31 weights or more cannot be counted'
-      ' in int32, inside `jax.jit`. Count outside of it, or split the leaf.'
+      f'In {", ".join(large)}, 2^31 weights or more cannot be counted in int32,'
+      ' as inside `jax.jit`. Count outside of it, or split the leaf.'
     )
-  return parts
+  return {name: part for name, (part, _) in parts.items()}
 
 
-def _partial_sums(mask: Any) -> jax.Array:
-  """Sums over as many trailing axes as an int32 can count."""
-  lead = mask.ndim if mask.ndim else 0
-  while lead and math.prod(mask.shape[lead - 1 :]) < _INT32:
+def total(numbers: Mapping[str, Any], masks: Mapping[str, Any]) -> Any:
+  """Adds up what `alive` counted in masks; no sum may exceed a traced int32."""
+  if (
+    trees.is_traced(*numbers.values())
+    and sum(math.prod(masks[name].shape) for name in numbers) >= _INT32
+  ):
+    raise ValueError(
+      '2^31 weights or more cannot be counted together in int32, as inside'
+      ' `jax.jit`. Count outside of it, or give each layer its own budget.'
+    )
+  return sum(numbers.values())
+
+
+def _partial_sums(
+  mask: Any, axes: tuple[int, ...] | None
+) -> tuple[jax.Array, int]:
+  """Sums over as many trailing axes as an int32 can count; others are left."""
+  along = tuple(range(jnp.ndim(mask))) if axes is None else axes
+  lead = len(along)
+  while lead and math.prod(mask.shape[a] for a in along[lead - 1 :]) < _INT32:
     lead -= 1
-  return jnp.sum(mask, axis=tuple(range(lead, mask.ndim)), dtype=jnp.int32)
+  keep = axes is not None
+  return jnp.sum(mask, along[lead:], jnp.int32, keepdims=keep), lead
+
+
+def _whole(sums: np.ndarray, axes: tuple[int, ...] | None) -> Any:
+  """Sums up the rest on the host."""
+  if axes is None:
+    return int(np.sum(sums, dtype=np.int64))
+  return np.sum(sums, axes, np.int64, keepdims=True)
 
 
 def at_steps(

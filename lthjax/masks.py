@@ -15,7 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lthjax import trees
+from lthjax import counts, trees
 from lthjax.selection import keep_largest
 
 Where = Callable[[str, Any], bool]
@@ -304,14 +304,7 @@ def alive_by_name(masks: chex.ArrayTree) -> dict[str, Any]:
     >>> lth.masks.alive_by_name({'w': jnp.array([[True, False]]), 'b': None})
     {'w': 1}
   """
-  sums = {
-    name: jnp.sum(mask, dtype=jnp.int32)
-    for name, mask in trees.by_name(masks).items()
-    if mask is not None
-  }
-  if trees.is_traced(*sums.values()):
-    return sums
-  return {name: int(x) for name, x in jax.device_get(sums).items()}
+  return counts.alive(trees.prunable(masks))
 
 
 def shuffle(

@@ -64,6 +64,14 @@ def path_name(path: tuple[Any, ...]) -> str:
   return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
+def has_metadata(structure: Any) -> bool:
+  """Returns whether nodes of a structure are boxes or variables of Flax."""
+  node = structure.node_data()
+  if node and (hasattr(node[0], 'get_metadata') or hasattr(node[0], 'unbox')):
+    return True
+  return any(map(has_metadata, structure.children()))
+
+
 def by_name(tree: chex.ArrayTree) -> dict[str, Any]:
   """Returns the leaves of a tree, `None` included, under their names."""
   return flatten(tree)[0]

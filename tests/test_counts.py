@@ -86,7 +86,7 @@ def test_alive_under_a_trace(monkeypatch):
   assert found['w'].dtype == np.int32
   assert found['w'] == 12
   monkeypatch.setattr(counts, '_INT32', 10)
-  with pytest.raises(ValueError, match='w: a leaf of 2\\^31 weights or more'):
+  with pytest.raises(ValueError, match='In w, 2\\^31 weights or more'):
     jax.jit(lambda m: counts.alive({'w': m}))(np.ones((2, 9), bool))
 
 

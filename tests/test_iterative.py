@@ -10,6 +10,8 @@ import optax
 import pytest
 
 import lthjax as lth
+from lthjax import _bisection
+from lthjax.axes import Axes
 from lthjax.pruning._iterative import _schedule
 
 LENET = [(784, 300), (300, 100), (100, 10)]
@@ -100,7 +102,8 @@ def test_synflow_at_ratio_100_empties_no_layer():
   np.testing.assert_allclose(sums, sums[0], rtol=1e-5)
   # At once, and by magnitude, a layer is as good as lost.
   dense = lth.masks.full(params)
-  once = lth.prune(synflow(params), dense, sparsity=0.99, scope='global')
+  with pytest.warns(UserWarning, match='left no weight in 0, and a layer'):
+    once = lth.prune(synflow(params), dense, sparsity=0.99, scope='global')
   assert min(alive(once)) < min(kept)
 
 
@@ -109,11 +112,14 @@ def test_at_ratio_10000_the_others_lose_a_layer():
   params = lenet()
   dense = lth.masks.full(params)
   budget = {'sparsity': 0.9999, 'scope': 'global'}
-  magnitude = lth.prune(lth.scores.magnitude(params), dense, **budget)
+  with pytest.warns(UserWarning, match='left no weight in 0'):
+    magnitude = lth.prune(lth.scores.magnitude(params), dense, **budget)
   assert alive(magnitude)[0] == 0
   x = jax.random.normal(jax.random.key(1), (100, 784))
   snip = lth.scores.snip(cross_entropy, params, (x, jnp.arange(100) % 10))
-  assert min(alive(lth.prune(snip, dense, **budget))) == 0
+  with pytest.warns(UserWarning, match='left no weight in 0'):
+    assert min(alive(lth.prune(snip, dense, **budget))) == 0
+  assert min(alive(lth.prune(snip, dense, **budget, at_least=2))) == 2
   kept = alive(lth.prune_iteratively(synflow, params, sparsity=0.9999))
   assert sum(kept) == 27
   assert min(kept) > 0
@@ -128,7 +134,9 @@ def test_another_sparsity_compiles_nothing():
 
   for seed, sparsity in [(0, 0.5), (1, 0.9), (2, 0.1)]:
     params = network(seed=seed)
-    masks = lth.prune_iteratively(scores, params, sparsity=sparsity, steps=7)
+    masks = lth.prune_iteratively(
+      scores, params, sparsity=sparsity, steps=7, at_least=1
+    )
     assert lth.masks.count(masks) == 96 - round(96 * sparsity)
     before = before if seed else len(traces)  # noqa: F821
   assert len(traces) == before
@@ -231,6 +239,60 @@ def test_seeds_side_by_side_and_under_jit():
   assert lth.masks.hamming(jax.tree.map(lambda m: m[1], together), alone) == 0
 
 
+STACK = {'w': Axes(stack=(0,), inputs=(1,), outputs=(2,))}
+
+
+def test_each_stacked_layer_has_a_budget():
+  w = np.random.default_rng(0).normal(size=(3, 20, 10)).astype(np.float32)
+  params = {'w': w * np.reshape([1, 0.1, 0.01], (3, 1, 1)).astype(np.float32)}
+  prune = functools.partial(
+    lth.prune_iteratively, lth.scores.magnitude, params, axes=STACK, steps=4
+  )
+  masks = prune(sparsity=0.9, scope='layer')
+  assert np.sum(masks['w'], (1, 2)).tolist() == [20, 20, 20]
+  masks = prune(sparsity=0.9, at_least=3)
+  assert np.sum(masks['w'], (1, 2)).tolist() == [54, 3, 3]
+  with pytest.warns(UserWarning, match=r'no weight in w \(2 layers of it\)'):
+    masks = prune(sparsity=0.9)
+  assert np.sum(masks['w'], (1, 2)).tolist() == [60, 0, 0]
+
+
+def test_at_least_some_in_every_layer():
+  params = network()
+  prune = functools.partial(
+    lth.prune_iteratively, lth.scores.magnitude, params, sparsity=0.98, steps=5
+  )
+  assert alive(prune(scope='layer', at_least=2)) == [2, 2, 2]
+  with pytest.raises(ValueError, match='leaves 2 weights for 3 layers'):
+    prune(at_least=1)
+  assert min(alive(prune(sparsity=0.9, at_least=2))) == 2
+
+
+def test_empty_arrays():
+  params = {'a': np.zeros((0, 4), np.float32), 'c': np.eye(4, dtype=np.float32)}
+  params['c'] += 0.5
+  for options in ({}, {'scope': 'layer'}, {'at_least': 1}):
+    masks = lth.prune_iteratively(
+      lth.scores.magnitude, params, sparsity=0.75, steps=3, **options
+    )
+    assert alive(masks) == [0, 4]
+    np.testing.assert_array_equal(masks['c'], np.eye(4))
+
+
+def test_counts_above_int32(monkeypatch):
+  params = network()
+  prune = functools.partial(
+    lth.prune_iteratively, lth.scores.magnitude, params, sparsity=0.7, steps=3
+  )
+  expected = [prune(), prune(at_least=2)]
+  monkeypatch.setattr(_bisection, '_INT32', 64)  # 96 weights share a budget
+  monkeypatch.setattr(_bisection, '_WORD', 3)
+  jax.clear_caches()
+  for found, wanted in zip([prune(), prune(at_least=2)], expected, strict=True):
+    assert lth.masks.hamming(found, wanted) == 0
+  jax.clear_caches()
+
+
 # ---- Bad input.
 
 
@@ -238,6 +300,7 @@ def test_seeds_side_by_side_and_under_jit():
   ('options', 'message'),
   [
     ({'steps': 0}, '`steps` was 0, but must be at least 1'),
+    ({'steps': 2**31}, '`steps` was 2147483648, but may be at most 1048576'),
     ({'sparsity': 1.0}, '`sparsity` was 1.0, but must be in [0, 1)'),
     ({'sparsity': -0.1}, '`sparsity` was -0.1'),
     ({'scope': 'leaf'}, "`scope` was 'leaf', but must be"),
@@ -258,6 +321,25 @@ def test_bad_arguments(options, message):
     lth.prune_iteratively(
       lth.scores.magnitude, network(), **{'sparsity': 0.5} | options
     )
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'steps': 2.5}, '`steps` was 2.5, but must be an integer, such as 2.'),
+    ({'steps': None}, '`steps` was None, but must be an integer.'),
+    ({'sparsity': '0.5'}, "`sparsity` was '0.5', but must be a number."),
+    ({'densities': 'erk', 'scope': 'layer'}, 'pass `lthjax.densities.erk`.'),
+    ({'at_least': True}, '`at_least` was True, but must be an integer.'),
+    ({'params': None}, '`params` must be a tree of arrays, but it was None.'),
+    ({'params': {'w': 3}}, 'must be a tree of arrays, but w is a int.'),
+    ({'score_fn': {}}, '`score_fn` was {}, but must be a function `score_fn('),
+  ],
+)
+def test_arguments_of_the_wrong_type(options, message):
+  defaults = {'score_fn': lth.scores.magnitude, 'params': network()}
+  with pytest.raises(TypeError, match=re.escape(message)):
+    lth.prune_iteratively(**defaults | {'sparsity': 0.5} | options)
 
 
 def test_scores_must_fit():
@@ -289,7 +371,7 @@ def test_scores_that_say_nothing_are_named():
   )
   with pytest.raises(
     ValueError,
-    match=r'say nothing in a/kernel \(all zero at step 2\), b/kernel \(not'
+    match=r'useless in a/kernel \(all zero at step 2\), b/kernel \(not'
     r' finite at step 1\)\. Pruning by them',
   ):
     prune()

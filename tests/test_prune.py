@@ -1,5 +1,6 @@
 """One-shot pruning: exact ladders, nesting, scopes, and every bad input."""
 
+import contextlib
 import functools
 import re
 
@@ -12,6 +13,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import lthjax as lth
+from lthjax import _bisection
 from lthjax.axes import Axes
 from lthjax.patterns import NM, Unstructured
 
@@ -31,6 +33,16 @@ def network(shapes, seed=0):
     for name, shape in shapes.items()
   }
   return scores, lth.masks.full(scores)
+
+
+@contextlib.contextmanager
+def emptied(expected, *names):
+  """Expects the warning of layers without weights, if there are any."""
+  with contextlib.ExitStack() as stack:
+    if expected:
+      text = f'no weight in {", ".join(names)}'
+      stack.enter_context(pytest.warns(UserWarning, match=re.escape(text)))
+    yield
 
 
 def counts(masks):
@@ -122,7 +134,11 @@ def test_global_ladder_of_lenet():
 def test_decimals_mean_what_they_say(weights, share, rounding, removed):
   scores, masks = flat(weights)
   expected = np.arange(weights) < weights - removed  # ties: the first survive
-  prune = functools.partial(lth.prune, scores, rounding=rounding)
+
+  def prune(masks, **options):
+    with emptied(removed == weights):
+      return lth.prune(scores, masks, rounding=rounding, **options)
+
   for pruned in (
     prune(masks, sparsity=share),
     prune(masks, fraction=share),
@@ -256,6 +272,185 @@ def test_one_glob_fits_nnx_and_dicts():
     np.testing.assert_array_equal(x, y)
 
 
+# ---- Stacked layers.
+
+BLOCKS = (1.0, 0.7, 0.5, 0.35)
+STACK = {'w': Axes(stack=(0,), inputs=(1,), outputs=(2,))}
+
+
+def stacked(seed=0):
+  """Four blocks in one leaf, whose weights are smaller and smaller."""
+  rng = np.random.default_rng(seed)
+  x = np.abs(rng.normal(size=(4, 20, 15))) * np.reshape(BLOCKS, (4, 1, 1))
+  return {'w': x.astype(np.float32)}
+
+
+def densities(mask):
+  return [round(float(np.mean(block)), 3) for block in mask]
+
+
+def test_each_stacked_layer_has_a_budget():
+  scores = stacked()
+  masks = lth.masks.full(scores)
+  for options in ({'sparsity': 0.9}, {'fraction': 0.9}):
+    prune = functools.partial(lth.prune, axes=STACK, **options)
+    pruned = prune(scores, masks)
+    assert densities(pruned['w']) == [0.1] * 4
+    for block, keep in zip(scores['w'], pruned['w'], strict=True):
+      alone = lth.prune({'w': block}, {'w': np.ones((20, 15), bool)}, **options)
+      np.testing.assert_array_equal(keep, alone['w'])
+    traced = jax.jit(prune)(scores, masks)
+    np.testing.assert_array_equal(traced['w'], pruned['w'])
+  # In one budget, as a leaf that is not stacked, the last ones are lost.
+  flat = {'w': Axes(inputs=(0, 1), outputs=(2,))}
+  found = densities(lth.prune(scores, masks, sparsity=0.9, axes=flat)['w'])
+  assert found[0] > 0.2
+  assert found[3] < 0.01
+
+
+def test_stacked_layers_lose_shares_of_what_they_have():
+  scores = stacked()
+  alive = np.arange(300).reshape(1, 20, 15) < [[[40]], [[100]], [[7]], [[0]]]
+  prune = functools.partial(
+    lth.prune, fraction=0.25, axes=STACK, rounding='floor'
+  )
+  for pruned in (
+    prune(scores, {'w': alive}),
+    jax.jit(prune)(scores, {'w': alive}),
+  ):
+    assert np.sum(pruned['w'], (1, 2)).tolist() == [30, 75, 6, 0]
+
+
+def test_layers_named_after_stacks_are_stacked():
+  scores = {'layers': {'kernel': stacked()['w']}}
+  pruned = lth.prune(scores, lth.masks.full(scores), sparsity=0.9)
+  assert densities(pruned['layers']['kernel']) == [0.1] * 4
+
+
+def test_stacked_layers_under_one_budget():
+  scores = stacked()
+  scores['w'][3] *= 1e-3
+  masks = lth.masks.full(scores)
+  prune = functools.partial(lth.prune, sparsity=0.9, scope='global', axes=STACK)
+  with emptied(True, 'w (1 layers of it)'):
+    assert not prune(scores, masks)['w'][3].any()
+  held = functools.partial(prune, at_least=5)
+  for pruned in (held(scores, masks), jax.jit(held)(scores, masks)):
+    assert np.sum(pruned['w'], (1, 2))[3] == 5
+    assert lth.masks.count(pruned) == 120
+
+
+# ---- At least some in every layer.
+
+
+@pytest.mark.parametrize('least', [1, 3])
+def test_a_global_budget_keeps_some_in_every_layer(least):
+  scores, masks = network(SMALL)
+  scores['b']['kernel'] *= 1e-3
+  prune = functools.partial(lth.prune, scores, masks, scope='global')
+  with emptied(True, 'b/kernel'):
+    free = prune(sparsity=0.8)
+  held = prune(sparsity=0.8, at_least=least)
+  assert lth.masks.count(held) == lth.masks.count(free) == 19
+  assert counts(held)[1] == least
+  # The best of b in exchange for the worst of the others.
+  keep = lth.keep_largest(scores['b']['kernel'], least)
+  np.testing.assert_array_equal(held['b']['kernel'], keep)
+  others = [scores[name]['kernel'] for name in 'ac']
+  rest = lth.keep_largest(others, 19 - least)
+  for name, keep in zip('ac', rest, strict=True):
+    np.testing.assert_array_equal(held[name]['kernel'], keep)
+  # Where every layer has enough, nothing changes.
+  held = prune(sparsity=0.2, at_least=1)
+  assert lth.masks.hamming(held, prune(sparsity=0.2)) == 0
+
+
+def test_a_budget_by_layer_gives_way():
+  scores, masks = network(SMALL)
+  masks['b']['kernel'] = masks['b']['kernel'].at[1:].set(False)  # 5 are left
+  prune = functools.partial(lth.prune, scores, masks)
+  assert counts(prune(sparsity=0.95, at_least=3)) == [3, 3, 3]
+  assert counts(prune(fraction=0.9, at_least=3)) == [5, 3, 3]
+  assert counts(prune(fraction={'b/*': 0.9}, at_least=9)) == [48, 5, 28]
+  traced = jax.jit(functools.partial(lth.prune, fraction=0.9, at_least=3))
+  assert counts(traced(scores, masks)) == [5, 3, 3]
+
+
+def test_too_few_weights_for_every_layer():
+  with pytest.raises(ValueError, match='for 3 layers of at least 4 weights'):
+    lth.prune(*network(SMALL), sparsity=0.9, scope='global', at_least=4)
+  with pytest.raises(ValueError, match='`at_least` was -1, but must be at'):
+    lth.prune(*network(SMALL), sparsity=0.9, at_least=-1)
+
+
+def test_a_layer_that_loses_all_is_named_once():
+  scores, masks = network(SMALL)
+  with emptied(True, 'a/kernel, c/kernel'):
+    pruned = lth.prune(scores, masks, fraction={'[ac]/*': 0.999})
+  # It is empty already: nothing more to say.
+  lth.prune(scores, pruned, sparsity=0.5)
+  # Nor is anything said where counts are not known.
+  jax.jit(functools.partial(lth.prune, fraction=0.999))(scores, masks)
+
+
+# ---- Sizes.
+
+
+def test_empty_arrays():
+  scores = {'a': np.zeros((0, 4), np.float32), 'c': np.ones((3, 4), np.float32)}
+  masks = lth.masks.full(scores)
+  for options in (
+    {'sparsity': 0.5},
+    {'fraction': 0.5},
+    {'sparsity': 0.5, 'scope': 'global', 'at_least': 1},
+    {'fraction': {'*': 0.5}, 'scope': 'global'},
+    {'sparsity': 0.5, 'densities': lth.densities.erk},
+  ):
+    assert counts(lth.prune(scores, masks, **options)) == [0, 6]
+  nothing = {'a': scores['a']}
+  masks = lth.masks.full(nothing)
+  assert counts(lth.prune(nothing, masks, sparsity=0.5)) == [0]
+
+
+def test_global_budgets_above_int32(monkeypatch):
+  scores, masks = network(SMALL)
+  options = [
+    {'sparsity': 0.7, 'scope': 'global'},
+    {'fraction': 0.7, 'scope': 'global'},
+    {'sparsity': 0.7, 'scope': 'global', 'at_least': 2},
+  ]
+  expected = [lth.prune(scores, masks, **o) for o in options]
+  # As if an int32 had five bits.
+  monkeypatch.setattr(_bisection, '_INT32', 32)
+  monkeypatch.setattr(_bisection, '_WORD', 3)
+  monkeypatch.setattr(lth.counts, '_INT32', 32)
+  jax.clear_caches()
+  for o, wanted in zip(options, expected, strict=True):
+    found = lth.prune(scores, masks, **o)
+    assert lth.masks.hamming(found, wanted) == 0
+  with pytest.raises(ValueError, match='In a/kernel, 2\\^31 weights or more'):
+    jax.jit(functools.partial(lth.prune, fraction=0.5))(scores, masks)
+  jax.clear_caches()
+
+
+def test_trees_are_flattened_once(monkeypatch):
+  scores, masks = network(SMALL)
+  flatten, flattened = jax.tree_util.tree_flatten_with_path, []
+
+  def counted(tree, *args, **kwargs):
+    flattened.append(tree)
+    return flatten(tree, *args, **kwargs)
+
+  monkeypatch.setattr(jax.tree_util, 'tree_flatten_with_path', counted)
+  monkeypatch.setattr(
+    jax.tree_util, 'tree_map_with_path', lambda *_, **__: pytest.fail('again')
+  )
+  for options in OPTIONS[:-1]:
+    lth.prune(scores, masks, **options)
+    assert [id(tree) for tree in flattened] == [id(masks), id(scores)]
+    flattened.clear()
+
+
 # ---- The same under transformations.
 
 
@@ -376,7 +571,7 @@ def test_shares_of_globs_are_in_range(share):
     ({'sparsity': 0.5, 'scope': 'all'}, "`scope` was 'all', but must be"),
     (
       {'sparsity': 0.5, 'rounding': 'up'},
-      "`rounding` was 'up', but must be one of nearest, floor, ceil",
+      '`rounding` was \'up\', but must be "nearest", "floor" or "ceil"',
     ),
     (
       {'fraction': {'w': 0.1, 'fc*': 0.1}},
@@ -438,7 +633,6 @@ def test_global_scope_needs_a_pattern_of_single_weights():
   [
     ({'b': None}, 'b has a mask only'),
     ({'a': np.ones((2, 3), bool), 'c': None}, r'a: mask of shape \(2, 3\)'),
-    ({'a': np.ones((3, 2)), 'c': None}, 'a: mask of dtype float64, not bool'),
     ({'c': np.ones(3, bool)}, 'c is None in the scores but has a mask'),
     ({}, 'c has no mask'),
   ],
@@ -450,8 +644,8 @@ def test_masks_must_fit(change, message):
     lth.prune(scores, masks, sparsity=0.5)
 
 
-@pytest.mark.parametrize('masks', [{'a': None, 'b': None}, {}])
-def test_nothing_to_prune(masks):
+def test_nothing_to_prune():
+  masks = {'a': None, 'b': None}
   scores = {name: np.ones((3, 2), np.float32) for name in masks}
   with pytest.raises(ValueError, match='nothing to prune: every mask is None'):
     lth.prune(scores, masks, sparsity=0.5)
@@ -508,12 +702,14 @@ def test_scores_that_are_all_zero_are_named():
 def test_scores_of_leaves_that_lose_nothing_may_be_zero(options):
   scores = {'a': jnp.arange(1.0, 7).reshape(2, 3), 'b': jnp.zeros((2, 3))}
   masks = lth.masks.full(scores, where='*')  # b would be a bias
-  assert lth.prune(scores, masks, **options)['b'].all()
+  with emptied('densities' in options, 'a, and a layer without'):
+    assert lth.prune(scores, masks, **options)['b'].all()
 
 
 def test_fewer_weights_than_layers():
   scores, masks = network(SMALL)  # 96 weights
-  lth.prune(scores, masks, sparsity=0.97, scope='global')
+  with emptied(True, 'b/kernel'):
+    lth.prune(scores, masks, sparsity=0.97, scope='global')
   with pytest.raises(
     ValueError,
     match=r'leaves 2 weights for 3 layers \(a/kernel, b/kernel, c/kernel\),',
@@ -530,3 +726,82 @@ def test_scores_must_be_floats(options):
     TypeError, match='but a/kernel is int32; c/kernel is bool'
   ):
     lth.prune(scores, masks, **options)
+
+
+@pytest.mark.parametrize(
+  'share',
+  [np.float32(0.7), np.float16(0.7), jnp.float32(0.7), jnp.asarray(0.7)],
+  ids=str,
+)
+def test_numbers_of_low_precision_are_decimals(share):
+  scores = {'w': jnp.arange(5.0)[None]}
+  masks = lth.masks.full(scores)
+  # 3.5 of five go, which rounds to four; by the float, it would be three.
+  for options in (
+    {'sparsity': share},
+    {'fraction': share},
+    {'fraction': {'w': share}},
+    {'sparsity': share, 'scope': 'global'},
+  ):
+    assert counts(lth.prune(scores, masks, **options)) == [1]
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'sparsity': '0.5'}, "`sparsity` was '0.5', but must be a number."),
+    ({'sparsity': True}, '`sparsity` was True, but must be a number.'),
+    ({'sparsity': [0.5]}, '`sparsity` was [0.5], but must be a number.'),
+    ({'fraction': {'w': None}}, '`fraction` was None, but must be a number.'),
+    ({'fraction': 1j}, '`fraction` was 1j, but must be a number.'),
+    ({'sparsity': 0.5, 'densities': 'erk'}, 'pass `lthjax.densities.erk`.'),
+    ({'pattern': '2:4'}, 'pass `lthjax.patterns.NM(2, 4)`.'),
+    ({'pattern': None, 'sparsity': 0.5}, '`pattern` was None, but must be'),
+    ({'sparsity': 0.5, 'at_least': 1.5}, '`at_least` was 1.5, but must be an'),
+    ({'sparsity': 0.5, 'at_least': None}, '`at_least` was None, but must be'),
+  ],
+)
+def test_arguments_of_the_wrong_type(options, message):
+  with pytest.raises(TypeError, match=re.escape(message)):
+    lth.prune(*flat(8), **options)
+
+
+def test_a_traced_sparsity():
+  scores, masks = flat(8)
+  with pytest.raises(TypeError, match='`sparsity` is traced, but must be a'):
+    jax.jit(lambda s: lth.prune(scores, masks, sparsity=s))(0.5)
+
+
+@pytest.mark.parametrize(
+  ('scores', 'masks', 'message'),
+  [
+    ({'w': 'x'}, {'w': np.ones(2, bool)}, '`scores` must be a tree of arrays'),
+    (
+      None,
+      {'w': np.ones(2, bool)},
+      '`scores` must be a tree of arrays',
+    ),
+    ({'w': np.ones(2)}, None, '`masks` must be a tree of bool arrays and None'),
+    ({'w': np.ones(2)}, {}, '`masks` must be a tree of bool arrays and None'),
+    ({'w': np.ones(2)}, {'w': True}, 'but w is a bool. `lthjax.masks.full'),
+    ({'w': np.ones(2)}, {'w': np.ones(2)}, 'but w is float64[2]. `lthjax.m'),
+    (
+      {'w': np.ones(2)},
+      {'w': jax.ShapeDtypeStruct((2,), bool)},
+      'but w is an abstract bool[2]',
+    ),
+    (
+      {'w': jax.ShapeDtypeStruct((2,), np.float32)},
+      {'w': np.ones(2, bool)},
+      'but w is an abstract float32[2]',
+    ),
+    (
+      {'w': np.ones(2, np.complex64)},
+      {'w': np.ones(2, bool)},
+      'w is complex64. Cast them',
+    ),
+  ],
+)
+def test_trees_of_the_wrong_kind(scores, masks, message):
+  with pytest.raises(TypeError, match=re.escape(message)):
+    lth.prune(scores, masks, sparsity=0.5)

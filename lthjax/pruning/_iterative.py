@@ -1,7 +1,6 @@
-"""Pruning in many steps, with new scores after each, as one compiled loop."""
+"""Iterative pruning: many steps with new scores each, as one compiled loop."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,16 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lthjax import _checks, trees
 from lthjax import masks as masks_lib
-from lthjax import trees
+from lthjax._bisection import words
 from lthjax.axes import Axes
-from lthjax.counts import Rounding, layer_counts, layer_sizes
+from lthjax.counts import ROUNDINGS, Rounding, layer_counts, layer_sizes
 from lthjax.densities import Densities
 from lthjax.patterns import Unstructured
-from lthjax.pruning._one_shot import Scope, check_enough
-from lthjax.selection import check_floating, keep_largest
+from lthjax.pruning._checks import SCOPES, check_enough, warn_empty
+from lthjax.pruning._one_shot import Scope, keep_global
+from lthjax.selection import check_floating, keep_each
 
 ScoreFn = Callable[[chex.ArrayTree], chex.ArrayTree]
+
+_MAX_STEPS = 2**20  # The counts of all steps are in memory.
 
 
 def prune_iteratively(
@@ -32,43 +35,38 @@ def prune_iteratively(
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
   densities: Densities | None = None,
   rounding: Rounding = 'nearest',
+  at_least: int = 0,
   axes: Mapping[str, Axes] | None = None,
 ) -> chex.ArrayTree:
   """Prunes in many steps, scoring what is left before each.
 
-  After step k of n the density is ``(1 - sparsity) ** (k / n)``. Weights that
-  matter only because others are there are so recognized, and no layer is
-  emptied at once. Masks nest. With `lthjax.scores.synflow` this is SynFlow,
-  with `lthjax.scores.snip` iterative SNIP.
+  After step k of n the density is ``(1 - sparsity) ** (k / n)``. Scoring again
+  finds weights whose importance depends on others that are still alive, and
+  does not empty a layer at once. Masks nest. With `lthjax.scores.synflow` this
+  is SynFlow, with `lthjax.scores.snip` iterative SNIP.
 
-  All steps run as one loop, which is compiled once for every ``score_fn`` and
-  number of steps: pass the same function again, and another sparsity or other
-  params compile nothing. Works under `jax.jit` and `jax.vmap` too, where scores
-  cannot be checked.
+  All steps run as one loop, compiled once per ``score_fn`` and number of steps:
+  pass the same function again, and another sparsity or other params compile
+  nothing. Also works under `jax.jit` and `jax.vmap`, where scores cannot be
+  checked.
 
   Args:
     score_fn: ``score_fn(params)``, called with dead weights at zero, returns
       scores like the params; the highest survive.
     params: tree of arrays.
     sparsity: dead share of all prunable weights afterwards, in [0, 1).
-    steps: how often to score and prune, at least 1.
-    scope: ``'global'`` lets all leaves compete; ``'layer'`` gives each leaf a
-      budget.
+    steps: how often to score and prune.
+    scope: ``'global'`` lets all leaves compete; ``'layer'`` gives each layer
+      its own budget.
     where: which leaves may be pruned, as for `lthjax.masks.full`.
     densities: with ``scope='layer'``, spreads the sparsity over the layers, for
-      instance `lthjax.densities.erk`; the default gives each the same.
+      instance `lthjax.densities.erk`; evenly by default.
     rounding: of the number removed in the end, where it is not whole.
+    at_least: how many weights every layer keeps, as for `lthjax.prune`.
     axes: as for `lthjax.prune`.
 
   Returns:
     Tree of masks.
-
-  Raises:
-    TypeError: if scores are not floating point.
-    ValueError: if a number is out of range, the sparsity leaves fewer weights
-      than layers (or a layer none, for a budget by layer), scores do not fit
-      the params; or, outside of transformations, if all scores of the weights
-      left in a layer were zero, or one was not finite, at some step.
 
   Example:
     >>> import jax.numpy as jnp
@@ -84,119 +82,166 @@ def prune_iteratively(
     conserving synaptic flow, arXiv:2006.05467, algorithm 1. De Jorge et al.,
     Progressive Skeletonization, arXiv:2006.09081, algorithm 1.
   """
-  if steps < 1:
-    raise ValueError(f'`steps` was {steps}, but must be at least 1.')
-  if not 0 <= sparsity < 1:
+  _checks.function('score_fn', score_fn, 'score_fn(params) -> scores')
+  sparsity = _checks.share('sparsity', sparsity)
+  steps = _check_steps(steps)
+  at_least = _checks.at_least('at_least', at_least, 0)
+  _check_options(scope, densities, rounding)
+  leaves, structure = trees.flatten(params)
+  _checks.check_arrays(leaves, 'params')
+  masks = masks_lib.full(params, where)
+  named = trees.by_name(masks)
+  found = trees.by_name(jax.eval_shape(score_fn, params))
+  trees.check_tables(named, found, 'scores')
+  dense = {name: mask for name, mask in named.items() if mask is not None}
+  check_floating({name: found[name] for name in dense})
+  shapes = {name: mask.shape for name, mask in dense.items()}
+  its = Unstructured().fit(
+    axes, masks if trees.has_metadata(structure) else shapes
+  )
+
+  kept = _schedule(
+    shapes, sparsity, steps, scope, densities, rounding, its, at_least
+  )
+  total = sum(mask.size for mask in dense.values())
+  pruned, peaks = _loop(
+    score_fn,
+    structure,
+    tuple((name, its[name]) for name in dense),
+    at_least,
+    leaves,
+    dense,
+    kept if isinstance(kept, dict) else words(kept, total),
+  )
+  _check_peaks(peaks)
+  _warn_if_empty(pruned, its)
+  return structure.unflatten((named | pruned).values())
+
+
+def _check_steps(steps: Any) -> int:
+  """Returns the number of steps, if the loop can have so many."""
+  if (steps := _checks.at_least('steps', steps, 1)) > _MAX_STEPS:
     raise ValueError(
-      f'`sparsity` was {sparsity}, but must be in [0, 1): at 1 no weight would'
-      ' be left.'
+      f'`steps` was {steps}, but may be at most {_MAX_STEPS}: each of them'
+      ' computes all scores again. Around 100 are usual.'
     )
-  if scope not in ('layer', 'global'):
-    raise ValueError(
-      f'`scope` was {scope!r}, but must be "layer" (a budget a leaf) or'
-      ' "global" (one for all).'
-    )
+  return steps
+
+
+def _check_options(scope: Any, densities: Any, rounding: Any) -> None:
+  _checks.one_of('scope', scope, SCOPES)
+  _checks.one_of('rounding', rounding, ROUNDINGS)
+  _checks.densities('densities', densities)
   if densities is not None and scope == 'global':
     raise ValueError(
       '`densities` spreads a sparsity over layers, so it needs `scope="layer"`.'
     )
-  masks = masks_lib.full(params, where)
-  shapes = {
-    n: m.shape for n, m in trees.by_name(masks).items() if m is not None
-  }
-  found = jax.eval_shape(score_fn, params)
-  trees.check_like(masks, found, 'scores')
-  check_floating({name: trees.by_name(found)[name] for name in shapes})
-  its = Unstructured().fit(axes, masks)
-  counts = _schedule(shapes, sparsity, steps, scope, densities, rounding, its)
-  layers = tuple((name, x.layer) for name, x in its.items())
-  masks, peaks = _loop(score_fn, layers, params, masks, counts)
-  _check_peaks(peaks)
-  return masks
 
 
 def _schedule(
-  shapes: dict[str, tuple[int, ...]],
+  shapes: Mapping[str, tuple[int, ...]],
   sparsity: float,
   steps: int,
   scope: Scope,
   densities: Densities | None,
   rounding: Rounding,
   axes: Mapping[str, Axes],
+  at_least: int = 0,
 ) -> dict[str, np.ndarray] | np.ndarray:
-  """How many weights each step keeps: of every leaf, or of all together."""
+  """Counts what each step keeps: of each layer, or of all together."""
   shares = np.arange(1, steps + 1) / steps
 
   def spread(size, last):
-    kept = np.rint(size * (last / size) ** shares).astype(np.int32)
+    if not size:
+      return np.zeros(steps, np.int64)
+    kept = np.rint(size * (last / size) ** shares).astype(np.int64)
     kept[-1] = last
     return kept
 
   sizes = layer_sizes(shapes, axes)
   if scope == 'global':
-    total = sum(math.prod(shape) for shape in shapes.values())
+    total = sum(np.prod(shape, dtype=object) for shape in shapes.values())
     (last,) = layer_counts({'': (total,)}, sparsity, None, rounding).values()
-    check_enough(last, shapes)
+    check_enough(last, shapes, at_least)
     return spread(total, last)
-  counts = layer_counts(shapes, sparsity, densities, rounding, axes)
-  if empty := [name for name, count in counts.items() if not count]:
+  kept = layer_counts(shapes, sparsity, densities, rounding, axes)
+  kept = {n: max(k, min(at_least, sizes[n])) for n, k in kept.items()}
+  if empty := [name for name, k in kept.items() if sizes[name] and not k]:
     raise ValueError(
       f'A sparsity of {sparsity} leaves no weight in {", ".join(empty)}. Lower'
-      ' it, choose other `densities`, or leave them dense with `where=`.'
+      ' it, choose other `densities`, give `at_least=1`, or leave them dense'
+      ' with `where=`.'
     )
-  return {name: spread(size, counts[name]) for name, size in sizes.items()}
+  return {name: spread(size, kept[name]) for name, size in sizes.items()}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _loop(
   score_fn: ScoreFn,
-  layers: tuple[tuple[str, tuple[int, ...]], ...],
-  params: chex.ArrayTree,
-  masks: chex.ArrayTree,
-  counts: dict[str, jax.Array] | jax.Array,
-) -> tuple[chex.ArrayTree, dict[str, jax.Array]]:
+  structure: Any,
+  axes: tuple[tuple[str, Axes], ...],
+  at_least: int,
+  leaves: dict[str, Any],
+  masks: dict[str, jax.Array],
+  counts: Any,
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
   """Prunes to the counts of each step; also returns the highest scores."""
-  axes = dict(layers)
+  its = dict(axes)
 
   def step(masks, counts):
-    scores = score_fn(masks_lib.apply(masks, params))
-    peaks = trees.by_name(trees.map_alive(_peak, masks, scores))
+    masked = {name: _masked(mask, leaves[name]) for name, mask in masks.items()}
+    params = structure.unflatten((leaves | masked).values())
+    found = trees.by_name(score_fn(params))
+    scores = {name: found[name] for name in masks}
+    peaks = {name: _peak(masks[name], x) for name, x in scores.items()}
     if isinstance(counts, dict):
-      masks = trees.map_alive(
-        lambda name, m, s: keep_largest(s, counts[name], m, axis=axes[name]),
-        masks,
-        scores,
+      keep = keep_each(
+        list(scores.values()),
+        [counts[name] for name in masks],
+        list(masks.values()),
+        axes=[its[name].layer if its[name].stack else None for name in masks],
       )
-    else:
-      scores = trees.map_alive(lambda _, m, s: s, masks, scores)
-      masks = keep_largest(scores, counts, masks)
-    return masks, peaks
+      return dict(zip(masks, keep, strict=True)), peaks
+    return keep_global(scores, masks, counts, at_least, its), peaks
 
-  masks, peaks = jax.lax.scan(step, masks, counts)
-  return masks, {name: x for name, x in peaks.items() if x is not None}
+  return jax.lax.scan(step, masks, counts)
 
 
-def _peak(name: str, mask: jax.Array, scores: jax.Array) -> jax.Array:
+def _masked(mask: jax.Array, w: jax.Array) -> jax.Array:
+  return jnp.where(mask, w, jnp.zeros((), w.dtype))
+
+
+def _peak(mask: jax.Array, scores: jax.Array) -> jax.Array:
   """The largest absolute score of the alive weights; 1 if there are none."""
-  peak = jnp.max(jnp.where(mask, jnp.abs(scores), 0))
+  peak = jnp.max(jnp.where(mask, jnp.abs(scores), 0), initial=0)
   return jnp.where(jnp.any(mask), peak, 1)
 
 
 def _check_peaks(peaks: dict[str, Any]) -> None:
-  """Raises if pruning went by scores that say nothing."""
-  if trees.is_traced(*peaks.values()):
+  """Raises if pruning went by scores that carry no information."""
+  if (known := trees.concrete(peaks)) is None:
     return
   faults = []
-  for name, peak in jax.device_get(peaks).items():
+  for name, peak in known.items():
     what = np.where(peak == 0, 'all zero', 'not finite')
     bad = np.flatnonzero((peak == 0) | ~np.isfinite(peak))
     if bad.size:
       step = int(bad[0])
+      name = name or 'the array'
       faults.append(f'{name} ({what[step]} at step {step + 1})')
   if faults:
     raise ValueError(
-      f'The scores of alive weights say nothing in {", ".join(faults)}. Pruning'
+      f'The scores of alive weights are useless in {", ".join(faults)}. Pruning'
       ' by them would be arbitrary: if an earlier layer was emptied, lower'
-      ' `sparsity` or take more `steps`; otherwise look at the scores of the'
-      ' dense params.'
+      ' `sparsity`, take more `steps` or give `at_least=1`; otherwise look at'
+      ' the scores of the dense params.'
     )
+
+
+def _warn_if_empty(masks: Mapping[str, Any], its: Mapping[str, Axes]) -> None:
+  """Warns of layers without weights, where that can be seen."""
+  if trees.is_traced(*masks.values()):
+    return
+  alive = {n: jnp.any(m, its[n].layer) for n, m in masks.items() if m.size}
+  if (known := trees.concrete(alive)) is not None:
+    warn_empty({name: ~x for name, x in known.items()})

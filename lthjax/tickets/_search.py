@@ -12,7 +12,7 @@ import numpy as np
 
 from lthjax import _checks, pruning, trees
 from lthjax import masks as masks_lib
-from lthjax.pruning._one_shot import check_nan
+from lthjax.pruning._checks import check_nan
 from lthjax.scores import magnitude
 from lthjax.tickets._checks import (
   State,

@@ -105,6 +105,7 @@ LENET = {
 }
 
 
+@pytest.mark.filterwarnings('ignore:Pruning left no weight')
 def test_the_ladder_of_lenet():
   # The counts of removed weights are rounded to the nearest integer.
   rng = np.random.default_rng(0)
@@ -588,6 +589,7 @@ def test_one_shot_needs_a_list(prunes):
     tickets.one_shot(pytest.fail, HAND, HAND_MASKS, prunes=prunes)
 
 
+@pytest.mark.filterwarnings('ignore:Pruning left no weight')
 @pytest.mark.parametrize('vmapped', [False, True])
 def test_a_search_ends_before_no_weight_is_left(vmapped):
   weights = jnp.array([[1.0, 2.0, 3.0], [2.0, 2.0, 2.0]])

@@ -1,0 +1,172 @@
+"""Checks of what is pruned, by which budget, and of what comes out."""
+
+import functools
+import warnings
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lthjax import _checks, trees
+from lthjax.counts import ROUNDINGS
+from lthjax.patterns import Unstructured
+
+SCOPES = {'layer': 'one budget per layer', 'global': 'one for all'}
+
+
+def check_trees(masks: Mapping[str, Any], scores: Mapping[str, Any]) -> None:
+  """Raises unless flat trees can be pruned: masks and scores of one kind."""
+  _checks.check_masks(masks)
+  if all(mask is None for mask in masks.values()):
+    raise ValueError(
+      'There is nothing to prune: every mask is None. Choose prunable leaves'
+      ' with `lthjax.masks.full(params, where=...)`.'
+    )
+  _checks.check_arrays(scores, 'scores')
+  trees.check_tables(masks, scores, 'scores')
+
+
+def check_budget(
+  sparsity: Any,
+  fraction: Any,
+  scope: Any,
+  pattern: Any,
+  densities: Any,
+  rounding: Any,
+) -> tuple[float | None, float | dict[str, float] | None]:
+  """Returns the budget as Python numbers, if it does not contradict itself."""
+  _checks.pattern('pattern', pattern)
+  _checks.densities('densities', densities)
+  _checks.one_of('rounding', rounding, ROUNDINGS)
+  _checks.one_of('scope', scope, SCOPES)
+  given = [
+    name
+    for name, x in [('sparsity', sparsity), ('fraction', fraction)]
+    if x is not None
+  ]
+  if pattern.density is not None:
+    if given or densities is not None or scope != 'layer':
+      raise ValueError(
+        f'{pattern} fixes the density to {pattern.density:g} in every layer,'
+        ' so `prune` takes no sparsity, fraction, densities or scope with it.'
+        ' Leave them out.'
+      )
+    return None, None
+  if len(given) != 1:
+    raise ValueError(
+      'Give `prune` either `sparsity` (dead share of all weights) or'
+      ' `fraction` (share of the alive weights to remove);'
+      f' {" and ".join(given) or "neither"} was given.'
+    )
+  if scope == 'global' and not isinstance(pattern, Unstructured):
+    raise ValueError(
+      f'`scope="global"` ranks single weights across leaves, but {pattern}'
+      ' selects within a leaf. Use `scope="layer"`.'
+    )
+  if densities is not None and (scope == 'global' or sparsity is None):
+    raise ValueError(
+      '`densities` spreads a `sparsity` over layers, so it needs `sparsity`'
+      ' and `scope="layer"`.'
+    )
+  if sparsity is not None:
+    return _checks.share('sparsity', sparsity), None
+  if isinstance(fraction, Mapping):
+    return None, {
+      glob: _checks.share('fraction', share) for glob, share in fraction.items()
+    }
+  return None, _checks.share('fraction', fraction)
+
+
+def check_enough(count: int, names: Collection[str], least: int) -> None:
+  """Raises if a global budget leaves fewer weights than the layers need."""
+  if count < len(names) * max(least, 1):
+    need = f' of at least {least} weights each' if least > 1 else ''
+    raise ValueError(
+      f'This sparsity leaves {count} weights for {len(names)} layers{need}'
+      f' ({", ".join(names)}), and a layer without weights blocks the signal.'
+      ' Lower `sparsity`.'
+    )
+
+
+def check_nan(scores: chex.ArrayTree, masks: chex.ArrayTree) -> None:
+  """Raises if an alive weight scores NaN; does nothing under a trace."""
+  values = trees.by_name(scores)
+  _raise_nan(
+    {
+      name: jnp.sum(jnp.isnan(values[name]) & mask, dtype=jnp.int32)
+      for name, mask in trees.prunable(masks).items()
+    }
+  )
+
+
+def check_pruned(
+  scores: Mapping[str, Any],
+  before: Mapping[str, Any],
+  after: Mapping[str, Any],
+  layers: Mapping[str, tuple[int, ...]],
+) -> None:
+  """Raises if scores said nothing, warns if a layer is empty; not traced.
+
+  Args:
+    scores: ``{name: array}`` of the prunable leaves.
+    before: their masks before pruning.
+    after: and after it.
+    layers: axes of a single layer in each leaf.
+  """
+  values = {name: scores[name] for name in before}
+  if trees.is_traced(*values.values(), *before.values(), *after.values()):
+    return
+  facts = _facts(values, dict(before), dict(after), tuple(layers.items()))
+  if (known := trees.concrete(facts)) is None:
+    return
+  _raise_nan({name: nan for name, (nan, _, _) in known.items()})
+  if found := [n or 'the array' for n, (_, zero, _) in known.items() if zero]:
+    raise ValueError(
+      f'All scores of alive weights are zero in {", ".join(found)}. Pruning by'
+      ' them would be arbitrary: do gradients and signals reach these layers?'
+      ' Leave them dense with `lthjax.masks.full(params, where=...)`.'
+    )
+  warn_empty({name: empty for name, (_, _, empty) in known.items()})
+
+
+def warn_empty(empty: Mapping[str, Any]) -> None:
+  """Warns of layers that lost their last weight; stacked ones by number."""
+  names = []
+  for name, is_empty in empty.items():
+    if np.any(is_empty):
+      stacked = np.size(is_empty) > 1
+      number = f' ({np.sum(is_empty)} layers of it)' if stacked else ''
+      names.append((name or 'the array') + number)
+  if names:
+    warnings.warn(
+      f'Pruning left no weight in {", ".join(names)}, and a layer without'
+      ' weights blocks the signal. Keep some in every layer with `at_least=1`,'
+      ' or lower the budget.',
+      stacklevel=4,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _facts(scores, before, after, layers):
+  """Per leaf: alive NaN; whether zeros decided; which layers were emptied."""
+  facts = {}
+  for name, axes in layers:
+    x, was, is_ = scores[name], before[name], after[name]
+    nan = jnp.sum(jnp.isnan(x) & was, dtype=jnp.int32)
+    zero = jnp.any(was & ~is_) & ~jnp.any((x != 0) & was)
+    facts[name] = nan, zero, jnp.any(was, axes) & ~jnp.any(is_, axes)
+  return facts
+
+
+def _raise_nan(numbers: Mapping[str, Any]) -> None:
+  if (known := trees.concrete(numbers)) is None:
+    return
+  if found := [f'{n or "the array"} ({x})' for n, x in known.items() if x]:
+    raise ValueError(
+      f'Scores of alive weights are NaN in {", ".join(found)}. Pruning by'
+      ' them would be arbitrary: did training diverge? Lower the learning'
+      ' rate, or clean the scores with `jnp.nan_to_num`.'
+    )
