@@ -21,6 +21,12 @@ def bits(tree: Any) -> Any:
   return jax.tree.map(leaf, tree)
 
 
+def keys(*seeds: int) -> jax.Array:
+  """`jax.random.key` of a seed, or an array of them; compiles nothing."""
+  data = np.array([(0, seed) for seed in seeds], np.uint32)
+  return jax.random.wrap_key_data(data[0] if len(seeds) == 1 else data)
+
+
 def random_like(
   shapes: Any, seed: int, scale: float = 1.0, dtype: Any = np.float32
 ) -> Any:

@@ -17,15 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import keys, random_like
 
 import lthjax as lth
 from lthjax import training
 from lthjax.training._state import no_best
 
 STEPS, EVERY = 10, 4
-KEYS = jax.random.split(jax.random.key(0), 3)
-X = jax.random.normal(jax.random.key(1), (32, 4))
-DATA = X, X @ jax.random.normal(jax.random.key(2), (4, 3))
+KEYS = keys(0, 1, 2)
+X = random_like((32, 4), seed=1)
+DATA = X, X @ random_like((4, 3), seed=2)
 
 
 def init(key):
@@ -164,7 +165,10 @@ def test_training_is_that_of_a_plain_loop():
     indices = seen['batches'][i]
     noise = jax.random.wrap_key_data(seen['noise'][i])
     grads, model_state = jax.grad(loss, has_aux=True)(
-      params, model_state, (indices, DATA[0][indices], DATA[1][indices]), noise
+      params,
+      model_state,
+      (indices, *(jnp.asarray(x)[indices] for x in DATA)),
+      noise,
     )
     updates, opt_state = tx.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), model_state, opt_state
@@ -454,7 +458,10 @@ def vars_of(state):
 @pytest.mark.parametrize(
   ('state', 'message'),
   [
-    (jnp.ones(3), 'without `opt_state`, but must be a NamedTuple, a dataclass'),
+    (
+      np.ones(3, np.float32),
+      'without `opt_state`, but must be a NamedTuple, a dataclass',
+    ),
     ({'params': {}}, 'The state is a dict without `opt_state`, but must be'),
     (None, 'For other states, use `lthjax.set_masks(opt_state, masks)` and'),
     (types.SimpleNamespace, 'SimpleNamespace, but must be a NamedTuple, a dat'),
@@ -523,7 +530,7 @@ def test_keys_must_be_as_many_as_the_runs(vmapped):
     train.init(KEYS[0] if vmapped else KEYS)
 
 
-@pytest.mark.parametrize('metrics', [{}, {'loss': jnp.ones(2)}])
+@pytest.mark.parametrize('metrics', [{}, {'loss': np.ones(2, np.float32)}])
 def test_evaluations_need_a_scalar_loss(metrics):
   train = lth.trainer(
     init,

@@ -8,15 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import keys
 
 import lthjax as lth
 
 bernoulli = lth.supermasks.bernoulli
 bernoulli_masks = lth.supermasks.bernoulli_masks
 
-PARAMS = {'kernel': jnp.array([[1.0, -2.0, 3.0]]), 'bias': jnp.ones(3)}
-LOGITS = {'kernel': jnp.array([[0.5, -0.5, 0.0]]), 'bias': None}
-KEY = jax.random.key(7)
+PARAMS = {
+  'kernel': np.float32([[1.0, -2.0, 3.0]]),
+  'bias': np.ones(3, np.float32),
+}
+LOGITS = {'kernel': np.float32([[0.5, -0.5, 0.0]]), 'bias': None}
+KEY = keys(7)
 
 
 def sigmoid(x):
@@ -151,13 +155,13 @@ def test_replicates():
   ('logits', 'message'),
   [
     (
-      {'kernel': jnp.ones((1, 3))},
+      {'kernel': np.ones((1, 3), np.float32)},
       'The logits do not fit the params: bias has no logits. A tree of logits'
       ' has the structure of the params, with an array of the same shape or'
       ' None at each leaf; `lthjax.supermasks.init_logits` makes one.',
     ),
     (
-      {'kernel': jnp.ones((3, 1)), 'bias': jnp.ones(2)},
+      {'kernel': np.ones((3, 1), np.float32), 'bias': np.ones(2, np.float32)},
       'bias: logits of shape (2,), params of shape (3,); kernel: logits of'
       ' shape (3, 1), params of shape (1, 3).',
     ),

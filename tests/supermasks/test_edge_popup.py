@@ -16,12 +16,18 @@ popup = lth.supermasks.edge_popup
 popup_masks = lth.supermasks.edge_popup_masks
 
 PARAMS = {
-  'fc1': {'kernel': jnp.array([[1.0, -2.0], [3.0, -4.0]]), 'bias': jnp.ones(2)},
-  'fc2': {'kernel': jnp.array([[0.5], [-0.0]]), 'bias': jnp.zeros(1)},
+  'fc1': {
+    'kernel': np.float32([[1.0, -2.0], [3.0, -4.0]]),
+    'bias': np.ones(2, np.float32),
+  },
+  'fc2': {
+    'kernel': np.float32([[0.5], [-0.0]]),
+    'bias': np.zeros(1, np.float32),
+  },
 }
 SCORES = {
-  'fc1': {'kernel': jnp.array([[0.1, -0.4], [-0.3, 0.2]]), 'bias': None},
-  'fc2': {'kernel': jnp.array([[-0.6], [0.5]]), 'bias': None},
+  'fc1': {'kernel': np.float32([[0.1, -0.4], [-0.3, 0.2]]), 'bias': None},
+  'fc2': {'kernel': np.float32([[-0.6], [0.5]]), 'bias': None},
 }
 
 
@@ -193,8 +199,8 @@ def test_replicates():
     np.testing.assert_array_equal(found[i], numpy_popup(w[i], s[i], 8))
 
 
-W = {'w': jnp.ones((4, 1))}
-S = {'w': jnp.ones((4, 1))}
+W = {'w': np.ones((4, 1), np.float32)}
+S = {'w': np.ones((4, 1), np.float32)}
 
 
 @pytest.mark.parametrize(
@@ -233,7 +239,7 @@ S = {'w': jnp.ones((4, 1))}
       'NM(n=2, m=4) fixes the density to 0.5 in every layer',
     ),
     (
-      {'v': jnp.ones((4, 1))},
+      {'v': np.ones((4, 1), np.float32)},
       {'sparsity': 0.5},
       'The scores do not fit the params: v has scores only; w has no scores. A'
       ' tree of scores has the structure of the params, with an array of the'
@@ -241,7 +247,7 @@ S = {'w': jnp.ones((4, 1))}
       ' one.',
     ),
     (
-      {'w': jnp.ones(4)},
+      {'w': np.ones(4, np.float32)},
       {'sparsity': 0.5},
       'w: scores of shape (4,), params of shape (4, 1).',
     ),

@@ -12,11 +12,12 @@ import lthjax as lth
 
 supermasks = lth.supermasks
 
+RNG = np.random.default_rng(0)
 PARAMS = {
-  'conv': {'kernel': jax.random.normal(jax.random.key(0), (3, 3, 8, 50))},
+  'conv': {'kernel': RNG.normal(size=(3, 3, 8, 50)).astype(np.float32)},
   'out': {
-    'kernel': jax.random.normal(jax.random.key(1), (40, 90), jnp.bfloat16),
-    'bias': jnp.array([3.0, -1.0]),
+    'kernel': RNG.normal(size=(40, 90)).astype(jnp.bfloat16),
+    'bias': np.float32([3.0, -1.0]),
   },
 }
 FAN_INS = {'conv': 72, 'out': 40}
@@ -85,8 +86,14 @@ def test_sparsity_out_of_range(make, sparsity):
     make(PARAMS, sparsity=sparsity)
 
 
-INITIAL = {'w': jnp.array([[1.0, 2.0, -3.0, 4.0]]), 'b': jnp.ones(2)}
-FINAL = {'w': jnp.array([[5.0, -2.5, -1.0, 0.5]]), 'b': jnp.zeros(2)}
+INITIAL = {
+  'w': np.float32([[1.0, 2.0, -3.0, 4.0]]),
+  'b': np.ones(2, np.float32),
+}
+FINAL = {
+  'w': np.float32([[5.0, -2.5, -1.0, 0.5]]),
+  'b': np.zeros(2, np.float32),
+}
 
 
 def test_supermask_of_a_trained_network():

@@ -32,8 +32,8 @@ def multiply(*factors):
   return train
 
 
-HAND = State({'w': jnp.array([6.0, 5.0, 4.0, 3.0, 2.0, 1.0])})
-MASKS = {'w': jnp.ones(6, bool)}
+HAND = State({'w': np.float32([6.0, 5.0, 4.0, 3.0, 2.0, 1.0])})
+MASKS = {'w': np.ones(6, bool)}
 PARTS = [multiply(1, 1, 1, 1, 1, 9), multiply(0.1, 1, 1, 1, 1, 1)]
 
 
@@ -180,7 +180,7 @@ def test_every_part_has_to_hold_zeros():
     ({'prune': by(1.0)}, '`fraction` was 1.0, but must be in'),
     ({'prune': by({'x*': 0.1})}, "match no prunable leaf: 'x*'"),
     ({'prune': by(0.1, scope='net')}, "`scope` was 'net', but must be"),
-    ({'masks': {'w': jnp.ones(5, bool)}}, 'w: mask of shape (5,), params of'),
+    ({'masks': {'w': np.ones(5, bool)}}, 'w: mask of shape (5,), params of'),
     ({'vmapped': True}, 'The state is that of one run, but `vmapped`'),
   ],
 )
@@ -209,7 +209,7 @@ def test_bad_input_is_refused_before_any_training(change, message):
     ({'trained': (HAND, None)}, 'trained state for each of the 2 parts. Pass'),
     ({'trained': None}, '`resume.trained` was a NoneType, but must be'),
     ({'masks': {'v': MASKS['w']}}, '`resume` is not a ticket of this search. '),
-    ({'masks': {'w': jnp.ones(5, bool)}}, 'w: mask of shape (6,), other masks'),
+    ({'masks': {'w': np.ones(5, bool)}}, 'w: mask of shape (6,), other masks'),
   ],
 )
 def test_what_cannot_be_resumed(change, message):

@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import keys
 
 import lthjax as lth
 from lthjax import tickets
 
-KEY = jax.random.key(0)
-BIAS = jnp.array([7.0, -7.0])
+KEY = keys(0)
+BIAS = np.float32([7.0, -7.0])
 MASKS = {
-  'fc': {'kernel': jnp.array([[True, False], [True, True]]), 'bias': None}
+  'fc': {'kernel': np.array([[True, False], [True, True]]), 'bias': None}
 }
 
 
@@ -183,9 +184,15 @@ def test_fresh_params_have_to_fit_too():
 
 # --- values of dead weights ---
 
-ZHOU_MASKS = {'w': jnp.array([[True, False, False, True]]), 'b': None}
-INITIAL = {'w': jnp.array([[1.0, 2.0, -3.0, 4.0]]), 'b': jnp.ones(2)}
-FINAL = {'w': jnp.array([[5.0, -2.5, -1.0, 0.5]]), 'b': jnp.zeros(2)}
+ZHOU_MASKS = {'w': np.array([[True, False, False, True]]), 'b': None}
+INITIAL = {
+  'w': np.float32([[1.0, 2.0, -3.0, 4.0]]),
+  'b': np.ones(2, np.float32),
+}
+FINAL = {
+  'w': np.float32([[5.0, -2.5, -1.0, 0.5]]),
+  'b': np.zeros(2, np.float32),
+}
 
 
 def test_dead_weights_frozen_where_they_started():
@@ -336,7 +343,7 @@ def test_controls_need_trees_of_arrays(control, bad):
     control(bad)
 
 
-@pytest.mark.parametrize('key', [None, 0, 'key', jax.random.split(KEY)])
+@pytest.mark.parametrize('key', [None, 0, 'key', keys(0, 1)])
 def test_controls_need_a_key(key):
   params = tree(np.ones((2, 2)))
   for control in (tickets.reshuffle, tickets.random_signs):

@@ -154,12 +154,12 @@ def test_no_choice_is_no_surprise():
     (draw(1), '`masks` was a list of 1, but core and specialists need'),
     (draw(1)[0], '`masks` was one tree, but'),
     (
-      [*draw(2), {'fc': jnp.ones((13, 7), bool), 'out': None, 'b': None}],
+      [*draw(2), {'fc': np.ones((13, 7), bool), 'out': None, 'b': None}],
       'Parts 0 and 2 do not have masks of the same network. The masks do not'
       ' fit the other masks: out is None in the other masks but has a mask.',
     ),
     (
-      [*draw(1), {'fc': jnp.ones((13, 6), bool), 'b': None}],
+      [*draw(1), {'fc': np.ones((13, 6), bool), 'b': None}],
       'fit the other masks: out has a mask only; fc: mask of shape (13, 7),'
       ' other masks of shape (13, 6).',
     ),

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from helpers import keys, random_like
 
 import lthjax as lth
 from lthjax import tickets, training
@@ -44,10 +45,10 @@ def alive(ticket):
   return np.flatnonzero(ticket.masks['w']).tolist()
 
 
-HAND = State({'w': jnp.array([5.0, 4.0, -3.0, 2.0, -1.0])})
-HAND_MASKS = {'w': jnp.ones(5, bool)}
+HAND = State({'w': np.float32([5.0, 4.0, -3.0, 2.0, -1.0])})
+HAND_MASKS = {'w': np.ones(5, bool)}
 # Trained from the start: 0.5, 4.4, -3, 6, -3.
-GROWTH = {'w': jnp.array([0.1, 1.1, 1.0, 3.0, 3.0])}
+GROWTH = {'w': np.float32([0.1, 1.1, 1.0, 3.0, 3.0])}
 
 
 def test_three_levels_by_hand():
@@ -214,9 +215,9 @@ def test_starting_from_pruned_masks_prunes_on():
 # --- with the trainer ---
 
 STEPS, K = 7, 3
-KEYS = jax.random.split(jax.random.key(0), 2)
-X = jax.random.normal(jax.random.key(1), (16, 6))
-DATA = X, jnp.tanh(X @ jax.random.normal(jax.random.key(2), (6, 3)))
+KEYS = keys(0, 1)
+X = random_like((16, 6), seed=1)
+DATA = X, np.tanh(X @ random_like((6, 3), seed=2))
 TRACES = []
 
 

@@ -1,5 +1,6 @@
 """Tickets go to other networks leaf by leaf."""
 
+import functools
 import types
 
 import chex
@@ -40,29 +41,32 @@ def ticket_of(params):
   return Ticket(1, 0.5, masks, start, None, None)
 
 
-TICKET = ticket_of(draw(0))
+@functools.cache
+def found():
+  """A ticket of the network of seed 0."""
+  return ticket_of(draw(0))
 
 
 def test_masks_go_to_fresh_weights():
   onto = draw(1)
-  params, masks = transfer(TICKET, onto)
+  params, masks = transfer(found(), onto)
   assert params is not onto
   chex.assert_trees_all_equal(params, onto)
-  chex.assert_trees_all_equal(masks, TICKET.masks)
+  chex.assert_trees_all_equal(masks, found().masks)
   assert masks['fc1']['bias'] is None
 
 
 def test_weights_come_along():
   onto = jax.tree.map(lambda x: x.astype(jnp.bfloat16), draw(1))
-  params, masks = transfer(TICKET, onto, weights=True)
+  params, masks = transfer(found(), onto, weights=True)
   chex.assert_trees_all_equal(
     params, jax.tree.map(lambda x: x.astype(jnp.bfloat16), draw(0))
   )
-  chex.assert_trees_all_equal(masks, TICKET.masks)
+  chex.assert_trees_all_equal(masks, found().masks)
 
 
 def test_the_state_can_be_anything():
-  ticket = TICKET._replace(start={'net': draw(0)})
+  ticket = found()._replace(start={'net': draw(0)})
   params, _ = transfer(
     ticket, draw(1), weights=True, params=lambda state: state['net']
   )
@@ -73,13 +77,13 @@ def test_the_state_can_be_anything():
 @pytest.mark.parametrize('classes', [2, 5])
 def test_a_new_head_is_its_own_and_dense(weights, classes):
   onto = draw(1, head(classes))
-  params, masks = transfer(TICKET, onto, weights=weights, fresh='output/*')
+  params, masks = transfer(found(), onto, weights=weights, fresh='output/*')
   chex.assert_trees_all_equal(params['output'], onto['output'])
   assert masks['output']['bias'] is None
   np.testing.assert_array_equal(
     masks['output']['kernel'], np.ones((3, classes), bool)
   )
-  chex.assert_trees_all_equal(masks['fc1'], TICKET.masks['fc1'])
+  chex.assert_trees_all_equal(masks['fc1'], found().masks['fc1'])
   chex.assert_trees_all_equal(
     params['fc1'], draw(0 if weights else 1, head(classes))['fc1']
   )
@@ -96,8 +100,8 @@ def test_leaves_of_one_network_alone_can_be_left_out():
 
 
 def test_a_leaf_that_the_ticket_never_prunes_stays_so():
-  ticket = TICKET._replace(
-    masks=TICKET.masks | {'output': {'kernel': None, 'bias': None}}
+  ticket = found()._replace(
+    masks=found().masks | {'output': {'kernel': None, 'bias': None}}
   )
   _, masks = transfer(ticket, draw(1, head(5)), fresh='output/*')
   assert masks['output']['kernel'] is None
@@ -121,11 +125,11 @@ def test_leaves_meet_by_name_in_the_structure_of_the_target():
     lambda _, leaves: Layer(kernel=leaves[0], bias=leaves[1]),
   )
   onto = {name: Layer(layer) for name, layer in draw(1).items()}
-  params, masks = transfer(TICKET, onto, weights=True)
+  params, masks = transfer(found(), onto, weights=True)
   assert isinstance(masks['fc1'], Layer)
   for name in SHAPES:
     chex.assert_trees_all_equal(dict(params[name]), draw(0)[name])
-    chex.assert_trees_all_equal(dict(masks[name]), TICKET.masks[name])
+    chex.assert_trees_all_equal(dict(masks[name]), found().masks[name])
 
 
 def test_what_does_not_fit_is_named():
@@ -138,21 +142,21 @@ def test_what_does_not_fit_is_named():
     r' only;'
     r' fc1/kernel is in the ticket only.*fresh="output/\*"',
   ):
-    transfer(TICKET, onto)
+    transfer(found(), onto)
 
 
 def test_nothing_to_transfer():
   with pytest.raises(ValueError, match=r'Nothing .* fc1/kernel, output/kernel'):
-    transfer(TICKET, draw(1), fresh='*')
+    transfer(found(), draw(1), fresh='*')
   with pytest.raises(ValueError, match="match no leaf: 'head"):
-    transfer(TICKET, draw(1), fresh='head/*')
+    transfer(found(), draw(1), fresh='head/*')
 
 
 def test_a_start_that_does_not_fit_is_named():
   start = draw(2)
   start['fc1'] = {'kernel': None, 'bias': jnp.ones((1, 3))}
   del start['output']['bias']
-  ticket = TICKET._replace(start=types.SimpleNamespace(params=start))
+  ticket = found()._replace(start=types.SimpleNamespace(params=start))
   transfer(ticket, draw(1))  # The masks fit.
   with pytest.raises(
     ValueError,
@@ -161,7 +165,7 @@ def test_a_start_that_does_not_fit_is_named():
     r" is not in the ticket's start\. Networks",
   ):
     transfer(ticket, draw(1), weights=True)
-  ticket = TICKET._replace(start=None)
+  ticket = found()._replace(start=None)
   transfer(ticket, draw(1))
   with pytest.raises(ValueError, match='start` was None, but `weights=True'):
     transfer(ticket, draw(1), weights=True)
@@ -172,14 +176,14 @@ def test_a_leaf_that_is_none_in_the_target():
   onto['fc1'] = {'kernel': None, 'bias': None}
   message = "fit: fc1/kernel is in the ticket's masks but None in `onto`. Net"
   with pytest.raises(ValueError, match=message):
-    transfer(TICKET, onto)
+    transfer(found(), onto)
   message = "fit: fc1/bias is in the ticket's start but None in `onto`; fc1/ker"
   with pytest.raises(ValueError, match=message):
-    transfer(TICKET, onto, weights=True)
+    transfer(found(), onto, weights=True)
 
 
 def test_a_ticket_without_masks():
-  ticket = TICKET._replace(masks=jax.tree.map(lambda m: None, draw(0)))
+  ticket = found()._replace(masks=jax.tree.map(lambda m: None, draw(0)))
   with pytest.raises(ValueError, match='The ticket has no masks: every one is'):
     transfer(ticket, draw(1))
 
