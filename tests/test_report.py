@@ -165,7 +165,7 @@ def test_chains_are_of_different_dense_kernels():
     'b': np.ones((1, 1, 4, 5), bool),
     'c': np.ones((5, 5), bool),
   }
-  with pytest.raises(ValueError, match='no chain of dense kernels') as info:
+  with pytest.raises(ValueError, match='do not form a chain of dense') as info:
     report.input_saliency(masks, ['a', 'b', 'c', 'c'])
   for fault in (
     "'a' has shape (3, 3, 2, 4); 'b' has shape (1, 1, 4, 5); 'c' is named 2",
@@ -186,7 +186,7 @@ def test_saliency_names_what_does_not_fit():
     (
       'fc3',
       None,
-      "layers were 'fc3', but .* Choose among 'fc1/kernel', 'fc2/k",
+      "layers were 'fc3', but .* Choose from 'fc1/kernel', 'fc2/k",
     ),
     ('fc1/bias', None, "layers were 'fc1/bias', but must be kernels that have"),
     ([], None, 'layers were none, but must be kernels'),

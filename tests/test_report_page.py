@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from lthjax import report
+from lthjax import report, trees
 from lthjax.report import DistanceMoved
 
 FC1 = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0]], bool)
@@ -59,9 +59,9 @@ def test_capacity():
 def test_capacity_needs_masks_and_whole_sets_of_options():
   params = jax.tree.map(lambda m: np.ones(m.shape), MASKS)
   for masks, options, message in [
-    ({}, {}, 'These masks have no prunable leaf'),
-    ({'a': None}, {}, 'These masks have no prunable leaf'),
-    (params, {}, 'fc1/kernel: mask of dtype float64, not bool; fc2/kernel: ma'),
+    ({}, {}, '`masks` must be a tree of bool arrays and None, but it has no'),
+    ({'a': None}, {}, 'There is nothing to report: every leaf of `masks` is'),
+    (params, {}, r'fc1/kernel is float64\[4, 3\]; fc2/kernel is float64'),
     (MASKS, {'initial': params}, '`initial` was given without `final`'),
     (MASKS, {'final': params}, '`final` was given without `initial`'),
     (
@@ -80,7 +80,7 @@ def test_capacity_needs_masks_and_whole_sets_of_options():
     (MASKS, {'axes': 2}, '`axes` was 2, but must map names or globs'),
     (MASKS, {'axes': {'fc2*': ()}}, r'but fc2/kernel \(3, 2\) has \(\)'),
   ]:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
       report.capacity(masks, **options)
 
 
@@ -97,8 +97,8 @@ total           18      7  38.89 %       2 of 7        1 of 5
 Alive weights of fc1/kernel from each of 2 × 2 × 1 inputs: 0 to 2, 1.00 on
 average, none from 1 of 4.
 
-Mean distance of weights from their values before training, of those that the
-masks keep and of those that they remove.
+Mean distance of weights from their values before training, for those that the
+masks keep and for those that they remove.
 layer       alive  pruned  alive / pruned
 fc1/kernel  0.500   0.125            4.00
 fc2/kernel  0.250    0.00               –
@@ -143,7 +143,7 @@ def test_only_the_figure_needs_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
   found = whole()
   assert report.html(found).startswith('<!doctype html>')
-  with pytest.raises(ImportError, match='`pip install matplotlib`, or take'):
+  with pytest.raises(ImportError, match='`pip install matplotlib`, or use'):
     report.figure(found)
 
 
@@ -259,3 +259,36 @@ def test_write_is_atomic(tmp_path, monkeypatch):
     report.write_html(path, whole(), title='second')
   assert '<title>first</title>' in path.read_text(encoding='utf-8')
   assert os.listdir(path.parent) == ['report.html']
+
+
+def test_masks_are_flattened_once(monkeypatch):
+  """Each tree is turned into names once, however much is reported of it."""
+  flattened = []
+  by_name = trees.by_name
+
+  def counted(tree):
+    flattened.append(id(tree))
+    return by_name(tree)
+
+  monkeypatch.setattr(trees, 'by_name', counted)
+  params = jax.tree.map(lambda m: np.ones(m.shape), MASKS)
+  final = jax.tree.map(lambda x: x + 1, params)
+  compared = {'a': jax.tree.map(np.copy, MASKS)}
+  compared['b'] = jax.tree.map(np.copy, MASKS)
+  report.capacity(
+    MASKS,
+    initial=params,
+    final=final,
+    input_layers='fc1/kernel',
+    compared=compared,
+  )
+  assert sorted(flattened) == sorted(
+    id(tree) for tree in (MASKS, params, final, *compared.values())
+  )
+
+
+def test_control_characters_in_names_are_spelled_out():
+  masks = {'a\x1b[31mred': np.array([[True, False]])}
+  found = report.capacity(masks)
+  assert '\x1b' not in report.text(found)
+  assert r'a\x1b[31mred' in report.text(found)

@@ -1,4 +1,4 @@
-"""What sparse networks cost: arithmetic, storage, and how much they explored.
+"""Cost of sparse networks: arithmetic per pass and per step, and exploration.
 
 `multiply_adds` counts one forward pass of any model, and the functions of
 `step_cost` turn that into the cost of training, method by method.

@@ -1,4 +1,4 @@
-"""The multiply-adds of a forward pass, dense and with masks."""
+"""Multiply-adds of a forward pass, dense and with masks."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ class MultiplyAdds(NamedTuple):
   Attributes:
     dense: ``{name: number}`` of the leaves, with all weights.
     alive: ``{name: number}``, with the alive weights only.
-    other: number where no such leaf takes part, as in attention.
+    other: number in products without such a leaf, as in attention.
   """
 
   dense: dict[str, int]
@@ -26,12 +26,12 @@ class MultiplyAdds(NamedTuple):
 
   @property
   def total_dense(self) -> int:
-    """Of the whole pass with all weights: the papers' ``f_D``."""
+    """Cost of the whole pass with all weights: the papers' ``f_D``."""
     return sum(self.dense.values()) + self.other
 
   @property
   def total(self) -> int:
-    """Of the whole pass with the alive weights: the papers' ``f_S``."""
+    """Cost of the whole pass with alive weights: the papers' ``f_S``."""
     return sum(self.alive.values()) + self.other
 
   def at(self, densities: Mapping[str, float]) -> float:
@@ -43,9 +43,6 @@ class MultiplyAdds(NamedTuple):
 
     Returns:
       The expected number of multiply-adds.
-
-    Raises:
-      ValueError: if a name is none of the leaves.
 
     Example:
       >>> from lthjax import accounting
@@ -61,7 +58,7 @@ class MultiplyAdds(NamedTuple):
     return sum(costs) + self.other
 
   def summary(self) -> str:
-    """Describes the cost as a table for people: a line a leaf, and the total.
+    """Describes the cost as a table with one line per leaf and a total.
 
     Returns:
       Text of several lines.
@@ -93,10 +90,10 @@ def multiply_adds(
 ) -> MultiplyAdds:
   """Counts the multiply-adds of a forward pass, exactly.
 
-  An alive weight costs as much as it is used: once for each position of the
-  image in a convolution, once a token in a dense layer. Biases, normalization
+  An alive weight costs one multiply-add per use: once per position of the image
+  in a convolution, once per token in a dense layer. Biases, normalization
   and everything elementwise cost nothing, as in the literature;
-  `lthjax.program.uses` says how weights are found. The pass itself is not
+  `lthjax.program.uses` describes how weights are found. The pass itself is not
   computed, so shapes are enough.
 
   Args:
@@ -104,17 +101,13 @@ def multiply_adds(
     params: tree of arrays or of `jax.ShapeDtypeStruct`.
     *args: trees of arrays or of `jax.ShapeDtypeStruct`. For the cost of one
       example, give a batch of one.
-    masks: tree of masks, not traced; all weights are alive without it. Those of
-      biases, scales and other vectors play no part.
+    masks: tree of masks, not traced; all weights are alive without it. Masks of
+      biases, scales and other vectors are ignored.
     where: the leaves to count by name, as in `lthjax.masks.full`. By default
       those that have such a mask, or those of `lthjax.program.kernels`.
 
   Returns:
     The numbers by leaf, and their totals.
-
-  Raises:
-    ValueError: if masks do not fit the params, or are not all in ``where``; or
-      if a leaf cannot be followed to where it is used.
 
   Example:
     >>> import jax

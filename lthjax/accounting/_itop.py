@@ -1,7 +1,7 @@
-"""In-time over-parameterization: which weights were ever alive.
+"""In-time over-parameterization: the weights that were ever alive.
 
-Keep what `itop_init` returns next to the training state, and give it the masks
-whenever they have moved. Inside `jax.jit` and `jax.lax.scan` it works as well.
+Keep what `itop_init` returns next to the training state, and update it whenever
+the masks have moved. It works inside `jax.jit` and `jax.lax.scan` as well.
 """
 
 import chex
@@ -44,9 +44,6 @@ def itop_update(
   Returns:
     The weights that were alive at least once.
 
-  Raises:
-    ValueError: if the two differ in structure or shapes.
-
   Example:
     >>> import jax.numpy as jnp
     >>> from lthjax import accounting
@@ -72,9 +69,6 @@ def itop_rate(
 
   Returns:
     A number in [0, 1].
-
-  Raises:
-    ValueError: if what was explored does not fit the params.
 
   Example:
     >>> import jax.numpy as jnp

@@ -1,8 +1,8 @@
-"""The cost of training on one example, method by method.
+"""Cost of a training step on one example, method by method.
 
-A forward pass costs f: `f_D` with all weights, `f_S` with the alive ones. Going
-back costs twice as much, once for the gradients of the activations and once
-for those of the weights:
+A forward pass costs f: `f_D` with all weights, `f_S` with the alive ones. The
+backward pass costs twice as much: once for the gradients of the activations and
+once for the gradients of the weights:
 
 | method                             | forward | activations | weights      |
 |------------------------------------|---------|-------------|--------------|
@@ -13,8 +13,8 @@ for those of the weights:
 | Top-KAST                           | f_S     | f_S         | f_B          |
 
 Every function takes and returns costs in the same unit, be it multiply-adds,
-FLOPs, or shares of the dense forward pass. What compares weights and moves
-masks is not counted, nor is the optimizer.
+FLOPs, or shares of the dense forward pass. Comparing weights, moving masks
+and the optimizer are not counted.
 
 References:
   Evci et al., Rigging the Lottery: Making All Tickets Winners,
@@ -49,8 +49,8 @@ def dense(dense: float) -> float:
 def static(sparse: float) -> float:
   """Returns the cost of training the alive weights: ``3 f_S``.
 
-  This is a ticket, SNIP, or SET, which grows weights at random and needs no
-  gradients for that.
+  This holds for tickets, for SNIP, and for SET, which grows weights at random
+  and needs no gradients to do so.
 
   Args:
     sparse: cost of a forward pass with the alive weights.
@@ -69,9 +69,9 @@ def static(sparse: float) -> float:
 def rigl(dense: float, sparse: float, update_every: int) -> float:
   """Returns the cost of RigL: ``(3 f_S T + 2 f_S + f_D) / (T + 1)``.
 
-  Every T steps there is one more that moves the masks, for which the gradients
-  of all weights are computed. SRigL costs the same, with the ``f_S`` of its
-  masks, in which ablated neurons have no weights.
+  Every T steps, one additional step moves the masks and computes the gradients
+  of all weights. SRigL costs the same, with the ``f_S`` of its masks, in which
+  ablated neurons have no weights.
 
   Args:
     dense: cost of a forward pass with all weights.
@@ -80,9 +80,6 @@ def rigl(dense: float, sparse: float, update_every: int) -> float:
 
   Returns:
     Cost of a step on average, for one example.
-
-  Raises:
-    ValueError: if ``update_every`` is below 1.
 
   Example:
     >>> from lthjax.accounting import step_cost
@@ -117,9 +114,9 @@ def snfs(dense: float, sparse: float) -> float:
 def straight_through(dense: float, sparse: float) -> float:
   """Returns the cost of straight-through training: ``2 f_S + f_D``.
 
-  The network runs with its alive weights, there and back, and all weights have
-  gradients. This is STE and SR-STE. Hardware whose sparse format cannot be
-  transposed goes back through all weights; add ``f_D - f_S`` then.
+  Forward and backward passes use the alive weights, and all weights have
+  gradients, as in STE and SR-STE. For hardware whose sparse format cannot be
+  transposed, the backward pass uses all weights: add ``f_D - f_S``.
 
   Args:
     dense: cost of a forward pass with all weights.
@@ -139,12 +136,12 @@ def straight_through(dense: float, sparse: float) -> float:
 def top_kast(sparse: float, backward: float) -> float:
   """Returns the cost of Top-KAST: ``2 f_S + f_B``.
 
-  The network runs with the weights of the set A, there and back, and the
-  weights of the larger set B have gradients.
+  Forward and backward passes use the weights of the set A, and the weights of
+  the larger set B have gradients.
 
   Args:
     sparse: cost of a forward pass with the weights in A.
-    backward: what it would be with those in B.
+    backward: cost of a forward pass with the weights in B.
 
   Returns:
     Cost of a step, for one example.
@@ -171,9 +168,6 @@ def ac_dc(dense: float, sparse: float, dense_share: float) -> float:
 
   Returns:
     Cost of a step on average, for one example.
-
-  Raises:
-    ValueError: if ``dense_share`` is outside [0, 1].
 
   Example:
     >>> from lthjax.accounting import step_cost
@@ -210,9 +204,6 @@ def gradual(
   Returns:
     Cost of a step on average, for one example.
 
-  Raises:
-    ValueError: if ``steps`` or ``update_every`` is below 1.
-
   Example:
     >>> import optax
     >>> from lthjax.accounting import step_cost
@@ -236,7 +227,7 @@ def gradual(
 
 
 def _check_every(update_every: int) -> None:
-  """Raises if masks would move more than once a step."""
+  """Raises if masks would move more than once per step."""
   if update_every < 1:
     raise ValueError(
       f'`update_every` was {update_every}, but must be at least 1: the number'

@@ -72,9 +72,6 @@ def epoch_indices(
   Returns:
     ``int32[batch_size]``, each in ``range(size)``.
 
-  Raises:
-    ValueError: if ``batch_size`` is below 1 or above ``size``.
-
   Example:
     >>> key = jax.random.key(0)
     >>> epoch = [
@@ -135,9 +132,6 @@ def batch(
   Returns:
     ``batch_size`` examples, chosen by `epoch_indices`.
 
-  Raises:
-    ValueError: if ``batch_size`` is below 1 or above the size of the split.
-
   Example:
     >>> split = Split(jnp.zeros([10, 8, 8, 1], jnp.uint8), jnp.arange(10))
     >>> images, labels = batch(split, jax.random.key(0), 7, batch_size=4)
@@ -168,9 +162,6 @@ def random_crop_flip(
 
   Returns:
     Images of the same shape and dtype.
-
-  Raises:
-    ValueError: if ``pad`` is negative.
 
   Example:
     >>> images = jnp.ones([2, 32, 32, 3], jnp.uint8)

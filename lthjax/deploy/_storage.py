@@ -1,4 +1,4 @@
-"""Bytes that a network takes on disk, in three formats."""
+"""Bytes of a network on disk, in three formats."""
 
 import math
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class Storage(NamedTuple):
 
   Attributes:
     dense: ``{name: bytes}`` of all values.
-    bitmask: ``{name: bytes}`` of the alive values and one bit a weight.
+    bitmask: ``{name: bytes}`` of the alive values and one bit per weight.
     csr: ``{name: bytes}`` of the alive values and the index of each, in rows.
   """
 
@@ -30,7 +30,7 @@ class Storage(NamedTuple):
     return dense, bitmask, csr
 
   def summary(self) -> str:
-    """Describes the sizes as a table for people: a line a leaf, and the total.
+    """Describes the sizes as a table with one line per leaf and a total.
 
     Returns:
       Text of several lines.
@@ -56,13 +56,14 @@ def storage(params: chex.ArrayTree, masks: chex.ArrayTree) -> Storage:
   - dense: ``n * b``.
   - bitmask: ``ceil(n / 8) + a * b``. The mask goes row by row, as
     `lthjax.masks.pack` has it, the values in the same order.
-  - csr: ``a * (b + c) + 4 * (r + 1)``, compressed sparse rows. A row is what
-    feeds one output: of the r outputs on the last axis each has ``n / r``
-    inputs, whose numbers take c bytes: 2, or 4 if there are more than 65,536.
-    Where a row starts takes another 4. Leaves of one dimension are one row.
+  - csr: ``a * (b + c) + 4 * (r + 1)``, compressed sparse rows. A row holds
+    what feeds one output: each of the r outputs on the last axis has ``n / r``
+    inputs, whose indices take c bytes: 2, or 4 for more than 65,536 inputs. The
+    start of each row takes another 4. One-dimensional leaves are one row.
 
   Leaves without a mask, and those with all weights alive, are stored dense in
-  every format. What files add, such as names and shapes, is not counted.
+  every format. Overhead of file formats, such as names and shapes, is not
+  counted.
 
   Args:
     params: tree of arrays or of `jax.ShapeDtypeStruct`.
@@ -70,9 +71,6 @@ def storage(params: chex.ArrayTree, masks: chex.ArrayTree) -> Storage:
 
   Returns:
     Bytes by leaf, and their totals.
-
-  Raises:
-    ValueError: if the masks do not fit the params.
 
   Example:
     >>> import jax.numpy as jnp

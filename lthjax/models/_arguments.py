@@ -17,9 +17,6 @@ def check(
 
   Returns:
     ``input_shape`` and ``classes``.
-
-  Raises:
-    ValueError: lists every offending argument and what is required of it.
   """
   problems = []
   shape = _ints(input_shape)
@@ -56,10 +53,6 @@ def scaled(name: str, width: float, *sizes: int) -> tuple[int, ...]:
 
   Returns:
     The sizes, rounded.
-
-  Raises:
-    ValueError: if the width is no positive finite number, or leaves a layer
-      without units.
   """
   try:
     factor = 0.0 if isinstance(width, str) else float(width)

@@ -87,9 +87,6 @@ def conv_2(
   Returns:
     The network as a `Model`; its ``model_state`` is empty.
 
-  Raises:
-    ValueError: if an argument is not valid.
-
   Example:
     >>> import jax
     >>> from lthjax import models
@@ -121,9 +118,6 @@ def conv_4(
 
   Returns:
     The network as a `Model`; its ``model_state`` is empty.
-
-  Raises:
-    ValueError: if an argument is not valid.
 
   Example:
     >>> import jax
@@ -157,9 +151,6 @@ def conv_6(
   Returns:
     The network as a `Model`; its ``model_state`` is empty.
 
-  Raises:
-    ValueError: if an argument is not valid.
-
   Example:
     >>> import jax
     >>> from lthjax import models
@@ -192,9 +183,6 @@ def conv_8(
 
   Returns:
     The network as a `Model`; its ``model_state`` is empty.
-
-  Raises:
-    ValueError: if an argument is not valid.
 
   Example:
     >>> import jax

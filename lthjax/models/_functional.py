@@ -49,10 +49,6 @@ def functional(
   Returns:
     The module's `Model`.
 
-  Raises:
-    ValueError: from ``apply``, if ``params`` or ``model_state`` belong to
-      another model or ``x`` is not ``(batch, *input_shape)``.
-
   Example:
     >>> from flax import nnx
     >>> import jax, jax.numpy as jnp

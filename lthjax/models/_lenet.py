@@ -72,9 +72,6 @@ def lenet_300_100(
   Returns:
     The network as a `Model`; its ``model_state`` is empty.
 
-  Raises:
-    ValueError: if an argument is not valid.
-
   Example:
     >>> import jax
     >>> from lthjax import models

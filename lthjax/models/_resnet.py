@@ -179,9 +179,6 @@ def resnet_20(
     The network as a `Model`; its ``model_state`` holds the running means and
     variances.
 
-  Raises:
-    ValueError: if ``input_shape`` or ``classes`` is not valid.
-
   Example:
     >>> import jax
     >>> from lthjax import models
@@ -227,9 +224,6 @@ def resnet_50(
   Returns:
     The network as a `Model`; its ``model_state`` holds the running means and
     variances.
-
-  Raises:
-    ValueError: if ``input_shape`` or ``classes`` is not valid.
 
   Example:
     >>> import jax

@@ -78,9 +78,6 @@ def vgg_11(
     The network as a `Model`; its ``model_state`` holds the running means and
     variances.
 
-  Raises:
-    ValueError: if ``input_shape`` or ``classes`` is not valid.
-
   Example:
     >>> import jax
     >>> from lthjax import models
@@ -115,9 +112,6 @@ def vgg_16(
   Returns:
     The network as a `Model`; its ``model_state`` holds the running means and
     variances.
-
-  Raises:
-    ValueError: if ``input_shape`` or ``classes`` is not valid.
 
   Example:
     >>> import jax

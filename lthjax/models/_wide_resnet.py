@@ -117,9 +117,6 @@ def wide_resnet_22_2(
     The network as a `Model`; its ``model_state`` holds the running means and
     variances.
 
-  Raises:
-    ValueError: if ``input_shape`` or ``classes`` is not valid.
-
   Example:
     >>> import jax
     >>> from lthjax import models

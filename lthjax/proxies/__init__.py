@@ -1,10 +1,9 @@
-"""What a network will be worth after training, guessed before it.
+"""Zero-cost proxies: predict a network's trained accuracy before training.
 
 All proxies are called as ``proxy(apply, params, batch, key)`` with a model
 ``apply(params, x) -> logits`` and a batch of inputs and labels, and return a
-scalar that is higher for networks held to be better. `rank` puts candidates in
-order by one of them; `spearman` and `kendall` tell how much that order has to
-do with trained accuracy.
+scalar that is higher for better networks. `rank` orders candidates by one of
+them; `spearman` and `kendall` correlate that order with trained accuracy.
 """
 
 from lthjax.proxies._activations import naswot

@@ -1,4 +1,4 @@
-"""What every proxy has to beat: how large a network is."""
+"""Baselines that every proxy has to beat: the size of a network."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def num_params(
     key: not used.
 
   Returns:
-    A scalar; higher is held to be better.
+    A scalar; higher is better.
 
   Example:
     >>> import jax.numpy as jnp
@@ -57,10 +57,7 @@ def multiply_adds(
     key: not used.
 
   Returns:
-    A scalar; higher is held to be better.
-
-  Raises:
-    ValueError: if it is not certain how often a kernel is used.
+    A scalar; higher is better.
 
   Example:
     >>> import jax.numpy as jnp

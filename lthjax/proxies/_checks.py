@@ -1,4 +1,4 @@
-"""What a proxy can be asked to look at."""
+"""Checks of models and batches that proxies share."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 
 
 class Batch(NamedTuple):
-  """Inputs, and labels where there are some."""
+  """Inputs, and labels if there are any."""
 
   x: jax.Array
   labels: jax.Array | None
@@ -45,21 +45,21 @@ def as_labelled(batch: Any) -> tuple[jax.Array, jax.Array]:
   x, labels = as_batch(batch)
   if labels is None:
     raise ValueError(
-      'The batch has no labels, but this proxy looks at the gradient of a loss.'
-      ' Give `(x, labels)`, or take a proxy that needs none: `jacob_cov`,'
+      'The batch has no labels, but this proxy uses the gradient of a loss.'
+      ' Give `(x, labels)`, or use a proxy that needs none: `jacob_cov`,'
       ' `naswot`, `synflow` or `zen`.'
     )
   if jnp.shape(labels)[:1] != x.shape[:1]:
     raise ValueError(
       f'There are inputs of shape {x.shape} but labels of shape'
-      f' {jnp.shape(labels)}: both need the same first axis, one entry an'
+      f' {jnp.shape(labels)}: both need the same first axis, one entry per'
       ' example.'
     )
   return x, jnp.asarray(labels)
 
 
 def check_outputs(apply: Apply, params: chex.ArrayTree, x: Any) -> None:
-  """Raises unless the model makes one array of outputs an example."""
+  """Raises unless the model returns one array with one row per example."""
   found = jax.eval_shape(apply, params, x)
   good = hasattr(found, 'dtype') and jnp.issubdtype(found.dtype, jnp.floating)
   if good and found.ndim > 1 and found.shape[0] == x.shape[0]:
@@ -69,8 +69,8 @@ def check_outputs(apply: Apply, params: chex.ArrayTree, x: Any) -> None:
     what = f'{found.dtype} of shape {found.shape}'
   raise ValueError(
     f'`apply(params, x)` returned {what} for x of shape {x.shape}, but must'
-    ' return a single floating-point array with one row an example. Leave out'
-    ' what else it returns: `lambda params, x: model.apply(params, x)[0]`.'
+    ' return a single floating-point array with one row per example. Drop'
+    ' other results: `lambda params, x: model.apply(params, x)[0]`.'
   )
 
 

@@ -1,4 +1,4 @@
-"""How much the order that a proxy gives has to do with trained accuracy."""
+"""Rank correlation between a proxy and trained accuracy."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from typing import Any
 def spearman(
   scores: Mapping[str, float], accuracies: Mapping[str, float]
 ) -> float:
-  """Correlates the ranks of candidates; those that tie get their mean rank.
+  """Computes Spearman's rank correlation; ties get their mean rank.
 
   Args:
     scores: of each candidate, such as `Ranking.scores`.
@@ -15,10 +15,6 @@ def spearman(
 
   Returns:
     Spearman's rank correlation, from -1 to 1, as SciPy computes it.
-
-  Raises:
-    ValueError: if there are less than two candidates, not the same ones in
-      both, or all of them tie.
 
   Example:
     >>> from lthjax import proxies
@@ -40,7 +36,7 @@ def spearman(
 def kendall(
   scores: Mapping[str, float], accuracies: Mapping[str, float]
 ) -> float:
-  """Counts the pairs of candidates in the right order, less the others.
+  """Computes Kendall's tau-b: concordant minus discordant pairs.
 
   Args:
     scores: of each candidate, such as `Ranking.scores`.
@@ -48,10 +44,6 @@ def kendall(
 
   Returns:
     Kendall's tau-b, from -1 to 1, as SciPy computes it.
-
-  Raises:
-    ValueError: if there are less than two candidates, not the same ones in
-      both, or all of them tie.
 
   Example:
     >>> from lthjax import proxies
@@ -72,12 +64,13 @@ def kendall(
 def _paired(
   scores: Mapping[str, float], accuracies: Mapping[str, float]
 ) -> tuple[list[float], list[float]]:
-  """Returns both in the same order, or raises."""
+  """Returns both in the same order."""
   if scores.keys() != accuracies.keys():
     differ = sorted(scores.keys() ^ accuracies.keys())
     raise ValueError(
-      f'Scores and accuracies are of other candidates: {", ".join(differ)} are'
-      ' in one of both only. Give both for the same ones.'
+      f'Scores and accuracies are of different candidates:'
+      f' {", ".join(differ)} appear in only one of them. Give both for the same'
+      ' candidates.'
     )
   pairs = [(scores[name], accuracies[name]) for name in scores]
   if len(pairs) < 2:
@@ -89,6 +82,6 @@ def _paired(
   for what, values in (('scores', xs), ('accuracies', ys)):
     if len(set(values)) == 1:
       raise ValueError(
-        f'All {what} are {values[0]}, so that there is no order to compare.'
+        f'All {what} are {values[0]}, so there is no order to compare.'
       )
   return xs, ys

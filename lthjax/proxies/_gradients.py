@@ -1,4 +1,4 @@
-"""Proxies that sum what the gradient of the loss tells of the kernels."""
+"""Gradient norm, SNIP and GraSP: gradient-based statistics of the kernels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,11 +30,7 @@ def grad_norm(
     loss: ``loss(logits, labels)``, of each example or their mean.
 
   Returns:
-    A scalar; higher is held to be better.
-
-  Raises:
-    ValueError: if the batch has no labels, or the model does not return a
-      single array.
+    A scalar; higher is better.
 
   Example:
     >>> import jax.numpy as jnp
@@ -74,11 +70,7 @@ def snip(
     loss: ``loss(logits, labels)``, of each example or their mean.
 
   Returns:
-    A scalar; higher is held to be better.
-
-  Raises:
-    ValueError: if the batch has no labels, or the model does not return a
-      single array.
+    A scalar; higher is better.
 
   Example:
     >>> import jax.numpy as jnp
@@ -109,8 +101,8 @@ def grasp(
 ) -> jax.Array:
   """Sums ``-w * (H g)`` over the kernels, with gradient g and Hessian H.
 
-  This is the sum of `lthjax.scores.grasp` with the sign turned: the proxy holds
-  a network for better whose weights, as a whole, reduce the gradient.
+  This is the negative sum of `lthjax.scores.grasp`: networks whose weights, as
+  a whole, reduce the gradient score higher.
 
   Args:
     apply: ``apply(params, x) -> logits``.
@@ -120,11 +112,7 @@ def grasp(
     loss: ``loss(logits, labels)``, of each example or their mean.
 
   Returns:
-    A scalar; higher is held to be better.
-
-  Raises:
-    ValueError: if the batch has no labels, or the model does not return a
-      single array.
+    A scalar; higher is better.
 
   Example:
     >>> import jax.numpy as jnp
@@ -155,7 +143,7 @@ def over_kernels(
     raise ValueError(
       'The params have no kernels to sum over: nothing of two or more'
       ' dimensions that is neither a bias nor an embedding or normalization by'
-      ' its name. Take a proxy of activations or outputs.'
+      ' its name. Use a proxy of activations or outputs.'
     )
   return sum((f(x.astype(jnp.float32)) for x in leaves), jnp.float32(0))
 

@@ -1,4 +1,4 @@
-"""Jacobian covariance: whether examples move the outputs in different ways."""
+"""Jacobian covariance: how differently examples affect the outputs."""
 
 from typing import Any
 
@@ -20,13 +20,13 @@ def jacob_cov(
 ) -> jax.Array:
   """Takes ``-sum(log(v + k) + 1 / (v + k))`` of the eigenvalues v.
 
-  They are those of the correlation matrix between examples of the gradient of
-  the sum of the outputs with respect to the input, and k is 1e-5. Where all
-  examples are uncorrelated, every eigenvalue is one and the score is minus
-  their number; where two of them cannot be told apart, one is zero.
+  The eigenvalues are those of the correlation matrix, between examples, of the
+  gradient of the summed outputs with respect to the input; k is 1e-5. If all
+  examples are uncorrelated, every eigenvalue is one and the score is minus the
+  number of examples; if two are indistinguishable, one eigenvalue is zero.
 
-  Eigenvalues are computed as squared singular values: float32 has too few
-  digits for the small ones otherwise.
+  Eigenvalues are computed as squared singular values, because float32 would
+  lose the small ones otherwise.
 
   Args:
     apply: ``apply(params, x) -> outputs``.
@@ -35,11 +35,7 @@ def jacob_cov(
     key: not used.
 
   Returns:
-    A scalar; higher is held to be better.
-
-  Raises:
-    ValueError: if there are not two examples, or the model does not return a
-      single array.
+    A scalar; higher is better.
 
   Example:
     >>> import jax.numpy as jnp

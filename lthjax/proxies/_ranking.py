@@ -1,4 +1,4 @@
-"""Puts the candidates of a search space in order."""
+"""Ranking of the candidates of a search space by a proxy."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ class Ranking(NamedTuple):
 
   Attributes:
     scores: ``{name: score}``, in the order they were given.
-    order: names, the best first; those that tie in the order they were given.
+    order: names, best first; ties stay in the order they were given.
   """
 
   scores: dict[str, float]
@@ -45,11 +45,11 @@ def rank(
   train: bool = False,
   samples: int = 1,
 ) -> Ranking:
-  """Scores every candidate by a proxy, and puts the best first.
+  """Scores every candidate by a proxy and sorts them, best first.
 
-  All candidates see the same batch and draw params with the same key. Those
-  that compute the same with params and model states of the same shapes share a
-  compiled program, whatever values these have, and however they were built.
+  All candidates see the same batch and draw params with the same key.
+  Candidates with the same program and the same shapes of params and model state
+  share one compilation, whatever their values and however they were built.
 
   Args:
     candidates: ``{name: model}``, two or more.
@@ -57,17 +57,13 @@ def rank(
       of `lthjax.proxies`, perhaps with options bound by `functools.partial`.
     batch: inputs and labels.
     key: random key of the initial params, and of what the proxy draws.
-    train: how models are applied. In training form, BatchNorm normalizes by the
-      batch, as in the code of most papers; `lthjax.proxies.synflow` needs the
-      inference form.
-    samples: of initial params, over which scores are averaged.
+    train: whether models run in training form, in which BatchNorm normalizes
+      by the batch, as in the code of most papers; `lthjax.proxies.synflow`
+      needs the inference form.
+    samples: number of initial params over which scores are averaged.
 
   Returns:
     Scores and order.
-
-  Raises:
-    ValueError: if there are less than two candidates, a candidate or the batch
-      does not fit the proxy, or scores are NaN; it names the candidates.
 
   Example:
     >>> import jax, jax.numpy as jnp

@@ -1,8 +1,8 @@
-"""Where capacity lives: what masks keep, by layer, neuron and input.
+"""Reports of where capacity lives: by layer, neuron and input.
 
-`capacity` looks at a tree of masks, and whatever else there is of the network.
-`text`, `figure` and `html` show what it found: to a terminal, in a figure, and
-as one page for a browser that needs neither a network nor other files.
+`capacity` analyzes a tree of masks, and params if they are given. `text`,
+`figure` and `html` show the result: in a terminal, as a figure, and as one page
+for a browser that needs neither a network nor other files.
 """
 
 from lthjax.report._capacity import Capacity, capacity

@@ -1,4 +1,4 @@
-"""Everything that a report shows, gathered."""
+"""Everything that a report shows."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -6,23 +6,23 @@ from typing import NamedTuple
 import chex
 import numpy as np
 
-from lthjax import trees
 from lthjax.axes import Axes
-from lthjax.report._distance_moved import DistanceMoved, distance_moved
-from lthjax.report._layers import Layer, layers
-from lthjax.report._saliency import input_saliency
-from lthjax.report._similarity import Similarity, similarity
+from lthjax.report import _leaves
+from lthjax.report._distance_moved import DistanceMoved, distances_of
+from lthjax.report._layers import Layer, layers_of
+from lthjax.report._saliency import saliency_of
+from lthjax.report._similarity import Similarity, check, similarity_of
 
 
 class Capacity(NamedTuple):
   """Where the capacity of a sparse network lives.
 
   Attributes:
-    layers: what the masks keep of each leaf.
+    layers: one `Layer` per leaf.
     movement: how far the weights of each prunable leaf moved, or `None`.
     input_layers: the layers whose weights or paths `saliency` counts.
-    saliency: weights or paths that leave each input, or `None`.
-    overlaps: what several trees of masks have in common, or `None`.
+    saliency: number of weights or paths that leave each input, or `None`.
+    overlaps: similarity of several trees of masks, or `None`.
   """
 
   layers: tuple[Layer, ...]
@@ -42,27 +42,24 @@ def capacity(
   compared: Mapping[str, chex.ArrayTree] | None = None,
   axes: Mapping[str, Axes] | None = None,
 ) -> Capacity:
-  """Finds where the capacity of one sparse network lives.
+  """Reports where the capacity of one sparse network lives.
 
   Args:
-    masks: tree of masks of one run, not traced. Of several seeds side by side
-      take one with ``jax.tree.map(lambda m: m[0], masks)``.
-    initial: params before the training of the dense network, if how far weights
-      moved shall be told; see `lthjax.report.distance_moved`.
-    final: params after it.
+    masks: tree of masks of one run, not traced. For replicated runs, select one
+      with ``jax.tree.map(lambda m: m[0], masks)``.
+    initial: params before dense training; needed to report movement, see
+      `lthjax.report.distance_moved`.
+    final: params after dense training.
     input_layers: name of the kernel that reads the input, or names of a chain
       of dense kernels, for a map of the inputs; see
       `lthjax.report.input_saliency`.
     input_shape: shape of one example, for that map.
-    compared: ``{name: masks}`` of two or more trees of masks like these, and
-      these among them if they shall be, for `lthjax.report.similarity`.
+    compared: ``{name: masks}`` of two or more trees of masks like these, for
+      `lthjax.report.similarity`; include ``masks`` itself to compare it too.
     axes: ``{name or glob: lthjax.axes.Axes}``; see `lthjax.report.layers`.
 
   Returns:
-    What `lthjax.report.text`, `figure`, `html` and `write_html` show.
-
-  Raises:
-    ValueError: if there is no mask, or something does not fit the masks.
+    The `Capacity`, for `lthjax.report.text`, `figure`, `html` and `write_html`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -88,24 +85,19 @@ def capacity(
       ' Name the kernel that reads the input, as in'
       ' `input_layers="fc1/kernel"`.'
     )
+  leaves = _leaves.arrays(masks)  # Flattened and checked once.
   names = (input_layers,) if isinstance(input_layers, str) else input_layers
-  saliency = None
-  if names:
-    saliency = input_saliency(masks, names, input_shape, axes=axes)
-  common = None
-  if compared is not None:
-    common = similarity(compared)
-    # They are alike, so that one of them speaks for all.
-    name, other = next(iter(compared.items()))
-    trees.check_like(masks, other, f'compared masks {name!r}')
-    trees.check_like(other, masks, '`masks`')
-  moved = None
+  moved = saliency = common = None
   if initial is not None and final is not None:
-    moved = distance_moved(initial, final, masks)
+    moved = distances_of(leaves, initial, final)
+  if names:
+    saliency = saliency_of(leaves, names, input_shape, axes)
+  if compared is not None:
+    check(compared)
+    common = similarity_of(
+      {name: _leaves.arrays(tree, name) for name, tree in compared.items()},
+      like=leaves,
+    )
   return Capacity(
-    layers(masks, axes=axes),
-    moved,
-    tuple(names),
-    saliency,
-    common,
+    layers_of(leaves, axes), moved, tuple(names), saliency, common
   )

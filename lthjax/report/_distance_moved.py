@@ -1,4 +1,4 @@
-"""How far training moves the weights that a ticket keeps, and the others."""
+"""Distance that training moves the weights that masks keep and remove."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ class DistanceMoved(NamedTuple):
   Attributes:
     alive: mean ``|final - initial|`` of the weights that the masks keep; NaN if
       there are none.
-    pruned: that of the weights that they remove.
+    pruned: the same for the weights that they remove.
   """
 
   alive: float
@@ -28,24 +28,19 @@ class DistanceMoved(NamedTuple):
 def distance_moved(
   initial: chex.ArrayTree, final: chex.ArrayTree, masks: chex.ArrayTree
 ) -> dict[str, DistanceMoved]:
-  """Measures how far weights moved in one training of a dense network.
+  """Measures how far weights moved in one training run of a dense network.
 
-  The weights of a winning ticket move further than those that are pruned, and
-  often towards larger values. Give the params of the network that was trained
-  before pruning: in a sparse one, pruned weights are zero.
+  Pass the params of the network that was trained before pruning: in a sparse
+  one, pruned weights are zero.
 
   Args:
-    initial: params of one run before training. Of several seeds side by side
-      take one with ``jax.tree.map(lambda x: x[0], params)``.
+    initial: params of one run before training. For replicated runs, select one
+      with ``jax.tree.map(lambda x: x[0], params)``.
     final: params after training, of the dense network.
     masks: tree of masks of that run, not traced.
 
   Returns:
     ``{name: movement}`` of every prunable leaf.
-
-  Raises:
-    ValueError: if there is no mask, the masks do not fit the params, or params
-      of prunable leaves are not finite.
 
   Example:
     >>> import jax.numpy as jnp
@@ -59,9 +54,13 @@ def distance_moved(
     Frankle & Carbin, The Lottery Ticket Hypothesis: Finding Sparse, Trainable
     Neural Networks, arXiv:1803.03635, appendix F.
   """
-  leaves = _leaves.arrays(masks)
-  trees.check_like(masks, initial, 'initial params')
-  trees.check_like(masks, final, 'final params')
+  return distances_of(_leaves.arrays(masks), initial, final)
+
+
+def distances_of(
+  leaves: Mapping[str, Any], initial: chex.ArrayTree, final: chex.ArrayTree
+) -> dict[str, DistanceMoved]:
+  """Does the same for masks that are NumPy arrays by name."""
   before = _on_host(initial, leaves, 'initial')
   after = _on_host(final, leaves, 'final')
   found = {}
@@ -74,17 +73,19 @@ def distance_moved(
 def _on_host(
   params: chex.ArrayTree, masks: Mapping[str, Any], what: str
 ) -> dict[str, np.ndarray]:
-  """The prunable leaves in double precision, all of them finite."""
+  """Returns the prunable leaves in double precision, if all are finite."""
+  named = trees.by_name(params)
+  trees.check_tables(masks, named, f'{what} params')
   leaves = {
     name: np.asarray(jax.device_get(x), np.float64)
-    for name, x in trees.by_name(params).items()
+    for name, x in named.items()
     if masks[name] is not None
   }
   bad = {name: np.sum(~np.isfinite(x)) for name, x in leaves.items()}
   if found := [f'{label(name)} ({n})' for name, n in bad.items() if n]:
     raise ValueError(
-      f'The {what} params are not finite in {", ".join(found)}, so that no'
-      ' distance can be told. Did the training diverge?'
+      f'The {what} params are not finite in {", ".join(found)}, so there is'
+      ' no distance. Did the training diverge?'
     )
   return leaves
 

@@ -1,4 +1,4 @@
-"""A report as one figure of matplotlib, which is loaded when it is drawn."""
+"""A report as one figure of matplotlib, which is imported on use."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,14 @@ _NAMES: dict[str, Any] = {'fontsize': 8, 'parse_math': False}
 
 
 def figure(found: Capacity) -> 'Figure':
-  """Draws what was found side by side: density, inputs, movement, overlap.
+  """Draws a report side by side: density, inputs, movement, overlap.
 
   Args:
     found: what `lthjax.report.capacity` returned.
 
   Returns:
     A figure; ``figure(found).savefig('capacity.png')`` writes it. It has one
-    panel for each thing that was looked at.
+    panel for each part of the report.
 
   Raises:
     ImportError: if matplotlib is missing.
@@ -43,7 +43,7 @@ def figure(found: Capacity) -> 'Figure':
   except ModuleNotFoundError as error:
     raise ImportError(
       '`lthjax.report.figure` draws with matplotlib, which is not installed:'
-      ' run `pip install matplotlib`, or take `lthjax.report.html`, which needs'
+      ' run `pip install matplotlib`, or use `lthjax.report.html`, which needs'
       ' nothing.'
     ) from error
   panels = [_density]

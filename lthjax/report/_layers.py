@@ -1,4 +1,4 @@
-"""Density by layer, and neurons that are cut off."""
+"""Density by layer, and dead neurons."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,11 +18,11 @@ class Layer(NamedTuple):
     shape: its shape; `None` where the leaf is dense and has no mask.
     alive: number of alive weights; 0 without a mask.
     total: number of weights; 0 without a mask.
-    dead_inputs: inputs that no weight reads, those of all layers of a stack
-      together; `None` for leaves without a mask, with fewer than two
-      dimensions, or whose axes are not certain.
+    dead_inputs: number of inputs that no weight reads, over all layers of a
+      stack; `None` for leaves without a mask, with fewer than two dimensions,
+      or whose axes are not certain.
     inputs: number of inputs, or `None`.
-    dead_outputs: neurons or channels that no weight feeds, or `None`.
+    dead_outputs: number of neurons or channels that no weight feeds, or `None`.
     outputs: number of neurons or channels, or `None`.
   """
 
@@ -46,25 +46,21 @@ def layers(
   *,
   axes: Mapping[str, Axes] | None = None,
 ) -> tuple[Layer, ...]:
-  """Counts what is alive in each leaf of one run, and which neurons are dead.
+  """Counts alive weights and dead neurons in each leaf of one run.
 
-  An output of a kernel, a neuron or a channel, is dead where no alive weight
-  feeds it: it has no fan-in, and its value is that of its bias. An input is
-  dead where no alive weight reads it. What one layer leaves unread may be alive
-  as an output of the layer before, whose weights are then of no use.
+  An output of a kernel, a neuron or a channel, is dead if no alive weight feeds
+  it: its value is its bias. An input is dead if no alive weight reads it.
+  Outputs of one layer that the next one leaves unread are not dead, but their
+  weights are useless. Each layer of a stack has neurons of its own.
 
   Args:
-    masks: tree of masks of one run, not traced. Of several seeds side by side
-      take one with ``jax.tree.map(lambda m: m[0], masks)``.
-    axes: ``{name or glob: lthjax.axes.Axes}`` of kernels whose names and shapes
-      do not say which axes are inputs, neurons or a stack of layers.
+    masks: tree of masks of one run, not traced. For replicated runs, select one
+      with ``jax.tree.map(lambda m: m[0], masks)``.
+    axes: ``{name or glob: lthjax.axes.Axes}`` of kernels whose axes names and
+      shapes do not determine.
 
   Returns:
-    One `Layer` a leaf, those without a mask included, in the order of the tree.
-
-  Raises:
-    ValueError: if there is no mask, a leaf is no mask, traced or empty, or axes
-      do not fit.
+    One `Layer` per leaf, dense leaves included, in the order of the tree.
 
   Example:
     >>> import jax.numpy as jnp
@@ -74,7 +70,13 @@ def layers(
     >>> layer.density, layer.dead_inputs, layer.dead_outputs
     (0.25, 1, 1)
   """
-  leaves = _leaves.arrays(masks)
+  return layers_of(_leaves.arrays(masks), axes)
+
+
+def layers_of(
+  leaves: Mapping[str, Any], axes: Mapping[str, Axes] | None
+) -> tuple[Layer, ...]:
+  """Does the same for masks that are NumPy arrays by name."""
   shapes = {
     name: mask.shape
     for name, mask in leaves.items()

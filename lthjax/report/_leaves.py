@@ -3,30 +3,37 @@
 from typing import Any
 
 import chex
-import jax
+import numpy as np
 
-from lthjax import masks as masks_lib
-from lthjax import trees
+from lthjax import _checks, _table, trees
 
 
-def arrays(masks: chex.ArrayTree) -> dict[str, Any]:
-  """Returns NumPy masks and `None` by name, after a check."""
-  trees.check_like(masks, masks, 'params')
-  leaves = {n: x for n, x in trees.by_name(masks).items() if x is not None}
-  if trees.is_traced(*leaves.values()):
+def arrays(masks: chex.ArrayTree, what: str = 'masks') -> dict[str, Any]:
+  """Returns NumPy masks and `None` by name, checked once for all tables."""
+  leaves = _checks.bool_masks(masks, what)
+  prunable = {n: x for n, x in leaves.items() if x is not None}
+  if not prunable:
+    raise ValueError(
+      f'There is nothing to report: every leaf of `{what}` is None. Choose'
+      ' prunable leaves with `lthjax.masks.full(params, where=...)`.'
+    )
+  if empty := [n for n, x in prunable.items() if not np.size(x)]:
+    raise ValueError(
+      f'Masks hold no weights in {", ".join(map(label, empty))}, so they have'
+      ' no density. Leave these leaves out, or set their masks to None.'
+    )
+  known = trees.concrete(prunable)
+  if known is None:
     raise ValueError(
       'The masks were traced, but a report counts on the host and needs their'
       ' values. Call it outside of `jax.jit`, `jax.vmap` and the like.'
     )
-  if empty := [n for n, x in leaves.items() if not x.size]:
-    raise ValueError(
-      f'Masks hold no weights in {", ".join(map(label, empty))}, so that they'
-      ' have no density. Leave these leaves out, or set their masks to None.'
-    )
-  masks_lib.density(masks)  # Raises where there is no mask.
-  return jax.device_get(trees.by_name(masks))
+  return {name: known.get(name) for name in leaves}
 
 
 def label(name: str) -> str:
-  """What to call a leaf; a tree that is one array has a leaf without name."""
-  return name or 'the array'
+  """Returns what to call a leaf: a tree that is one array has no name.
+
+  Control characters, which could reach a terminal, are spelled out.
+  """
+  return _table.printable(name) or 'the array'

@@ -1,7 +1,7 @@
 """A report as one page for a browser.
 
-The page is one file that loads nothing: style, script and picture are inside,
-and its security policy forbids the browser to fetch anything.
+The page is one file: style, script and picture are inside, and its security
+policy forbids the browser to fetch anything.
 """
 
 import base64
@@ -10,16 +10,15 @@ import importlib.resources
 import math
 import os
 import struct
-import tempfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 
+from lthjax import files
 from lthjax.report import _tables
 from lthjax.report._capacity import Capacity
 
-# Dark to bright and even to the eye; the same in page.css.
+# Dark to bright, perceptually even; the same as in page.css.
 _COLORS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98))
 _COLORS += ((253, 231, 37),)
 
@@ -50,7 +49,7 @@ _PAGE = """\
 
 
 def html(found: Capacity, *, title: str = 'Where capacity lives') -> str:
-  """Writes what was found as a page that needs no other file.
+  """Writes a report as a page that needs no other file.
 
   Args:
     found: what `lthjax.report.capacity` returned.
@@ -113,13 +112,7 @@ def write_html(
     ...   pathlib.Path(folder, 'report.html').read_text()[:15]
     '<!doctype html>'
   """
-  page, path = html(found, title=title), Path(path).absolute()
-  path.parent.mkdir(parents=True, exist_ok=True)
-  prefix = f'.{path.name}.tmp-'
-  with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
-    written = Path(folder, path.name)
-    written.write_text(page, encoding='utf-8', newline='')
-    os.replace(written, path)
+  files.write_text(path, html(found, title=title))
 
 
 def _section(title: str, *parts: str) -> str:
@@ -132,7 +125,7 @@ def _section(title: str, *parts: str) -> str:
 
 
 def _table(table: _tables.Table, *, matrix: bool = False) -> str:
-  """A table in a box that scrolls by itself on narrow screens."""
+  """Returns a table in a box that scrolls on narrow screens."""
   title, caption = _escape(table.title), _escape(table.caption)
   if matrix:  # Several stand under one heading.
     caption = f'<strong>{title}.</strong> {caption}'
@@ -167,7 +160,8 @@ def _row(row: tuple[_tables.Cell, ...]) -> str:
 def _cell(cell: _tables.Cell) -> str:
   attributes = ''
   if cell.value is not None and not math.isnan(cell.value):
-    value = repr(cell.value).replace('inf', 'Infinity')  # As scripts say it.
+    # JavaScript's spelling.
+    value = repr(cell.value).replace('inf', 'Infinity')
     attributes += f' data-value="{value}"'
   if cell.share is not None:
     attributes += f' class="share" style="--share: {cell.share:.4f}"'
@@ -175,7 +169,7 @@ def _cell(cell: _tables.Cell) -> str:
 
 
 def _inputs(found: Capacity) -> str:
-  """The picture of the inputs, with its meaning and its scale."""
+  """Returns the map of the inputs with its caption and scale."""
   words = _tables.inputs(found)
   if words is None or found.saliency is None:
     return ''
@@ -193,7 +187,7 @@ def _inputs(found: Capacity) -> str:
 
 
 def _png(counts: np.ndarray) -> bytes:
-  """Encodes counts as a picture with a palette, a pixel each."""
+  """Encodes counts as a PNG with a palette, one pixel each."""
   stops = np.linspace(0, 255, len(_COLORS))
   palette = [np.interp(np.arange(256), stops, x) for x in np.transpose(_COLORS)]
   pixels = np.rint(255 * (counts / max(counts.max(), 1))).astype(np.uint8)
@@ -220,6 +214,6 @@ def _escape(text: str) -> str:
 
 
 def _resource(name: str) -> str:
-  """Reads a file that comes with the package."""
-  files = importlib.resources.files('lthjax.report')
-  return files.joinpath(name).read_text(encoding='utf-8')
+  """Reads a file of the package."""
+  folder = importlib.resources.files('lthjax.report')
+  return folder.joinpath(name).read_text(encoding='utf-8')

@@ -1,4 +1,4 @@
-"""Which inputs a network looks at."""
+"""Input saliency: the alive weights or paths that leave each input."""
 
 import collections
 import itertools
@@ -22,30 +22,26 @@ def input_saliency(
   *,
   axes: Mapping[str, Axes] | None = None,
 ) -> np.ndarray:
-  """Counts alive weights that leave each input of one run, or their paths.
+  """Counts the alive weights, or paths of them, that leave each input of a run.
 
-  With one layer, these are the weights of the first kernel. With the names of a
-  chain of dense kernels, these are the paths of alive weights through all of
-  them: weights that lead to a dead neuron do not count.
+  With one layer, it counts weights of the first kernel. With a chain of dense
+  kernels, it counts paths of alive weights through all of them: weights that
+  lead to a dead neuron do not count.
 
   Args:
-    masks: tree of masks of one run, not traced. Of several seeds side by side
-      take one with ``jax.tree.map(lambda m: m[0], masks)``.
+    masks: tree of masks of one run, not traced. For replicated runs, select one
+      with ``jax.tree.map(lambda m: m[0], masks)``.
     layers: name of the kernel that reads the input, such as ``'fc1/kernel'``,
       or the names of different kernels, each ``[inputs, outputs]``, which reads
       the outputs of the one before.
-    input_shape: shape of one example, such as ``(28, 28, 1)``. By default that
-      of the kernel without its neurons: a vector, or the window of a
-      convolution, whose weights look at all pixels alike.
+    input_shape: shape of one example, such as ``(28, 28, 1)``. By default
+      the shape of the kernel without its neurons: a vector, or the window of a
+      convolution, whose weights are the same at all pixels.
     axes: as for `lthjax.report.layers`.
 
   Returns:
     int64 array of that shape; float64, and rounded, if an input has more than
       2**53 paths.
-
-  Raises:
-    ValueError: if a name is no kernel with a mask, kernels do not form a chain,
-      or the first of them does not read inputs of that shape.
 
   Example:
     >>> import jax.numpy as jnp
@@ -62,17 +58,27 @@ def input_saliency(
     Neural Networks, arXiv:1803.03635, appendix F: the pixels that the first
     layer of a winning ticket keeps.
   """
+  return saliency_of(_leaves.arrays(masks), layers, input_shape, axes)
+
+
+def saliency_of(
+  leaves: Mapping[str, Any],
+  layers: str | Sequence[str],
+  input_shape: Sequence[int] | None,
+  axes: Mapping[str, Axes] | None,
+) -> np.ndarray:
+  """Does the same for masks that are NumPy arrays by name."""
   names = [layers] if isinstance(layers, str) else list(layers)
   kernels = {
     name: mask
-    for name, mask in _leaves.arrays(masks).items()
+    for name, mask in leaves.items()
     if mask is not None and mask.ndim > 1
   }
   unknown = [name for name in names if name not in kernels]
   if unknown or not names:
     raise ValueError(
       f'The layers were {", ".join(map(repr, names)) or "none"}, but must be'
-      ' kernels that have masks. Choose among'
+      ' kernels that have masks. Choose from'
       f' {", ".join(map(repr, kernels)) or "none"}.'
     )
   its = axes_lib.resolve(axes, {name: kernels[name].shape for name in names})
@@ -86,7 +92,7 @@ def input_saliency(
   counts = np.ones(matrices[-1].shape[1])
   for matrix in reversed(matrices):
     counts = matrix @ counts
-  if counts.max() <= 2**53:  # So far floats count exactly.
+  if counts.max() <= 2**53:  # Doubles are exact up to here.
     counts = counts.astype(np.int64)
 
   first = kernels[names[0]]
@@ -97,14 +103,14 @@ def input_saliency(
     raise ValueError(
       f'`input_shape` was {tuple(shape)}, which has {math.prod(shape)} values,'
       f' but {names[0]!r} {first.shape} has {counts.size} inputs. Give the'
-      ' shape of one example, without the axis of a batch; for a convolution'
-      ' leave it out, and the map is that of its window.'
+      ' shape of one example, without the axis of a batch; for a convolution,'
+      ' leave it out: the map is that of its window.'
     )
   return counts.reshape(shape)
 
 
 def _sizes(input_shape: Any) -> list[int]:
-  """The shape of one example as Python ints; raises for anything else."""
+  """Returns the shape of one example as Python integers."""
   try:
     sizes = [operator.index(size) for size in input_shape]
   except TypeError:
@@ -112,7 +118,7 @@ def _sizes(input_shape: Any) -> list[int]:
   if any(size < 1 for size in sizes):
     raise ValueError(
       f'`input_shape` was {input_shape!r}, but a shape has positive integers.'
-      ' Give that of one example, such as (28, 28, 1).'
+      ' Pass the shape of one example, such as (28, 28, 1).'
     )
   return sizes
 
@@ -122,13 +128,13 @@ def _check_single(names: list[str], axes: Mapping[str, Axes]) -> None:
   if stacked := [name for name in names if axes[name].stack]:
     raise ValueError(
       f'{", ".join(map(repr, stacked))} stacks several layers, but a map of'
-      ' inputs is that of one. Pass the masks of one layer, as in'
+      ' inputs belongs to one. Pass the masks of one layer, as in'
       ' `jax.tree.map(lambda m: m[0], masks)`.'
     )
 
 
 def _check_dense(names: list[str], kernels: dict[str, Any]) -> None:
-  """Checks that a chain has dense kernels only, each once."""
+  """Checks that a chain has dense kernels only, and each of them once."""
   faults = [
     f'{name!r} has shape {kernels[name].shape}'
     for name in dict.fromkeys(names)
@@ -141,14 +147,15 @@ def _check_dense(names: list[str], kernels: dict[str, Any]) -> None:
   ]
   if faults:
     raise ValueError(
-      f'The layers are no chain of dense kernels: {"; ".join(faults)}. Paths'
+      'These layers do not form a chain of dense kernels:'
+      f' {"; ".join(faults)}. Paths'
       ' are counted through different kernels of shape (inputs, outputs): name'
       ' those, or one layer alone.'
     )
 
 
 def _check_chain(names: list[str], matrices: list[Any]) -> None:
-  """Checks that every kernel reads what the one before gives."""
+  """Checks that every kernel reads the outputs of the one before."""
   pairs = itertools.pairwise(zip(names, matrices, strict=True))
   faults = [
     f'{a!r} has {x.shape[1]} outputs, but {b!r} has {y.shape[0]} inputs'
@@ -157,6 +164,7 @@ def _check_chain(names: list[str], matrices: list[Any]) -> None:
   ]
   if faults:
     raise ValueError(
-      f'The layers are no chain of dense kernels: {"; ".join(faults)}. Name'
+      'These layers do not form a chain of dense kernels:'
+      f' {"; ".join(faults)}. Name'
       ' kernels in the order in which they are applied, or the first one only.'
     )

@@ -1,4 +1,4 @@
-"""What a report says, in tables and sentences that text and page share."""
+"""Tables and sentences of a report, shared by text and page."""
 
 import math
 from typing import NamedTuple
@@ -11,12 +11,12 @@ from lthjax.report._leaves import label
 
 
 class Cell(NamedTuple):
-  """What stands in a table.
+  """Content of a cell of a table.
 
   Attributes:
-    text: for people.
-    value: to sort by, and NaN where there is none; names have only their text.
-    share: in [0, 1], to be drawn beside the text.
+    text: as shown.
+    value: number to sort by, NaN if there is none; `None` for names.
+    share: in [0, 1], drawn beside the text.
   """
 
   text: str
@@ -25,10 +25,10 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-  """Rows of cells under a header, and what they mean.
+  """Rows of cells under a header, with a title and a caption.
 
   Attributes:
-    title: what it is about.
+    title: heading.
     caption: how to read it.
     header: names of the columns.
     rows: cells, the first of which names the row.
@@ -46,20 +46,20 @@ MISSING = Cell('–', math.nan)
 
 
 def headline(found: Capacity) -> str:
-  """The whole network in a line."""
+  """Returns one line about the whole network."""
   total = _total(found)
   share = f'{100 * total.density:.2f} %'
   return f'{total.alive:,} of {total.total:,} weights alive: {share}.'
 
 
 def layers(found: Capacity) -> Table:
-  """What is alive, a row a leaf."""
+  """Returns the table of alive weights, one row per leaf."""
   total = _total(found)
   return Table(
     'Layers',
-    'An output, a neuron or a channel, is dead if no alive weight feeds it, and'
-    ' an input if no alive weight of the layer reads it. Layers without a mask'
-    ' are dense and not counted.',
+    'An output (a neuron or a channel) is dead if no alive weight feeds it, an'
+    ' input if no alive weight of the layer reads it. Layers without a mask are'
+    ' dense and not counted.',
     ('layer', 'shape', 'alive', 'density', 'dead inputs', 'dead outputs'),
     [
       _row(x, 'dense' if x.shape is None else str(x.shape))
@@ -70,7 +70,7 @@ def layers(found: Capacity) -> Table:
 
 
 def movement(found: Capacity) -> Table | None:
-  """How far weights moved, a row a leaf."""
+  """Returns the table of distances moved, one row per leaf."""
   if found.movement is None:
     return None
   distances = [x for pair in found.movement.values() for x in pair]
@@ -88,15 +88,15 @@ def movement(found: Capacity) -> Table | None:
     rows.append((Cell(label(name)), cell(alive), cell(pruned), compared))
   return Table(
     'Movement',
-    'Mean distance of weights from their values before training, of those that'
-    ' the masks keep and of those that they remove.',
+    'Mean distance of weights from their values before training, for those that'
+    ' the masks keep and for those that they remove.',
     ('layer', 'alive', 'pruned', 'alive / pruned'),
     rows,
   )
 
 
 def overlap(found: Capacity) -> list[Table]:
-  """Pairs of masks: over all leaves, then leaf by leaf."""
+  """Returns tables of pairs of masks: over all leaves, then by leaf."""
   if found.overlaps is None:
     return []
   names, total, by_layer = found.overlaps
@@ -117,7 +117,7 @@ def overlap(found: Capacity) -> list[Table]:
 
 
 def inputs(found: Capacity) -> str | None:
-  """The map of the inputs in words."""
+  """Describes the map of the inputs."""
   if (counts := found.saliency) is None:
     return None
   names = ', '.join(map(label, found.input_layers))
@@ -135,20 +135,20 @@ def inputs(found: Capacity) -> str | None:
 
 
 def picture(counts: np.ndarray) -> np.ndarray:
-  """The map of the inputs as rows and columns; channels are summed."""
+  """Returns the map of the inputs as an image; channels are summed."""
   if counts.ndim < 2:
     return counts.reshape(1, -1)
   return counts.reshape(*counts.shape[:2], -1).sum(-1)
 
 
 def _total(found: Capacity) -> Layer:
-  """All leaves together."""
+  """Adds up all leaves."""
   columns = zip(*(layer[2:] for layer in found.layers), strict=True)
   return Layer('total', (), *(sum(n or 0 for n in x) for x in columns))
 
 
 def _row(layer: Layer, shape: str) -> tuple[Cell, ...]:
-  """What is alive in a leaf, or in all of them."""
+  """Returns the cells of a leaf, or of the total."""
   alive, share = MISSING, MISSING
   if layer.shape is not None:
     alive = Cell(f'{layer.alive:,}', layer.alive)

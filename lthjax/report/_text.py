@@ -8,13 +8,13 @@ from lthjax.report._capacity import Capacity
 
 
 def text(found: Capacity) -> str:
-  """Writes what was found as tables for people.
+  """Writes a report as tables.
 
   Args:
     found: what `lthjax.report.capacity` returned.
 
   Returns:
-    Text of several lines. Similarity are those over all layers.
+    Text of several lines, with the similarity over all layers.
 
   Example:
     >>> import jax.numpy as jnp

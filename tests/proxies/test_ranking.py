@@ -141,11 +141,11 @@ def test_nan_scores_name_the_candidates():
 
 
 def test_bad_correlations():
-  with pytest.raises(ValueError, match='are of other candidates: b, c are in'):
+  with pytest.raises(
+    ValueError, match='are of different candidates: b, c appear'
+  ):
     proxies.spearman({'a': 1.0, 'b': 2.0}, {'a': 1.0, 'c': 2.0})
   with pytest.raises(ValueError, match='There were 1 candidates, but a corr'):
     proxies.kendall({'a': 1.0}, {'a': 1.0})
-  with pytest.raises(
-    ValueError, match=r'All scores are 1\.0, so that there is'
-  ):
+  with pytest.raises(ValueError, match=r'All scores are 1\.0, so there is'):
     proxies.spearman({'a': 1.0, 'b': 1.0}, {'a': 1.0, 'b': 2.0})
