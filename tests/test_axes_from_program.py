@@ -370,6 +370,32 @@ def test_weights_of_equinox():
   assert found == {'weight1': swapped, 'weight2': swapped}
 
 
+def test_several_kernels_in_one_matmul():
+  def apply(params, x):
+    joined = jnp.concatenate([params['a'], params['b'].T], 1)
+    layers = jnp.stack([params['c'].T, params['d']])
+    x = jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, layers)[0]
+    return x @ joined
+
+  shapes = {'a': (4, 3), 'b': (2, 4), 'c': (4, 4), 'd': (4, 4)}
+  params = {name: shaped(*shape) for name, shape in shapes.items()}
+  swapped = Axes((), (), (1,), (0,))
+  found = axes.from_program(apply, params, X)
+  assert found == {'a': DENSE, 'b': swapped, 'c': swapped, 'd': DENSE}
+
+
+def test_patterns_go_by_the_axes_of_the_program():
+  params = {'w': np.random.default_rng(0).normal(size=(3, 4))}
+  found = axes.from_program(lambda p, x: x @ p['w'].T, params, X)
+  masks = lth.prune(
+    lth.scores.magnitude(params),
+    lth.masks.full(params),
+    pattern=lth.patterns.NM(2, 4),
+    axes=found,
+  )
+  assert (masks['w'].sum(1) == 2).all()
+
+
 def tied(params, tokens):
   return jnp.tanh(params['embed'][tokens]) @ params['w'] @ params['embed'].T
 
@@ -495,6 +521,10 @@ def test_names_do_not_matter(batch):
   assert chosen == {'patch_embed/norm', 'bias', 'gamma', 'norm_scale'}
 
 
+def rms(x):
+  return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True))
+
+
 CHOICES = {
   'a weight norm': (
     lambda p, x: x @ (p['w'] / jnp.linalg.norm(p['w'], axis=0) * p['g']),
@@ -528,6 +558,15 @@ CHOICES = {
       x[None],
     ),
     {'w': shaped(4, 4), 'h': shaped(1, 4)},
+    {'w'},
+  ),
+  'scales of scanned norms, and gradients': (
+    lambda p, x: jax.grad(
+      lambda p: jax.lax.scan(
+        lambda x, p: (rms(rms(x) * p['g']) @ p['w'], None), x, p
+      )[0].sum()
+    )(p),
+    {'w': shaped(3, 4, 4), 'g': shaped(3, 4)},
     {'w'},
   ),
   'a loop of unknown length': (
@@ -569,6 +608,9 @@ def test_kernels(case):
   apply = apply if args else (lambda p, f=apply: f(p, None))
   where = program.kernels(apply, params, *args)
   assert {name for name, x in params.items() if where(name, x)} == expected
+  if case not in ('a loop of unknown length', 'experts that the inputs pick'):
+    uses = program.uses(apply, params, *args)
+    assert {use.name for use in uses} - {None} == expected
 
 
 def test_what_may_be_a_matmul_is_not_passed_over():

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.extend.core as jex
-import jax.numpy as jnp
 
 from lthjax import trees
 from lthjax.program._interpreter import (
@@ -34,12 +33,15 @@ class Made(NamedTuple):
     mixed: whether it was multiplied by another array, such as a mask.
     product: whether it is the product of an activation with repeated leaves:
       an activation, but its sum would be a matmul.
+    flat: whether it was a vector, like a bias or scale, so that it is no kernel
+      unless a matmul says so.
   """
 
   leaves: frozenset[str] = frozenset()
   repeated: bool = False
   mixed: bool = False
   product: bool = False
+  flat: bool = False
 
 
 class Found(NamedTuple):
@@ -154,16 +156,14 @@ def classify(
 ) -> Found:
   """Finds the roles of leaves in a program that has the params first."""
   leaves = jax.tree_util.tree_leaves_with_path(params)
-  shapes = {trees.path_name(path): jnp.shape(x) for path, x in leaves}
   others = len(closed.in_avals) - len(leaves)
   found = Found.nothing(others > 0)
   facts: list[Fact] = [
-    Made(frozenset([n])) if n in names else None for n in shapes
+    Made(frozenset([name])) if name in names else None
+    for name in (trees.path_name(path) for path, _ in leaves)
   ]
   facts += [None] * others
   _follow(closed, facts, (), found)
-  flat = {n for n, dims in shapes.items() if sum(d > 1 for d in dims) < 2}
-  found.lost.difference_update(flat)
   return found
 
 
@@ -171,12 +171,24 @@ def _follow(program: Any, facts: Facts, path: Path, found: Found) -> list[Fact]:
   def step(eqn, facts, path):
     name = eqn.primitive.name
     rule = _RULES.get(name, _elsewhere)
+    facts = [*map(_flatten, facts, eqn.invars)]
     if rule not in (_move, _same, _sum):
       facts = [None if fact and fact.product else fact for fact in facts]
     outs = rule(eqn, facts, path, found)
     return outs if isinstance(outs, list) else [outs] * len(eqn.outvars)
 
   return interpret(program, facts, step, _constant, path)
+
+
+def _flatten(fact: Fact, atom: Any) -> Fact:
+  if fact and fact.leaves and sum(size > 1 for size in shape(atom)) < 2:
+    return fact._replace(flat=True)
+  return fact
+
+
+def _lose(fact: Fact, found: Found) -> None:
+  if fact and not fact.flat:
+    found.lost.update(fact.leaves)
 
 
 def _constant(value: Any) -> Fact:
@@ -197,6 +209,7 @@ def _meet(facts: Facts) -> Fact:
     repeated=any(fact.repeated for fact in main),
     mixed=any(fact.mixed for fact in main),
     product=any(fact.product for fact in made),
+    flat=any(fact.flat for fact in main),
   )
 
 
@@ -204,7 +217,7 @@ def _elsewhere(eqn, facts, path, found) -> Fact:
   """Primitives without a rule; if not elementwise, they may be matmuls."""
   if None in facts and (not _elementwise(eqn) or inside(eqn, path)):
     for fact in facts:
-      found.lost.update(fact.leaves if fact else ())
+      _lose(fact, found)
   return _meet(_spread(eqn, facts))
 
 
@@ -274,7 +287,7 @@ def _picked(eqn, table: Fact) -> Fact:
 def _sum(eqn, facts, path, found) -> Fact:
   (fact,) = facts
   if fact and (fact.product or fact.mixed):
-    found.lost.update(fact.leaves)
+    _lose(fact, found)
     return None
   return fact
 
@@ -352,6 +365,7 @@ def _either(*facts: Fact) -> Fact:
     leaves=frozenset().union(*(fact.leaves for fact in made)),
     repeated=any(fact.repeated for fact in made),
     mixed=any(fact.mixed for fact in made),
+    flat=any(fact.flat for fact in made),
   )
 
 
