@@ -156,7 +156,7 @@ def _check_count(
       ' n.'
     )
   axes, wanted = None, ()
-  if axis is not None:
+  if axis is not None:  # a count for each slice, with these axes of size one
     shape = shapes[0]
     axes = axis if isinstance(axis, tuple) else (axis,)
     there = all(

@@ -154,6 +154,7 @@ def _schedule(
   def spread(size, last):
     if not size:
       return np.zeros(steps, np.int64)
+    # Algorithm 1 of SynFlow: after step k of n, the density is rho ** (k / n).
     kept = np.rint(size * (last / size) ** shares).astype(np.int64)
     kept[-1] = last
     return kept

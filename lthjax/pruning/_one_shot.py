@@ -99,6 +99,7 @@ def prune(
   shapes = {name: mask.shape for name, mask in alive.items()}
   its = pattern.fit(axes, masks if trees.has_metadata(structure) else shapes)
 
+  # Counts of what stays are integers on the host, unless masks are traced.
   if pattern.density is not None:
     pruned = {
       name: pattern.select(values[name], mask, None, its[name])

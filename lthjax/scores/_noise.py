@@ -1,9 +1,8 @@
 """Random scores: the baseline that every criterion has to beat."""
 
 import chex
-import jax
 
-from lthjax import _checks, trees
+from lthjax import _checks, _sharding, trees
 
 
 def noise(key: chex.PRNGKey, params: chex.ArrayTree) -> chex.ArrayTree:
@@ -15,7 +14,7 @@ def noise(key: chex.PRNGKey, params: chex.ArrayTree) -> chex.ArrayTree:
     params: tree of arrays or of `jax.ShapeDtypeStruct`.
 
   Returns:
-    float32 scores of the same structure and shapes.
+    float32 scores of the same structure, shapes and shardings.
 
   Example:
     With the layer sizes of Erdos-Renyi-Kernel, these make the random masks that
@@ -37,8 +36,6 @@ def noise(key: chex.PRNGKey, params: chex.ArrayTree) -> chex.ArrayTree:
   leaves, structure = trees.flatten(params)
   _checks.check_arrays(leaves, 'params', shapes=True)
   return structure.unflatten(
-    None
-    if x is None
-    else jax.random.uniform(trees.fold_in_name(key, name), x.shape)
+    None if x is None else _sharding.uniform(trees.fold_in_name(key, name), x)
     for name, x in leaves.items()
   )

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import lthjax as lth
 from lthjax import scores, trees
@@ -112,6 +114,34 @@ def test_noise_does_not_depend_on_other_leaves():
   np.testing.assert_array_equal(both['b'], alone['b'])
   again = jax.jit(scores.noise)(jax.random.key(0), params)
   np.testing.assert_array_equal(both['a'], again['a'])
+
+
+def check_sharded():
+  """Runs in a process with four devices: scores lie where the params do."""
+  params = {'w': np.ones((8, 12), np.float32), 'v': np.ones((4, 6), np.float32)}
+  specs = {'w': P('d'), 'v': P(None, 'd')}
+  names = [*EXPECTED, 'noise']
+  wanted = {name: score(name, params, params) for name in names}
+  for kind in (AxisType.Auto, AxisType.Explicit):
+    mesh = jax.make_mesh((2,), ('d',), (kind,), devices=jax.devices()[:2])
+    with jax.set_mesh(mesh):
+      put = {
+        n: jax.device_put(x, NamedSharding(mesh, specs[n]))
+        for n, x in params.items()
+      }
+      for name in names:
+        for make in (score, jax.jit(score, static_argnums=0)):
+          found = make(name, put, put)
+          for n, x in found.items():
+            np.testing.assert_array_equal(x, wanted[name][n])
+            if kind == AxisType.Explicit or make is score:
+              assert x.sharding.is_equivalent_to(put[n].sharding, x.ndim)
+  print('done')
+
+
+def test_sharded(run_python):
+  source = 'from tests.scores.test_scores import *; check_sharded()'
+  assert run_python(source, devices=4).split() == ['done']
 
 
 @pytest.mark.parametrize('name', [n for n in EXPECTED if n not in OF_PARAMS])
