@@ -1,10 +1,12 @@
-"""Batches as a function of (key, step), and what happens to their pixels."""
+"""Batches as a function of (key, step), normalization and augmentation."""
 
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+
+from lthjax import _checks
 
 # In each round a position moves with probability 1/2, so 24 leave a bias of
 # about 2**-24. Sixteen fail a chi-square test over 400,000 keys.
@@ -28,8 +30,8 @@ def normalize(
 ) -> jax.Array:
   """Turns uint8 pixels into float32 of about zero mean and unit variance.
 
-  Data stays uint8 until it meets the network: a quarter of the memory, and a
-  quarter of the bytes to gather a step.
+  Data stays uint8 until it reaches the network: a quarter of the memory, and a
+  quarter of the bytes to gather per step.
 
   Args:
     images: ``uint8[..., C]``.
@@ -53,20 +55,19 @@ def epoch_indices(
 ) -> jax.Array:
   """Draws the examples of one step, without replacement inside an epoch.
 
-  Every epoch has another order, and nothing is carried from step to step: a
-  keyed permutation of ``range(size)`` is evaluated only where it is asked for.
-  An epoch has ``size // batch_size`` steps; what remains is left out, each time
-  another remainder.
+  Every epoch has a different order, and nothing is carried from step to step: a
+  keyed permutation of ``range(size)`` is evaluated only where needed. An epoch
+  has ``size // batch_size`` steps; a different remainder is left out each time.
 
   The permutation is the swap-or-not shuffle: each round pairs every position
   ``x`` with ``(k - x) % size``, and a hash of the pair says whether they swap.
-  It fits any size as it is, needs neither a table nor a loop of unknown
-  length, and costs a few microseconds a batch.
+  It works for any size, needs neither a table nor a loop of unknown length, and
+  costs a few microseconds per batch.
 
   Args:
-    key: of the whole run; the epoch is folded into it.
-    step: from 0; may be traced.
-    batch_size: examples a step.
+    key: key of the whole run; the epoch is folded into it.
+    step: step, counted from 0; may be traced.
+    batch_size: examples per step.
     size: examples in the data set.
 
   Returns:
@@ -84,6 +85,7 @@ def epoch_indices(
     Hoang, Morris and Rogaway, "An enciphering scheme based on a card shuffle",
     arXiv:1208.1176.
   """
+  batch_size = _checks.integer('batch_size', batch_size)
   if not 1 <= batch_size <= size:
     raise ValueError(
       f'A batch of {batch_size} cannot be drawn without replacement from'
@@ -125,9 +127,9 @@ def batch(
 
   Args:
     split: what to draw from, usually ``dataset.train``.
-    key: of the whole run.
-    step: from 0; may be traced.
-    batch_size: examples a step.
+    key: key of the whole run.
+    step: step, counted from 0; may be traced.
+    batch_size: examples per step.
 
   Returns:
     ``batch_size`` examples, chosen by `epoch_indices`.
@@ -141,7 +143,7 @@ def batch(
   indices = epoch_indices(
     key, step, batch_size=batch_size, size=len(split.labels)
   )
-  # In bounds by construction; saying so spares the gather its checks.
+  # In bounds by construction, so the gather needs no checks.
   return jax.tree.map(
     lambda x: x.at[indices].get(mode='promise_in_bounds'), split
   )
@@ -150,13 +152,13 @@ def batch(
 def random_crop_flip(
   key: chex.PRNGKey, images: jax.Array, *, pad: int = 4
 ) -> jax.Array:
-  """Shifts each image by up to ``pad`` pixels and mirrors every second one.
+  """Shifts each image by up to ``pad`` pixels and mirrors half of them.
 
   The usual CIFAR augmentation: pad with zeros on all sides, cut out a random
   window of the original size, mirror it left to right with probability 1/2.
 
   Args:
-    key: for this batch; fold the step into the run's key.
+    key: key of this batch; fold the step into the run's key.
     images: ``[N, H, W, C]``, usually uint8.
     pad: pixels added on each side.
 

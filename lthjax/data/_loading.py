@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lthjax import _checks
 from lthjax.data import _sources
 from lthjax.data._batches import Split
 
-# Mean and standard deviation a channel, as most published results use them.
+# Mean and standard deviation per channel, as in most published results.
 _STATISTICS = {
   'mnist': ((0.1307,), (0.3081,)),
   'fashion_mnist': ((0.2860,), (0.3530,)),
@@ -26,7 +27,7 @@ class Dataset(NamedTuple):
   Attributes:
     train: what to train on.
     validation: held out from the training examples.
-    test: only to report.
+    test: for reporting only.
     mean: ``float32[C]``, of training pixels between 0 and 1.
     std: ``float32[C]``, of training pixels between 0 and 1.
   """
@@ -50,10 +51,11 @@ def load(name: str, *, validation: int | None = None, seed: int = 0) -> Dataset:
   are kept in ``LTHJAX_CACHE`` (default ``~/.cache/lthjax``).
 
   Args:
-    name: of the data set.
+    name: name of the data set.
     validation: how many training examples to hold out; 0 for none. By default
       180 of digits, otherwise 5,000 or a tenth, whichever is smaller.
-    seed: which examples are held out. The test set never depends on it.
+    seed: integer that selects the held-out examples. The test set never
+      depends on it.
 
   Returns:
     The data set on the default device. Mean and standard deviation are the
@@ -73,6 +75,9 @@ def load(name: str, *, validation: int | None = None, seed: int = 0) -> Dataset:
     >>> len(dataset.validation.labels), len(dataset.test.labels)
     (180, 360)
   """
+  seed = _checks.integer('seed', seed)
+  if validation is not None:
+    validation = _checks.integer('validation', validation)
   digits = name == 'digits'
   source = _sources.read_digits() if digits else _sources.read_tfds(name)
   size = len(source.train_labels)
@@ -104,13 +109,13 @@ def _on_device(images: np.ndarray, labels: np.ndarray) -> Split:
 
 
 def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Mean and standard deviation a channel of uint8 images, divided by 255."""
+  """Mean and standard deviation per channel of uint8 images, over 255."""
   axes = (0, 1, 2)
   # A square of uint8 fits in uint16, so no float copy of the data is made.
   squares = np.square(images, dtype=np.uint16).mean(axes, dtype=np.float64)
   mean = images.mean(axes, dtype=np.float64)
   std = np.sqrt(np.maximum(squares - mean**2, 0))
-  # At least one grey level: a constant channel must not divide by zero.
+  # At least one gray level: a constant channel must not divide by zero.
   return mean / 255, np.maximum(std, 1) / 255
 
 

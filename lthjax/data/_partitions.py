@@ -1,6 +1,5 @@
-"""Parts of a data set, each a data set of its own."""
+"""Partitions of a data set into data sets."""
 
-import operator
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -8,6 +7,7 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 
+from lthjax import _checks
 from lthjax.data._batches import Split
 from lthjax.data._loading import Dataset
 
@@ -22,35 +22,35 @@ def partition(
   seed: int = 0,
   relabel: bool = False,
 ) -> list[Dataset]:
-  """Divides a data set, so that every example is in exactly one part.
+  """Divides a data set so that every example is in exactly one part.
 
   Training, validation and test examples are all divided in the same way.
-  Batches of a part are normalized with the mean and standard deviation of the
-  whole, so that a network of one part can be tested on another.
+  All parts keep the mean and standard deviation of the whole, so that a network
+  of one part can be tested on another.
 
   | `by`        | a part has                                              |
   |-------------|---------------------------------------------------------|
   | `'example'` | random examples: parts are alike, and equally large up  |
   |             | to one example                                          |
-  | `'class'`   | classes in a row: of ten, the first has 0 to 4, the     |
-  |             | second 5 to 9                                           |
+  | `'class'`   | consecutive classes: of ten, the first part has 0 to 4, |
+  |             | the second 5 to 9                                       |
   | `'cluster'` | examples nearest to one center of k-means over the      |
   |             | pixels of the training examples                         |
-  | a function  | the examples for which ``by(split)`` says its number,   |
+  | a function  | the examples for which ``by(split)`` is its number,     |
   |             | such as ``lambda split: split.labels % 2``              |
 
   Args:
-    dataset: what to divide.
-    by: how.
+    dataset: the data set to divide.
+    by: one of the options above.
     parts: number of parts.
-    seed: of random examples, and of the first centers.
-    relabel: count the classes of each part from 0, for heads that know no
-      others. By default labels stay as they are, so that the networks of all
-      parts can have the same head: one for the `lthjax.data.num_classes` of
-      the whole, as it would look at the labels of a part alone.
+    seed: seed of random examples and of the initial centers.
+    relabel: whether to count the classes of each part from 0, for heads with
+      only those classes. By default labels stay, so that networks of all parts
+      can share a head: size it with `lthjax.data.num_classes` of the whole set,
+      because `num_classes` of a part sees only that part.
 
   Returns:
-    A data set a part.
+    One data set per part.
 
   Raises:
     ImportError: if scikit-learn, which finds clusters, is missing.
@@ -70,7 +70,7 @@ def partition(
   References:
     By class: Hossain et al., COLT, arXiv:2212.12770, section 3.
   """
-  parts = operator.index(parts)
+  parts, seed = _checks.integer('parts', parts), _checks.integer('seed', seed)
   assign = _assign(dataset, by, parts, seed)
   splits = {
     name: split
@@ -96,7 +96,7 @@ def partition(
 def _assign(
   dataset: Dataset, by: str | Assign, parts: int, seed: int
 ) -> Assign:
-  """A function that numbers the part of every example of a split."""
+  """Returns a function that numbers the part of every example of a split."""
   size = len(dataset.train.labels)
   if not callable(by) and not isinstance(by, str):
     raise ValueError(
@@ -130,12 +130,12 @@ def _assign(
 
 
 def _classes(splits: Iterable[Split]) -> np.ndarray:
-  """The labels that there are in any split, in their order."""
+  """Returns the sorted labels that occur in any split."""
   return np.unique(np.concatenate([np.asarray(x.labels) for x in splits]))
 
 
 def _nearest_center(train: Split, parts: int, seed: int) -> Assign:
-  """Finds centers by k-means, on one thread: more would sum in any order."""
+  """Finds centers by k-means, on one thread, so that sums have one order."""
   try:
     import threadpoolctl
     from sklearn import cluster
@@ -165,7 +165,7 @@ def _nearest_center(train: Split, parts: int, seed: int) -> Assign:
 def _checked(
   name: str, numbers: np.ndarray, split: Split, parts: int
 ) -> np.ndarray:
-  """The numbers of the parts, if there is a good one for every example."""
+  """Returns the numbers of the parts, once every example has a valid one."""
   size = len(split.labels)
   integers = np.issubdtype(numbers.dtype, np.integer)
   if numbers.shape != (size,) or not integers:
@@ -199,12 +199,12 @@ def _check_not_empty(numbers: dict[str, np.ndarray], parts: int) -> None:
 
 
 def _take(split: Split, chosen: np.ndarray) -> Split:
-  """The chosen examples, in their order."""
+  """Returns the chosen examples, in order."""
   return Split(*(jnp.asarray(np.asarray(x)[chosen]) for x in split))
 
 
 def _relabeled(splits: dict[str, Split]) -> dict[str, Split]:
-  """Counts the classes of a part from 0, alike in all splits."""
+  """Counts the classes of a part from 0, consistently over splits."""
   classes = _classes(splits.values())
   return {
     name: split._replace(

@@ -35,7 +35,7 @@ def read_digits() -> Source:
   except ModuleNotFoundError as error:
     raise _missing('digits', 'scikit-learn') from error
   digits: Any = datasets.load_digits()
-  # Grey levels are 0 to 16.
+  # Gray levels are 0 to 16.
   images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
   labels = digits.target.astype(np.int32)
   train, test = model_selection.train_test_split(
@@ -145,7 +145,7 @@ def _data_sources(name: str, builder: Any) -> Any:
   if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
     lacks.append("a feature 'image' of uint8 pixels")
   if not isinstance(label, tfds.features.ClassLabel):
-    lacks.append("a feature 'label' with one class an image")
+    lacks.append("a feature 'label' with one class per image")
   lacks += [f'a split {s!r}' for s in ('train', 'test') if s not in splits]
   if lacks:
     raise ValueError(

@@ -1,4 +1,4 @@
-"""The networks of the papers, as pure functions with the papers' weights.
+"""Networks of the papers as pure functions, initialized as in the papers.
 
 Every network is a `Model`: ``init(key)`` draws parameters, ``apply(params,
 model_state, x, train=...)`` computes logits. The classification layer is always

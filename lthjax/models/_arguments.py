@@ -1,4 +1,4 @@
-"""Checks of what the networks are built from."""
+"""Checks of the arguments that networks are built from."""
 
 import math
 import operator
@@ -7,7 +7,7 @@ import operator
 def check(
   name: str, input_shape: tuple[int, int, int], classes: int, pixels: int = 1
 ) -> tuple[tuple[int, int, int], int]:
-  """Returns valid arguments as Python ints; raises for all others at once.
+  """Returns valid arguments as Python ints, or names all invalid ones.
 
   Args:
     name: the function to name in the error.
@@ -29,7 +29,7 @@ def check(
     problems.append(
       f'input_shape={input_shape!r}, but its poolings halve the image until'
       f' nothing is left: it needs at least {pixels} x {pixels} pixels, so'
-      ' resize the images or take a network with fewer poolings'
+      ' resize the images or use a network with fewer poolings'
     )
   count = _ints([classes])
   if count is None or count[0] < 2:
@@ -64,14 +64,14 @@ def scaled(name: str, width: float, *sizes: int) -> tuple[int, ...]:
   if min(found) < 1:
     raise ValueError(
       f'`{name}` was given width={width!r}, but it multiplies the'
-      f' {min(sizes)} units of its narrowest layer and must leave one at least.'
+      f' {min(sizes)} units of its narrowest layer and must leave at least one.'
       ' Give a positive number, such as 0.5.'
     )
   return found
 
 
 def _ints(values) -> list[int] | None:
-  """``values`` as a list of Python ints, None if they are anything else."""
+  """Returns a list of Python ints, or `None` if they are anything else."""
   try:
     return [operator.index(value) for value in values]
   except TypeError:

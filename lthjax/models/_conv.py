@@ -11,7 +11,7 @@ from lthjax.models._functional import Model, functional
 
 
 class ConvNet(nnx.Module):
-  """3x3 convolutions, halved by a pooling in pairs, and three linear layers.
+  """3x3 convolutions with a pooling after each pair, and three linear layers.
 
   Args:
     widths: filters of each convolution; a pooling follows every second one.
@@ -82,7 +82,7 @@ def conv_2(
   Args:
     input_shape: height, width and channels of one image.
     classes: number of logits.
-    width: what filters and hidden units are multiplied by.
+    width: factor of the numbers of filters and hidden units.
 
   Returns:
     The network as a `Model`; its ``model_state`` is empty.
@@ -114,7 +114,7 @@ def conv_4(
   Args:
     input_shape: height, width and channels of one image.
     classes: number of logits.
-    width: what filters and hidden units are multiplied by.
+    width: factor of the numbers of filters and hidden units.
 
   Returns:
     The network as a `Model`; its ``model_state`` is empty.
@@ -146,7 +146,7 @@ def conv_6(
   Args:
     input_shape: height, width and channels of one image.
     classes: number of logits.
-    width: what filters and hidden units are multiplied by.
+    width: factor of the numbers of filters and hidden units.
 
   Returns:
     The network as a `Model`; its ``model_state`` is empty.
@@ -179,7 +179,7 @@ def conv_8(
   Args:
     input_shape: height, width and channels of one image.
     classes: number of logits.
-    width: what filters and hidden units are multiplied by.
+    width: factor of the numbers of filters and hidden units.
 
   Returns:
     The network as a `Model`; its ``model_state`` is empty.

@@ -33,12 +33,12 @@ def functional(
 ) -> Model:
   """Turns a Flax NNX module into a `Model` of pure functions.
 
-  What is an ``nnx.Param`` becomes ``params``, everything else (running
-  statistics of BatchNorm, the streams of Dropout) becomes ``model_state``; both
-  are plain nested dicts of arrays with ``str`` keys, also where NNX counts
+  Every ``nnx.Param`` becomes part of ``params``; everything else (running
+  statistics of BatchNorm, streams of Dropout) becomes part of ``model_state``.
+  Both are plain nested dicts of arrays with ``str`` keys, even where NNX counts
   layers with integers. Leaf paths therefore read ``'conv1/kernel'`` or
-  ``'blocks/0/conv1/kernel'``, and masks, checkpoints and optax need to know
-  nothing of NNX.
+  ``'blocks/0/conv1/kernel'``, and masks, checkpoints and optax need not know
+  about NNX.
 
   Args:
     make: builds the module from ``nnx.Rngs``. It must build the same module for
@@ -97,7 +97,7 @@ def functional(
 
 
 def _to_dict(state: nnx.State) -> dict[str, Any]:
-  """Plain nested dict of arrays, integer keys turned into strings."""
+  """Returns a plain nested dict of arrays, with integer keys as strings."""
   flat = nnx.to_flat_state(state)
   return traverse_util.unflatten_dict(
     {tuple(map(str, path)): leaf.get_value() for path, leaf in flat}
@@ -111,7 +111,7 @@ def _paths(state: nnx.State) -> dict[str, tuple[Any, ...]]:
 
 
 def _to_state(name: str, tree: chex.ArrayTree, paths) -> nnx.State:
-  """Inverse of `_to_dict`; by name, for NNX itself only counts the leaves."""
+  """Inverts `_to_dict` by name, since NNX itself only counts the leaves."""
   leaves = {
     jax.tree_util.keystr(path, simple=True, separator='/'): leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)

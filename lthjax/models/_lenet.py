@@ -67,7 +67,7 @@ def lenet_300_100(
   Args:
     input_shape: height, width and channels of one image.
     classes: number of logits.
-    width: what the 300 and 100 hidden units are multiplied by.
+    width: factor of the 300 and 100 hidden units.
 
   Returns:
     The network as a `Model`; its ``model_state`` is empty.

@@ -104,7 +104,7 @@ class Bottleneck(nnx.Module):
 
 
 class ResNet(nnx.Module):
-  """Stages of blocks, each at half the size and with twice the filters.
+  """Stages of blocks, each with half the image size and twice the filters.
 
   Args:
     block: `Block` or `Bottleneck`.
@@ -153,7 +153,8 @@ class ResNet(nnx.Module):
     """
     x = nnx.relu(self.norm1(self.conv1(x), use_running_average=not train))
     if self.large:
-      x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # the least after ReLUs
+      # Zero is the least value after ReLUs.
+      x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
       x = nnx.max_pool(x, (3, 3), strides=(2, 2))
     for block in self.blocks:
       x = block(x, train=train)

@@ -43,7 +43,7 @@ class WideBlock(nnx.Module):
     frozen = not train
     y = nnx.relu(self.norm1(x, use_running_average=frozen))
     if self.project:
-      x = self.shortcut(y)  # shares the normalization
+      x = self.shortcut(y)  # It shares the normalization.
     y = nnx.relu(self.norm2(self.conv1(y), use_running_average=frozen))
     return x + self.conv2(y)
 

@@ -87,3 +87,15 @@ def test_a_data_set_is_an_argument_of_jitted_functions():
   x, y = step(dataset, jax.random.key(0), 5)
   assert x.shape == (60, 8, 8, 1)
   assert y.shape == (60,)
+
+
+@pytest.mark.parametrize('seed', [None, 1.5, '0', True])
+def test_seeds_are_integers(seed):
+  with pytest.raises(TypeError, match='`seed` was '):
+    data.load('digits', seed=seed)
+
+
+@pytest.mark.parametrize('batch_size', [2.7, None, '8'])
+def test_batch_sizes_are_integers(batch_size):
+  with pytest.raises(TypeError, match='`batch_size` was '):
+    data.epoch_indices(jax.random.key(0), 0, batch_size=batch_size, size=10)

@@ -95,7 +95,7 @@ def test_a_part_can_be_divided_again(digits):
 
 
 def test_the_number_of_parts_is_an_integer(digits):
-  with pytest.raises(TypeError, match='cannot be interpreted as an integer'):
+  with pytest.raises(TypeError, match='must be an integer'):
     data.partition(digits, 'example', parts=2.5)
 
 

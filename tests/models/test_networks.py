@@ -142,7 +142,7 @@ def test_a_width_may_be_an_array():
 def test_a_width_that_leaves_nothing_is_refused(width):
   message = (
     f'`lenet_300_100` was given width={width!r}, but it multiplies the 100'
-    ' units of its narrowest layer and must leave one at least. Give a positive'
+    ' units of its narrowest layer and must leave at least one. Give a positive'
     ' number, such as 0.5.'
   )
   with pytest.raises(ValueError, match=re.escape(message)):
@@ -424,7 +424,7 @@ def test_too_small_images_are_refused(name, pixels):
   message = (
     f'`{name}` was given input_shape=({pixels}, {pixels - 1}, 1), but its'
     ' poolings halve the image until nothing is left: it needs at least'
-    f' {pixels} x {pixels} pixels, so resize the images or take a network with'
+    f' {pixels} x {pixels} pixels, so resize the images or use a network with'
     ' fewer poolings.'
   )
   with pytest.raises(ValueError, match=re.escape(message)):
