@@ -74,7 +74,10 @@ def cond(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
 
 def _differ(walk: Walk, use: Use) -> None:
   what = use.name or 'a matmul of activations'
-  walk.faults.append(f'{what} is used by some branches of `cond` only')
+  walk.faults.append(
+    f'{what} is used by some branches of `cond` only: compute all of them, and'
+    ' choose with `jnp.where`'
+  )
 
 
 def shard(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
@@ -155,5 +158,6 @@ def unknown(
     for here, program in inside(eqn, path)
     for _, inner in equations(program, here)
   ):
-    walk.faults.append(f'`{name}` has matmuls that cannot be counted')
+    hint = ': write the loop with `jax.lax.scan`' if name == 'while' else ''
+    walk.faults.append(f'`{name}` has matmuls that cannot be counted{hint}')
   return walk.lose(eqn, values)

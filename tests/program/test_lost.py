@@ -79,13 +79,15 @@ LOST = {
     lambda p, x: jax.lax.while_loop(
       lambda x: x.sum() < 9, lambda x: x @ p['w'], x
     ),
-    '`while` has matmuls that cannot be counted; w meets `while`',
+    '`while` has matmuls that cannot be counted: write the loop with'
+    ' `jax.lax.scan`; w meets `while`',
   ),
   'a loop of unknown length over activations': (
     lambda p, x: jax.lax.while_loop(
       lambda x: x.sum() < 9, lambda x: x @ x[:4], x @ p['w']
     ),
-    '`while` has matmuls that cannot be counted. Kernels',
+    '`while` has matmuls that cannot be counted: write the loop with'
+    ' `jax.lax.scan`. Kernels',
   ),
   'branches that differ': (
     lambda p, x: jax.lax.cond(
