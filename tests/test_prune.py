@@ -247,7 +247,8 @@ def test_the_first_glob_wins_and_the_rest_is_left_alone():
   scores, masks = network(SMALL)
   fraction = {'a/*': 0.5, '[ab]/kernel': 0.25}
   assert counts(lth.prune(scores, masks, fraction=fraction)) == [24, 15, 28]
-  assert counts(lth.prune(scores, masks, fraction={})) == [48, 20, 28]
+  with pytest.raises(ValueError, match='`fraction` was empty, but must have'):
+    lth.prune(scores, masks, fraction={})
 
 
 def test_one_glob_fits_nnx_and_dicts():

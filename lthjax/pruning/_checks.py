@@ -74,6 +74,11 @@ def check_budget(
   if sparsity is not None:
     return _checks.share('sparsity', sparsity), None
   if isinstance(fraction, Mapping):
+    if not fraction:
+      raise ValueError(
+        '`fraction` was empty, but must have a share of the alive weights for'
+        ' at least one glob, such as `{"*": 0.2}`.'
+      )
     return None, {
       glob: _checks.share('fraction', share) for glob, share in fraction.items()
     }

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import chex
 import jax
@@ -11,7 +12,7 @@ from lthjax import _checks, trees
 from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
 from lthjax.axes import Axes
-from lthjax.supermasks._gates import check_scores, gate
+from lthjax.supermasks._gates import gate, run_gates, tables
 
 
 def init_logits(
@@ -100,25 +101,21 @@ def bernoulli(
     Zhou et al., Deconstructing Lottery Tickets: Zeros, Signs, and the
     Supermask, arXiv:1905.01067, section 5.2.
   """
-  check_scores(logits, params, 'logits')
-  keep = bernoulli_masks(logits, key)
-  stacks = axes_lib.stacks(axes, trees.prunable(keep)) if rescale else {}
+  leaves, values, structure = tables(logits, params, 'logits')
+  keep = _draw(values, key)
+  stacks = axes_lib.stacks(axes, logits) if rescale else {}
 
-  def run(path, m, w, logit):
-    if m is None:
-      return w
+  def run(name, w, logit):
+    m = keep[name]
     if rescale:
-      stack = stacks[trees.path_name(path)]
-      layer = tuple(axis for axis in range(m.ndim) if axis not in stack)
+      layer = tuple(axis for axis in range(m.ndim) if axis not in stacks[name])
       size = math.prod(m.shape[axis] for axis in layer)
       # No gradient flows through the number of weights that are kept.
       kept = jnp.sum(m, axis=layer, keepdims=True, dtype=jnp.int32)
       w = (w * (size / jnp.maximum(kept, 1))).astype(w.dtype)
     return gate(m, w, jax.nn.sigmoid(logit))
 
-  return jax.tree_util.tree_map_with_path(
-    run, keep, params, logits, is_leaf=trees.is_none
-  )
+  return run_gates(run, leaves, values, structure)
 
 
 def bernoulli_masks(
@@ -139,14 +136,22 @@ def bernoulli_masks(
     >>> lth.supermasks.bernoulli_masks(jnp.array([[-1.0, 0.5, 0.0]]))
     Array([[False,  True,  True]], dtype=bool)
   """
-  _checks.arrays(logits, 'logits')
+  values, structure = trees.flatten(logits)
+  _checks.check_arrays(values, 'logits')
+  return structure.unflatten(_draw(values, key).values())
+
+
+def _draw(logits: dict[str, Any], key: chex.PRNGKey | None) -> dict[str, Any]:
+  """Draws masks by name; `None` where there are no logits."""
   if key is not None:
     key = _checks.key('key', key)
 
-  def draw(path, logit):
+  def draw(name, logit):
+    if logit is None:
+      return None
     if key is None:
       return logit >= 0
-    own = trees.fold_in_name(key, trees.path_name(path))
+    own = trees.fold_in_name(key, name)
     return jax.random.bernoulli(own, jax.nn.sigmoid(logit))
 
-  return jax.tree_util.tree_map_with_path(draw, logits)
+  return {name: draw(name, logit) for name, logit in logits.items()}

@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from lthjax import _checks, trees
+from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
 from lthjax.axes import Axes
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
 from lthjax.pruning._one_shot import Scope, prune
-from lthjax.supermasks._gates import check_scores, gate
+from lthjax.supermasks._gates import gate, run_gates, tables
 from lthjax.supermasks._weights import fan_ins
 from lthjax.topologies import _moves
 
@@ -64,6 +66,7 @@ def edge_popup(
   scope: Scope = 'layer',
   densities: Densities | None = None,
   pattern: Pattern = Unstructured(),
+  axes: Mapping[str, Axes] | None = None,
 ) -> chex.ArrayTree:
   """Returns the params that a network of the best-scored weights runs with.
 
@@ -83,6 +86,8 @@ def edge_popup(
     densities: how the budget spreads over layers, such as
       `lthjax.densities.erk`; evenly by default.
     pattern: which shapes may run, such as `lthjax.patterns.NM`.
+    axes: `lthjax.axes.Axes` by name or glob; by layout where not given. Each
+      layer of a stacked leaf has a budget of its own.
 
   Returns:
     Tree like the params, +0.0 where left out; differentiable with respect to
@@ -105,19 +110,14 @@ def edge_popup(
     arXiv:1911.13299, section 3 and eq. 5. The derivative of the absolute value
     is that of the authors' code, where scores may change sign.
   """
-  check_scores(scores, params, 'scores')
-  keep = edge_popup_masks(
-    scores,
-    sparsity=sparsity,
-    scope=scope,
-    densities=densities,
-    pattern=pattern,
-  )
+  leaves, values, structure = tables(scores, params, 'scores')
+  axes = axes_lib.resolve(axes, scores, strict=False)
+  keep = _keep(values, sparsity, scope, densities, pattern, axes)
 
-  def run(m, w, s):
-    return w if m is None else gate(m, w, jnp.abs(s))
+  def run(name, w, score):
+    return gate(keep[name], w, jnp.abs(score))
 
-  return jax.tree.map(run, keep, params, scores, is_leaf=trees.is_none)
+  return run_gates(run, leaves, values, structure)
 
 
 def edge_popup_masks(
@@ -127,6 +127,7 @@ def edge_popup_masks(
   scope: Scope = 'layer',
   densities: Densities | None = None,
   pattern: Pattern = Unstructured(),
+  axes: Mapping[str, Axes] | None = None,
 ) -> chex.ArrayTree:
   """Returns the masks behind `edge_popup`, to count, keep or deploy.
 
@@ -139,6 +140,7 @@ def edge_popup_masks(
     scope: as in `edge_popup`.
     densities: as in `edge_popup`.
     pattern: as in `edge_popup`.
+    axes: as in `edge_popup`.
 
   Returns:
     Tree of masks, `None` at the leaves without scores.
@@ -150,19 +152,38 @@ def edge_popup_masks(
     >>> lth.supermasks.edge_popup_masks(scores, sparsity=0.5)
     Array([[False,  True]], dtype=bool)
   """
-  every = jax.tree.map(lambda s: jnp.ones_like(s, bool), scores)
+  values, structure = trees.flatten(scores)
+  _checks.check_arrays(values, 'scores')
+  axes = axes_lib.resolve(axes, scores, strict=False)
+  keep = _keep(values, sparsity, scope, densities, pattern, axes)
+  return structure.unflatten(keep.values())
+
+
+def _keep(
+  scores: dict[str, Any],
+  sparsity: float | None,
+  scope: Scope,
+  densities: Densities | None,
+  pattern: Pattern,
+  axes: Mapping[str, Axes],
+) -> dict[str, Any]:
+  """Selects the largest scores by name; `None` where there are none."""
+  given = {name: x for name, x in scores.items() if x is not None}
   if sparsity is not None:
     _check_sparsity(sparsity)
     if scope == 'layer' and pattern.density is None:
-      _moves.check_not_empty(_moves.shapes_of(every), sparsity, densities)
-  return prune(
-    jax.tree.map(lambda s: jnp.abs(jax.lax.stop_gradient(s)), scores),
-    every,
+      shapes = {name: x.shape for name, x in given.items()}
+      _moves.check_not_empty(shapes, sparsity, densities, axes)
+  keep: Any = prune(
+    {name: jnp.abs(jax.lax.stop_gradient(x)) for name, x in given.items()},
+    {name: jnp.ones_like(x, bool) for name, x in given.items()},
     sparsity=sparsity,
     scope=scope,
     densities=densities,
     pattern=pattern,
+    axes=axes,
   )
+  return dict.fromkeys(scores) | keep
 
 
 def _check_sparsity(sparsity: float) -> None:

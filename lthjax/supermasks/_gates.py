@@ -1,10 +1,13 @@
 """Gates that open or close weights, with a gradient for both."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
 
-from lthjax import _checks
+from lthjax import _checks, trees
 from lthjax.selection import check_floating
 
 
@@ -27,11 +30,29 @@ def _gate_jvp(primals, tangents):
   return gate(keep, w, soft), moved + (w * dsoft).astype(w.dtype)
 
 
-def check_scores(
+def run_gates(
+  run: Callable[[str, Any, Any], Any],
+  leaves: Mapping[str, Any],
+  values: Mapping[str, Any],
+  structure: Any,
+) -> chex.ArrayTree:
+  """Maps ``run(name, weight, score)`` over what has scores."""
+  return structure.unflatten(
+    w if values[name] is None else run(name, w, values[name])
+    for name, w in leaves.items()
+  )
+
+
+def tables(
   scores: chex.ArrayTree, params: chex.ArrayTree, what: str
-) -> None:
-  """Raises unless every score, or logit, belongs to a weight."""
-  values, leaves = _checks.arrays(scores, what), _checks.arrays(params)
+) -> tuple[dict[str, Any], dict[str, Any], Any]:
+  """Returns params and scores by name, and the structure of the params.
+
+  Every score, or logit, must belong to a weight.
+  """
+  (leaves, structure), values = trees.flatten(params), trees.by_name(scores)
+  _checks.check_arrays(leaves, 'params')
+  _checks.check_arrays(values, what)
   faults = [f'{name} has {what} only' for name in values if name not in leaves]
   faults += [f'{name} has no {what}' for name in leaves if name not in values]
   given = {name: x for name, x in values.items() if x is not None}
@@ -49,3 +70,4 @@ def check_scores(
       f' `lthjax.supermasks.init_{what}` makes one.'
     )
   check_floating(given)
+  return leaves, values, structure

@@ -489,6 +489,7 @@ def test_training_that_diverged_is_noticed(find, vmapped):
     ({'prune': by(1.0)}, '`fraction` was 1.0, but must be in'),
     ({'prune': by({'w*': 1})}, '`fraction` was 1, but must be in'),
     ({'prune': by(-0.1)}, '`fraction` was -0.1, but must be in'),
+    ({'prune': by({})}, '`fraction` was empty, but must have a share'),
     ({'prune': by({'x*': 0.1})}, "match no prunable leaf: 'x*'"),
     ({'prune': by(0.1, scope='net')}, "`scope` was 'net', but must be"),
     ({'prune': by(0.1, rounding='up')}, "`rounding` was 'up', but must be"),
@@ -704,8 +705,7 @@ def test_a_module_that_is_cloned_is_a_value():
     assert np.ravel(ticket.trained.kernel[...]).tolist() == expected
 
 
-def test_states_that_are_made_anew_every_time_are_values():
-  """The params may be found by a function that computes them."""
+def test_params_may_be_computed_from_the_state():
   found = tickets.imp(
     lambda state, masks: lth.masks.apply(masks, {'w': state['w'] * 2}),
     {'w': np.arange(1.0, 6.0, dtype=np.float32)},
