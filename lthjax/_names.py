@@ -21,6 +21,10 @@ _NOT_KERNEL = one_of("""
   emb embed embeds embedder embedding embeddings wte wpe tok token tokens pos
   position positions positional codebook table freqs rope temperature ema
 """)
+_NORM = one_of("""
+  norm layernorm batchnorm groupnorm instancenorm rmsnorm normalization ln bn gn
+  rms
+""")
 # These mean it only as a word of the leaf itself.
 _NOT_KERNEL_LEAF = one_of('b bq bk bv bo bqkv g cls log mean var alpha pe')
 
@@ -38,6 +42,15 @@ def words(component: str) -> list[str]:
   found = [word.lower() for word in _WORD.findall(component)]
   runs = [run.lower() for run in re.findall('[A-Za-z]+', component)]
   return [run for run in runs if run not in found] + found
+
+
+def is_scale(name: str) -> bool:
+  """Returns whether a name is that of the scale of a normalization."""
+  leaf, layer, *_ = [*parts(name), []]
+  if leaf in (['scale'], ['gamma']):
+    return True
+  last = [word for word in layer if not word.isdigit()][-1:]
+  return leaf in (['weight'], ['g']) and not _NORM.isdisjoint(last)
 
 
 def is_kernel(name: str) -> bool | None:

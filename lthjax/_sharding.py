@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import chex
 import jax
@@ -13,6 +14,8 @@ from lthjax import trees
 
 def in_type(x: jax.Array) -> NamedSharding | None:
   """Returns the sharding that is part of an array's type, if it has one."""
+  if isinstance(x, jax.ShapeDtypeStruct):
+    return None
   sharding = getattr(jax.typeof(x), 'sharding', None)
   if not isinstance(sharding, NamedSharding) or not any(sharding.spec):
     return None
@@ -38,24 +41,38 @@ def merge(x: jax.Array, like: jax.Array) -> jax.Array:
   return jnp.reshape(x, like.shape, out_sharding=in_type(like))
 
 
-def flatten(x: jax.Array, multiple: int) -> jax.Array:
-  """Makes an array flat, over all its devices if ``multiple`` lets it."""
+def match(x: jax.Array, like: jax.Array) -> jax.Array:
+  """Gives an array the sharding in the type of another one, if it has one."""
+  sharding = in_type(like)
+  return x if sharding is None else jax.sharding.reshard(x, sharding)
+
+
+def pack_bits(x: jax.Array) -> jax.Array:
+  """Packs bools in row-major order, on all their devices if bytes fit there."""
   if (sharding := in_type(x)) is None:
-    return x.reshape(-1)
-  parts = [
-    part if isinstance(part, tuple) else (part,) for part in sharding.spec
-  ]
+    return jnp.packbits(x.reshape(-1))
+  parts = (p if isinstance(p, tuple) else (p,) for p in sharding.spec)
   names = tuple(name for part in parts for name in part if name is not None)
-  fits = x.size % (multiple * _devices(sharding, names)) == 0
-  spec = _named(sharding, [names if fits else None])
-  return jnp.reshape(x, (-1,), out_sharding=spec)
+  fits = x.size % (8 * _devices(sharding, names)) == 0
+  flat = _named(sharding, [names if fits else None])
+  x = jnp.reshape(x, (-1,), out_sharding=flat)
+  if not fits:
+    return jnp.packbits(x)
+  return jnp.packbits(x.reshape(-1, 8), axis=1).reshape(-1)
 
 
-def place(x: jax.Array, like: jax.Array) -> jax.Array:
-  """Puts an array where another one is, which has the same shape."""
-  if not isinstance(like, jax.Array) or trees.is_traced(like):
-    return x
-  return jax.device_put(x, like.sharding)
+def unpack_bits(packed: jax.Array, like: Any) -> jax.Array:
+  """Undoes `pack_bits`, in the shape and sharding of an array or its shape."""
+  size = math.prod(like.shape)
+  if in_type(packed) is None:
+    bits = jnp.unpackbits(packed, count=size)
+  else:  # Then there are whole bytes only.
+    bits = jnp.unpackbits(packed[:, None], axis=1).reshape(-1)
+  mask = jnp.reshape(bits, like.shape, out_sharding=in_type(like)).astype(bool)
+  sharding = getattr(like, 'sharding', None)
+  if trees.is_traced(mask, like) or sharding is None:
+    return mask
+  return jax.device_put(mask, sharding)
 
 
 def uniform(key: chex.PRNGKey, like: jax.Array) -> jax.Array:

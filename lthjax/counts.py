@@ -199,6 +199,11 @@ def alive(
   return {name: part for name, (part, _) in parts.items()}
 
 
+def along(mask: Any, axes: tuple[int, ...]) -> jax.Array:
+  """Counts what is true along axes, which stay with size one."""
+  return jnp.sum(mask, axis=axes, keepdims=True, dtype=jnp.int32)
+
+
 def total(numbers: Mapping[str, Any], masks: Mapping[str, Any]) -> Any:
   """Adds up what `alive` counted in masks; no sum may exceed a traced int32."""
   if (

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from lthjax import _sharding, trees
 from lthjax import axes as axes_lib
 from lthjax.axes import Axes
+from lthjax.counts import along as count_along
 from lthjax.selection import keep_largest
 
 Shape = tuple[int, ...]
@@ -235,7 +236,7 @@ class _Tiles:
       _any(eligible, tile),
       axis=axes.layer,
     )
-    return _spread(keep, tile, scores.shape) & eligible
+    return _spread(keep, tile, eligible) & eligible
 
   def drop(self, scores, mask, count, axes):
     """Keeps the tiles with the largest sums of scores."""
@@ -248,7 +249,7 @@ class _Tiles:
     missing = _tiles_of(count, tile) - count_along(there, axes.layer)
     missing = jnp.maximum(missing, 0)
     grown = keep_largest(_sums(scores, tile), missing, ~there, axis=axes.layer)
-    return keep | _spread(there | grown, tile, scores.shape)
+    return keep | _spread(there | grown, tile, keep)
 
   def faults(self, masks, axes):
     """Finds tiles that are alive in part, and empty layers."""
@@ -400,14 +401,14 @@ def _reduce(
   return x
 
 
-def _spread(x: jax.Array, tile: Shape, shape: Shape) -> jax.Array:
+def _spread(x: jax.Array, tile: Shape, like: jax.Array) -> jax.Array:
   """Undoes `_reduce`: gives every entry of a tile its value."""
   for axis, reach in enumerate(tile):
-    if 1 < reach < shape[axis]:
+    if 1 < reach < like.shape[axis]:
       each = (*x.shape[: axis + 1], reach, *x.shape[axis + 1 :])
       x = jnp.broadcast_to(jnp.expand_dims(x, axis + 1), each)
       x = x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
-  return jnp.broadcast_to(x, shape)
+  return _sharding.match(jnp.broadcast_to(x, like.shape), like)
 
 
 def _tiles_of(count: Any, tile: Shape) -> Any:
@@ -417,11 +418,6 @@ def _tiles_of(count: Any, tile: Shape) -> Any:
 
 
 # ---- Counts and checks
-
-
-def count_along(x: jax.Array, axes: Shape) -> jax.Array:
-  """Counts what is true along axes, which stay with size one."""
-  return jnp.sum(x, axis=axes, keepdims=True, dtype=jnp.int32)
 
 
 def _numbers_if_known(tests: Mapping[str, jax.Array]) -> dict[str, int]:

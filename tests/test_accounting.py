@@ -518,7 +518,9 @@ def test_dense_layers_may_count_as_explored():
   }
   assert accounting.itop_rate(explored) == 0.25
   assert accounting.itop_rate(explored, params) == 25 / 40
-  everything = accounting.itop_rate(explored, params, where='*')
+  everything = accounting.itop_rate(
+    explored, params, where=lambda name, leaf: True
+  )
   assert everything == (25 + 81 + 5) / (40 + 81 + 5)
 
 

@@ -313,7 +313,7 @@ def test_counts_above_int32(monkeypatch):
       {'sparsity': 0.98, 'scope': 'layer'},
       'A sparsity of 0.98 leaves no weight in b/kernel. Lower',
     ),
-    ({'where': '*/w'}, "match no prunable leaf: '*/w'"),
+    ({'where': '*/w'}, "match no leaf: '*/w'"),
   ],
 )
 def test_bad_arguments(options, message):

@@ -15,7 +15,6 @@ from scipy import stats
 import lthjax as lth
 from lthjax import trees
 
-KEY = jax.random.key(0)
 SHAPES = {'a': (5, 7), 'c/d': (3, 4, 2)}
 
 
@@ -23,9 +22,8 @@ def random_masks(seed, density=0.5):
   """A tree with a dense leaf, and as NumPy arrays by name."""
   rng = np.random.default_rng(seed)
   flat = {n: rng.random(s) < density for n, s in SHAPES.items()}
-  flat = {n: jnp.asarray(m) for n, m in flat.items()}
   masks = {'a': flat['a'], 'b': None, 'c': {'d': flat['c/d']}}
-  return masks, {n: np.asarray(m) for n, m in flat.items()}
+  return masks, flat
 
 
 def numpy_by_name(masks):
@@ -79,7 +77,7 @@ class LinenNet(nn.Module):
 
 
 def prunable(tree):
-  """Names of the leaves that `dense` picks by default."""
+  """Names of the leaves that `full` chooses by default."""
   masks = trees.by_name(lth.masks.full(tree))
   return {name for name, mask in masks.items() if mask is not None}
 
@@ -114,7 +112,7 @@ def test_kernels_of_scanned_nnx():
 
 def test_kernels_of_linen():
   tokens = jnp.zeros((1, 3), int)
-  variables = jax.eval_shape(LinenNet().init, KEY, tokens)
+  variables = jax.eval_shape(LinenNet().init, jax.random.key(0), tokens)
   named = trees.by_name(variables['params'])
   assert named['blocks/LayerNorm_0/scale'].shape == (3, 4)
   expected = {f'MultiHeadDotProductAttention_0/{name}' for name in ATTENTION}
@@ -142,10 +140,40 @@ def test_kernels_of_linen():
     ('log_temperature', (), False),
     ('wte', (5, 2), False),  # GPT-2
     ('h/0/ln_1/scale', (2,), False),
-    ('patch_embed/kernel', (4, 4, 3, 8), False),
+    ('patch_embed/kernel', (4, 4, 3, 8), True),
     ('GroupNorm_0/scale', (4, 2), False),
     ('pos_embedding', (1, 5, 2), False),
-    ('PatchEmbedding_0/Conv_0/kernel', (4, 4, 3, 8), False),
+    ('PatchEmbedding_0/Conv_0/kernel', (4, 4, 3, 8), True),
+    ('patch_embed/proj/kernel', (16, 16, 3, 8), True),
+    ('patch_embedding/weight', (8, 3, 4, 4), True),
+    ('normal_cell/conv/kernel', (3, 3, 4, 8), True),
+    ('normalizer/kernel', (3, 2), True),
+    ('time_embed/Dense_0/kernel', (3, 2), True),
+    ('token_mixing/Dense_0/kernel', (3, 2), True),
+    ('cls/predictions/dense/weight', (3, 2), True),
+    ('lm_head/weight', (5, 2), True),
+    ('mlp/w_b', (3, 2), True),
+    ('multi_scale/conv/weight', (8, 3, 4, 4), True),
+    ('cls_token', (1, 1, 8), False),
+    ('mask_token', (1, 1, 8), False),
+    ('pos_emb', (1, 5, 8), False),
+    ('pos_embed', (1, 5, 8), False),
+    ('positional_encoding', (5, 8), False),
+    ('relative_position_bias_table', (9, 2), False),
+    ('gamma', (1, 8), False),
+    ('rms/g', (1, 8), False),
+    ('rmsnorm/w', (3, 8), False),
+    ('b1', (1, 8), False),
+    ('b_q', (2, 8), False),
+    ('q_bias', (2, 8), False),
+    ('A_log', (8, 4), False),
+    ('q_proj/lora_A/default/weight', (2, 8), False),
+    ('lora_a', (8, 2), False),
+    ('wte/weight', (9, 8), False),
+    ('tok/weight', (9, 8), False),
+    ('decoder/embed_tokens/weight', (9, 8), False),
+    ('moving_mean', (2, 8), False),
+    ('blocks/ln1/weight', (3, 4), False),
     ('biased/kernel', (3, 2), True),  # only whole words count as a bias
     ('scaled/kernel', (3, 2), True),
   ],
@@ -155,7 +183,79 @@ def test_kernels_by_name(name, shape, expected):
   assert lth.masks.kernels(name, leaf) is expected
 
 
-# ---- dense
+@pytest.mark.parametrize(
+  ('name', 'shape', 'expected'),
+  [
+    ('norm1/scale', (3,), True),
+    ('scale', (3,), True),
+    ('BatchNorm_0/scale', (3,), True),
+    ('layers/1/ln/weight', (3,), True),
+    ('bn1/weight', (3,), True),
+    ('layer_norm/gamma', (3,), True),
+    ('rms/g', (3,), True),
+    ('a/bn/gamma', (3,), True),
+    ('grayscale', (3,), False),
+    ('subnet/weight', (3,), False),
+    ('norm1/bias', (3,), False),
+    ('fc/weight', (3,), False),
+    ('normal/weight', (3,), False),
+    ('multi_scale/weight', (3,), False),
+    ('norm1/scale', (3, 3), False),
+  ],
+)
+def test_scales_by_name(name, shape, expected):
+  leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
+  assert lth.masks.scales(name, leaf) is expected
+
+
+def test_stacked_vectors_are_dense():
+  params = {
+    'blocks': {
+      'ln1': {'weight': np.ones((3, 4))},
+      'mystery': np.ones((3, 4)),
+      'out': {'weight': np.ones((3, 4, 4))},
+    },
+    'mystery': np.ones((3, 4)),
+  }
+  assert prunable(params) == {'blocks/out/weight', 'mystery'}
+
+
+class Module:
+  """What Equinox's modules are: trees with functions among their leaves."""
+
+  def __init__(self, weight, activation):
+    self.weight, self.activation = weight, activation
+
+
+jax.tree_util.register_pytree_with_keys(
+  Module,
+  lambda m: (
+    [
+      (jax.tree_util.GetAttrKey(name), value) for name, value in vars(m).items()
+    ],
+    None,
+  ),
+  lambda _, leaves: Module(*leaves),
+)
+
+
+def test_leaves_that_are_not_arrays_have_no_masks():
+  module = Module(np.ones((3, 2), np.float32), jax.nn.relu)
+  params = {'layers': [module], 'rate': 0.5, 'name': 'net', 'key': None}
+  params['key'] = jax.random.split(jax.random.key(0), (2, 2))
+  masks = lth.masks.full(params)
+  named = trees.by_name(masks)
+  assert {n for n, m in named.items() if m is not None} == {'layers/0/weight'}
+  assert lth.masks.full(params, lambda name, leaf: True)['key'] is None
+  half = {'layers': [Module(np.eye(3, 2, dtype=bool), None)]}
+  half |= dict.fromkeys(['rate', 'name', 'key'])
+  found = lth.masks.apply(half, params)
+  assert found['name'] == 'net'
+  assert found['layers'][0].activation is jax.nn.relu
+  np.testing.assert_array_equal(found['layers'][0].weight, np.eye(3, 2))
+
+
+# ---- full
 
 
 PARAMS = {
@@ -168,8 +268,11 @@ PARAMS = {
   ('where', 'expected'),
   [
     ('*/kernel', {'fc1/kernel', 'output/kernel'}),
-    ('fc1/*', {'fc1/kernel', 'fc1/bias'}),
-    (['fc1/b*', 'output/k*'], {'fc1/bias', 'output/kernel'}),
+    ('fc1/*', {'fc1/kernel'}),  # globs narrow the rule down
+    ('*', {'fc1/kernel', 'output/kernel'}),
+    ('fc1/bias', {'fc1/bias'}),  # names choose whatever it is
+    (['fc1/bias', 'output/k*'], {'fc1/bias', 'output/kernel'}),
+    (('fc1/bias', '*'), {'fc1/bias', 'fc1/kernel', 'output/kernel'}),
     (lambda name, leaf: leaf.shape == (4,), {'output/bias'}),
   ],
 )
@@ -195,16 +298,45 @@ def test_where_finds_nothing():
     lth.masks.full({'b': np.ones(3)})
   with pytest.raises(ValueError, match='They are empty'):
     lth.masks.full({})
-  with pytest.raises(ValueError, match=r"match no prunable leaf: 'fc2/\*'"):
+  with pytest.raises(ValueError, match=r"match no leaf: 'fc2/\*'"):
     lth.masks.full(PARAMS, ['fc2/*', 'fc1/*'])
+  message = (
+    "`where` has globs that match no leaf among the kernels: '*/bias'. To"
+    ' choose other leaves, give their exact names, or `where=lambda name, leaf:'
+    ' ...`.'
+  )
+  with pytest.raises(ValueError, match=re.escape(message)):
+    lth.masks.full(PARAMS, ['*/bias', 'fc1/*'])
 
 
-def test_dense_keeps_missing_leaves():
+def test_globs_narrow_other_rules():
+  params = {'norm': {'scale': np.ones(3), 'bias': np.ones(3)}, 'b': np.ones(3)}
+  masks = lth.masks.full(params, 'norm/*', rule=lth.masks.scales)
+  assert {n for n, m in trees.by_name(masks).items() if m is not None} == {
+    'norm/scale'
+  }
+
+
+@pytest.mark.parametrize('where', [None, 3, [], ['a', 3], jnp.ones])
+def test_where_of_a_wrong_type(where):
+  if where is jnp.ones:
+    where = np.ones((2, 2))
+  with pytest.raises(TypeError, match=r'`where` was .*must be a function'):
+    lth.masks.full(PARAMS, where)
+
+
+@pytest.mark.parametrize('params', [3, 'w', {'w': 1.5}, [abs]])
+def test_params_of_a_wrong_type(params):
+  with pytest.raises(TypeError, match='`params` must be a tree of arrays'):
+    lth.masks.full(params)
+
+
+def test_full_keeps_missing_leaves():
   masks = lth.masks.full({'a': np.ones((2, 2)), 'b': None})
   assert masks['b'] is None
 
 
-def test_dense_is_placed_like_the_params():
+def test_full_is_placed_like_the_params():
   mesh = jax.make_mesh((1,), ('d',), (AxisType.Explicit,))
   place = NamedSharding(mesh, P('d', None))
   mask = lth.masks.full(jax.device_put(np.ones((2, 3), np.float32), place))
@@ -253,6 +385,25 @@ def test_apply_names_every_misfit():
     assert fault in str(info.value)
 
 
+def test_masks_of_another_container():
+  """Masks from an `nnx.Optimizer` are `State`s, and params pure trees."""
+  state = nnx.state(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), nnx.Param)
+  pure = nnx.to_pure_dict(state)
+  masks = lth.prune(
+    lth.scores.magnitude(state), lth.masks.full(state), sparsity=0.5
+  )
+  other = lth.masks.full(pure)
+  out = lth.masks.apply(masks, pure)
+  assert isinstance(out, dict)
+  assert (np.asarray(out['kernel']) != 0).sum() == 3
+  assert isinstance(lth.masks.apply(other, state), nnx.State)
+  assert lth.masks.jaccard(masks, other) == 0.5
+  assert lth.masks.hamming(other, masks) == 0.5
+  both = lth.masks.intersect(other, masks)
+  assert isinstance(both, dict)
+  np.testing.assert_array_equal(both['kernel'], trees.by_name(masks)['kernel'])
+
+
 # ---- The algebra.
 
 
@@ -284,7 +435,7 @@ def test_algebra_against_numpy(seed):
 
 def test_identities():
   a, b = random_masks(0)[0], random_masks(1)[0]
-  full = lth.masks.full(a, where='*')
+  full = lth.masks.full(a, lambda name, leaf: True)
   none = lth.masks.difference(a, a)
   ours = lth.masks
 
@@ -314,8 +465,65 @@ def test_counts_are_python_numbers_or_traced():
   assert traced == lth.masks.alive_by_name(masks)
 
 
+def test_comparisons_may_be_traced():
+  a, b = random_masks(0)[0], random_masks(1)[0]
+  for function in (lth.masks.hamming, lth.masks.jaccard, lth.masks.density):
+    masks = (a,) if function is lth.masks.density else (a, b)
+    np.testing.assert_allclose(jax.jit(function)(*masks), function(*masks))
+
+
+MISTAKES = {
+  'count': lth.masks.count,
+  'density': lth.masks.density,
+  'alive_by_name': lth.masks.alive_by_name,
+  'summary': lth.masks.summary,
+  'pack': lth.masks.pack,
+  'shuffle': lambda x: lth.masks.shuffle(jax.random.key(0), x),
+}
+
+
+@pytest.mark.parametrize('name', MISTAKES)
 @pytest.mark.parametrize(
-  'function', ['intersect', 'union', 'difference', 'hamming', 'overlap']
+  'tree',
+  [
+    {'w': np.ones((2, 2), np.float32)},
+    {'w': jax.ShapeDtypeStruct((2, 2), bool)},
+    {'w': 'mask'},
+    {'w': [1.0, True]},
+    None,
+    3,
+  ],
+  ids=['params', 'shapes', 'text', 'numbers', 'none', 'number'],
+)
+def test_what_is_not_a_tree_of_masks(name, tree):
+  with pytest.raises(TypeError, match='`masks` must be a tree of bool arrays'):
+    MISTAKES[name](tree)
+
+
+def test_empty_leaves_count_nothing():
+  masks = {'lora': np.ones((4, 0), bool), 'w': np.eye(2, dtype=bool)}
+  ours = lth.masks
+  assert ours.alive_by_name(masks) == {'lora': 0, 'w': 2}
+  assert (ours.count(masks), ours.density(masks)) == (2, 0.5)
+  only = {'lora': masks['lora']}
+  assert (ours.count(only), ours.density(only)) == (0, 1.0)
+  assert (ours.hamming(only, only), ours.jaccard(only, only)) == (0.0, 1.0)
+  for within in ('layer', 'global', 'input'):
+    moved = ours.shuffle(jax.random.key(0), masks, within)
+    assert ours.alive_by_name(moved) == {'lora': 0, 'w': 2}
+  assert same(
+    ours.unpack(ours.pack(masks), masks), jax.tree.map(jnp.array, masks)
+  )
+  assert ours.summary(masks).split('\n') == [
+    'leaf    shape  alive  density',
+    'lora   (4, 0)      0        –',
+    'w      (2, 2)      2  50.00 %',
+    'total       4      2  50.00 %',
+  ]
+
+
+@pytest.mark.parametrize(
+  'function', ['intersect', 'union', 'difference', 'hamming', 'jaccard']
 )
 def test_algebra_needs_masks_alike(function):
   function = getattr(lth.masks, function)
@@ -368,7 +576,7 @@ def test_shuffle_depends_on_key_and_name():
 def test_shuffle_is_uniform(within):
   mask = jnp.arange(20).reshape(4, 5) < 5
   masks = {'a': mask, 'b': mask}
-  keys = jax.random.split(KEY, 4000)
+  keys = jax.random.split(jax.random.key(0), 4000)
   shuffled = jax.vmap(lambda key: lth.masks.shuffle(key, masks, within))(keys)
   hits = np.stack(jax.tree.map(lambda m: m.sum(0), list(shuffled.values())))
   # Without replacement the variance is 1 - density of the binomial's.
@@ -385,7 +593,7 @@ def test_shuffle_within_input_keeps_what_each_input_has():
     'conv': jnp.asarray(rng.random((3, 3, 2, 40)) < 0.3),
     'b': None,
   }
-  shuffled = lth.masks.shuffle(KEY, masks, within='input')
+  shuffled = lth.masks.shuffle(jax.random.key(0), masks, within='input')
   assert shuffled['b'] is None
   for name in ('fc', 'conv'):
     alive = np.asarray(masks[name]).sum(-1)
@@ -398,7 +606,7 @@ def test_shuffle_within_input_keeps_what_each_input_has():
 
 def test_shuffle_needs_a_known_scope():
   with pytest.raises(ValueError, match="`within` was 'layers', but must be"):
-    lth.masks.shuffle(KEY, random_masks(0)[0], within='layers')
+    lth.masks.shuffle(jax.random.key(0), random_masks(0)[0], within='layers')
 
 
 # ---- pack and unpack
@@ -433,7 +641,7 @@ def test_unpack_a_tree():
 
 def test_unpack_the_wrong_shape():
   packed = lth.masks.pack({'w': jnp.ones((3, 3), bool)})
-  message = r'w is packed in \(2,\) bytes, which does not fit the shape '
+  message = r'w is packed in uint8\[2\], which does not fit the shape '
   with pytest.raises(ValueError, match=message + re.escape('(5, 5)')):
     lth.masks.unpack(packed, {'w': np.ones((5, 5))})
   with pytest.raises(ValueError, match=message + 'None'):
@@ -444,11 +652,120 @@ def test_summary():
   masks = {
     'conv': {'kernel': np.arange(36).reshape(3, 3, 4) < 9, 'bias': None},
     'fc': {'kernel': np.ones((40, 50), bool)},
+    'layers': {'kernel': np.zeros((2, 4, 5), bool)},
+    'out': np.zeros((3, 2), bool),
   }
+  masks['layers']['kernel'][1, :2] = True
   assert lth.masks.summary(masks).split('\n') == [
-    'leaf         shape      alive   density',
-    'conv/bias    dense',
-    'conv/kernel  (3, 3, 4)      9   25.00 %',
-    'fc/kernel    (40, 50)   2,000  100.00 %',
-    'total        2,036      2,009   98.67 %',
+    'leaf               shape  alive                  density',
+    'conv/bias          dense',
+    'conv/kernel    (3, 3, 4)      9                  25.00 %',
+    'fc/kernel       (40, 50)  2,000                 100.00 %',
+    'layers/kernel  (2, 4, 5)     10  25.00 % (0.00 to 50.00)',
+    'out               (3, 2)      0                   0.00 %',
+    'total              2,082  2,019                  96.97 %',
+    'empty: layers/kernel (1 of 2 layers), out',
   ]
+
+
+def test_names_cannot_drive_a_terminal():
+  text = lth.masks.summary({'a\x1b[31mb\n': np.ones((1, 2), bool)})
+  assert '\x1b' not in text
+  assert text.split('\n')[1].startswith('a\\x1b[31mb\\n  (1, 2)')
+
+
+def test_deep_trees():
+  params = {'w': np.ones((2, 2), np.float32)}
+  for _ in range(400):
+    params = {'k': params}
+  masks = lth.masks.full(params)
+  assert lth.masks.count(masks) == 4
+  assert lth.masks.summary(masks).count('k/') == 400
+
+
+# ---- Shardings
+
+
+SHARDED = """
+import jax, numpy as np
+import lthjax as lth
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+PLACES = [
+  P('x', 'y'),
+  P(('x', 'y')),
+  P(None, 'x'),
+  P('y', 'x'),
+  P(None, ('x', 'y')),
+  P('x'),
+  P(),
+]
+axes = {'w': lth.axes.Axes((), (0, 1), (2,), (3,))}
+rng = np.random.default_rng(0)
+mask = rng.random((3, 3, 16, 32)) < 0.3
+scores = rng.random(mask.shape).astype(np.float32)
+key = jax.random.key(0)
+
+
+def results(mask, scores):
+  masks = {'w': mask}
+  full = jax.tree.map(lambda m: m | True, masks)
+  packed = lth.masks.pack(masks)
+  shuffled = {
+    f'shuffle {within}': lth.masks.shuffle(key, masks, within, axes=axes)
+    for within in ('layer', 'global', 'input')
+  }
+  pruned = {
+    str(pattern): lth.prune(
+      {'w': scores},
+      full,
+      pattern=pattern,
+      sparsity=None if pattern.density else 0.75,
+      axes=axes,
+    )
+    for pattern in (
+      lth.patterns.Unstructured(),
+      lth.patterns.NM(2, 4),
+      lth.patterns.Block((4, 2)),
+      lth.patterns.Rows(),
+      lth.patterns.Columns(),
+    )
+  }
+  return packed['w'], {
+    'noise': lth.scores.noise(key, {'w': mask})['w'],
+    'apply': lth.masks.apply(masks, {'w': scores})['w'],
+    'full': lth.masks.full({'w': scores})['w'],
+    'unpack': lth.masks.unpack(packed, masks)['w'],
+    **{name: x['w'] for name, x in (shuffled | pruned).items()},
+  }
+
+
+bits, expected = jax.tree.map(np.asarray, results(mask, scores))
+for kind, number in (AxisType.Auto, 1), (AxisType.Explicit, NUMBER):
+  mesh = jax.make_mesh((4, 2), ('x', 'y'), (kind, kind))
+  for place in PLACES[:number]:
+    sharding = NamedSharding(mesh, P(None, None, *place))
+    with jax.set_mesh(mesh):
+      x, y = (jax.device_put(z, sharding) for z in (mask, scores))
+      packed, found = results(x, y)
+      np.testing.assert_array_equal(packed, bits)
+      for name, value in found.items():
+        np.testing.assert_array_equal(value, expected[name], name)
+        same = value.sharding.is_equivalent_to(sharding, value.ndim)
+        print(kind.name, place, name, 'same' if same else value.sharding)
+print('done')
+"""
+
+
+@pytest.mark.parametrize('number', [2, pytest.param(7, marks=pytest.mark.slow)])
+def test_everything_is_sharded_like_its_input(run_python, number):
+  source = SHARDED.replace('NUMBER', str(number))
+  lines = run_python(source, devices=8).split('\n')
+  assert 'done' in lines
+  others = [
+    line
+    for line in lines
+    if line and line != 'done' and not line.endswith('same')
+  ]
+  assert others == []

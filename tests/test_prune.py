@@ -702,7 +702,7 @@ def test_scores_that_are_all_zero_are_named():
 )
 def test_scores_of_leaves_that_lose_nothing_may_be_zero(options):
   scores = {'a': jnp.arange(1.0, 7).reshape(2, 3), 'b': jnp.zeros((2, 3))}
-  masks = lth.masks.full(scores, where='*')  # b would be a bias
+  masks = lth.masks.full(scores, where=['a', 'b'])  # b would be a bias
   with emptied('densities' in options, 'a, and a layer without'):
     assert lth.prune(scores, masks, **options)['b'].all()
 

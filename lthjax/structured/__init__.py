@@ -4,8 +4,7 @@ from lthjax.structured._channels import (
   add_l1,
   channel_masks,
   mask_channels,
-  scales,
 )
 from lthjax.structured._compact import compact
 
-__all__ = ['add_l1', 'channel_masks', 'compact', 'mask_channels', 'scales']
+__all__ = ['add_l1', 'channel_masks', 'compact', 'mask_channels']

@@ -9,9 +9,6 @@ References:
   Slimming, arXiv:1708.06519.
 """
 
-import re
-from typing import Any
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -24,38 +21,11 @@ from lthjax.groups import Groups, _groups, expand
 from lthjax.pruning._one_shot import prune
 from lthjax.selection import keep_largest
 
-_SCALE = re.compile(
-  r'(^|/)(scale|gamma)$|(norm[^/]*|(^|/)bn\d*)/weight$', re.IGNORECASE
-)
-
-
-def scales(name: str, leaf: Any) -> bool:
-  """Selects the scales of normalization layers, one number per channel.
-
-  Args:
-    name: the leaf's name, such as ``'norm1/scale'``.
-    leaf: the parameter, or its shape.
-
-  Returns:
-    Whether the leaf is the scale of a normalization, judging by its name:
-    ``scale`` or ``gamma``, as in Flax and Haiku; or the ``weight`` of a layer
-    whose name contains ``norm``, or is ``bn`` and a number, as in Equinox.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> import lthjax as lth
-    >>> lth.structured.scales('norm1/scale', jnp.ones(3))
-    True
-    >>> lth.structured.scales('norm1/bias', jnp.ones(3))
-    False
-  """
-  return len(leaf.shape) == 1 and bool(_SCALE.search(name))
-
 
 def channel_masks(
   params: chex.ArrayTree,
   sparsity: float,
-  where: masks_lib.Where | str | list[str] = scales,
+  where: masks_lib.Where | str | list[str] = masks_lib.scales,
 ) -> chex.ArrayTree:
   """Keeps the channels with the largest scales, across all layers.
 
@@ -66,7 +36,8 @@ def channel_masks(
   Args:
     params: tree of arrays.
     sparsity: share of the channels to remove, in [0, 1).
-    where: the scales to compare, as for `lthjax.masks.full`. In a residual
+    where: the scales to compare: a function, or globs that narrow
+      `lthjax.masks.scales` down, as for `lthjax.masks.full`. In a residual
       network, channels that are added to a shortcut belong to every block of
       their stage; choose those within the blocks to prune each on its own:
       ``'blocks/*/norm1/scale'`` in `lthjax.models.resnet_20`, and
@@ -93,7 +64,7 @@ def channel_masks(
     scales above a threshold: one channel fewer, none of those that tie, and
     sometimes none of a layer.
   """
-  masks = masks_lib.full(params, where)
+  masks = masks_lib.full(params, where, rule=masks_lib.scales)
 
   def size(name, mask, scale):
     del name, mask
@@ -173,9 +144,9 @@ def add_l1(
 
   Args:
     strength: factor of the sum of absolute values, at least 0.
-    where: which leaves, as for `lthjax.masks.full`; `scales` by default. Under
-      `optax.inject_hyperparams`, which takes functions for schedules, a
-      function needs ``static_args='where'``.
+    where: a function or globs that choose leaves; `lthjax.masks.scales` by
+      default. Under `optax.inject_hyperparams`, which takes functions for
+      schedules, a function needs ``static_args='where'``.
 
   Returns:
     The transformation, without a state.
@@ -224,7 +195,7 @@ def _penalized(params, where) -> set[str]:
   leaves = {n: x for n, x in trees.by_name(params).items() if x is not None}
   if not leaves:  # Placeholders, when optax asks for the structure of a state.
     return set()
-  where = scales if where is None else where
+  where = masks_lib.scales if where is None else where
   if callable(where):
     chosen = {name for name, x in leaves.items() if where(name, x)}
   else:

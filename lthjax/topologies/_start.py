@@ -6,7 +6,6 @@ from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
 
 from lthjax import _checks, trees
 from lthjax import masks as masks_lib
@@ -53,7 +52,7 @@ class RandomMasks:
 
   def noise(self, dense: chex.ArrayTree) -> chex.ArrayTree:
     """Draws the scores by which masks are chosen."""
-    return noise(self.key, jax.tree.map(lambda m: jnp.zeros(m.shape), dense))
+    return noise(self.key, dense)
 
   def counts(
     self,

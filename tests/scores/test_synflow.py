@@ -297,4 +297,4 @@ def test_scores_that_are_not_finite_or_zero_are_named():
     scores.synflow(apply, bad, (4,))
   found = scores.synflow(apply, params | {'b': 0 * params['b']}, (4,))
   with pytest.raises(ValueError, match='scores of alive weights are zero in a'):
-    lth.prune(found, lth.masks.full(params, where='*'), sparsity=0.5)
+    lth.prune(found, lth.masks.full(params, ['a', 'b']), sparsity=0.5)

@@ -9,7 +9,6 @@ import pytest
 
 import lthjax as lth
 from lthjax import models, structured
-from lthjax.structured._channels import scales
 
 NORMS = ('norm1', 'norm2')
 LAYERS = ('conv1', 'norm1', 'conv2', 'norm2', 'output')
@@ -135,8 +134,8 @@ def test_channels_that_are_none(params, change, text):
 @pytest.mark.parametrize(
   ('model', 'where', 'kernels'),
   [
-    (models.vgg_11(), scales, 8 + 1),
-    (models.resnet_20((8, 8, 3)), scales, 1 + 2 * 9 + 2),
+    (models.vgg_11(), lth.masks.scales, 8 + 1),
+    (models.resnet_20((8, 8, 3)), lth.masks.scales, 1 + 2 * 9 + 2),
     (models.resnet_20((8, 8, 3)), 'blocks/*/norm1/scale', 2 * 9),
     (models.wide_resnet_22_2((8, 8, 3)), 'blocks/*/norm2/scale', 2 * 9),
   ],
@@ -208,28 +207,6 @@ def test_scales_of_one_group_agree(params):
     jax.eval_shape(
       lambda c: structured.mask_channels(params, c, groups), channels
     )
-
-
-def test_which_leaves_are_scales():
-  vector, matrix = jnp.ones(3), jnp.ones((3, 3))
-  for name in (
-    'norm1/scale',
-    'a/bn/gamma',
-    'layers/1/norm/weight',
-    'scale',
-    'bn1/weight',
-    'a/bn/weight',
-  ):
-    assert scales(name, vector)
-  for name in (
-    'norm1/bias',
-    'fc/weight',
-    'fc/kernel',
-    'grayscale',
-    'subnet/weight',
-  ):
-    assert not scales(name, vector)
-  assert not scales('norm1/scale', matrix)
 
 
 def test_l1_by_hand():

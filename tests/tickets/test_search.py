@@ -599,7 +599,7 @@ def test_a_search_ends_before_no_weight_is_left(vmapped):
   found = tickets.imp(
     multiply({'w': jnp.ones(())}),
     State(params),
-    lth.masks.full(params, '*'),
+    lth.masks.full(params, 'w'),
     levels=9,
     prune=by(0.9, rounding='floor'),
     vmapped=vmapped,
@@ -609,7 +609,7 @@ def test_a_search_ends_before_no_weight_is_left(vmapped):
   found = tickets.imp(
     multiply({'w': jnp.ones(())}),
     State(params),
-    lth.masks.full(params, '*'),
+    lth.masks.full(params, 'w'),
     levels=9,
     prune=by(0.6, rounding='ceil'),
     vmapped=vmapped,

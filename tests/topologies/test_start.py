@@ -58,7 +58,7 @@ def test_masks_depend_on_the_key_and_the_name():
 
 
 def test_where_selects_layers():
-  masks = draw(SMALL, where='fc/*')
+  masks = draw(SMALL, where=['fc/*', 'fc/bias'])
   assert lth.masks.alive_by_name(masks) == {'fc/bias': 1, 'fc/kernel': 12}
 
 

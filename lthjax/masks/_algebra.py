@@ -1,0 +1,195 @@
+"""Masks applied, combined, compared and counted; leaves are matched by name."""
+
+import math
+from typing import Any, TypeVar
+
+import chex
+import jax.numpy as jnp
+
+from lthjax import _checks, counts, trees
+
+T = TypeVar('T')
+
+
+def apply(masks: chex.ArrayTree, params: T) -> T:
+  """Sets the dead weights to exactly +0.0.
+
+  Args:
+    masks: tree of masks. Leaves are matched by name, so that masks from the
+      state of an `nnx.Optimizer` fit pure trees as well.
+    params: tree of arrays.
+
+  Returns:
+    The params; dense and alive entries are the same bits as before.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> masks = {'w': jnp.array([[True, False]])}
+    >>> lth.masks.apply(masks, {'w': jnp.array([[1.0, jnp.nan]])})
+    {'w': Array([[1., 0.]], dtype=float32)}
+  """
+  named = trees.by_name(masks)
+  tree: Any = params
+  leaves, structure = trees.flatten(tree)
+  trees.check_tables(named, leaves, 'params')
+  return structure.unflatten(
+    # Not multiplied: that would keep -0.0 and NaN.
+    p
+    if named[name] is None
+    else jnp.where(named[name], p, jnp.zeros((), p.dtype))
+    for name, p in leaves.items()
+  )
+
+
+def intersect(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
+  """Keeps what is alive in both: ``a & b``.
+
+  Args:
+    a: tree of masks, whose structure the result has.
+    b: tree of masks that prunes the same leaves.
+
+  Returns:
+    Tree of masks.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> lth.masks.intersect(jnp.array([True, True]), jnp.array([True, False]))
+    Array([ True, False], dtype=bool)
+  """
+  return _combine(jnp.logical_and, a, b)
+
+
+def union(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
+  """Keeps what is alive in either: ``a | b``; see `intersect`."""
+  return _combine(jnp.logical_or, a, b)
+
+
+def difference(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
+  """Keeps what is alive in ``a`` and dead in ``b``; see `intersect`."""
+  return _combine(lambda x, y: x & ~y, a, b)
+
+
+def hamming(a: chex.ArrayTree, b: chex.ArrayTree) -> float:
+  """Returns the share of prunable positions at which two masks differ.
+
+  Args:
+    a: tree of masks.
+    b: tree of masks that prunes the same leaves.
+
+  Returns:
+    Normalized Hamming distance in [0, 1].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> lth.masks.hamming(jnp.array([True, True]), jnp.array([True, False]))
+    0.5
+  """
+  return count(_combine(jnp.logical_xor, a, b)) / max(size(a), 1)
+
+
+def jaccard(a: chex.ArrayTree, b: chex.ArrayTree) -> float:
+  """Returns the Jaccard index of two masks: ``|a & b| / |a | b|``.
+
+  Args:
+    a: tree of masks.
+    b: tree of masks that prunes the same leaves.
+
+  Returns:
+    A number in [0, 1]; 1 for two masks that keep nothing.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> lth.masks.jaccard(jnp.array([True, True]), jnp.array([True, False]))
+    0.5
+  """
+  both, either = count(intersect(a, b)), count(union(a, b))
+  if trees.is_traced(either):
+    return jnp.where(either > 0, both / jnp.maximum(either, 1), 1.0)  # pyright: ignore
+  return both / either if either else 1.0
+
+
+def count(masks: chex.ArrayTree) -> int:
+  """Counts the alive weights of the prunable leaves.
+
+  Args:
+    masks: tree of masks.
+
+  Returns:
+    An exact Python integer; a traced int32 inside a transformation.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> lth.masks.count({'w': jnp.array([[True, False, True]]), 'b': None})
+    2
+  """
+  return sum(alive_by_name(masks).values())
+
+
+def density(masks: chex.ArrayTree) -> float:
+  """Returns the alive share of the prunable weights; `None` leaves are out.
+
+  Args:
+    masks: tree of masks.
+
+  Returns:
+    A number in [0, 1]; 1 if there are no weights at all.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> lth.masks.density({'w': jnp.array([[True, False]]), 'b': None})
+    0.5
+  """
+  alive, total = count(masks), size(masks)
+  return alive / total if total else 1.0
+
+
+def alive_by_name(masks: chex.ArrayTree) -> dict[str, Any]:
+  """Counts the alive weights of each prunable leaf.
+
+  Args:
+    masks: tree of masks.
+
+  Returns:
+    ``{name: number}``: Python integers, or traced int32 inside a
+    transformation.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> lth.masks.alive_by_name({'w': jnp.array([[True, False]]), 'b': None})
+    {'w': 1}
+  """
+  return counts.alive(prunable(masks))
+
+
+def prunable(masks: chex.ArrayTree) -> dict[str, Any]:
+  """Returns the masks that are not `None` by name, if all are bool arrays."""
+  leaves = _checks.bool_masks(masks)
+  return {name: mask for name, mask in leaves.items() if mask is not None}
+
+
+def size(masks: chex.ArrayTree) -> int:
+  """Counts the prunable weights."""
+  if not (leaves := trees.prunable(masks)):
+    raise ValueError(
+      'These masks have no prunable leaf: every one is None. Choose some with'
+      ' `lthjax.masks.full(params, where=...)`.'
+    )
+  return sum(math.prod(mask.shape) for mask in leaves.values())
+
+
+def _combine(f, a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
+  """Combines masks of the same names, in the structure of the first."""
+  left, structure = trees.flatten(a)
+  right = trees.by_name(b)
+  trees.check_tables(left, right, 'other masks')
+  trees.check_tables(right, left, 'other masks')
+  return structure.unflatten(
+    None if x is None else f(x, right[name]) for name, x in left.items()
+  )
