@@ -29,8 +29,9 @@ from lthjax import (
   training,
   trees,
 )
-from lthjax._sparsify import SparsifyState, Topology, sparsify
-from lthjax.opt_state import forward_params, get_masks, set_masks
+from lthjax._sparsify import sparsify
+from lthjax._state import SparsifyState, Topology
+from lthjax.opt_state import forward_params, get_masks, set_masks, strip
 from lthjax.proxies import rank
 from lthjax.pruning import prune, prune_iteratively
 from lthjax.selection import keep_largest
@@ -100,6 +101,7 @@ __all__ = [
   'srigl',
   'static',
   'straight_through',
+  'strip',
   'structured',
   'supermasks',
   'tickets',

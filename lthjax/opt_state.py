@@ -1,7 +1,7 @@
-"""The masks in an optimizer state, and the params that a network runs with.
+"""Masks in optimizer states, and the params that a network runs with.
 
-States are found by their type wherever they stand: in a chain, under gradient
-accumulation, among injected hyperparameters.
+States are found by their type, however deep they are: in a chain, under
+gradient accumulation, next to injected hyperparameters.
 """
 
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
 import optax
 
-from lthjax import masks as masks_lib
 from lthjax import trees
-from lthjax._sparsify import SparsifyState
+from lthjax._state import SparsifyState
 
 
 def get_masks(opt_state: optax.OptState) -> chex.ArrayTree:
@@ -23,10 +23,7 @@ def get_masks(opt_state: optax.OptState) -> chex.ArrayTree:
     opt_state: state of a transformation that contains one of `lthjax`.
 
   Returns:
-    Tree of masks, of the weights that the network runs with.
-
-  Raises:
-    ValueError: if the state holds no masks, or those of several optimizers.
+    Tree of masks of the weights that the network runs with.
 
   Example:
     >>> import jax.numpy as jnp, optax
@@ -55,18 +52,15 @@ def set_masks(
   `forward_params`, unless the optimizer trains dense weights. Slots of weights
   that die are emptied by the next update, so that a weight that comes alive
   later starts from zero, or from what the inner transformation made of zeros,
-  if it adds noise for instance.
+  for instance by adding noise.
 
   Args:
     opt_state: state of a transformation that contains one of `lthjax`.
-    masks: tree of masks like the ones in the state; it is copied, so that
-      donating the state later does not take it away.
+    masks: tree of masks like the ones in the state, matched by the names of the
+      leaves; it is copied, so that donating the state does not delete it.
 
   Returns:
     The optimizer state with these masks.
-
-  Raises:
-    ValueError: if the state holds no masks, or these do not fit.
 
   Example:
     >>> import jax.numpy as jnp, optax
@@ -80,38 +74,46 @@ def set_masks(
   old = get_masks(opt_state)
   trees.check_like(masks, old, 'masks in the optimizer state')
   trees.check_like(old, masks, 'new masks')
-  masks = trees.copy_into(old, masks)
+
+  def copy():
+    return trees.copy_into(old, masks)
 
   def replace(node):
     if not _holds_masks(node):
       return node
-    topology_state = node.topology_state._replace(masks=masks)
+    topology_state = node.topology_state._replace(masks=copy())
     if node.keeps_dense:
       # What the network runs with has to train.
       backward = jax.tree.map(
         lambda b, m: None if b is None else b | m,
         topology_state.backward,
-        masks,
+        topology_state.masks,
         is_leaf=trees.is_none,
       )
       topology_state = topology_state._replace(backward=backward)
+    if node.trained is not None:
+      node = node._replace(trained=copy())
     return node._replace(topology_state=topology_state)
 
   return _map(replace, opt_state)
 
 
-def forward_params(
-  opt_state: optax.OptState, params: chex.ArrayTree
-) -> chex.ArrayTree:
+def forward_params(opt_state: optax.OptState, params: Any) -> Any:
   """Returns what the network runs with: the params under their masks.
 
   Needed at every step, in training and evaluation, by optimizers that keep
   dense weights: `lthjax.straight_through`, `sr_ste` and `top_kast`. All others
   hold dead weights at zero themselves; they need it once, before the first
-  step, and at any other time it changes nothing. Without masks in the state the
-  params are returned as they are. So it is always right to write::
+  step, and at any other time it changes nothing but weights that were not
+  finite when they died. Without masks in the state the params are returned
+  unchanged. So it is always right to write::
 
     grads = jax.grad(loss)(lth.forward_params(opt_state, params), batch)
+
+  Differentiating through it gives the same gradients, those at the sparse
+  weights, for dead weights as well: a straight-through estimator::
+
+    grads = jax.grad(lambda p: loss(lth.forward_params(opt_state, p)))(params)
 
   Args:
     opt_state: state of any optax transformation.
@@ -120,9 +122,6 @@ def forward_params(
   Returns:
     The params, with exactly +0.0 where a mask is false.
 
-  Raises:
-    ValueError: if the masks in the state do not fit the params.
-
   Example:
     >>> import jax.numpy as jnp, optax
     >>> import lthjax as lth
@@ -130,26 +129,86 @@ def forward_params(
     >>> tx = lth.straight_through(optax.sgd(0.1), sparsity=0.5)
     >>> lth.forward_params(tx.init(params), params)
     {'w': Array([[ 3.,  0., -2.,  0.]], dtype=float32)}
+
+  References:
+    Bengio et al., Estimating or Propagating Gradients Through Stochastic
+    Neurons for Conditional Computation, arXiv:1308.3432 (the straight-through
+    estimator).
   """
-  named: Any = trees.by_name(params)
+  if isinstance(params, optax.LookaheadParams):
+    return optax.LookaheadParams(
+      *(forward_params(opt_state, p) for p in params)
+    )
+  named: dict[str, Any] = trees.by_name(params)
   for node in _find(opt_state):
     # Under `optax.partition` a state knows a part of the leaves only.
     masks: Any = dict.fromkeys(named)
     masks |= trees.by_name(node.topology_state.masks)
-    named = masks_lib.apply(masks, named)
+    trees.check_like(masks, named, 'params')
+    named = {
+      name: p if masks[name] is None else _mask(masks[name], p)
+      for name, p in named.items()
+    }
   return jax.tree_util.tree_map_with_path(
     lambda path, _: named[trees.path_name(path)], params, is_leaf=trees.is_none
   )
 
 
+@jax.custom_jvp
+def _mask(mask: jax.Array, param: jax.Array) -> jax.Array:
+  """Sets dead weights to +0.0; as the identity to derivatives."""
+  return jnp.where(mask, param, jnp.zeros((), param.dtype))
+
+
+@_mask.defjvp
+def _mask_jvp(primals, tangents):
+  return _mask(*primals), tangents[1]
+
+
+def strip(opt_state: optax.OptState, params: Any) -> tuple[Any, optax.OptState]:
+  """Returns plain params and the optimizer state without masks.
+
+  For the end of sparse training: to go on with the optimizer that was wrapped,
+  which then trains all weights, or to hand the params to someone else.
+
+  Args:
+    opt_state: state of a transformation that contains one of `lthjax`.
+    params: tree of arrays, as the optimizer trains it.
+
+  Returns:
+    The params, with exactly +0.0 where a mask is false, and the state of the
+    optimizer inside, where it stood.
+
+  Example:
+    >>> import jax.numpy as jnp, optax
+    >>> import lthjax as lth
+    >>> params = {'w': jnp.array([[3.0, 1.0]])}
+    >>> tx = lth.static(optax.adam(1e-3), {'w': jnp.array([[True, False]])})
+    >>> params, state = lth.strip(tx.init(params), params)
+    >>> grads = {'w': jnp.ones((1, 2))}
+    >>> updates, state = optax.adam(1e-3).update(grads, state, params)
+    >>> params['w']
+    Array([[3., 0.]], dtype=float32)
+  """
+
+  def inside(node):
+    return strip_state(node.inner_state) if _holds_masks(node) else node
+
+  def strip_state(opt_state):
+    return _map(inside, opt_state)
+
+  return forward_params(opt_state, params), strip_state(opt_state)
+
+
 def keeps_dense_params(opt_state: optax.OptState) -> bool:
-  """Tells whether params are dense, and `forward_params` needed at every step.
+  """Returns whether params stay dense, and each step needs `forward_params`.
 
   Args:
     opt_state: state of any optax transformation.
 
   Returns:
-    Whether it is that of a straight-through estimator.
+    Whether weights outside the masks keep their values, as in
+    `lthjax.straight_through`, `sr_ste` and `top_kast`.
 
   Example:
     >>> import jax.numpy as jnp, optax
@@ -165,20 +224,20 @@ def keeps_dense_params(opt_state: optax.OptState) -> bool:
 
 
 def share_steps(opt_state: optax.OptState) -> tuple[optax.OptState, Any]:
-  """Makes the steps of replicates one number, so that masks move for all.
+  """Shares one step count among replicates, so that masks move for all at once.
 
-  Under `jax.vmap` a branch whose condition may differ between replicates is
-  taken by all of them, at every step. Replicates count alike, however, unless
-  a wrapper may skip the update of some, as `optax.apply_if_finite` and
+  Under `jax.vmap`, a branch whose condition may differ between replicates is
+  taken by all of them, at every step. But replicates count alike, unless a
+  wrapper may skip the update of some, as `optax.apply_if_finite` and
   `optax.MultiSteps` do. Steps are therefore shared only in chains, partitions
   and next to injected hyperparameters. Elsewhere each replicate keeps its own,
   which is slower.
 
   Args:
-    opt_state: state whose leaves have a leading axis, one entry a replicate.
+    opt_state: state whose leaves have a leading axis, one entry per replicate.
 
   Returns:
-    The state with the first entry of the steps shared, and ``in_axes`` for it.
+    The state with the first entry of the steps shared, and its ``in_axes``.
 
   Example:
     >>> import jax, jax.numpy as jnp, optax
@@ -213,14 +272,14 @@ def _map(
   opt_state: optax.OptState,
   stop: Callable[[Any], bool] = lambda node: False,
 ) -> Any:
-  """Maps over the leaves and, as a whole, the states that hold masks."""
+  """Maps over the leaves, and over states with masks as if they were leaves."""
   return jax.tree.map(
     f, opt_state, is_leaf=lambda node: _holds_masks(node) or stop(node)
   )
 
 
 def _may_skip(node: Any) -> bool:
-  """Tells states that are not known to be updated at every step."""
+  """Returns whether a state is not known to be updated at every step."""
   known = (
     dict,
     optax.InjectStatefulHyperparamsState,
@@ -236,5 +295,5 @@ def _find(opt_state: optax.OptState) -> list[Any]:
 
 
 def _holds_masks(node: Any) -> bool:
-  """Finds masks by type: params may have an entry called ``masks`` as well."""
+  """Goes by type, as params may have an entry called ``masks`` as well."""
   return isinstance(node, SparsifyState)

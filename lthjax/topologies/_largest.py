@@ -122,7 +122,12 @@ def run_largest(
     return update_every == 1 or step % update_every == 0
 
   topology = Topology(
-    init_fn, move_fn, moves, penalize=penalize, applies_gradient=True
+    init_fn,
+    move_fn,
+    moves,
+    penalize=penalize,
+    applies_gradient=True,
+    grows=False,  # `backward` says what trains
   )
   return sparsify(inner, topology)
 

@@ -1,0 +1,223 @@
+"""One update of `sparsify`, where the other weights are zero and where not."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from lthjax import _branches, _slots, trees
+from lthjax._state import SparsifyState, Topology
+
+
+class Step(NamedTuple):
+  """What an update has to work with, besides its state."""
+
+  topology: Topology
+  inner: optax.GradientTransformationExtraArgs
+  slots: _slots.Slots
+  grads: optax.Updates
+  params: Any
+  extra_args: dict[str, Any]
+
+  def train(self, topology_state, inner_state, masks, grads=None):
+    """Calls the optimizer, for which only the weights of the masks exist."""
+    grads = self.grads if grads is None else grads
+    if self.topology.penalize is not None:
+      grads = self.topology.penalize(topology_state, grads, fast(self.params))
+    return self.inner.update(
+      where(masks, grads),
+      # `set_masks` may have killed weights since the last step.
+      self.slots.empty(inner_state, masks, fast(self.params)),
+      where(masks, self.params),
+      **self.extra_args,
+    )
+
+  def move(self, topology_state: Any, params: Any, count: Any) -> Any:
+    """Moves the masks by the params given."""
+    assert self.topology.move is not None
+    return self.topology.move(topology_state, fast(params), self.grads, count)
+
+
+def update_sparse(step: Step, state: SparsifyState) -> tuple[Any, Any]:
+  """Moves masks, trains what stays alive, and holds the rest at zero."""
+  count: Any = state.step
+  moving = step.topology.move is not None and step.topology.moves(count)
+  topology_state, masks = _move(step, state, moving)
+  state = state._replace(topology_state=topology_state)
+  if state.trained is None:
+    masks = topology_state.masks
+  else:
+    state = state._replace(trained=masks)
+  updates, inner_state = _train(step, state, masks, moving)
+  updates = _hold(_land_on_zero, masks, updates, step.params)
+  return updates, state._replace(inner_state=inner_state)
+
+
+def _move(step: Step, state: SparsifyState, moving: Any) -> tuple[Any, Any]:
+  """Moves masks, if it is time to; returns what trains at this step as well."""
+  if step.topology.move is None:
+    return state.topology_state, state.trained
+
+  def move(carry):
+    topology_state, trained = carry
+    old = _branches.copied(topology_state.masks, state.step > 0)
+    topology_state = topology_state._replace(masks=old)
+    params = step.params
+    if step.topology.applies_gradient:
+      # Trained here and once more outside, as whatever a branch hands out is
+      # written to memory at every step.
+      updates, _ = step.train(topology_state, state.inner_state, old)
+      updates = _hold(_land_on_zero, old, updates, params)
+      params = optax.apply_updates(params, updates)
+    moved = step.move(topology_state, where(old, params), state.step)
+    return moved, None if trained is None else _both(moved.masks, old)
+
+  def begin(carry):
+    masks, _ = carry
+    return _branches.copied(masks, state.step > 0)
+
+  trained = state.trained
+  if trained is not None:
+    # What came alive at the last step trains from now on.
+    before: Any = state.step - 1
+    began = step.topology.moves(before)
+    carry = state.topology_state.masks, trained
+    trained = _branches.choose(began, lambda carry: carry[1], begin, carry)
+  carry = state.topology_state, trained
+  return _branches.choose(moving, lambda carry: carry, move, carry)
+
+
+def _train(
+  step: Step, state: SparsifyState, masks: chex.ArrayTree, moving: Any
+) -> tuple[Any, Any]:
+  """Trains the weights of the masks, unless masks moved instead."""
+  old = state.inner_state
+  train = functools.partial(step.train, state.topology_state, old, masks)
+  if step.topology.move is None:
+    return train()
+  skips = not step.topology.applies_gradient
+
+  def settle(mask, old, new):
+    if skips:
+      same = old.dtype == new.dtype  # Keys cannot be cast, even to their own.
+      new = jnp.where(moving, old if same else old.astype(new.dtype), new)
+    # Whatever the optimizer put there, what comes alive has empty slots.
+    return _slots.where(mask, new)
+
+  own = step.slots.masks(old, masks, fast(step.params))
+  each = [
+    functools.partial(settle, mask, x)
+    for mask, x in zip(own, jax.tree.leaves(old), strict=True)
+  ]
+  if trees.is_traced(moving):
+    updates, new = _branches.run_settled(train, each)
+  else:
+    updates, new = train()
+    leaves, treedef = jax.tree.flatten(new)
+    leaves = [f(x) for f, x in zip(each, leaves, strict=True)]
+    new = jax.tree.unflatten(treedef, leaves)
+  if skips:
+    updates = jax.tree.map(lambda u: jnp.where(moving, 0, u), updates)
+  return updates, new
+
+
+def update_dense(step: Step, state: SparsifyState) -> tuple[Any, Any]:
+  """Trains some of dense weights, and moves masks by the outcome."""
+  count: Any = state.step
+  moving = step.topology.moves(count)
+  topology_state, grads = state.topology_state, step.grads
+  masks = topology_state.backward
+
+  def train(grads):
+    updates, inner_state = step.train(
+      topology_state, state.inner_state, masks, grads
+    )
+    return _hold(_wait, masks, updates, step.params), inner_state
+
+  def move(updates):
+    params = optax.apply_updates(step.params, updates)
+    return step.move(state.topology_state, params, state.step)
+
+  if trees.is_traced(moving):
+    # What comes out is true, but not before the branch has read all that is
+    # then overwritten: with it, XLA needs no copies.
+    moved, ready = _branches.choose(
+      moving,
+      lambda carry: carry,
+      lambda _: (move(train(grads)[0]), state.step > 0),
+      (topology_state, state.step > 0),
+    )
+    grads = jax.tree.map(lambda g: jnp.where(ready, g, 0), grads)
+    updates, inner_state = train(grads)
+  else:
+    updates, inner_state = train(grads)
+    moved = move(updates) if moving else topology_state
+  # What stops training loses its slots; what starts begins with empty ones.
+  now = _both(moved.backward, masks)
+  inner_state = step.slots.empty(inner_state, now, fast(step.params))
+  return updates, state._replace(topology_state=moved, inner_state=inner_state)
+
+
+def trained(state: SparsifyState) -> chex.ArrayTree:
+  """Returns the masks of the weights that train; `None` where a leaf does."""
+  masks = state.topology_state
+  return masks.backward if state.keeps_dense else masks.masks
+
+
+def where(masks: chex.ArrayTree, tree: Any) -> Any:
+  """Zeroes dead entries."""
+
+  def each(tree):
+    return jax.tree.map(_slots.where, masks, tree, is_leaf=trees.is_none)
+
+  return halves(each, tree)
+
+
+def _both(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
+  """Masks of the weights that were and stay alive."""
+  return jax.tree.map(jnp.logical_and, a, b)
+
+
+def _hold(
+  rest: Callable[[Any, Any], Any],
+  masks: chex.ArrayTree,
+  updates: Any,
+  params: Any,
+) -> Any:
+  """Passes the updates of some weights on, and replaces all others."""
+
+  def hold(m, u, w):
+    return u if m is None or u is None else jnp.where(m, u, rest(u, w))
+
+  def each(updates, params):
+    return jax.tree.map(hold, masks, updates, params, is_leaf=trees.is_none)
+
+  return halves(each, updates, params)
+
+
+def _land_on_zero(update: jax.Array, param: jax.Array) -> jax.Array:
+  """An update of -w, in a dtype that holds it: +0.0 for every finite w."""
+  del update
+  return -param
+
+
+def _wait(update: jax.Array, param: jax.Array) -> jax.Array:
+  """An update of -0.0, which keeps the bits of every weight, -0.0 too."""
+  del param
+  return jnp.asarray(-0.0, update.dtype)
+
+
+def halves(f: Callable[..., Any], *trees: Any) -> Any:
+  """Calls a function with params, or with both those of `optax.lookahead`."""
+  if isinstance(trees[0], optax.LookaheadParams):
+    return optax.LookaheadParams(*(f(*x) for x in zip(*trees, strict=True)))
+  return f(*trees)
+
+
+def fast(params: Any) -> Any:
+  """Returns the params that a network runs with."""
+  return params.fast if isinstance(params, optax.LookaheadParams) else params

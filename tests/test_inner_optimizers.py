@@ -1,0 +1,313 @@
+"""What a step that moves masks means for the optimizer inside."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+import pytest
+from helpers import bits, random_like
+
+import lthjax as lth
+
+SHAPES = {'fc': (4, 3), 'out': (3, 2), 'bias': (2,)}
+PARAMS = random_like(SHAPES, 0)
+MASKS = {
+  'fc': np.ones((4, 3), bool),
+  'out': np.ones((3, 2), bool),
+  'bias': None,
+}
+
+
+def loss(params, grads):
+  """A loss with these gradients near the params, and with curvature."""
+  pairs = zip(jax.tree.leaves(params), jax.tree.leaves(grads), strict=True)
+  return sum(jnp.sum(p * g + 0.1 * p * p) for p, g in pairs)
+
+
+def sam(**options):
+  around = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
+  return optax.contrib.sam(optax.adam(0.1), around, **options)
+
+
+# What counts, collects, remembers or looks around besides taking steps.
+OPTIMIZERS = {
+  'accumulating': optax.MultiSteps(optax.adam(0.1), 2),
+  'summing': optax.MultiSteps(optax.sgd(0.1), 3, use_grad_mean=False),
+  'skipping': optax.MultiSteps(
+    optax.adam(0.1), 1, should_skip_update_fn=optax.skip_not_finite
+  ),
+  'plateau': optax.chain(
+    optax.adam(0.1),
+    optax.contrib.reduce_on_plateau(0.5, patience=1, accumulation_size=2),
+  ),
+  'lookahead': optax.lookahead(optax.adam(0.1), 2, 0.5),
+  'schedule_free': optax.contrib.schedule_free_adamw(0.1, warmup_steps=3),
+  'sam': sam(),
+  'opaque_sam': sam(opaque_mode=True),
+  'finite': optax.apply_if_finite(optax.adam(0.1), 2),
+  'injected': optax.inject_hyperparams(optax.adam)(
+    optax.linear_schedule(0.1, 0.0, 9)
+  ),
+  'schedule': optax.adamw(optax.cosine_decay_schedule(0.1, 9)),
+  'every_second': optax.conditionally_transform(
+    optax.adam(0.1), lambda step: step % 2 == 0
+  ),
+  'noisy': optax.noisy_sgd(0.1, key=jax.random.key(0)),
+  'mechanic': optax.contrib.mechanize(optax.adam(0.1)),
+  'prodigy': optax.contrib.prodigy(),
+}
+
+
+def train(name, tx, steps):
+  """Trains on the gradients of these steps; one of them is not finite."""
+  params = jax.tree.map(jnp.asarray, PARAMS)
+  if name == 'lookahead':
+    params = optax.LookaheadParams.init_synced(params)
+
+  @jax.jit
+  def step(params, state, grads):
+    value = loss(getattr(params, 'fast', params), grads)
+    extra = {}
+    if name == 'plateau':
+      extra = {'value': value}
+    if name == 'opaque_sam':
+      extra = {'grad_fn': lambda p, _: jax.grad(loss)(p, grads)}
+    slope = jax.grad(loss)(getattr(params, 'fast', params), grads)
+    updates, state = tx.update(slope, state, params, **extra)
+    return optax.apply_updates(params, updates), state
+
+  state = tx.init(params)
+  for i in steps:
+    grads = random_like(SHAPES, i)
+    if i == 4 and name in ('skipping', 'finite'):
+      grads = jax.tree.map(lambda g: g * np.nan, grads)
+    params, state = step(params, state, grads)
+  return params, state
+
+
+def assert_close(found, expected):
+  """Compares numbers, and the bits of random keys."""
+
+  def plain(x):
+    is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(x) if is_key else x
+
+  found, expected = jax.tree.map(plain, (found, expected))
+  chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_where_masks_move_instead_the_optimizer_stands_still(name):
+  inner = OPTIMIZERS[name]
+  tx = lth.rigl(inner, MASKS, update_every=3, stop_step=99, drop_fraction=0.0)
+  params, state = train(name, tx, range(1, 9))
+  expected = train(name, inner, [1, 2, 4, 5, 7, 8])
+  assert_close((params, state.inner_state), expected)
+  # A move leaves every bit.
+  _, before = train(name, tx, range(1, 6))
+  _, after = train(name, tx, range(1, 7))
+  assert int(after.step) == 6
+  assert bits(after.inner_state) == bits(before.inner_state)
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_where_masks_move_as_well_the_optimizer_sees_every_step(name):
+  inner = OPTIMIZERS[name]
+  tx = lth.rigl(
+    inner,
+    MASKS,
+    update_every=3,
+    stop_step=99,
+    drop_fraction=0.0,
+    applies_gradient=True,
+  )
+  params, state = train(name, tx, range(1, 9))
+  expected = train(name, inner, range(1, 9))
+  assert_close((params, state.inner_state), expected)
+
+
+@pytest.mark.parametrize('update_every', [2, 3, 4, 6, 7])
+@pytest.mark.parametrize('mini_steps', [2, 4])
+def test_sums_of_mini_steps_are_complete(update_every, mini_steps):
+  inner = optax.MultiSteps(optax.sgd(1.0), mini_steps, use_grad_mean=False)
+  tx = lth.rigl(
+    inner.gradient_transformation(),
+    {'w': jnp.ones((2, 3), bool)},
+    update_every=update_every,
+    stop_step=100,
+    drop_fraction=0.0,
+  )
+  params = {'w': jnp.zeros((2, 3))}
+  state, update, seen = tx.init(params), jax.jit(tx.update), []
+  for _ in range(17):
+    updates, state = update({'w': jnp.ones((2, 3))}, state, params)
+    seen.append(float(updates['w'][0, 0]))
+  trains = [i for i in range(1, 18) if i % update_every]
+  assert [x for x in seen if x] == [-mini_steps] * (len(trains) // mini_steps)
+
+
+def test_a_plateau_is_found_in_time():
+  plateau = optax.contrib.reduce_on_plateau(
+    factor=0.5, patience=2, accumulation_size=20
+  )
+  tx = lth.rigl(
+    optax.chain(optax.sgd(1e-3), plateau),
+    lth.random_masks(jax.random.key(0), sparsity=0.5),
+    update_every=20,
+    stop_step=200,
+  )
+  params = {'w': jnp.ones((4, 4))}
+
+  def step(_, carry):
+    params, state = carry
+    updates, state = tx.update(params, state, params, value=1.0)
+    return optax.apply_updates(params, updates), state
+
+  loop = jax.jit(functools.partial(jax.lax.fori_loop, 0, 200, step))
+  _, state = loop((params, tx.init(params)))
+  assert optax.tree.get(state, 'scale') == 0.0625
+
+
+def test_lookahead_holds_zeros_in_slow_params_too():
+  tx = lth.rigl(
+    optax.lookahead(optax.adam(0.1), 2, 0.5),
+    lth.random_masks(jax.random.key(0), sparsity=0.5),
+    update_every=3,
+    stop_step=20,
+    drop_fraction=optax.constant_schedule(0.5),
+  )
+  params = optax.LookaheadParams.init_synced(jax.tree.map(jnp.asarray, PARAMS))
+  state, update, seen = tx.init(params), jax.jit(tx.update), set()
+  for i in range(9):
+    grads = random_like(SHAPES, i)
+    updates, state = update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    masks = lth.get_masks(state)
+    assert bits(lth.forward_params(state, params)) == bits(params)
+    assert bits(lth.masks.apply(masks, params.fast)) == bits(params.fast)
+    seen.add(np.asarray(masks['fc']).tobytes())
+  assert len(seen) == 4
+  assert lth.masks.count(masks) == 9
+
+
+# Their projections and factors have the shapes of these kernels.
+CHANCE = {'square': (6, 6), 'tall': (12, 8)}
+
+
+def preconditioned():
+  """Shampoo in short: a square factor for each matrix, and a momentum."""
+
+  def init(params):
+    left = jax.tree.map(lambda p: jnp.eye(p.shape[0]), params)
+    return {'left': left, 'momentum': optax.tree.zeros_like(params)}
+
+  def update(grads, state, params=None):
+    del params
+    left = jax.tree.map(lambda x, g: x + g @ g.T, state['left'], grads)
+    momentum = jax.tree.map(
+      lambda m, x, g: 0.9 * m + x @ g, state['momentum'], left, grads
+    )
+    new = {'left': left, 'momentum': momentum}
+    return jax.tree.map(lambda m: -0.01 * m, momentum), new
+
+  return optax.GradientTransformation(init, update)
+
+
+def unless_small(inner):
+  """An optimizer that refuses the shapes that others are tried with."""
+
+  def init(params):
+    for x in jax.tree.leaves(params):
+      assert min(x.shape) > 4
+    return inner.init(params)
+
+  return optax.GradientTransformation(init, inner.update)
+
+
+@pytest.mark.parametrize(
+  ('inner', 'per_weight'),
+  [
+    (optax.contrib.galore(0.1), []),
+    (optax.contrib.galore(0.1, rank=8), []),
+    (preconditioned(), ['momentum']),
+    (optax.adafactor(0.1), ['v']),
+    (
+      optax.adafactor(0.1, min_dim_size_to_factor=2, momentum=0.9),
+      ['ema'],
+    ),
+    (optax.contrib.muon(0.1), ['mu']),
+    (optax.contrib.sophia(0.1), ['mu', 'nu']),
+    (optax.MultiSteps(optax.adam(0.1), 2), ['acc_grads', 'mu', 'nu']),
+    (unless_small(optax.adam(0.1)), ['mu', 'nu']),
+  ],
+)
+def test_only_slots_of_single_weights_are_emptied(inner, per_weight):
+  seen, inner = [], optax.with_extra_args_support(inner)
+
+  def update(grads, state, params=None, **extra):
+    seen.append(state)
+    return inner.update(grads, state, params, **extra)
+
+  masks = jax.tree.map(
+    lambda shape: np.arange(np.prod(shape)).reshape(shape) % 3 > 0,
+    CHANCE,
+    is_leaf=lambda x: isinstance(x, tuple),
+  )
+  spied = optax.GradientTransformationExtraArgs(inner.init, update)
+  tx = lth.static(spied, masks)
+  params = random_like(CHANCE, 0)
+  state = tx.init(params)
+
+  def value(p, key=None):
+    return sum(jnp.sum(x**2) for x in jax.tree.leaves(p))
+
+  for i in range(2):
+    grads = random_like(CHANCE, i + 1)
+    states = [state.inner_state]
+    _, state = tx.update(grads, state, params, obj_fn=value)
+    states.append(state.inner_state)
+  # The second call saw the state that the first returned, but for the slots.
+  leaves = jax.tree_util.tree_leaves_with_path(states[0])
+  for (path, before), now in zip(
+    leaves, jax.tree.leaves(seen[-1]), strict=True
+  ):
+    names = jax.tree_util.keystr(path, simple=True, separator='/').split('/')
+    if set(per_weight) & set(names):
+      mask = masks[names[-1]]
+      np.testing.assert_array_equal(now, np.where(mask, before, 0))
+    else:
+      assert bits(now) == bits(before)
+
+
+@pytest.mark.parametrize(
+  'inner',
+  [
+    optax.sm3(0.1),
+    optax.lbfgs(0.1),
+    optax.flatten(optax.adam(0.1)),
+    optax.chain(optax.sgd(0.1), optax.scale_by_backtracking_linesearch(10)),
+  ],
+)
+def test_what_does_not_say_whose_its_slots_are_is_refused(inner):
+  message = (
+    r'`optax.tree.map_params` finds none in the state of this optimizer .*'
+    r'`optax.sm3`.*`optax.flatten`.*`optax.lbfgs`.*such as `optax.adamw`'
+  )
+  with pytest.raises(ValueError, match=message):
+    lth.static(inner, MASKS).init(PARAMS)
+
+
+@pytest.mark.parametrize('inner', [None, 'adam', 0.1, MASKS])
+def test_the_optimizer_has_to_be_one(inner):
+  message = r'must be an optax transformation, such as `optax.sgd\(0.1\)`'
+  for method in (
+    lambda: lth.static(inner, MASKS),
+    lambda: lth.rigl(inner, MASKS, update_every=2, stop_step=4),
+    lambda: lth.straight_through(inner, sparsity=0.5),
+  ):
+    with pytest.raises(TypeError, match=message):
+      method()
