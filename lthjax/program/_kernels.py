@@ -202,7 +202,7 @@ def _meet(facts: Facts) -> Fact:
   if len(made) < len(facts):
     return None
   leaves = [fact for fact in made if fact.leaves]
-  # What is repeated beside a kernel scales it.
+  # Repeated leaves next to a kernel are its scales.
   main = [fact for fact in leaves if not fact.repeated] or leaves
   return Made(
     leaves=frozenset().union(*(fact.leaves for fact in main)),
@@ -309,9 +309,9 @@ def _matmul(eqn, facts, path, found) -> Fact:
     return _meet(sides)  # An outer product.
   leaves = [fact for fact in sides if fact and fact.leaves]
   pure = [fact for fact in leaves if not fact.mixed]
-  if len(pure) == 1:  # What is mixed beside a kernel is an activation.
+  if len(pure) == 1:  # The other one is an activation times a scale.
     leaves = pure
-  constant = _CONSTANT in sides and found.inputs
+  constant = found.inputs and any(f and not f.leaves for f in sides)
   if len(leaves) == 2:
     found.together.update(*(fact.leaves for fact in leaves))
   if len(leaves) != 1 or constant:
