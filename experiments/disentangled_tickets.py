@@ -30,9 +30,6 @@ spectral clustering. COLT: Hossain et al., arXiv:2212.12770, algorithm 1.
                  share some 95 standard deviations more than by chance, and the
                  right specialist is 1 to 2 points better.
   fashion_mnist  the same on Fashion-MNIST.
-
-All results go into one folder a configuration. Kill the command at any time
-and start it again: it goes on where it was, and ends with the same bits.
 """
 
 import common.stopping  # noqa: F401
@@ -44,12 +41,11 @@ from typing import Any, ClassVar, Literal
 import chex
 import jax
 import numpy as np
-import optax
 
 import lthjax as lth
 from common import checks, command, grid, levels, seeds
-from common.classification import Classification
-from common.config import Fraction, TrainConfig
+from common.classification import Classification, diverged, static_optimizer
+from common.config import TicketConfig
 from lthjax import data
 from lthjax.tickets import Ticket
 from lthjax.training import TrainState, with_masks
@@ -59,7 +55,7 @@ from reports import disentangled_tickets as report
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(TrainConfig):
+class Config(TicketConfig):
   """Splits the tickets of parts of the data, and trains the pieces."""
 
   eval_every: int = 100
@@ -69,14 +65,8 @@ class Config(TrainConfig):
   """Number of parts."""
   reading: Literal['without_core', 'without_others'] = 'without_core'
   """A specialist is a part's mask without the core, or without all others."""
-  levels: int = 16
-  """Trainings in a row on each part, including the dense network's."""
   colt_levels: int = 10
-  """The same for COLT, which prunes more per level."""
-  fraction: Fraction = (('output/*', 0.1), ('*', 0.2))
-  """Share of alive weights to prune per level, by the first glob that fits."""
-  scope: Literal['layer', 'global'] = 'layer'
-  """Whether each layer has a budget of its own."""
+  """Levels of COLT, which prunes more per level."""
   rewind_step: int = 0
   """Step on all of the data to rewind to; 0 is initialization."""
   examples: int = 100
@@ -85,14 +75,12 @@ class Config(TrainConfig):
   PREFIX: ClassVar[str] = 'parts-'
 
   def __post_init__(self):
-    """Refuses what cannot be trained."""
     super().__post_init__()
     checks.at_least(self, levels=2, colt_levels=2, examples=2)
     checks.rewindable(self, 'rewind_step')
 
   @property
   def title(self) -> str:
-    """What was trained, in words."""
     network, rest = super().title.rsplit(', ', 1)
     return f'{network} in {self.parts} parts by {self.by}, {rest}'
 
@@ -112,7 +100,7 @@ def cells(config: Config) -> list[Cell]:
   )
 
 
-class Experiment:
+class Experiment(command.Experiment):
   """A network, the parts of its data, and the training on each of them."""
 
   def __init__(self, config: Config):
@@ -127,16 +115,14 @@ class Experiment:
         f' {sizes.index(min(sizes))} has {min(sizes)} training examples. Take'
         ' smaller batches, or fewer parts.'
       )
-    self.whole = Classification(
-      dataset, config.model, batch_size=config.batch_size
+    given = dataclasses.replace(config, dataset=dataset)
+    self.whole, *self.parts = (
+      Classification.of(dataclasses.replace(given, dataset=part))
+      for part in (dataset, *divided)
     )
-    self.parts = [
-      Classification(part, self.whole.model, batch_size=config.batch_size)
-      for part in divided
-    ]
     self.dense = lth.masks.full(self.whole.params)
     levels.check_fraction(config, self.whole, self.dense)
-    tx = lth.static(optax.adam(config.learning_rate), self.dense)
+    tx = static_optimizer(config, self.dense)
     self.trainer, *self.trainers = (
       task.trainer(tx, every=config.eval_every)
       for task in (self.whole, *self.parts)
@@ -181,6 +167,7 @@ class Experiment:
       'alive': {name: count.tolist() for name, count in alive.items()},
       'density': lth.masks.density(masks),
       'test_accuracy': np.mean(own, 0).tolist(),
+      **diverged(*states.values()),
       'tests': tests,
     }, {
       'masks': masks,
@@ -335,7 +322,6 @@ class Experiment:
 
 
 def main() -> None:
-  """Runs the experiment and shows what came out."""
   command.main(PRESETS, cells, Experiment, report, __doc__)
 
 

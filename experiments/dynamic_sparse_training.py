@@ -28,9 +28,6 @@ Structured Sparsity, arXiv:2305.02299, table 1 (SRigL).
   wrn22_2       WRN-22-2 on CIFAR-10, 80 and 90 %, for the 250 epochs of the
                 paper. For an accelerator, perhaps ten hours. At 80 % with ERK,
                 RigL has 93.1 % in a reproduction (arXiv:2103.15767).
-
-All results go into one folder a configuration. Kill the command at any time
-and start it again: it goes on where it was, and ends with the same bits.
 """
 
 import common.stopping  # noqa: F401
@@ -73,22 +70,18 @@ class Config(TrainConfig):
   lengths: tuple[float, ...] = (1.0,)
   """Multiples of the steps to train for."""
   weight_decay: float = 1e-4
-  """L2 penalty on kernels, added to the gradient."""
   update_every: int = 100
   """Steps from one move of the masks to the next."""
   stop_share: float = 0.75
   """Share of training after which masks stay."""
   drop_fraction: float = 0.3
   """Share of the alive weights that a move replaces; falls by a cosine."""
-  augment: bool = False
-  """Whether to crop and flip images at random."""
 
   PREFIX: ClassVar[str] = 'sparse-'
 
   def __post_init__(self):
-    """Refuses what cannot be trained."""
     super().__post_init__()
-    checks.at_least(self, update_every=1, weight_decay=0)
+    checks.at_least(self, update_every=1)
     checks.each_once(self, 'methods', 'sparsities', 'lengths')
     checks.between_0_and_1(self, 'sparsities', because=': dense is a method')
     if wrong := [x for x in self.lengths if round(x * self.steps) < 1]:
@@ -142,12 +135,10 @@ class Cell(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Where it is kept."""
     return f'networks/{self.method}-{self.sparsity:g}-{self.steps}'
 
   @property
   def label(self) -> str:
-    """What people call it."""
     label = METHODS[self.method].label
     return f'{label}  {100 * self.sparsity:g} % sparse  {self.steps:,} steps'
 
@@ -163,7 +154,7 @@ def cells(config: Config) -> list[Cell]:
   ]
 
 
-class Experiment:
+class Experiment(command.Experiment):
   """The network, its data, and a training loop per method and length."""
 
   def __init__(self, config: Config):
@@ -203,7 +194,6 @@ class Experiment:
 
   def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
     """Trains a cell from the start, and tests it."""
-    del store  # No cell needs another.
     trainer = self.trainer(cell)
     # What a step does depends on the state, which has the budget: sparsities
     # share a program.
@@ -216,16 +206,14 @@ class Experiment:
     )
     masks = lth.get_masks(state.opt_state)
     params = lth.forward_params(state.opt_state, state.params)
-    accuracy = self.task.test_accuracy(params, state.model_state)
-    cost = self.cost(cell, masks)
-    return {**cell._asdict(), 'test_accuracy': accuracy, **cost}, {
-      'params': params,
-      'masks': masks,
-      'model_state': state.model_state,
-    }
+    networks = {'params': params, 'masks': masks}
+    return {
+      **cell._asdict(),
+      **self.task.test(state, params),
+      **self.cost(cell, masks),
+    }, {**networks, 'model_state': state.model_state}
 
   def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
-    """Checks that the sparsities of a method and length share a program."""
     self.task.check_compiled(len(self._trainers))
 
   def forward_cost(self, masks: Any) -> accounting.MultiplyAdds:
@@ -259,7 +247,6 @@ class Experiment:
 
 
 def main() -> None:
-  """Runs the experiment and shows what came out."""
   command.main(PRESETS, cells, Experiment, report, __doc__)
 
 

@@ -22,9 +22,6 @@ of Deep Networks, arXiv:1909.11957, figures 2 and 3, table 2.
            within half a point of the dense network, for half of the
            multiply-adds of training.
   vgg16    VGG-16 on CIFAR-10, 1 seed, 160 epochs. For an accelerator.
-
-All results go into one folder a configuration. Kill the command at any time
-and start it again: it goes on where it was, and ends with the same bits.
 """
 
 import common.stopping  # noqa: F401
@@ -84,7 +81,6 @@ class Config(config.BaseConfig):
   """Whether to crop and flip images at random."""
 
   def __post_init__(self):
-    """Refuses what cannot be trained."""
     super().__post_init__()
     checks.at_least(self, epochs=1, patch=1, weight_decay=0, l1=0)
     checks.each_once(self, 'sparsities', 'draws')
@@ -104,12 +100,10 @@ class Config(config.BaseConfig):
 
   @property
   def name(self) -> str:
-    """Start of the name of the run's folder."""
     return f'early_bird-{self.dataset.replace("/", "-")}-{self.model}'
 
   @property
   def title(self) -> str:
-    """What was trained, in words."""
     network, images = config.titled(self.model), config.titled(self.dataset)
     return f'{network} on {images}, {config.seeds(self)}'
 
@@ -153,14 +147,12 @@ class Cell(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Where it is kept."""
     if self.sparsity is None:
       return 'networks/dense'
     return f'networks/{self.sparsity:g}-{self.draw:03d}'
 
   @property
   def label(self) -> str:
-    """What people call it."""
     if self.sparsity is None:
       return 'dense'
     return f'without {100 * self.sparsity:g} %, drawn at {self.draw}'
@@ -176,7 +168,7 @@ def cells(config: Config) -> list[Cell]:
   ]
 
 
-class Experiment:
+class Experiment(command.Experiment):
   """The network, its data, and a training loop that is compiled once."""
 
   def __init__(self, config: Config):
@@ -283,15 +275,10 @@ class Experiment:
 
   def test(self, cell: Cell, state: TrainState) -> grid.Result:
     """Tests networks of all seeds."""
-    accuracy = self.task.test_accuracy(state.params, state.model_state)
-    return {
-      'sparsity': cell.sparsity,
-      'draw': cell.draw,
-      'test_accuracy': accuracy,
-    }
+    what = {'sparsity': cell.sparsity, 'draw': cell.draw}
+    return {**what, **self.task.test(state)}
 
   def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
-    """Checks that all cells have shared one program."""
     self.task.check_compiled()
 
 
@@ -345,7 +332,6 @@ def layers(params: Any) -> list[str]:
 
 
 def main() -> None:
-  """Runs the experiment and shows what came out."""
   command.main(PRESETS, cells, Experiment, report, __doc__)
 
 

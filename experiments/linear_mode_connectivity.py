@@ -25,24 +25,22 @@ error rises by less than 2 points.
             the dense network is stable from step 2,000 on and the ticket from
             step 500 on, and only then is it as good as the dense network.
 
-On the line, batch statistics are computed anew from training examples. All
-results go into one folder a configuration. Kill the command at any time and
-start it again: it goes on where it was, and ends with the same bits.
+On the line, batch statistics are computed anew from training examples.
 """
 
 import common.stopping  # noqa: F401
 
 import dataclasses
 import functools
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import chex
 import jax
 
 import lthjax as lth
 from common import checks, command, grid, levels, seeds, tables
-from common.classification import Classification, make_optimizer, steps_down
-from common.config import NONE, Fraction, TrainConfig
+from common.classification import Classification, static_optimizer
+from common.config import TicketConfig
 from lthjax.tickets import Ticket
 from lthjax.training import TrainState, with_masks
 from methods.connectivity import Line
@@ -52,7 +50,7 @@ NetworkName = Literal['ticket', 'shuffled', 'reinit']
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(TrainConfig):
+class Config(TicketConfig):
   """Finds the step from which training is stable to its own noise."""
 
   networks: tuple[NetworkName, ...] = ('ticket', 'shuffled', 'reinit')
@@ -61,32 +59,16 @@ class Config(TrainConfig):
   """Steps to start copies from, and to rewind tickets to."""
   copies: int = 2
   """Trainings from each start, each with its own order of the data."""
-  levels: int = 16
-  """Trainings in a row to find a ticket, including the dense network's."""
-  fraction: Fraction = (('output/*', 0.1), ('*', 0.2))
-  """Share of alive weights to prune per level, by the first glob that fits."""
-  scope: Literal['layer', 'global'] = 'layer'
-  """Whether each layer has a budget of its own."""
   points: int = 31
   """Points on the line between two copies, the ends included."""
   train_examples: int = 10_000
   """Training examples for the training error, and for batch statistics."""
-  optimizer: Literal['adam', 'sgd'] = 'adam'
-  """Adam, or SGD with momentum 0.9."""
-  decay_steps: Annotated[tuple[int, ...], NONE] = ()
-  """Steps at which the learning rate falls to a tenth."""
-  weight_decay: float = 0.0
-  """L2 penalty on kernels, added to the gradient."""
-  augment: bool = False
-  """Whether to crop and flip images at random."""
 
   PREFIX: ClassVar[str] = 'connectivity-'
 
   def __post_init__(self):
-    """Refuses what cannot be trained."""
     super().__post_init__()
     checks.at_least(self, train_examples=1, copies=2, levels=2, points=2)
-    checks.at_least(self, weight_decay=0)
     checks.each_once(self, 'networks', none=True)
     checks.each_once(self, 'rewind_steps')
     checks.rewindable(self, 'rewind_steps')
@@ -135,12 +117,10 @@ class Cell(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Where it is kept."""
     return f'networks/{self.network}-{self.rewind_step}-{self.number:02d}'
 
   @property
   def label(self) -> str:
-    """What people call it."""
     what = 'level' if self.network == 'imp' else 'copy'
     return f'{self.network} from {self.rewind_step}  {what} {self.number}'
 
@@ -159,7 +139,7 @@ def cells(config: Config) -> list[Cell]:
   return found
 
 
-class Experiment:
+class Experiment(command.Experiment):
   """A network, its data, its training, and what lies between two copies."""
 
   def __init__(self, config: Config):
@@ -167,13 +147,8 @@ class Experiment:
     self.config = config
     self.task = Classification.of(config)
     dense = lth.masks.full(self.task.params)
-    learning_rate = steps_down(config.learning_rate, config.decay_steps)
-    tx = make_optimizer(
-      config.optimizer, learning_rate, config.weight_decay, dense
-    )
-    self.trainer = self.task.trainer(
-      lth.static(tx, dense), every=config.eval_every
-    )
+    tx = static_optimizer(config, dense)
+    self.trainer = self.task.trainer(tx, every=config.eval_every)
     levels.check_fraction(config, self.task, dense)
     self.dense = seeds.repeat(dense, config.seeds)
     self.keys, self.new_keys, self.shuffle_keys, self.copy_keys = (
@@ -215,11 +190,10 @@ class Experiment:
       state = self.copy(cell, masks, evaluated)
       others = {i: load(cell.network, i)['params'] for i in range(cell.number)}
     masks = lth.get_masks(state.opt_state)
-    accuracy = self.task.test_accuracy(state.params, state.model_state)
     return {
       **cell._asdict(),
       'density': lth.masks.density(masks),
-      'test_accuracy': accuracy,
+      **self.task.test(state),
       'pairs': [
         {'other': i, **tables.finite(self.line.between(params, state.params))}
         for i, params in others.items()
@@ -267,12 +241,10 @@ class Experiment:
     return self.fit(with_masks(state, masks), report)
 
   def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
-    """Checks that all cells have shared one program."""
     self.task.check_compiled()
 
 
 def main() -> None:
-  """Runs the experiment and shows what came out."""
   command.main(PRESETS, cells, Experiment, report, __doc__)
 
 

@@ -29,16 +29,13 @@ Deconstructing Lottery Tickets, arXiv:1905.01067, figure 5.
   resnet20  ResNet-20 on CIFAR-10, 1 seed, rewound to step 2,000. For an
             accelerator: 1.5 million steps, perhaps four hours. In the paper it
             matches the dense network down to about 13 %; reinit does not.
-
-All results go into one folder a configuration. Kill the command at any time
-and start it again: it goes on where it was, and ends with the same bits.
 """
 
 import common.stopping  # noqa: F401
 
 import dataclasses
 import functools
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import chex
 import jax
@@ -49,11 +46,10 @@ from common import checks, command, grid, levels, seeds
 from common.classification import (
   Classification,
   image_shape,
-  make_optimizer,
-  steps_down,
+  static_optimizer,
 )
-from common.config import NONE, Fraction, TrainConfig
-from lthjax import checkpoints
+from common.config import TicketConfig
+from lthjax import files
 from lthjax.tickets import Ticket
 from lthjax.training import Trainer, TrainState, with_masks
 from methods import controls
@@ -67,16 +63,11 @@ REWINDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(TrainConfig):
+class Config(TicketConfig):
   """Finds lottery tickets and trains their controls."""
 
   seeds: int = 5
   levels: int = 19
-  """Trainings in a row, including the dense network's."""
-  fraction: Fraction = (('output/*', 0.1), ('*', 0.2))
-  """Share of alive weights to prune per level, by the first glob that fits."""
-  scope: Literal['layer', 'global'] = 'layer'
-  """Whether each layer has a budget of its own."""
   controls: tuple[Control, ...] = (
     'reinit',
     'shuffled',
@@ -90,19 +81,10 @@ class Config(TrainConfig):
   """What to rewind after pruning: everything, or all but the weights."""
   rewind_step: int = 0
   """Step to rewind to; 0 is initialization."""
-  optimizer: Literal['adam', 'sgd'] = 'adam'
-  """Adam, or SGD with momentum 0.9."""
-  decay_steps: Annotated[tuple[int, ...], NONE] = ()
-  """Steps at which the learning rate falls to a tenth."""
-  weight_decay: float = 0.0
-  """L2 penalty on kernels, added to the gradient."""
-  augment: bool = False
-  """Whether to crop and flip images at random."""
 
   def __post_init__(self):
-    """Refuses what cannot be trained."""
     super().__post_init__()
-    checks.at_least(self, levels=1, control_every=1, weight_decay=0)
+    checks.at_least(self, levels=1, control_every=1)
     checks.each_once(self, 'controls', none=True)
     checks.rewindable(self, 'rewind_step')
     if self.rewind_step // self.eval_every == self.steps // self.eval_every:
@@ -160,14 +142,12 @@ class Cell(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Where it is kept."""
     if self.control == 'ticket':
       return f'tickets/{self.level:02d}'
     return f'controls/{self.level:02d}-{self.control}'
 
   @property
   def label(self) -> str:
-    """What people call it."""
     return f'level {self.level}  {self.control}'
 
 
@@ -186,7 +166,7 @@ def controls_at(config: Config, level: int) -> tuple[Control, ...]:
   return config.controls if wanted else ()
 
 
-class Experiment:
+class Experiment(command.Experiment):
   """Everything that is compiled once: a network, its data and its training."""
 
   def __init__(self, config: Config):
@@ -195,11 +175,7 @@ class Experiment:
     self.task = Classification.of(config)
     dense = lth.masks.full(self.task.params)
     levels.check_fraction(config, self.task, dense)
-    learning_rate = steps_down(config.learning_rate, config.decay_steps)
-    tx = make_optimizer(
-      config.optimizer, learning_rate, config.weight_decay, dense
-    )
-    self.tx = lth.static(tx, dense)
+    self.tx = static_optimizer(config, dense)
     self.trainer = self.task.trainer(self.tx, every=config.eval_every)
     self.masks = seeds.repeat(dense, config.seeds)
     self.keys, self.control_keys = (
@@ -286,18 +262,18 @@ class Experiment:
   def test(self, cell: Cell, state: TrainState, masks: Any) -> grid.Result:
     """Accuracy on the test set, at the end and at the best validation step."""
     task = self.frozen[0] if cell.control == 'frozen' else self.task
-    test, best = task.test_accuracy, state.best
+    best = state.best
+    at_best = task.test_accuracy(best.params, best.model_state)
     return {
       'level': cell.level,
       'density': lth.masks.density(masks),
       'control': cell.control,
-      'test_accuracy': test(state.params, state.model_state),
+      **task.test(state),
       'best_step': best.step.tolist(),
-      'test_accuracy_at_best': test(best.params, best.model_state),
+      'test_accuracy_at_best': at_best,
     }
 
   def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
-    """Checks that there was one program; reports on the last ticket."""
     self.task.check_compiled()
     dense, last = (
       self.ticket(level, store) for level in (0, self.config.levels - 1)
@@ -306,7 +282,7 @@ class Experiment:
     if self.config.model != 'lenet_300_100':
       pixels = None  # Convolutions look at all pixels alike.
     text = report.capacity(dense, last, pixels)
-    checkpoints.write_text(store.folder / 'report.html', text)
+    files.write_text(store.folder / 'report.html', text)
 
   def _keep(self, ticket: Ticket) -> Ticket:
     """What is kept of a ticket, on disk and for the next level."""
@@ -321,7 +297,6 @@ def slim(state: TrainState) -> TrainState:
 
 
 def main() -> None:
-  """Runs the experiment and shows what came out."""
   command.main(PRESETS, cells, Experiment, report, __doc__)
 
 

@@ -27,9 +27,6 @@ networks without any data, arXiv:2006.05467, figure 6.
                  Conv-2. For an accelerator.
   vgg11, resnet20
                  on CIFAR-10. For an accelerator.
-
-All results go into one folder a configuration. Kill the command at any time
-and start it again: it goes on where it was, and ends with the same bits.
 """
 
 import common.stopping  # noqa: F401
@@ -92,10 +89,6 @@ class Config(TrainConfig):
   """Controls to train beside each network."""
   optimizer: Literal['adam', 'sgd'] = 'adam'
   """Adam, or SGD with momentum 0.9."""
-  weight_decay: float = 0.0
-  """L2 penalty on kernels, added to the gradient."""
-  augment: bool = False
-  """Whether to crop and flip images at random."""
   score_batches: int = 10
   """Batches of 100 training examples for SNIP and GraSP."""
   score_steps: int = 100
@@ -106,9 +99,8 @@ class Config(TrainConfig):
   PREFIX: ClassVar[str] = 'init-'
 
   def __post_init__(self):
-    """Refuses what cannot be trained."""
     super().__post_init__()
-    checks.at_least(self, score_batches=1, score_steps=1, weight_decay=0)
+    checks.at_least(self, score_batches=1, score_steps=1)
     checks.each_once(self, 'methods', 'ratios')
     checks.each_once(self, 'checks', none=True)
     checks.between_0_and_1(self, 'imp_fraction')
@@ -151,13 +143,11 @@ class Cell(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Where it is kept."""
     check = self.check and f'-{self.check}'
     return f'networks/{self.method}-{self.ratio:g}{check}'
 
   @property
   def label(self) -> str:
-    """What people call it."""
     return f'{self.method} at {self.ratio:g}  {self.check}'
 
 
@@ -183,7 +173,7 @@ def checks_of(method: MethodName, config: Config) -> list[CheckName]:
   return [c for c in config.checks if method != 'imp' or c != 'inverted']
 
 
-class Experiment:
+class Experiment(command.Experiment):
   """A network, its data, its training, and the ways to prune it."""
 
   def __init__(self, config: Config):
@@ -240,10 +230,9 @@ class Experiment:
     )
     masks = lth.get_masks(state.opt_state)
     alive = jax.vmap(lth.masks.alive_by_name)(masks)
-    accuracy = self.task.test_accuracy(state.params, state.model_state)
     return {
       **cell._asdict(),
-      'test_accuracy': accuracy,
+      **self.task.test(state),
       'alive': {name: count.tolist() for name, count in alive.items()},
     }, {
       'params': state.params,
@@ -314,12 +303,10 @@ class Experiment:
     return self.start, masks
 
   def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
-    """Checks that all cells have shared one program."""
     self.task.check_compiled()
 
 
 def main() -> None:
-  """Runs the experiment and shows what came out."""
   command.main(PRESETS, cells, Experiment, report, __doc__)
 
 

@@ -27,9 +27,6 @@ Zeros, Signs, and the Supermask, arXiv:1905.01067, figure 5 and table 1.
   conv4         In figure 3 of the paper, edge-popup peaks at about 77.5, 86,
   conv6         88 and 88.5 %, with 30 to 70 % of the weights.
   conv8
-
-All results go into one folder a configuration. Kill the command at any time
-and start it again: it goes on where it was, and ends with the same bits.
 """
 
 import common.stopping  # noqa: F401
@@ -43,7 +40,7 @@ import optax
 
 import lthjax as lth
 from common import checks, command, grid, seeds
-from common.classification import Classification
+from common.classification import Classification, diverged
 from common.config import TrainConfig
 from lthjax import data
 from methods.supermask import (
@@ -85,15 +82,11 @@ class Config(TrainConfig):
   cosine."""
   weight_decay: float = 0.0
   """L2 penalty on the scores of edge-popup, added to the gradient."""
-  augment: bool = False
-  """Whether to crop and flip images at random."""
 
   PREFIX: ClassVar[str] = 'supermasks-'
 
   def __post_init__(self):
-    """Refuses what cannot be trained."""
     super().__post_init__()
-    checks.at_least(self, weight_decay=0)
     checks.above_zero(self, 'score_rate', 'logit_rate')
     checks.each_once(self, 'methods', 'widths', 'kept', 'read_kept')
     because = ': with all weights or none there is no mask to find'
@@ -142,14 +135,12 @@ class Cell(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Where it is kept."""
     name = self.method if self.kept is None else f'{self.method}-{self.kept:g}'
     width = '' if self.width == 1 else f'-width-{self.width:g}'
     return f'networks/{name}{width}'
 
   @property
   def label(self) -> str:
-    """What people call it."""
     label = report.LABELS[self.method]
     if self.kept is not None:
       label = f'{label}  {100 * self.kept:g} %'
@@ -167,7 +158,7 @@ def cells(config: Config) -> list[Cell]:
   ]
 
 
-class Experiment:
+class Experiment(command.Experiment):
   """The network, its data, and a training loop per cell."""
 
   def __init__(self, config: Config):
@@ -209,7 +200,6 @@ class Experiment:
 
   def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
     """Trains a cell; returns what came out, and the networks."""
-    del store  # No cell needs another.
     task = self.task(cell)
     trainer = task.trainer(self.tx(cell), every=self.config.eval_every)
     start = trainer.init(self.keys)
@@ -218,7 +208,7 @@ class Experiment:
       (found, *more), networks = self.read(cell, start.params, state)
     else:
       (found, *more), networks = self.choose(cell, state)
-    return {**found, 'steps': cell.steps, 'found': more}, networks
+    return {**found, **diverged(state), 'found': more}, networks
 
   def read(
     self, cell: Cell, initial: Any, state: Any
@@ -264,19 +254,11 @@ class Experiment:
   ) -> grid.Result:
     """Tests networks of all seeds."""
     accuracy = self.dense[cell.width].test_accuracy(params, model_state)
-    return {
-      'method': method,
-      'kept': kept,
-      'width': cell.width,
-      'test_accuracy': accuracy,
-    }
-
-  def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
-    """Has nothing to measure: each cell has its own program."""
+    found = {'method': method, 'kept': kept, 'width': cell.width}
+    return {**found, 'test_accuracy': accuracy}
 
 
 def main() -> None:
-  """Runs the experiment and shows what came out."""
   command.main(PRESETS, cells, Experiment, report, __doc__)
 
 

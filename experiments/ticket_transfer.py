@@ -24,9 +24,6 @@ are the better ones.
           it sees the middle 28 x 28 pixels; 3 seeds, tickets of 3.6 % of the
           weights. Ten minutes on 2 CPU cores. On its own data a ticket with its
           weights is 4 to 7 points above a random one, elsewhere at most 1.
-
-All results go into one folder a configuration. Kill the command at any time
-and start it again: it goes on where it was, and ends with the same bits.
 """
 
 import common.stopping  # noqa: F401
@@ -69,7 +66,6 @@ class Config(config.BaseConfig):
   """Step to rewind tickets to; 0 is initialization."""
 
   def __post_init__(self):
-    """Refuses what cannot be trained."""
     super().__post_init__()
     checks.at_least(self, steps=1, eval_every=1, levels=2)
     checks.each_once(self, 'datasets')
@@ -77,12 +73,10 @@ class Config(config.BaseConfig):
 
   @property
   def name(self) -> str:
-    """Start of the name of the run's folder."""
     return f'transfer-{self.model}'
 
   @property
   def title(self) -> str:
-    """What was trained, in words."""
     return f'{config.titled(self.model)}, {config.seeds(self)}'
 
 
@@ -107,14 +101,12 @@ class Cell(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Where it is kept."""
     last = f'{self.level:02d}' if self.kind == 'imp' else self.target
     parts = f'{self.kind}-{self.source}-{last}'
     return f'networks/{parts.replace("/", "-")}'
 
   @property
   def label(self) -> str:
-    """What people call it."""
     if self.kind == 'imp':
       return f'{self.source}  level {self.level}'
     return f'{self.kind} of {self.source} on {self.target}'
@@ -147,7 +139,7 @@ class Loop(NamedTuple):
   trainer: lth.Trainer
 
 
-class Experiment:
+class Experiment(command.Experiment):
   """Data sets, and networks of one architecture that train on them."""
 
   def __init__(self, config: Config):
@@ -195,12 +187,10 @@ class Experiment:
     else:
       state = self.ticket(cell, load(cell.level)['masks'], evaluated)
     masks = lth.get_masks(state.opt_state)
-    task = self.loops[cell.target].task
-    accuracy = task.test_accuracy(state.params, state.model_state)
     return {
       **cell._asdict(),
       'density': lth.masks.density(masks),
-      'test_accuracy': accuracy,
+      **self.loops[cell.target].task.test(state),
     }, {'params': state.params, 'masks': masks}
 
   def fit(
@@ -255,13 +245,11 @@ class Experiment:
     )
 
   def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
-    """Checks that each data set has one program."""
     for loop in self.loops.values():
       loop.task.check_compiled()
 
 
 def main() -> None:
-  """Runs the experiment and shows what came out."""
   command.main(PRESETS, cells, Experiment, report, __doc__)
 
 

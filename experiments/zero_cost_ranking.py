@@ -23,9 +23,6 @@ the number of params and of multiply-adds beside the proxies: on the usual
 benchmarks they correlate as well as most of these. On CIFAR-10 of NAS-Bench-201
 that is about 0.75; the notebook of the paper's code gives 0.74 for SynFlow and
 0.51 for GraSP.
-
-All results go into one folder a configuration. Kill the command at any time
-and start it again: it goes on where it was, and ends with the same bits.
 """
 
 import common.stopping  # noqa: F401
@@ -109,7 +106,6 @@ class Config(config.BaseConfig):
   """Searches of each kind, with different random numbers."""
 
   def __post_init__(self):
-    """Refuses what cannot be done."""
     super().__post_init__()
     checks.at_least(self, steps=1, proxy_batch=2, samples=1)
     checks.at_least(self, warm_trials=0, budget=1, repeats=1)
@@ -124,12 +120,10 @@ class Config(config.BaseConfig):
 
   @property
   def name(self) -> str:
-    """Start of the name of the run's folder."""
     return f'ranking-{self.dataset.replace("/", "-")}'
 
   @property
   def title(self) -> str:
-    """What was trained, in words."""
     return f'{len(space(self))} networks on {config.titled(self.dataset)}'
 
 
@@ -148,12 +142,10 @@ class Cell(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Where it is kept."""
     return f'{self.kind}/{self.of}'
 
   @property
   def label(self) -> str:
-    """What people call it."""
     return f'{"scores by" if self.kind == "scores" else "training"} {self.of}'
 
 
@@ -178,7 +170,7 @@ def cells(config: Config) -> list[Cell]:
   return found + [Cell('networks', x, config.steps) for x in groups(config)]
 
 
-class Experiment:
+class Experiment(command.Experiment):
   """The data, and the space of networks."""
 
   def __init__(self, config: Config):
@@ -201,7 +193,6 @@ class Experiment:
 
   def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
     """Scores all networks, or trains those of a group."""
-    del store  # No cell needs another.
     if cell.kind == 'networks':
       return self.train_group(self.groups[cell.of], evaluated)
     # Scores are kept as text, which is exact; a checkpoint needs an array.
@@ -242,15 +233,16 @@ class Experiment:
       evaluated(step, found)
 
     state = trainer.fit(state, self.dataset, until=config.steps, report=last)
-    test = task.test_accuracy(state.params, state.model_state)
+    found = task.test(state)
     by_network = (len(group), config.seeds)
     validation, tests = (
-      np.reshape(x, by_network).tolist() for x in (metrics['accuracy'], test)
+      np.reshape(x, by_network).tolist()
+      for x in (metrics['accuracy'], found['test_accuracy'])
     )
     names = [network.name for network in group]
     return {
       'networks': [network._asdict() for network in group],
-      'test_accuracy': test,
+      **found,
       'accuracies': {
         name: {'validation': x, 'test': y}
         for name, x, y in zip(names, validation, tests, strict=True)
@@ -281,7 +273,6 @@ class Experiment:
 
 
 def main() -> None:
-  """Runs the experiment and shows what came out."""
   command.main(PRESETS, cells, Experiment, report, __doc__)
 
 

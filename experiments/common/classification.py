@@ -1,6 +1,5 @@
 """Image classification: data, a network, and training of several seeds."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -10,20 +9,8 @@ import jax.numpy as jnp
 import optax
 
 import lthjax as lth
-from common.config import ModelName
 from lthjax import data, models
-
-MODELS: dict[ModelName, Callable[..., models.Model]] = {
-  'lenet_300_100': models.lenet_300_100,
-  'conv_2': models.conv_2,
-  'conv_4': models.conv_4,
-  'conv_6': models.conv_6,
-  'conv_8': models.conv_8,
-  'resnet_20': models.resnet_20,
-  'vgg_11': models.vgg_11,
-  'vgg_16': models.vgg_16,
-  'wide_resnet_22_2': models.wide_resnet_22_2,
-}
+from lthjax.training import TrainState
 
 
 class Classification:
@@ -32,7 +19,7 @@ class Classification:
   def __init__(
     self,
     dataset: str | data.Dataset,
-    model: ModelName | models.Model,
+    model: str | models.Model,
     *,
     validation: int | None = None,
     batch_size: int,
@@ -49,11 +36,11 @@ class Classification:
         ' examples. Take smaller batches.'
       )
     if isinstance(model, str):
-      build = MODELS[model]
-      if width != 1:
-        build = functools.partial(build, width=width)
-      model = build(image_shape(dataset), classes=data.num_classes(dataset))
-    self.model = model
+      how = {} if width == 1 else {'width': width}
+      build: Callable[..., models.Model] = getattr(models, model)
+      classes = data.num_classes(dataset)
+      model = build(image_shape(dataset), classes=classes, **how)
+    self.model: models.Model = model
     self.params, self.model_state = jax.eval_shape(
       self.model.init, jax.random.key(0)
     )
@@ -95,6 +82,7 @@ class Classification:
       evaluate=self._validate,
       every=every,
       vmapped=True,
+      check_finite=False,  # Seeds that diverge are marked, the others go on.
       scanned=scans_well(self.params),
       check_finite=False,  # The grid marks what has diverged, and goes on.
     )
@@ -112,6 +100,12 @@ class Classification:
   ) -> list[float]:
     """Accuracy of each seed on the test set."""
     return self._test(params, model_state, self.dataset).tolist()
+
+  def test(self, state: TrainState, params: Any = None) -> dict[str, Any]:
+    """Tests the seeds, and says which of them have diverged."""
+    params = state.params if params is None else params
+    accuracy = self.test_accuracy(params, state.model_state)
+    return {'test_accuracy': accuracy, **diverged(state)}
 
   def _batch(self, dataset, key, step):
     size = self._batch_size
@@ -149,6 +143,28 @@ class Classification:
 
   def _accuracy(self, params, model_state, dataset):
     return self._measure(params, model_state, dataset, dataset.test)[1]
+
+
+def diverged(*states: TrainState) -> dict[str, Any]:
+  """The first step at which each seed has diverged, if any of them has."""
+  steps = [
+    min((step for step in of_seed if step >= 0), default=None)
+    for of_seed in zip(
+      *(jnp.asarray(x.diverged).tolist() for x in states), strict=True
+    )
+  ]
+  return {'diverged': steps} if set(steps) - {None} else {}
+
+
+def static_optimizer(
+  config: Any, masks: chex.ArrayTree
+) -> optax.GradientTransformation:
+  """The optimizer of a `TicketConfig`, under masks that stay."""
+  learning_rate = steps_down(config.learning_rate, config.decay_steps)
+  tx = make_optimizer(
+    config.optimizer, learning_rate, config.weight_decay, masks
+  )
+  return lth.static(tx, masks)
 
 
 def make_optimizer(

@@ -2,42 +2,42 @@
 
 import contextlib
 import logging
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from common import figures, grid, tables
 from common.config import BaseConfig, parse
 from common.provenance import write_page
-from lthjax import checkpoints
+from lthjax import checkpoints, files, runs
 
 
 class Run(NamedTuple):
-  """What a report shows.
-
-  Attributes:
-    folder: folder of the run.
-    config: its options.
-    title: what was trained, in words.
-    results: what came out of each training, in order.
-    measured: what the experiment has measured beside.
-  """
+  """What a report shows."""
 
   folder: Path
   config: Any
   title: str
   results: list[grid.Result]
-  measured: Any = None
+  measured: Any = None  # by the experiment, once all cells are trained
+
+
+class Experiment:
+  """What is compiled once: networks, their data and their training."""
+
+  def train(self, cell: Any, store: grid.Store, evaluated: Any) -> Any:
+    """Trains a cell; returns what came out, and what to keep."""
+    raise NotImplementedError
+
+  def finish(self, store: grid.Store, results: list[grid.Result]) -> Any:
+    """Checks and measures what is there when all cells are trained."""
 
 
 def run(
   config: Any,
   cells: Callable[[Any], Sequence[grid.Cell]],
-  experiment: Callable[[Any], Any],
+  experiment: Callable[[Any], Experiment],
   report: Any,
   progress: grid.Progress | None = None,
 ) -> Run:
@@ -45,23 +45,23 @@ def run(
   progress = progress or grid.Progress(cells(config), report.rows)
   with progress:
     made = experiment(config)
-    store = open_store(config)
-    grid.run(store, made.train, progress)
-    results = progress.finished()
-    measured = made.finish(store, results)
-    found = Run(store.folder, config, config.title, results, measured)
-    for name, figure in report.draw(found).items():
-      figures.save(figure, store.folder, name)
-    head = f'{report.HEAD}: {config.title}'
-    page = store.folder / 'results.md'
-    write_page(page, head, config.seeds, *report.page(found))
+    with open_store(config) as store:
+      grid.run(store, made.train, progress)
+      results = progress.finished()
+      measured = made.finish(store, results)
+      found = Run(store.folder, config, config.title, results, measured)
+      for name, figure in report.draw(found).items():
+        figures.save(figure, store.folder, name)
+      head = f'{report.HEAD}: {config.title}'
+      page = store.folder / 'results.md'
+      write_page(page, head, config.seeds, *report.page(found))
   return found
 
 
 def main(
   presets: Mapping[str, BaseConfig],
   cells: Callable[[Any], Sequence[grid.Cell]],
-  experiment: Callable[[Any], Any],
+  experiment: Callable[[Any], Experiment],
   report: Any,
   doc: str | None,
 ) -> None:
@@ -71,10 +71,8 @@ def main(
     presets: configurations by name; the first one is the default.
     cells: ``cells(config)``, all trainings, in an order in which they can be
       done.
-    experiment: ``experiment(config)``, which raises on bad options before
-      anything is written. It has ``train(cell, store, evaluated) -> (result,
-      networks)``, as in `grid.run`, and ``finish(store, results)``, which
-      checks and measures what is there when all cells are trained.
+    experiment: ``experiment(config)``, an `Experiment`; raises on bad options
+      before anything is written.
     report: a module that shows what came out: ``rows(result)`` for the CSV,
       ``draw(run)`` for figures by name, ``page(run)`` for text and tables, and
       perhaps ``terminal(run)`` for what is shown there instead.
@@ -105,29 +103,15 @@ def friendly_exit() -> Iterator[None]:
     sys.exit(f'error: {error}')
 
 
-def open_store(config: Any) -> grid.Store:
-  """The folder of a run, new or found again.
-
-  Raises:
-    ValueError: if checkpoints could not be read back from there. Then nothing
-      is left behind.
-  """
-  known = config.output.exists()
-  folder = checkpoints.open_run(config.output, config.name, config)
-  probe = folder / '.probe'
-  shutil.rmtree(probe, ignore_errors=True)
-  if {path.name for path in folder.iterdir()} == {'config.json'}:
-    # Some names of folders can be written to, but not be read from.
+@contextlib.contextmanager
+def open_store(config: Any) -> Iterator[grid.Store]:
+  """Opens the folder of a run, new or found again, for this process alone."""
+  # Refuses what could not be read back before anything is trained.
+  checkpoints.check_path(files.local_path(config.output) / config.name)
+  folder = runs.open_run(config.output, config.name, config)
+  with contextlib.ExitStack() as stack:
     try:
-      checkpoints.save(probe, np.zeros(1, np.float32))
-      checkpoints.load(probe, np.zeros(1, np.float32))
-    except Exception as error:
-      shutil.rmtree(folder)
-      if not known:
-        config.output.rmdir()
-      raise ValueError(
-        f'Checkpoints below {folder} cannot be written and read back. Choose'
-        ' an --output without special characters, such as [ and *.'
-      ) from error
-    shutil.rmtree(probe)
-  return grid.Store(folder)
+      stack.enter_context(runs.only_process(folder))
+    except RuntimeError as error:
+      raise ValueError(error) from error
+    yield grid.Store(folder)

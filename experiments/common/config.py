@@ -39,8 +39,7 @@ TITLES = {
   'cifar10': 'CIFAR-10',
   'cifar10_grey': 'gray CIFAR-10',
 }
-# Shares of the weights to prune per level, by globs of layers.
-Fraction = tuple[tuple[str, float], ...]
+Fraction = tuple[tuple[str, float], ...]  # by globs of layers
 # For options that are empty by default.
 NONE = tyro.conf.arg(help_behavior_hint='(default: none)')
 
@@ -63,7 +62,6 @@ class BaseConfig:
   PREFIX: ClassVar[str] = ''
 
   def __post_init__(self):
-    """Refuses what cannot be trained."""
     checks.finite(self, *(x.name for x in dataclasses.fields(self)))
     checks.at_least(self, seeds=1, batch_size=1, validation=1)
     checks.above_zero(self, 'learning_rate')
@@ -81,23 +79,43 @@ class TrainConfig(BaseConfig):
   """Training steps."""
   eval_every: int = 50
   """Steps between evaluations on the validation set."""
+  augment: bool = False
+  """Whether to crop and flip images at random."""
+  weight_decay: float = 0.0
+  """L2 penalty on kernels, added to the gradient."""
 
   def __post_init__(self):
-    """Refuses what cannot be trained."""
     super().__post_init__()
-    checks.at_least(self, steps=1, eval_every=1)
+    checks.at_least(self, steps=1, eval_every=1, weight_decay=0)
 
   @property
   def name(self) -> str:
-    """Start of the name of the run's folder."""
     return f'{self.PREFIX}{self.dataset.replace("/", "-")}-{self.model}'
 
   @property
   def title(self) -> str:
-    """What was trained, in words."""
     return f'{titled(self.model)} on {titled(self.dataset)}, {seeds(self)}'
 
 
+@dataclasses.dataclass(frozen=True)
+class TicketConfig(TrainConfig):
+  """Options of experiments that find tickets level by level."""
+
+  levels: int = 16
+  """Trainings in a row to find a ticket, including the dense network's."""
+  fraction: Fraction = (('output/*', 0.1), ('*', 0.2))
+  """Share of alive weights to prune per level, by the first glob that fits."""
+  scope: Literal['layer', 'global'] = 'layer'
+  """Whether each layer has a budget of its own."""
+  optimizer: Literal['adam', 'sgd'] = 'adam'
+  """Adam, or SGD with momentum 0.9."""
+  decay_steps: Annotated[tuple[int, ...], NONE] = ()
+  """Steps at which the learning rate falls to a tenth."""
+
+
+RESUME = """Each configuration has its folder below --output. Kill the command at
+any time, and start it again: it goes on where it was, with the same bits.
+"""
 Config = TypeVar('Config', bound=BaseConfig)
 
 
@@ -116,7 +134,7 @@ def parse(
 ) -> Config:
   """Reads a command line: a preset, the first one by default, and changes."""
   if {'-h', '--help'} & set(arguments):
-    print(doc)  # Tyro would break its lines elsewhere.
+    print(doc, RESUME, sep='\n')  # Tyro would break lines elsewhere.
   first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
   first.add_argument('--preset')
   name = first.parse_known_args(arguments)[0].preset

@@ -1,6 +1,6 @@
 """What the figures of the experiments have in common."""
 
-import tempfile
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from lthjax import files
 
 LINE: dict[str, Any] = {'ms': 3.5, 'lw': 1.4}
 BAND = '(mean; band: lowest to highest)'
@@ -45,12 +47,7 @@ def band(ax: Axes, x: Any, y: Any, **style: Any) -> None:
 def bars(ax: Axes, x: Any, y: Any, shown: Any = True, **style: Any) -> None:
   """Draws the mean of each point's values, with bars from lowest to highest.
 
-  Args:
-    ax: where to draw.
-    x: places of the points.
-    y: values of each point.
-    shown: for each point, whether it gets a bar.
-    **style: of the line.
+  Points that are not ``shown`` get no bar.
   """
   mean = np.array([np.mean(values) for values in y])
   ends = np.array([[np.min(v) for v in y], [np.max(v) for v in y]])
@@ -89,11 +86,9 @@ def legend(fig: Figure, axes: Any, where: str = 'lower center', **how) -> None:
 def save(fig: Figure, folder: Path, name: str) -> None:
   """Writes a figure as PNG and SVG, each whole or not at all, and closes it."""
   # Otherwise SVGs have random names and today's date in them.
-  fixed = matplotlib.rc_context({'svg.hashsalt': 'lthjax'})
-  fresh = tempfile.TemporaryDirectory(dir=folder, prefix='.figure-')
-  with fixed, fresh as temporary:
+  with matplotlib.rc_context({'svg.hashsalt': 'lthjax'}):
     for suffix, metadata in (('png', {}), ('svg', {'Date': None})):
-      drawn = Path(temporary) / f'{name}.{suffix}'
+      drawn = io.BytesIO()
       fig.savefig(drawn, format=suffix, dpi=160, metadata=metadata)
-      drawn.replace(folder / drawn.name)
+      files.write_bytes(folder / f'{name}.{suffix}', drawn.getvalue())
   plt.close(fig)

@@ -18,19 +18,13 @@ class Cell(Protocol):
   """One training of all seeds; hashable, as a `NamedTuple` is."""
 
   @property
-  def name(self) -> str:
-    """Where it is kept, below the folder of the run."""
-    ...
+  def name(self) -> str: ...  # where it is kept, below the folder of the run
 
   @property
-  def label(self) -> str:
-    """What people call it."""
-    ...
+  def label(self) -> str: ...  # what people call it
 
   @property
-  def steps(self) -> int:
-    """How long it trains."""
-    ...
+  def steps(self) -> int: ...  # how long it trains
 
 
 class Store(NamedTuple):
@@ -209,8 +203,12 @@ def run(
       curve.append(tables.finite({'step': int(step), **values}))
       report.evaluated(cell, curve[-1])
 
-    result, networks = train(cell, store, evaluated)
-    result = {**result, **diverged(curve), 'curve': curve}
+    try:
+      result, networks = train(cell, store, evaluated)
+    except ValueError:
+      check_converged(report.results)  # Probably the cause.
+      raise
+    result = {**diverged(curve), **result, 'curve': curve}
     store.save(cell.name, networks, result)
     report.cell_done(cell, result)
 
@@ -236,7 +234,7 @@ def check_converged(results: dict[Any, Result | None]) -> None:
     seeds = (result or {}).get('diverged', ())
     if steps := [step for step in seeds if step is not None]:
       count = f'{len(steps)} of {len(seeds)} seeds'
-      bad.append(f'{cell.label} ({count}, the first by step {min(steps)})')
+      bad.append(f'{cell.label} ({count}, the first at step {min(steps)})')
   if bad:
     more = f', and {len(bad) - 5} more' if len(bad) > 5 else ''
     raise ValueError(

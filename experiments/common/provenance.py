@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks import timing
 from common.tables import Table, markdown, wrapped
-from lthjax import checkpoints
+from lthjax import files
 
 
 def write_page(path: Path, title: str, seeds: int, *parts: str | Table) -> None:
@@ -20,7 +20,7 @@ def write_page(path: Path, title: str, seeds: int, *parts: str | Table) -> None:
     *(markdown(x) if isinstance(x, Table) else wrapped(x) for x in parts),
     f'[The numbers of each seed]({path.stem}.csv)',
   ]
-  checkpoints.write_text(path, '\n\n'.join(page) + '\n')
+  files.write_text(path, '\n\n'.join(page) + '\n')
 
 
 def provenance(seeds: int) -> Table:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import rich.table
 
-from lthjax import checkpoints
+from lthjax import files
 
 
 class Table(NamedTuple):
@@ -87,10 +87,10 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
   writer = csv.DictWriter(text, columns, lineterminator='\n')
   writer.writeheader()
   writer.writerows(rows)
-  checkpoints.write_text(path, text.getvalue())
+  files.write_text(path, text.getvalue())
 
 
 def write_jsonl(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
   """Writes one JSON object per line."""
   text = ''.join(json.dumps(finite(dict(x))) + '\n' for x in lines)
-  checkpoints.write_text(path, text)
+  files.write_text(path, text)
