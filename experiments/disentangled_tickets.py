@@ -72,7 +72,7 @@ class Config(TicketConfig):
   examples: int = 100
   """Test examples on which layers are compared."""
 
-  PREFIX: ClassVar[str] = 'parts-'
+  PREFIX: ClassVar[str] = 'parts'
 
   def __post_init__(self):
     super().__post_init__()
@@ -128,9 +128,7 @@ class Experiment(command.Experiment):
       for task in (self.whole, *self.parts)
     )
     self.draw = jax.jit(jax.vmap(lth.tickets.random_quotas))
-    self.keys, self.noise_keys = (
-      seeds.seed_keys(config.seeds, offset) for offset in (0, 2**16)
-    )
+    self.keys, self.noise_keys = seeds.keys(config.seeds, 2)
 
   @functools.cached_property
   def start(self) -> TrainState:
@@ -202,12 +200,11 @@ class Experiment(command.Experiment):
 
   def imp(self, cell: Cell, load: Any, train: Any) -> Ticket:
     """The next ticket of a part."""
-    last = cell.level - 1
-    resume = None
+    last, kept = cell.level - 1, None
     if cell.level:
-      kept = load(cell._replace(level=last))
-      trained = self.state(kept['networks'][0])
-      resume = Ticket(last, 0.0, kept['masks'], None, trained, None)
+      before = load(cell._replace(level=last))
+      kept = {'masks': before['masks'], **before['networks'][0]}
+    resume = levels.ticket(last, self.start, kept)
     return self.search(lth.tickets.imp, train, resume)
 
   def colt(self, cell: Cell, load: Any, report: Any) -> Ticket:
@@ -222,7 +219,7 @@ class Experiment(command.Experiment):
       ]
       networks = [one['networks'][0] for one in dense]
       kept = {'masks': self.all_masks, 'networks': networks}
-    trained = tuple(self.state(network) for network in kept['networks'])
+    trained = tuple(self.start._replace(**x) for x in kept['networks'])
 
     def train(part, state, masks):
       done = part * config.steps
@@ -240,10 +237,6 @@ class Experiment(command.Experiment):
     """The level after a ticket."""
     start, masks = self.start, self.all_masks
     return levels.next_ticket(search, train, start, masks, last, self.config)
-
-  def state(self, network: dict[str, Any]) -> TrainState:
-    """A trained network as the state that is pruned."""
-    return self.start._replace(**network)
 
   def compose(self, cell: Cell, load: Any) -> chex.ArrayTree:
     """Composes masks from the core and specialists."""

@@ -77,7 +77,7 @@ class Config(TrainConfig):
   drop_fraction: float = 0.3
   """Share of the alive weights that a move replaces; falls by a cosine."""
 
-  PREFIX: ClassVar[str] = 'sparse-'
+  PREFIX: ClassVar[str] = 'sparse'
 
   def __post_init__(self):
     super().__post_init__()

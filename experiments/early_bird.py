@@ -29,7 +29,7 @@ import common.stopping  # noqa: F401
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import chex
 import jax
@@ -80,6 +80,8 @@ class Config(config.BaseConfig):
   augment: bool = False
   """Whether to crop and flip images at random."""
 
+  PREFIX: ClassVar[str] = 'early_bird'
+
   def __post_init__(self):
     super().__post_init__()
     checks.at_least(self, epochs=1, patch=1, weight_decay=0, l1=0)
@@ -97,15 +99,6 @@ class Config(config.BaseConfig):
         f' epochs, {self.epochs}: the ticket trains before and after.'
       )
     lth.tickets.settled((), window=self.window, threshold=self.threshold)
-
-  @property
-  def name(self) -> str:
-    return f'early_bird-{self.dataset.replace("/", "-")}-{self.model}'
-
-  @property
-  def title(self) -> str:
-    network, images = config.titled(self.model), config.titled(self.dataset)
-    return f'{network} on {images}, {config.seeds(self)}'
 
 
 PRESETS = {

@@ -39,9 +39,8 @@ import jax
 
 import lthjax as lth
 from common import checks, command, grid, levels, seeds, tables
-from common.classification import Classification, static_optimizer
+from common.classification import Classification, networks, static_optimizer
 from common.config import TicketConfig
-from lthjax.tickets import Ticket
 from lthjax.training import TrainState, with_masks
 from methods.connectivity import Line
 from reports import linear_mode_connectivity as report
@@ -64,7 +63,7 @@ class Config(TicketConfig):
   train_examples: int = 10_000
   """Training examples for the training error, and for batch statistics."""
 
-  PREFIX: ClassVar[str] = 'connectivity-'
+  PREFIX: ClassVar[str] = 'connectivity'
 
   def __post_init__(self):
     super().__post_init__()
@@ -151,8 +150,8 @@ class Experiment(command.Experiment):
     self.trainer = self.task.trainer(tx, every=config.eval_every)
     levels.check_fraction(config, self.task, dense)
     self.dense = seeds.repeat(dense, config.seeds)
-    self.keys, self.new_keys, self.shuffle_keys, self.copy_keys = (
-      seeds.seed_keys(config.seeds, i * 2**16) for i in range(4)
+    self.keys, self.new_keys, self.shuffle_keys, self.copy_keys = seeds.keys(
+      config.seeds, 4
     )
     self.start = functools.cache(self._start)
     self.line = Line(
@@ -166,8 +165,7 @@ class Experiment(command.Experiment):
   @functools.cached_property
   def like(self) -> dict[str, Any]:
     """Shapes of what is kept of a cell."""
-    start = jax.eval_shape(self.trainer.init, self.keys)
-    return {'params': start.params, 'masks': self.dense}
+    return networks(jax.eval_shape(self.trainer.init, self.keys))
 
   def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
     """Trains a cell, and compares copies with those before them."""
@@ -189,16 +187,16 @@ class Experiment(command.Experiment):
         masks = load('imp', self.config.levels - 1)['masks']
       state = self.copy(cell, masks, evaluated)
       others = {i: load(cell.network, i)['params'] for i in range(cell.number)}
-    masks = lth.get_masks(state.opt_state)
+    kept = networks(state)
     return {
       **cell._asdict(),
-      'density': lth.masks.density(masks),
+      'density': lth.masks.density(kept['masks']),
       **self.task.test(state),
       'pairs': [
         {'other': i, **tables.finite(self.line.between(params, state.params))}
         for i, params in others.items()
       ],
-    }, {'params': state.params, 'masks': masks}
+    }, kept
 
   def fit(
     self, state: TrainState, report=None, *, until: int | None = None
@@ -216,17 +214,13 @@ class Experiment(command.Experiment):
 
   def level(self, cell: Cell, before: Any, report) -> TrainState:
     """Prunes the trained level before, rewinds, and trains."""
-    start, last = self.start(cell.rewind_step), None
-    if before is not None:
-      trained = start._replace(params=before['params'])
-      masks = before['masks']
-      last = Ticket(cell.number - 1, 1.0, masks, start, trained, None)
+    start = self.start(cell.rewind_step)
     ticket = levels.next_ticket(
       lth.tickets.imp,
       lambda state, masks: self.fit(with_masks(state, masks), report),
       start,
       self.dense,
-      last,
+      levels.ticket(cell.number - 1, start, before),
       self.config,
     )
     return ticket.trained

@@ -178,9 +178,7 @@ class Experiment(command.Experiment):
     self.tx = static_optimizer(config, dense)
     self.trainer = self.task.trainer(self.tx, every=config.eval_every)
     self.masks = seeds.repeat(dense, config.seeds)
-    self.keys, self.control_keys = (
-      seeds.seed_keys(config.seeds, offset) for offset in (0, 2**16)
-    )
+    self.keys, self.control_keys = seeds.keys(config.seeds, 2)
     self._last: Ticket | None = None
 
   @functools.cached_property

@@ -42,7 +42,7 @@ import optax
 
 import lthjax as lth
 from common import checks, command, grid, seeds
-from common.classification import Classification, make_optimizer
+from common.classification import Classification, make_optimizer, networks
 from common.config import TrainConfig
 from lthjax.training import TrainState, with_masks
 from methods.criteria import (
@@ -96,7 +96,7 @@ class Config(TrainConfig):
   imp_fraction: float = 0.5
   """Largest share of the alive weights that a round of IMP may prune."""
 
-  PREFIX: ClassVar[str] = 'init-'
+  PREFIX: ClassVar[str] = 'init'
 
   def __post_init__(self):
     super().__post_init__()
@@ -190,9 +190,7 @@ class Experiment(command.Experiment):
     self.trainer = self.task.trainer(
       lth.static(tx, self.dense), every=config.eval_every
     )
-    self.keys, self.new_keys, self.noise_keys = (
-      seeds.seed_keys(config.seeds, offset) for offset in (0, 2**16, 2**17)
-    )
+    self.keys, self.new_keys, self.noise_keys = seeds.keys(config.seeds, 3)
     self.first = first_kernel(self.task)
     # Raises on a ratio that leaves too little before anything is trained.
     for ratio in config.ratios:
@@ -207,12 +205,7 @@ class Experiment(command.Experiment):
   @functools.cached_property
   def like(self) -> dict[str, Any]:
     """Shapes of what is kept of a cell."""
-    start = jax.eval_shape(self.trainer.init, self.keys)
-    return {
-      'params': start.params,
-      'masks': jax.eval_shape(lth.get_masks, start.opt_state),
-      'model_state': start.model_state,
-    }
+    return networks(jax.eval_shape(self.trainer.init, self.keys))
 
   def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
     """Trains a cell under its masks; returns what came out, and networks."""
@@ -228,17 +221,13 @@ class Experiment(command.Experiment):
       until=self.config.steps,
       report=evaluated,
     )
-    masks = lth.get_masks(state.opt_state)
-    alive = jax.vmap(lth.masks.alive_by_name)(masks)
+    kept = networks(state)
+    alive = jax.vmap(lth.masks.alive_by_name)(kept['masks'])
     return {
       **cell._asdict(),
       **self.task.test(state),
       'alive': {name: count.tolist() for name, count in alive.items()},
-    }, {
-      'params': state.params,
-      'masks': masks,
-      'model_state': state.model_state,
-    }
+    }, kept
 
   def prune(
     self, scores: chex.ArrayTree, ratio: float, masks: Any = None
@@ -257,10 +246,11 @@ class Experiment(command.Experiment):
       before = ratios[ratios.index(cell.ratio) - 1]
       name: Any = 'imp' if before > 1 else 'dense'
       kept = store.load(Cell(name, before, '', cell.steps).name, self.like)
-      networks = map(seeds.unstack, (kept['params'], kept['masks']))
       return seeds.stack(
-        self.prune(lth.scores.magnitude(params), cell.ratio, masks)
-        for params, masks in zip(*networks, strict=True)
+        self.prune(
+          lth.scores.magnitude(one['params']), cell.ratio, one['masks']
+        )
+        for one in seeds.unstack(kept)
       )
     return seeds.stack(
       self.masks_at_init(cell, params, seed)

@@ -83,7 +83,7 @@ class Config(TrainConfig):
   weight_decay: float = 0.0
   """L2 penalty on the scores of edge-popup, added to the gradient."""
 
-  PREFIX: ClassVar[str] = 'supermasks-'
+  PREFIX: ClassVar[str] = 'supermasks'
 
   def __post_init__(self):
     super().__post_init__()

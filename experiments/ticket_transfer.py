@@ -30,14 +30,14 @@ import common.stopping  # noqa: F401
 
 import dataclasses
 import functools
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import optax
 
 import lthjax as lth
 from common import checks, command, config, grid, levels, seeds
-from common.classification import Classification
+from common.classification import Classification, networks
 from lthjax.tickets import Ticket
 from lthjax.training import TrainState, with_masks
 from methods import transfer
@@ -65,19 +65,13 @@ class Config(config.BaseConfig):
   rewind_step: int = 0
   """Step to rewind tickets to; 0 is initialization."""
 
+  PREFIX: ClassVar[str] = 'transfer'
+
   def __post_init__(self):
     super().__post_init__()
     checks.at_least(self, steps=1, eval_every=1, levels=2)
     checks.each_once(self, 'datasets')
     checks.rewindable(self, 'rewind_step')
-
-  @property
-  def name(self) -> str:
-    return f'transfer-{self.model}'
-
-  @property
-  def title(self) -> str:
-    return f'{config.titled(self.model)}, {config.seeds(self)}'
 
 
 PRESETS = {
@@ -147,9 +141,7 @@ class Experiment(command.Experiment):
     self.config = config
     sets = transfer.load_alike(config.datasets, config.validation)
     self.loops = {name: self._loop(dataset) for name, dataset in sets.items()}
-    self.keys, self.new_keys, self.shuffle_keys = (
-      seeds.seed_keys(config.seeds, i * 2**16) for i in range(3)
-    )
+    self.keys, self.new_keys, self.shuffle_keys = seeds.keys(config.seeds, 3)
     self.start = functools.cache(self._start)
     # Raises now on what does not fit, before anything is trained or written.
     for source in self.loops.values():
@@ -176,8 +168,8 @@ class Experiment(command.Experiment):
     """Trains a cell; returns what came out, and the networks."""
 
     def load(level):
-      start = jax.eval_shape(self.loops[cell.source].trainer.init, self.keys)
-      like = {'params': start.params, 'masks': lth.get_masks(start.opt_state)}
+      init = self.loops[cell.source].trainer.init
+      like = networks(jax.eval_shape(init, self.keys))
       known = Cell('imp', cell.source, cell.source, level, cell.steps)
       return store.load(known.name, like)
 
@@ -186,12 +178,12 @@ class Experiment(command.Experiment):
       state = self.level(cell, before, evaluated)
     else:
       state = self.ticket(cell, load(cell.level)['masks'], evaluated)
-    masks = lth.get_masks(state.opt_state)
+    kept = networks(state)
     return {
       **cell._asdict(),
-      'density': lth.masks.density(masks),
+      'density': lth.masks.density(kept['masks']),
       **self.loops[cell.target].task.test(state),
-    }, {'params': state.params, 'masks': masks}
+    }, kept
 
   def fit(
     self, name: str, state: TrainState, report=None, *, until: int | None = None
@@ -203,20 +195,15 @@ class Experiment(command.Experiment):
 
   def level(self, cell: Cell, before: Any, report) -> TrainState:
     """Prunes the trained level before, rewinds, and trains."""
-    start, last = self.start(cell.source), None
-    if before is not None:
-      trained = start._replace(params=before['params'])
-      masks = before['masks']
-      last = Ticket(cell.level - 1, 1.0, masks, start, trained, None)
+    start = self.start(cell.source)
+
+    def train(state, masks):
+      return self.fit(cell.source, with_masks(state, masks), report)
+
+    last = levels.ticket(cell.level - 1, start, before)
+    masks = lth.get_masks(start.opt_state)
     ticket = levels.next_ticket(
-      lth.tickets.imp,
-      lambda state, masks: self.fit(
-        cell.source, with_masks(state, masks), report
-      ),
-      start,
-      lth.get_masks(start.opt_state),
-      last,
-      self.config,
+      lth.tickets.imp, train, start, masks, last, self.config
     )
     return ticket.trained
 

@@ -28,7 +28,7 @@ that is about 0.75; the notebook of the paper's code gives 0.74 for SynFlow and
 import common.stopping  # noqa: F401
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -56,16 +56,7 @@ ProxyName = Literal[
   'zen',
 ]
 PROXIES: dict[ProxyName, Any] = {
-  'num_params': proxies.num_params,
-  'multiply_adds': proxies.multiply_adds,
-  'grad_norm': proxies.grad_norm,
-  'snip': proxies.snip,
-  'grasp': proxies.grasp,
-  'synflow': proxies.synflow,
-  'fisher': proxies.fisher,
-  'jacob_cov': proxies.jacob_cov,
-  'naswot': proxies.naswot,
-  'zen': proxies.zen,
+  name: getattr(proxies, name) for name in get_args(ProxyName)
 }
 INFERENCE = ('synflow',)  # The others see BatchNorm in training form.
 
@@ -105,6 +96,8 @@ class Config(config.BaseConfig):
   repeats: int = 30
   """Searches of each kind, with different random numbers."""
 
+  PREFIX: ClassVar[str] = 'ranking'
+
   def __post_init__(self):
     super().__post_init__()
     checks.at_least(self, steps=1, proxy_batch=2, samples=1)
@@ -117,10 +110,6 @@ class Config(config.BaseConfig):
       )
     if wrong := [x for x in self.warm if x not in self.proxies]:
       raise ValueError(f'warm had {wrong[0]}, which is not among the proxies.')
-
-  @property
-  def name(self) -> str:
-    return f'ranking-{self.dataset.replace("/", "-")}'
 
   @property
   def title(self) -> str:

@@ -145,6 +145,15 @@ class Classification:
     return self._measure(params, model_state, dataset, dataset.test)[1]
 
 
+def networks(state: TrainState) -> dict[str, Any]:
+  """What is kept of trained networks."""
+  return {
+    'params': state.params,
+    'masks': lth.get_masks(state.opt_state),
+    'model_state': state.model_state,
+  }
+
+
 def diverged(*states: TrainState) -> dict[str, Any]:
   """The first step at which each seed has diverged, if any of them has."""
   steps = [

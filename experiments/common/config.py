@@ -53,7 +53,7 @@ class BaseConfig:
   batch_size: int = 60
   """Examples per step."""
   learning_rate: float = 1.2e-3
-  """Step size of Adam."""
+  """Step size of the optimizer."""
   validation: int | None = None
   """Training examples held out for validation; None: about a tenth."""
   output: Path = dataclasses.field(default=Path('runs'), compare=False)
@@ -65,6 +65,19 @@ class BaseConfig:
     checks.finite(self, *(x.name for x in dataclasses.fields(self)))
     checks.at_least(self, seeds=1, batch_size=1, validation=1)
     checks.above_zero(self, 'learning_rate')
+
+  @property
+  def name(self) -> str:
+    """Start of the name of the run's folder."""
+    given = (getattr(self, name, '') for name in ('dataset', 'model'))
+    parts = [self.PREFIX, *(part.replace('/', '-') for part in given)]
+    return '-'.join(filter(None, parts))
+
+  @property
+  def title(self) -> str:
+    """What was trained, in words."""
+    given = (getattr(self, name, '') for name in ('model', 'dataset'))
+    return f'{" on ".join(map(titled, filter(None, given)))}, {seeds(self)}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,14 +101,6 @@ class TrainConfig(BaseConfig):
     super().__post_init__()
     checks.at_least(self, steps=1, eval_every=1, weight_decay=0)
 
-  @property
-  def name(self) -> str:
-    return f'{self.PREFIX}{self.dataset.replace("/", "-")}-{self.model}'
-
-  @property
-  def title(self) -> str:
-    return f'{titled(self.model)} on {titled(self.dataset)}, {seeds(self)}'
-
 
 @dataclasses.dataclass(frozen=True)
 class TicketConfig(TrainConfig):
@@ -113,8 +118,9 @@ class TicketConfig(TrainConfig):
   """Steps at which the learning rate falls to a tenth."""
 
 
-RESUME = """Each configuration has its folder below --output. Kill the command at
-any time, and start it again: it goes on where it was, with the same bits.
+RESUME = """
+Each configuration has its folder below --output. Kill the command at any time,
+and start it again: it goes on where it was, with the same bits.
 """
 Config = TypeVar('Config', bound=BaseConfig)
 
@@ -134,7 +140,7 @@ def parse(
 ) -> Config:
   """Reads a command line: a preset, the first one by default, and changes."""
   if {'-h', '--help'} & set(arguments):
-    print(doc, RESUME, sep='\n')  # Tyro would break lines elsewhere.
+    print(f'{doc}{RESUME}')  # Tyro would break lines elsewhere.
   first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
   first.add_argument('--preset')
   name = first.parse_known_args(arguments)[0].preset

@@ -25,16 +25,10 @@ def next_ticket(
   config: Any,
   **options: Any,
 ) -> Ticket:
-  """The level after a ticket, or level 0.
+  """The level after a ticket, or level 0 if there is none before.
 
-  Args:
-    search: such as `lthjax.tickets.imp`.
-    train: what trains a state under masks.
-    start: state to rewind to.
-    masks: masks that keep everything, one per seed.
-    last: ticket of the level before.
-    config: says how much to prune.
-    **options: other options of the search.
+  ``search`` is `lthjax.tickets.imp` or the like, ``train`` and ``start`` are
+  its train and state, and ``masks`` keep everything, for every seed.
   """
   tickets = search(
     train,
@@ -47,6 +41,16 @@ def next_ticket(
     **options,
   )
   return next(tickets)
+
+
+def ticket(
+  level: int, start: Any, kept: dict[str, Any] | None
+) -> Ticket | None:
+  """Networks that were kept as the ticket of a level, to go on from there."""
+  if kept is None:
+    return None
+  trained = start._replace(**{k: x for k, x in kept.items() if k != 'masks'})
+  return Ticket(level, 1.0, kept['masks'], start, trained, None)
 
 
 def _prune(config: Any) -> Callable[..., Any]:

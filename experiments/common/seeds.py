@@ -13,6 +13,11 @@ def seed_keys(seeds: int, offset: int = 0) -> chex.PRNGKey:
   return jax.vmap(jax.random.key)(jnp.arange(seeds) + offset)
 
 
+def keys(seeds: int, kinds: int) -> list[chex.PRNGKey]:
+  """Keys of the seeds, and of as many other kinds of random numbers."""
+  return [seed_keys(seeds, i * 2**16) for i in range(kinds)]
+
+
 def stack(trees: Iterable[chex.ArrayTree]) -> Any:
   """Puts the trees of all seeds into one."""
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
