@@ -104,7 +104,6 @@ class Experiment(command.Experiment):
   """A network, the parts of its data, and the training on each of them."""
 
   def __init__(self, config: Config):
-    """Divides the data and builds the training loops."""
     self.config = config
     dataset = data.load(config.dataset, validation=config.validation)
     divided = data.partition(dataset, config.by, parts=config.parts)
@@ -151,7 +150,6 @@ class Experiment(command.Experiment):
     return store.load(cell.name, like)
 
   def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
-    """Trains a cell; returns what came out, and the networks."""
     load = functools.partial(self.load, store)
     masks, states = self.states(cell, load, evaluated)
     alive = jax.vmap(lth.masks.alive_by_name)(masks)
@@ -193,13 +191,11 @@ class Experiment(command.Experiment):
   def fit(
     self, part: int, state: TrainState, masks: chex.ArrayTree, report: Any
   ) -> TrainState:
-    """Trains on a part of the data."""
     fit, dataset = self.trainers[part].fit, self.parts[part].dataset
     state = with_masks(state, masks)
     return fit(state, dataset, until=self.config.steps, report=report)
 
   def imp(self, cell: Cell, load: Any, train: Any) -> Ticket:
-    """The next ticket of a part."""
     last, kept = cell.level - 1, None
     if cell.level:
       before = load(cell._replace(level=last))
@@ -234,12 +230,10 @@ class Experiment(command.Experiment):
     return self.search(lth.tickets.colt, trains, resume)
 
   def search(self, search: Any, train: Any, last: Ticket | None) -> Ticket:
-    """The level after a ticket."""
     start, masks = self.start, self.all_masks
     return levels.next_ticket(search, train, start, masks, last, self.config)
 
   def compose(self, cell: Cell, load: Any) -> chex.ArrayTree:
-    """Composes masks from the core and specialists."""
     tickets = [
       load(Cell('imp', cell.level, part, None, cell.steps))['masks']
       for part in range(self.config.parts)
@@ -261,7 +255,6 @@ class Experiment(command.Experiment):
     return lth.masks.union(core, drawn)
 
   def test(self, states: dict[int, TrainState]) -> list[grid.Result]:
-    """Tests networks on every part."""
     return [
       {
         'trained_on': trained_on,
@@ -282,7 +275,6 @@ class Experiment(command.Experiment):
   def finish(
     self, store: grid.Store, results: list[grid.Result]
   ) -> report.Measured:
-    """Measures what the tickets of the parts have in common."""
     config = self.config
     for task in self.parts:
       task.check_compiled()
@@ -314,9 +306,5 @@ class Experiment(command.Experiment):
     return found
 
 
-def main() -> None:
-  command.main(PRESETS, cells, Experiment, report, __doc__)
-
-
 if __name__ == '__main__':
-  main()
+  command.main(PRESETS, cells, Experiment, report, __doc__)

@@ -127,8 +127,6 @@ PRESETS = {
 
 
 class Cell(NamedTuple):
-  """One training, of all seeds."""
-
   method: MethodName
   sparsity: float
   steps: int
@@ -168,7 +166,6 @@ class Experiment(command.Experiment):
       jax.eval_shape(self.trainer(cell).init, self.keys)
 
   def plan(self, cell: Cell) -> Plan:
-    """What the method of a cell is told."""
     config = self.config
     return Plan(
       sparsity=cell.sparsity,
@@ -193,7 +190,6 @@ class Experiment(command.Experiment):
     )
 
   def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
-    """Trains a cell from the start, and tests it."""
     trainer = self.trainer(cell)
     # What a step does depends on the state, which has the budget: sparsities
     # share a program.
@@ -246,9 +242,5 @@ class Experiment(command.Experiment):
     }
 
 
-def main() -> None:
-  command.main(PRESETS, cells, Experiment, report, __doc__)
-
-
 if __name__ == '__main__':
-  main()
+  command.main(PRESETS, cells, Experiment, report, __doc__)

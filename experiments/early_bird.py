@@ -68,7 +68,6 @@ class Config(config.BaseConfig):
   draws: tuple[int, ...] = (1, 2, 4, 6, 8, 12)
   """Epochs after which tickets are drawn and trained on."""
   epochs: int = 20
-  """Length of training."""
   weight_decay: float = 1e-4
   """L2 penalty on kernels, added to the gradient."""
   l1: float = 1e-4
@@ -201,7 +200,6 @@ class Experiment(command.Experiment):
     return lth.static(tx, self.dense)
 
   def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
-    """Trains a cell; returns what came out, and the networks."""
     if cell.sparsity is None:
       return self.train_dense(cell, store, evaluated)
     start, epochs = self.trainer.init(self.keys), self.config.epochs
@@ -267,7 +265,6 @@ class Experiment(command.Experiment):
     return self.cost.at(densities) / self.cost.total_dense
 
   def test(self, cell: Cell, state: TrainState) -> grid.Result:
-    """Tests networks of all seeds."""
     what = {'sparsity': cell.sparsity, 'draw': cell.draw}
     return {**what, **self.task.test(state)}
 
@@ -291,17 +288,14 @@ def drawn_at(epoch: int) -> str:
 
 
 def slim(state: TrainState) -> TrainState:
-  """What is needed of a state to go on from there."""
   return state._replace(best=None)
 
 
 def per_seed(f, sparsity: float) -> Callable[[Any], Any]:
-  """Compiles a function of the params of one run for all seeds."""
   return jax.jit(jax.vmap(functools.partial(f, sparsity)))
 
 
 def channels_of(sparsity: float, params: Any) -> chex.ArrayTree:
-  """The channels that a ticket would keep."""
   return lth.structured.channel_masks(params, sparsity)
 
 
@@ -324,9 +318,5 @@ def layers(params: Any) -> list[str]:
   return sorted(params, key=place)
 
 
-def main() -> None:
-  command.main(PRESETS, cells, Experiment, report, __doc__)
-
-
 if __name__ == '__main__':
-  main()
+  command.main(PRESETS, cells, Experiment, report, __doc__)

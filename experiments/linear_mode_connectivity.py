@@ -76,10 +76,7 @@ class Config(TicketConfig):
 PRESETS = {
   'digits': Config(),
   'mnist': Config(
-    dataset='mnist',
-    rewind_steps=(0, 50, 200, 800),
-    steps=1500,
-    eval_every=500,
+    dataset='mnist', rewind_steps=(0, 50, 200, 800), steps=1500, eval_every=500
   ),
   'resnet20': Config(
     dataset='cifar10',
@@ -142,7 +139,6 @@ class Experiment(command.Experiment):
   """A network, its data, its training, and what lies between two copies."""
 
   def __init__(self, config: Config):
-    """Reads the data and builds the training loop, which is compiled once."""
     self.config = config
     self.task = Classification.of(config)
     dense = lth.masks.full(self.task.params)
@@ -164,11 +160,9 @@ class Experiment(command.Experiment):
 
   @functools.cached_property
   def like(self) -> dict[str, Any]:
-    """Shapes of what is kept of a cell."""
     return networks(jax.eval_shape(self.trainer.init, self.keys))
 
   def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
-    """Trains a cell, and compares copies with those before them."""
 
     def load(network, number, step=cell.rewind_step):
       known = cell._replace(network=network, number=number, rewind_step=step)
@@ -201,7 +195,6 @@ class Experiment(command.Experiment):
   def fit(
     self, state: TrainState, report=None, *, until: int | None = None
   ) -> TrainState:
-    """Trains up to a step, by default to the end."""
     until = self.config.steps if until is None else until
     return self.trainer.fit(
       state, self.task.dataset, until=until, report=report
@@ -226,7 +219,6 @@ class Experiment(command.Experiment):
     return ticket.trained
 
   def copy(self, cell: Cell, masks: chex.ArrayTree, report) -> TrainState:
-    """Trains a copy of a network, with its own noise."""
     state = self.start(cell.rewind_step, new=cell.network == 'reinit')
     if cell.network == 'shuffled':
       masks = jax.vmap(lth.masks.shuffle)(self.shuffle_keys, masks)
@@ -238,9 +230,5 @@ class Experiment(command.Experiment):
     self.task.check_compiled()
 
 
-def main() -> None:
-  command.main(PRESETS, cells, Experiment, report, __doc__)
-
-
 if __name__ == '__main__':
-  main()
+  command.main(PRESETS, cells, Experiment, report, __doc__)

@@ -43,11 +43,7 @@ import numpy as np
 
 import lthjax as lth
 from common import checks, command, grid, levels, seeds
-from common.classification import (
-  Classification,
-  image_shape,
-  static_optimizer,
-)
+from common.classification import Classification, image_shape, static_optimizer
 from common.config import TicketConfig
 from lthjax import files
 from lthjax.tickets import Ticket
@@ -170,7 +166,6 @@ class Experiment(command.Experiment):
   """Everything that is compiled once: a network, its data and its training."""
 
   def __init__(self, config: Config):
-    """Reads the data and builds the training loop."""
     self.config = config
     self.task = Classification.of(config)
     dense = lth.masks.full(self.task.params)
@@ -197,12 +192,10 @@ class Experiment(command.Experiment):
   def fit(
     self, state: TrainState, *, until: int, report=None, control='ticket'
   ) -> TrainState:
-    """Trains up to a step."""
     trainer = self.frozen[1] if control == 'frozen' else self.trainer
     return trainer.fit(state, self.task.dataset, until=until, report=report)
 
   def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
-    """Trains a ticket or a control; returns what came out, and the ticket."""
 
     def train(state, masks):
       return self.fit(
@@ -290,13 +283,8 @@ class Experiment(command.Experiment):
 
 
 def slim(state: TrainState) -> TrainState:
-  """What is kept of a trained state."""
   return state._replace(opt_state=None, key=None, best=None)
 
 
-def main() -> None:
-  command.main(PRESETS, cells, Experiment, report, __doc__)
-
-
 if __name__ == '__main__':
-  main()
+  command.main(PRESETS, cells, Experiment, report, __doc__)

@@ -33,7 +33,7 @@ import common.stopping  # noqa: F401
 
 import dataclasses
 import functools
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import chex
 import jax
@@ -80,12 +80,7 @@ class Config(TrainConfig):
   """Methods of pruning."""
   ratios: tuple[float, ...] = (3.16, 10.0, 20.0, 31.6, 50.0, 100.0, 316.0)
   """Compression ratios: prunable weights per weight that is left."""
-  checks: tuple[CheckName, ...] = (
-    'shuffled',
-    'shuffled_input',
-    'reinit',
-    'inverted',
-  )
+  checks: tuple[CheckName, ...] = get_args(CheckName)
   """Controls to train beside each network."""
   optimizer: Literal['adam', 'sgd'] = 'adam'
   """Adam, or SGD with momentum 0.9."""
@@ -177,7 +172,6 @@ class Experiment(command.Experiment):
   """A network, its data, its training, and the ways to prune it."""
 
   def __init__(self, config: Config):
-    """Reads the data and builds the training loop, which is compiled once."""
     self.config = config
     self.task = Classification.of(config)
     self.dense = jax.tree.map(jnp.asarray, lth.masks.full(self.task.params))
@@ -199,16 +193,13 @@ class Experiment(command.Experiment):
 
   @functools.cached_property
   def start(self) -> TrainState:
-    """Dense networks at initialization."""
     return self.trainer.init(self.keys)
 
   @functools.cached_property
   def like(self) -> dict[str, Any]:
-    """Shapes of what is kept of a cell."""
     return networks(jax.eval_shape(self.trainer.init, self.keys))
 
   def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
-    """Trains a cell under its masks; returns what came out, and networks."""
     if cell.check in ('', 'inverted'):
       masks = self.masks(cell, store)
     else:
@@ -232,7 +223,6 @@ class Experiment(command.Experiment):
   def prune(
     self, scores: chex.ArrayTree, ratio: float, masks: Any = None
   ) -> chex.ArrayTree:
-    """Keeps the highest scores of the whole network."""
     masks = self.dense if masks is None else masks
     return lth.prune(scores, masks, sparsity=1 - 1 / ratio, scope='global')
 
@@ -274,7 +264,6 @@ class Experiment(command.Experiment):
 
   @functools.cached_property
   def criteria(self) -> dict[str, list[Criterion]]:
-    """The criteria, one per seed."""
     model_state = seeds.one(self.start.model_state, 0)  # As for any seed.
     return criteria(
       self.task, model_state, list(self.noise_keys), self.config.score_batches
@@ -296,9 +285,5 @@ class Experiment(command.Experiment):
     self.task.check_compiled()
 
 
-def main() -> None:
-  command.main(PRESETS, cells, Experiment, report, __doc__)
-
-
 if __name__ == '__main__':
-  main()
+  command.main(PRESETS, cells, Experiment, report, __doc__)

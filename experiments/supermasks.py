@@ -184,7 +184,6 @@ class Experiment(command.Experiment):
     return dense.with_model(hidden(dense.model, method, cell.kept))
 
   def tx(self, cell: Cell) -> optax.GradientTransformation:
-    """The optimizer of a cell."""
     config = self.config
     if cell.method == 'dense':
       return optax.adam(config.learning_rate)
@@ -199,7 +198,6 @@ class Experiment(command.Experiment):
     )
 
   def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
-    """Trains a cell; returns what came out, and the networks."""
     task = self.task(cell)
     trainer = task.trainer(self.tx(cell), every=self.config.eval_every)
     start = trainer.init(self.keys)
@@ -252,15 +250,10 @@ class Experiment(command.Experiment):
   def test(
     self, cell: Cell, method: str, kept: float, params: Any, model_state: Any
   ) -> grid.Result:
-    """Tests networks of all seeds."""
     accuracy = self.dense[cell.width].test_accuracy(params, model_state)
     found = {'method': method, 'kept': kept, 'width': cell.width}
     return {**found, 'test_accuracy': accuracy}
 
 
-def main() -> None:
-  command.main(PRESETS, cells, Experiment, report, __doc__)
-
-
 if __name__ == '__main__':
-  main()
+  command.main(PRESETS, cells, Experiment, report, __doc__)

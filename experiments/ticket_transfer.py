@@ -137,7 +137,6 @@ class Experiment(command.Experiment):
   """Data sets, and networks of one architecture that train on them."""
 
   def __init__(self, config: Config):
-    """Reads the data and builds the training loops, one per data set."""
     self.config = config
     sets = transfer.load_alike(config.datasets, config.validation)
     self.loops = {name: self._loop(dataset) for name, dataset in sets.items()}
@@ -165,7 +164,6 @@ class Experiment(command.Experiment):
     return self.fit(name, state, until=self.config.rewind_step)
 
   def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
-    """Trains a cell; returns what came out, and the networks."""
 
     def load(level):
       init = self.loops[cell.source].trainer.init
@@ -188,7 +186,6 @@ class Experiment(command.Experiment):
   def fit(
     self, name: str, state: TrainState, report=None, *, until: int | None = None
   ) -> TrainState:
-    """Trains up to a step, by default to the end."""
     until = self.config.steps if until is None else until
     task, _, _, trainer = self.loops[name]
     return trainer.fit(state, task.dataset, until=until, report=report)
@@ -226,7 +223,6 @@ class Experiment(command.Experiment):
   def transfer(
     self, ticket: Ticket, onto: Any, *, weights: bool = False
   ) -> tuple[Any, Any]:
-    """Puts a ticket onto other params."""
     return lth.tickets.transfer(
       ticket, onto, weights=weights, fresh=self.config.fresh
     )
@@ -236,9 +232,5 @@ class Experiment(command.Experiment):
       loop.task.check_compiled()
 
 
-def main() -> None:
-  command.main(PRESETS, cells, Experiment, report, __doc__)
-
-
 if __name__ == '__main__':
-  main()
+  command.main(PRESETS, cells, Experiment, report, __doc__)

@@ -139,7 +139,6 @@ class Cell(NamedTuple):
 
 
 def space(config: Config) -> list[Network]:
-  """All networks."""
   return networks.space(
     config.depths, config.widths, config.kernels, config.patches
   )
@@ -176,12 +175,10 @@ class Experiment(command.Experiment):
     self.task(self.networks[0])  # Raises now on a batch that is too large.
 
   def task(self, network: Network) -> Classification:
-    """A network with its training."""
     size = self.config.batch_size
     return Classification(self.dataset, self.models[network], batch_size=size)
 
   def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
-    """Scores all networks, or trains those of a group."""
     if cell.kind == 'networks':
       return self.train_group(self.groups[cell.of], evaluated)
     # Scores are kept as text, which is exact; a checkpoint needs an array.
@@ -189,7 +186,6 @@ class Experiment(command.Experiment):
     return result, np.zeros(1, np.float32)
 
   def score(self, name: Any) -> dict[str, float]:
-    """Scores all networks by a proxy."""
     config, dataset = self.config, self.dataset
     images, labels = data.batch(
       dataset.train, jax.random.key(0), 0, batch_size=config.proxy_batch
@@ -241,7 +237,6 @@ class Experiment(command.Experiment):
   def finish(
     self, store: grid.Store, results: list[grid.Result]
   ) -> report.Measured:
-    """Searches the space, with and without proxies."""
     config = self.config
     scores, accuracies = {}, {}
     for result in results:
@@ -257,13 +252,9 @@ class Experiment(command.Experiment):
       repeats=config.repeats,
     )
     found = report.Measured(self.networks, scores, accuracies, searches)
-    report.write(found, store.folder)
+    report.write(found, results, store.folder)
     return found
 
 
-def main() -> None:
-  command.main(PRESETS, cells, Experiment, report, __doc__)
-
-
 if __name__ == '__main__':
-  main()
+  command.main(PRESETS, cells, Experiment, report, __doc__)

@@ -146,7 +146,6 @@ class Classification:
 
 
 def networks(state: TrainState) -> dict[str, Any]:
-  """What is kept of trained networks."""
   return {
     'params': state.params,
     'masks': lth.get_masks(state.opt_state),
@@ -218,6 +217,5 @@ def scans_well(params: chex.ArrayTree) -> bool:
 
 
 def image_shape(dataset: data.Dataset) -> tuple[int, int, int]:
-  """Height, width and channels of an image."""
   _, height, width, channels = dataset.train.images.shape
   return height, width, channels

@@ -26,7 +26,6 @@ MARKER = '<!-- Written by hand: kept when the results are collected again. -->'
 
 
 def collect(run: Path, name: str, results: Path = RESULTS) -> list[Path]:
-  """Copies page, numbers and figures of a run; returns the new files."""
   page = (run / 'results.md').read_text(encoding='utf-8')
   links = re.findall(r'\]\(([^)/]+\.(?:png|csv))\)', page)
   figures = [link for link in links if link.endswith('.png')]
@@ -47,7 +46,6 @@ def collect(run: Path, name: str, results: Path = RESULTS) -> list[Path]:
 
 
 def index(results: Path = RESULTS) -> str:
-  """A table of all pages."""
   lines = []
   for path in sorted(results.glob('*.md')):
     page = path.read_text(encoding='utf-8')

@@ -65,12 +65,10 @@ def log_scale(ax: Axes, ticks: Sequence[float], **base: int) -> None:
 
 
 def title(ax: Axes, text: str, size: float = 10) -> None:
-  """Titles a panel at its left edge."""
   ax.set_title(text, fontsize=size, loc='left')
 
 
 def title_all(fig: Figure, text: str, size: float = 10) -> None:
-  """Titles a figure at its left edge."""
   fig.suptitle(text, fontsize=size, x=0.01, ha='left')
 
 

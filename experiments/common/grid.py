@@ -84,9 +84,7 @@ class Progress(progress.Progress):
   """A progress bar for people, and files for what comes after."""
 
   def __init__(
-    self,
-    cells: Iterable[Cell],
-    rows: Callable[[Result], list[dict[str, Any]]],
+    self, cells: Iterable[Cell], rows: Callable[[Result], list[dict[str, Any]]]
   ):
     """Begins with no cell done; ``rows`` are those of a result in the CSV."""
     self.results: dict[Any, Result | None] = dict.fromkeys(cells)
@@ -111,7 +109,6 @@ class Progress(progress.Progress):
       self._write()
 
   def evaluated(self, cell: Cell, evaluation: dict[str, Any]) -> None:
-    """Shows where the run is."""
     number = list(self.results).index(cell) + 1
     accuracy = np.mean(np.asarray(evaluation['accuracy'], float))
     self.advance(

@@ -34,7 +34,6 @@ class Network(NamedTuple):
 
   @property
   def name(self) -> str:
-    """A name made of its choices."""
     parts = (f'{field[0]}{int(x)}' for field, x in self._asdict().items())
     return '-'.join(parts)
 

@@ -8,7 +8,6 @@ class Progress:
   """A bar over all training steps; prints text as it is, never as markup."""
 
   def __init__(self, steps: int):
-    """Begins with none of so many steps done."""
     self.console = rich.console.Console(
       markup=False, emoji=False, highlight=False
     )
@@ -24,12 +23,10 @@ class Progress:
     self._task = self._bar.add_task('reading data', total=steps)
 
   def __enter__(self):
-    """Shows the bar."""
     self._bar.start()
     return self
 
   def __exit__(self, *error):
-    """Leaves the bar where it is."""
     self._bar.stop()
 
   def say(self, text: str, style: str | None = None) -> None:

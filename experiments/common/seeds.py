@@ -19,20 +19,16 @@ def keys(seeds: int, kinds: int) -> list[chex.PRNGKey]:
 
 
 def stack(trees: Iterable[chex.ArrayTree]) -> Any:
-  """Puts the trees of all seeds into one."""
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def unstack(tree: Any) -> list[Any]:
-  """The trees of the seeds."""
   return [one(tree, seed) for seed in range(len(jax.tree.leaves(tree)[0]))]
 
 
 def one(tree: Any, seed: int) -> Any:
-  """The tree of one seed."""
   return jax.tree.map(lambda x: x[seed], tree)
 
 
 def repeat(tree: Any, seeds: int) -> Any:
-  """The same tree for every seed."""
   return jax.tree.map(lambda x: jnp.repeat(x[None], seeds, 0), tree)

@@ -31,7 +31,6 @@ class Cell(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Where it is kept."""
     if self.kind == 'colt':
       return f'networks/colt-{self.level:02d}'
     if self.kind == 'imp':
@@ -40,13 +39,11 @@ class Cell(NamedTuple):
 
   @property
   def masks(self) -> str:
-    """What its masks are called in the results."""
     chosen = '' if self.specialist is None else f'_{self.specialist}'
     return self.kind + chosen
 
   @property
   def label(self) -> str:
-    """What people call it."""
     if self.kind in ('imp', 'colt'):
       part = '' if self.part is None else f', part {self.part}'
       return f'{self.kind.upper()}, level {self.level}{part}'
@@ -54,7 +51,6 @@ class Cell(NamedTuple):
 
 
 def label(masks: str) -> str:
-  """What people call masks."""
   if masks.startswith('specialist_'):
     return f'core, specialist {masks.partition("_")[2]}'
   return LABELS[masks]

@@ -6,7 +6,6 @@ A method makes an optimizer for a `Plan`, and knows what a training step costs.
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-import chex
 import optax
 
 import lthjax as lth
@@ -29,25 +28,15 @@ MethodName = Literal[
 
 
 class Plan(NamedTuple):
-  """What a method is told.
+  """What a method is told."""
 
-  Attributes:
-    sparsity: dead share of all prunable weights at the end.
-    densities: how the budget spreads over layers.
-    steps: number of training steps.
-    stop_step: the last step at which masks may move.
-    update_every: steps from one move to the next.
-    drop_fraction: share of the alive weights that a move replaces at first.
-    weight_decay: L2 penalty on kernels.
-  """
-
-  sparsity: float
-  densities: Densities
+  sparsity: float  # dead share of all prunable weights at the end
+  densities: Densities  # how the budget spreads over layers
   steps: int
-  stop_step: int
-  update_every: int
-  drop_fraction: float
-  weight_decay: float
+  stop_step: int  # the last step at which masks may move
+  update_every: int  # steps from one move to the next
+  drop_fraction: float  # share of the alive weights that a move replaces
+  weight_decay: float  # L2 penalty on kernels
 
   @property
   def moves(self):
@@ -70,39 +59,21 @@ class Plan(NamedTuple):
 
 
 class Cost(NamedTuple):
-  """Multiply-adds of a forward pass on one example.
+  """Multiply-adds of a forward pass on one example."""
 
-  Attributes:
-    dense: with all weights.
-    sparse: with the weights alive at the end.
-    at: with the budget of a sparsity.
-  """
-
-  dense: float
-  sparse: float
-  at: Callable[[float], float]
+  dense: float  # with all weights
+  sparse: float  # with the weights alive at the end
+  at: Callable[[float], float]  # with the budget of a sparsity
 
 
 class Method(NamedTuple):
-  """One way to train.
-
-  Attributes:
-    label: its name for people.
-    color: of its line.
-    make: ``make(inner, plan, key) -> tx``.
-    cost: ``cost(forward, plan)``, multiply-adds of a training step on one
-      example.
-    decays: whether it has a weight decay of its own, in the place of another.
-  """
+  """One way to train."""
 
   label: str
   color: str
-  make: Callable[
-    [optax.GradientTransformation, Plan, chex.PRNGKey],
-    optax.GradientTransformation,
-  ]
-  cost: Callable[[Cost, Plan], float]
-  decays: bool = False
+  make: Callable[..., optax.GradientTransformation]  # (inner, plan, key)
+  cost: Callable[[Cost, Plan], float]  # of a training step on one example
+  decays: bool = False  # weights by itself, in the place of a penalty
 
 
 def phases(plan: Plan) -> tuple[list[int], list[int]]:
@@ -144,6 +115,29 @@ def _ac_dc(inner, plan, key):
   )
 
 
+def _top_kast(inner, plan, key):
+  del key
+  return lth.top_kast(
+    inner,
+    backward_sparsity=backward_sparsity(plan),
+    decay=plan.weight_decay,
+    **plan.budget,
+    **plan.moves,
+  )
+
+
+def _static_cost(forward: Cost, plan: Plan) -> float:
+  return step_cost.static(forward.sparse)
+
+
+def _rigl_cost(forward: Cost, plan: Plan) -> float:
+  return step_cost.rigl(forward.dense, forward.sparse, plan.update_every)
+
+
+def _through_cost(forward: Cost, plan: Plan) -> float:
+  return step_cost.straight_through(forward.dense, forward.sparse)
+
+
 METHODS: dict[MethodName, Method] = {
   'dense': Method(
     'dense',
@@ -156,7 +150,7 @@ METHODS: dict[MethodName, Method] = {
     'static',
     '#b0a08f',
     lambda inner, plan, key: lth.static(inner, plan.masks(key)),
-    lambda forward, plan: step_cost.static(forward.sparse),
+    _static_cost,
   ),
   'set': Method(
     'SET',
@@ -164,7 +158,7 @@ METHODS: dict[MethodName, Method] = {
     lambda inner, plan, key: lth.sparse_evolution(
       inner, plan.masks(key), key=key, **plan.dynamic
     ),
-    lambda forward, plan: step_cost.static(forward.sparse),
+    _static_cost,
   ),
   'snfs': Method(
     'SNFS',
@@ -176,28 +170,18 @@ METHODS: dict[MethodName, Method] = {
     'RigL',
     '#1b6ca8',
     lambda inner, plan, key: lth.rigl(inner, plan.masks(key), **plan.dynamic),
-    lambda forward, plan: step_cost.rigl(
-      forward.dense, forward.sparse, plan.update_every
-    ),
+    _rigl_cost,
   ),
   'srigl': Method(
     'SRigL',
     '#2a9d8f',
     lambda inner, plan, key: lth.srigl(inner, plan.masks(key), **plan.dynamic),
-    lambda forward, plan: step_cost.rigl(
-      forward.dense, forward.sparse, plan.update_every
-    ),
+    _rigl_cost,
   ),
   'top_kast': Method(
     'Top-KAST',
     '#7f4f24',
-    lambda inner, plan, key: lth.top_kast(
-      inner,
-      backward_sparsity=backward_sparsity(plan),
-      decay=plan.weight_decay,
-      **plan.budget,
-      **plan.moves,
-    ),
+    _top_kast,
     lambda forward, plan: step_cost.top_kast(
       forward.sparse, forward.at(backward_sparsity(plan))
     ),
@@ -207,17 +191,13 @@ METHODS: dict[MethodName, Method] = {
     'straight-through',
     '#e07a9b',
     lambda inner, plan, key: lth.straight_through(inner, **plan.budget),
-    lambda forward, plan: step_cost.straight_through(
-      forward.dense, forward.sparse
-    ),
+    _through_cost,
   ),
   'sr_ste': Method(
     'SR-STE',
     '#c8553d',
     lambda inner, plan, key: lth.sr_ste(inner, **plan.budget),
-    lambda forward, plan: step_cost.straight_through(
-      forward.dense, forward.sparse
-    ),
+    _through_cost,
   ),
   'ac_dc': Method(
     'AC/DC',

@@ -87,7 +87,6 @@ def networks(results: list[Result]) -> list[Network]:
 
 
 def accuracy_table(results: list[Result]) -> Table:
-  """Accuracy of all subnetworks on all parts."""
   found = networks(results)
   parts = range(len(found[0].tests))
   heads = ['subnetwork', 'weights', 'trained on part']
@@ -150,11 +149,8 @@ def overlap_lines(overlaps: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def overlap_table(overlaps: list[dict[str, Any]]) -> Table:
-  """What the tickets share."""
-  heads, caption = (
-    ['level', 'weights', 'layer', 'by chance', 'shared', 'z'],
-    OVERLAP,
-  )
+  heads = ['level', 'weights', 'layer', 'by chance', 'shared', 'z']
+  caption = OVERLAP
   if other_starts(overlaps):
     heads += ['shared, other starts', 'z, other starts']
     caption += OTHER_STARTS
@@ -179,7 +175,6 @@ def write(found: Measured, folder: Path) -> None:
 
 
 def page(run: Run) -> list[str | Table]:
-  """Accuracies, and what the tickets have in common."""
   return [
     accuracy_table(run.results),
     '![Test accuracy of the subnetworks on each part](accuracy.png)',
@@ -192,12 +187,10 @@ def page(run: Run) -> list[str | Table]:
 
 
 def terminal(run: Run) -> list[str | Table]:
-  """The tables of the page."""
   return [part for part in page(run) if isinstance(part, Table)]
 
 
 def draw(run: Run) -> dict[str, Figure]:
-  """Accuracies, and distances between layers."""
   return {
     'accuracy': accuracy_figure(networks(run.results), run.title),
     'layers': layer_figure(run.measured, run.title),

@@ -12,14 +12,14 @@ from common.tables import Table
 from methods.sparse import METHODS
 
 HEAD = 'Sparse training'
-HEADS = (
+HEADS = [
   'method',
   'sparsity',
   'steps',
   'test accuracy, %',
   'inference FLOPs',
   'training FLOPs',
-)
+]
 CAPTION = (
   'Mean ± standard deviation over the seeds, at the end of training. FLOPs are'
   ' shares of those of the dense network.'
@@ -28,13 +28,11 @@ TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
 def rows(result: grid.Result) -> list[dict[str, Any]]:
-  """One row per network."""
   names = ('method', 'sparsity', 'inference_cost', 'training_cost')
   return grid.by_seed(result, **{name: result[name] for name in names})
 
 
 def page(run: Run) -> list[str | Table]:
-  """All results in one table, and the figure."""
   lines = [
     [
       METHODS[result['method']].label,

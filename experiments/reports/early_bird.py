@@ -35,7 +35,6 @@ def settled(apart: np.ndarray, window: int, threshold: float) -> int | None:
 
 
 def rows(result: Result) -> list[dict[str, Any]]:
-  """One row per network."""
   rule = zip(*result.get('settled', {}).values(), strict=True)
   return grid.by_seed(
     result,
@@ -47,13 +46,13 @@ def rows(result: Result) -> list[dict[str, Any]]:
   )
 
 
-HEADS = (
+HEADS = [
   'channels removed',
   'drawn at',
   'test accuracy, %',
   'forward',
   'training',
-)
+]
 CAPTION = (
   'Mean ± standard deviation over the seeds, at the end of training. Costs are'
   ' multiply-adds of a forward pass, and of all training up to the end, as'
@@ -63,9 +62,7 @@ CAPTION = (
 )
 
 
-def split(
-  results: list[Result],
-) -> tuple[Result, dict[float, list[Result]]]:
+def split(results: list[Result]) -> tuple[Result, dict[float, list[Result]]]:
   """The dense network, and the tickets by sparsity."""
   dense, *others = results
   found: dict[float, list[Result]] = {}
@@ -90,13 +87,11 @@ def by_rule(dense: Result, line: list[Result]) -> Result | None:
 
 
 def cells(first: str, draw: str, result: Result) -> list[str]:
-  """A row of the table."""
   shares = [f'{100 * np.mean(result[x]):.1f} %' for x in ('forward', 'cost')]
   return [first, draw, grid.spread(result), *shares]
 
 
 def lines(results: list[Result]) -> list[list[str]]:
-  """All rows of the table."""
   dense, drawn = split(results)
   found = [cells('none', '', dense)]
   for sparsity, line in drawn.items():
@@ -112,7 +107,6 @@ def lines(results: list[Result]) -> list[list[str]]:
 
 
 def page(run: Run) -> list[str | Table]:
-  """All results in one table, and the figure."""
   picture = '![Distances of masks, and accuracy over the draw](early_bird.png)'
   return [Table(HEADS, lines(run.results), CAPTION, left=0), picture]
 

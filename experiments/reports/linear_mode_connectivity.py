@@ -11,19 +11,13 @@ from common.command import Run
 from common.tables import Table, spread
 
 HEAD = 'Linear mode connectivity'
-LABELS = {
-  'dense': 'dense network',
-  'ticket': 'winning ticket',
-  'reinit': 'its mask on new weights',
-  'shuffled': 'its mask shuffled',
+NETWORKS = {
+  'dense': ('dense network', '#555555'),
+  'ticket': ('winning ticket', '#1b6ca8'),
+  'reinit': ('its mask on new weights', '#e9a03b'),
+  'shuffled': ('its mask shuffled', '#c8553d'),
 }
-COLORS = {
-  'dense': '#555555',
-  'ticket': '#1b6ca8',
-  'reinit': '#e9a03b',
-  'shuffled': '#c8553d',
-}
-MEASURES = (
+MEASURES = [
   'test_barrier',
   'test_above_line',
   'train_barrier',
@@ -31,7 +25,7 @@ MEASURES = (
   'distance',
   'cosine',
   'disagreement',
-)
+]
 STABLE = 2  # Percentage points; below them the paper calls a network stable.
 
 
@@ -57,9 +51,11 @@ def summarize(results: list[grid.Result]) -> list[Summary]:
       copies.setdefault(key, []).append(result)
 
   def accuracy(network, step):
-    return 100 * np.mean(
-      [x['test_accuracy'] for x in copies[network, step]], axis=0
-    )
+    found = [x['test_accuracy'] for x in copies[network, step]]
+    return 100 * np.mean(found, axis=0)
+
+  def pairs(found, name):
+    return np.array([pair[name] for x in found for pair in x['pairs']], float)
 
   return [
     Summary(
@@ -69,17 +65,11 @@ def summarize(results: list[grid.Result]) -> list[Summary]:
       accuracy(network, step),
       accuracy(network, step) - accuracy('dense', step),
       {
-        name: np.array([p[name] for x in found for p in x['pairs']], float)
+        name: pairs(found, name)
         * (1 if name in ('distance', 'cosine') else 100)
         for name in MEASURES
       },
-      {
-        split: 100
-        * np.array(
-          [p[f'{split}_errors'] for x in found for p in x['pairs']], float
-        )
-        for split in ('test', 'train')
-      },
+      {x: 100 * pairs(found, f'{x}_errors') for x in ('test', 'train')},
       grid.mark(found),
     )
     for (network, step), found in copies.items()
@@ -100,7 +90,7 @@ def rows(result: grid.Result) -> list[dict[str, Any]]:
   ]
 
 
-HEADS = (
+HEADS = [
   'network',
   'from step',
   'test accuracy, %',
@@ -111,7 +101,7 @@ HEADS = (
   'distance',
   'cosine',
   'disagreement, %',
-)
+]
 CAPTION = (
   'Mean ± standard deviation over the seeds, and over the pairs of copies. A'
   ' barrier is how many points the error on the line between two copies rises'
@@ -126,21 +116,17 @@ def line(found: Summary) -> list[str]:
   """A row of the tables for people."""
   measures = found.measures
   return [
-    LABELS[found.network] + found.mark,
+    NETWORKS[found.network][0] + found.mark,
     f'{found.rewind_step:,}',
     spread(found.accuracy),
     '' if found.network == 'dense' else spread(found.gain, '+'),
-    spread(measures['test_barrier']),
-    spread(measures['train_barrier']),
+    *(spread(measures[f'{split}_barrier']) for split in ('test', 'train')),
     f'{found.density:.3g} %',
-    spread(measures['distance']),
-    spread(measures['cosine']),
-    spread(measures['disagreement']),
+    *(spread(measures[x]) for x in ('distance', 'cosine', 'disagreement')),
   ]
 
 
 def page(run: Run) -> list[str | Table]:
-  """All results in one table, and the figures."""
   lines = [line(found) for found in summarize(run.results)]
   return [
     Table(HEADS, lines, CAPTION, printed=HEADS.index('weights')),
@@ -153,28 +139,24 @@ def page(run: Run) -> list[str | Table]:
 
 
 def terminal(run: Run) -> list[str | Table]:
-  """The main columns of the table."""
   return page(run)[:1]
 
 
 def draw(run: Run) -> dict[str, Figure]:
-  """Barriers over the step of the start, and errors on the lines."""
   found = summarize(run.results)
-  return {
-    'barriers': barriers(found, run.title),
-    'paths': paths(found, run.title),
-  }
+  draw_in = {'barriers': barriers, 'paths': paths}
+  return {name: draw(found, run.title) for name, draw in draw_in.items()}
 
 
 def barriers(found: list[Summary], title: str) -> Figure:
   """Draws over the step of the start: the barrier, and the gain in accuracy."""
   fig, ((top,), (bottom,)) = figures.panels(2, 1, (7.2, 6.2), sharex=True)
   steps = sorted({x.rewind_step for x in found})
-  for network, label in LABELS.items():
+  for network, (label, color) in NETWORKS.items():
     mine = [x for x in found if x.network == network]
     if not mine:
       continue
-    style = {'color': COLORS[network], 'label': label}
+    style: Any = {'color': color, 'label': label}
     places = [steps.index(x.rewind_step) for x in mine]
     heights = [x.measures['test_barrier'].ravel() for x in mine]
     figures.bars(top, places, heights, **style)
@@ -234,7 +216,7 @@ def path(ax: Axes, summary: Summary, split: str) -> None:
   alphas = np.linspace(0, 1, errors.shape[-1])
   ends = np.outer(errors[:, 0], 1 - alphas) + np.outer(errors[:, -1], alphas)
   above = errors - ends
-  color, label = COLORS[summary.network], LABELS[summary.network]
+  label, color = NETWORKS[summary.network]
   ax.plot(alphas, above.mean(0), lw=1.6, color=color, label=label)
   low, high = above.min(0), above.max(0)
   ax.fill_between(alphas, low, high, color=color, alpha=0.12, lw=0)

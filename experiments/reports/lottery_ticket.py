@@ -27,7 +27,6 @@ class Level(NamedTuple):
 
   @property
   def label(self) -> str:
-    """The share of the weights that are alive."""
     return f'{100 * self.density:.2f} %'
 
 
@@ -48,13 +47,11 @@ def accuracy(result: grid.Result) -> np.ndarray:
 
 
 def rows(result: grid.Result) -> list[dict[str, Any]]:
-  """One row per training and seed."""
   names = ('level', 'density', 'control', 'best_step', AT_BEST)
   return grid.by_seed(result, **{name: result[name] for name in names})
 
 
 def by_level(found: list[Level], digits: int) -> Table:
-  """Accuracy of every arm at every level."""
   heads = ['weights', *found[-1].arms]
   lines = []
   for level in found:
@@ -103,7 +100,6 @@ def page(run: Run) -> list[str | Table]:
 
 
 def draw(run: Run) -> dict[str, Figure]:
-  """Accuracy against weights remaining."""
   found = levels(run.results)
   fig, axes = figures.panels()
   ax = axes[0, 0]

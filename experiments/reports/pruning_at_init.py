@@ -43,7 +43,6 @@ TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 
 
 def rows(result: grid.Result) -> list[dict[str, Any]]:
-  """One row per network."""
   alive = list(zip(*result['alive'].values(), strict=True))  # Layers by seed.
   return grid.by_seed(
     result,

@@ -50,7 +50,6 @@ def flat(results: list[grid.Result]) -> list[grid.Result]:
 
 
 def rows(result: grid.Result) -> list[dict[str, Any]]:
-  """One row per network."""
   return [
     row
     for one in flat([result])  # Only what was trained has a curve.
@@ -61,7 +60,6 @@ def rows(result: grid.Result) -> list[dict[str, Any]]:
 
 
 def page(run: Run) -> list[str | Table]:
-  """All results in one table, and the figures."""
   several = len(widths(run.results)) > 1
   heads = ['method', 'width', 'kept, %', 'test accuracy, %']
   lines = [
@@ -82,7 +80,6 @@ def page(run: Run) -> list[str | Table]:
 
 
 def widths(results: list[grid.Result]) -> list[float]:
-  """The widths of the networks."""
   return sorted({result['width'] for result in results})
 
 

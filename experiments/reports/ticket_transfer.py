@@ -12,20 +12,15 @@ from common.grid import Result
 from common.tables import Table
 
 HEAD = 'Tickets for other data'
-KINDS = {
-  'masks': 'masks',
-  'weights': 'masks and weights',
-}
+KINDS = {'masks': 'masks', 'weights': 'masks and weights'}
 COLUMNS = ('kind', 'source', 'target', 'level', 'density')
 
 
 def rows(result: Result) -> list[dict[str, Any]]:
-  """One row per network."""
   return grid.by_seed(result, **{name: result[name] for name in COLUMNS})
 
 
 def names(results: list[Result]) -> list[str]:
-  """The data sets."""
   return list(dict.fromkeys(result['target'] for result in results))
 
 
@@ -41,7 +36,6 @@ def find(results: list[Result], kind: str, **fields: Any) -> Result:
 
 
 def lines(results: list[Result]) -> list[list[str]]:
-  """The rows of the table."""
   targets = names(results)
 
   def line(ticket, label, kind, **fields):
@@ -60,7 +54,6 @@ def lines(results: list[Result]) -> list[list[str]]:
 
 
 def caption(results: list[Result]) -> str:
-  """What the numbers are."""
   density = 100 * results[-1]['density']
   return (
     'Test accuracy in %: mean ± standard deviation over the seeds, at the end'
@@ -74,7 +67,6 @@ def caption(results: list[Result]) -> str:
 
 
 def page(run: Run) -> list[str | Table]:
-  """All results in one table, and the figure."""
   results = run.results
   heads = ['ticket', 'transferred']
   heads += [f'on {titled(name)}' for name in names(results)]

@@ -21,12 +21,9 @@ class Measured(NamedTuple):
   """Everything that was found."""
 
   networks: list[Network]
-  scores: dict[str, dict[str, float]]
-  """By proxy and network."""
-  accuracies: dict[str, dict[str, list[float]]]
-  """By network and split, of each seed."""
-  searches: dict[str, list[list[float]]]
-  """Test accuracy by kind of search, repeat, and networks trained."""
+  scores: dict[str, dict[str, float]]  # by proxy and network
+  accuracies: dict[str, dict[str, list[float]]]  # by network and split
+  searches: dict[str, list[list[float]]]  # by kind, repeat, networks trained
 
   def test(self) -> dict[str, float]:
     """Mean test accuracy of each network."""
@@ -60,19 +57,13 @@ def rows(result: grid.Result) -> list[dict[str, Any]]:
 
 
 def lines(results: Measured) -> list[list[str]]:
-  """A row of the table for each proxy."""
   test, out = results.test(), []
   for name, scores in results.scores.items():
     order = sorted(scores, key=lambda n: -scores[n])
     first = [100 * test[network] for network in order[:5]]
     rho, tau = proxies.spearman(scores, test), proxies.kendall(scores, test)
-    numbers = (
-      f'{rho:.3f}',
-      f'{tau:.3f}',
-      f'{first[0]:.2f}',
-      f'{max(first):.2f}',
-    )
-    out.append([name, *numbers])
+    best = (f'{x:.2f}' for x in (first[0], max(first)))
+    out.append([name, f'{rho:.3f}', f'{tau:.3f}', *best])
   return out
 
 
@@ -93,38 +84,27 @@ def marks(curves: Any) -> list[int]:
 
 
 def search_heads(results: Measured) -> list[str]:
-  """The head of the table of searches."""
   curves = next(iter(results.searches.values()))
   return ['search', *(f'after {i + 1}, %' for i in marks(curves))]
 
 
-def write(results: Measured, folder: Path) -> None:
+def write(found: Measured, results: list[grid.Result], folder: Path) -> None:
   """Writes all numbers for programs, with the scores beside accuracies."""
-  rows = [
-    {
-      **network._asdict(),
-      'name': network.name,
-      'seed': seed,
-      'validation_accuracy': validation,
-      'test_accuracy': test,
-      **{proxy: x[network.name] for proxy, x in results.scores.items()},
-    }
-    for network in results.networks
-    for seed, (validation, test) in enumerate(
-      zip(*results.accuracies[network.name].values(), strict=True)
-    )
+  table = [
+    row | {proxy: x[row['name']] for proxy, x in found.scores.items()}
+    for result in results
+    for row in rows(result)
   ]
-  tables.write_csv(folder / 'results.csv', rows)
+  tables.write_csv(folder / 'results.csv', table)
   searches = (
     {'search': name, 'repeat': i, 'test_accuracy': curve}
-    for name, curves in results.searches.items()
+    for name, curves in found.searches.items()
     for i, curve in enumerate(curves)
   )
   tables.write_jsonl(folder / 'searches.jsonl', searches)
 
 
 def page(run: Run) -> list[str | Table]:
-  """Correlations, and searches."""
   found = run.measured
   return [
     Table(HEADS, lines(found), CAPTION),
@@ -135,12 +115,10 @@ def page(run: Run) -> list[str | Table]:
 
 
 def terminal(run: Run) -> list[str | Table]:
-  """The correlations."""
   return page(run)[:1]
 
 
 def draw(run: Run) -> dict[str, Figure]:
-  """Draws what the tables say."""
   found, title = run.measured, run.title
   return {'scores': scatter(found, title), 'search': searches(found, title)}
 
@@ -153,13 +131,11 @@ def scatter(results: Measured, title: str) -> Figure:
   fig, axes = figures.panels(height, columns, size, sharey=True)
   test = results.test()
   y = 100 * np.array([test[network.name] for network in results.networks])
-  deep = np.array(
-    [n.depth > min(results.networks).depth for n in results.networks]
-  )
+  shallow = min(results.networks).depth
+  deep = np.array([n.depth > shallow for n in results.networks])
   see = np.array([n.kernel > 1 for n in results.networks])
-  for ax, (name, scores) in zip(
-    axes.flat, results.scores.items(), strict=False
-  ):
+  shown = zip(axes.flat, results.scores.items(), strict=False)
+  for ax, (name, scores) in shown:
     x = stats.rankdata([scores[network.name] for network in results.networks])
     for chosen, color, marker, label in (
       (~deep & ~see, 'C0', 'o', 'shallow'),
@@ -167,12 +143,8 @@ def scatter(results: Measured, title: str) -> Figure:
       (~deep & see, 'C0', '^', 'shallow, sees neighbors'),
       (deep & see, 'C1', '^', 'deep, sees neighbors'),
     ):
-      ax.scatter(
-        *(x[chosen], y[chosen], 12, color),
-        marker=marker,
-        label=label,
-        alpha=0.8,
-      )
+      style: Any = {'marker': marker, 'label': label, 'alpha': 0.8}
+      ax.scatter(x[chosen], y[chosen], 12, color, **style)
     rho = proxies.spearman(scores, test)
     figures.title(ax, f'{name}  ({rho:.2f})', 9)
     ax.spines[['top', 'right']].set_visible(False)

@@ -14,6 +14,8 @@ import sys
 import pytest
 from tiny_experiments import TINY
 
+from common import command
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -94,7 +96,13 @@ def call_main(script, arguments):
     patch.setattr(sys, 'argv', [f'{script}.py', *arguments])
     patch.setenv('COLUMNS', '120')
     try:
-      module.main()
+      command.main(
+        module.PRESETS,
+        module.cells,
+        module.Experiment,
+        module.report,
+        module.__doc__,
+      )
     except SystemExit as stop:
       code = stop.code or 0
   text = errors.getvalue()
