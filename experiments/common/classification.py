@@ -84,7 +84,6 @@ class Classification:
       vmapped=True,
       check_finite=False,  # Seeds that diverge are marked, the others go on.
       scanned=scans_well(self.params),
-      check_finite=False,  # The grid marks what has diverged, and goes on.
     )
 
   def check_compiled(self, programs: int = 1) -> None:

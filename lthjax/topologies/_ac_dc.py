@@ -1,7 +1,7 @@
 """AC/DC: dense and sparse phases in turn."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import chex
@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import optax
 
 from lthjax import _checks, trees
-from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
 from lthjax._sparsify import Topology, sparsify
-from lthjax.counts import layer_counts
+from lthjax.axes import Axes
+from lthjax.counts import layer_counts, layer_sizes
 from lthjax.densities import Densities
 from lthjax.patterns import Unstructured
-from lthjax.selection import keep_largest
-from lthjax.topologies import _moves
+from lthjax.topologies import _layers, _moves, _select, _start
 
 
 class ACDCState(NamedTuple):
@@ -25,11 +24,13 @@ class ACDCState(NamedTuple):
 
   Attributes:
     masks: which weights are alive.
-    counts: ``{name: int32}``, how many weights a sparse phase keeps.
+    counts: ``{name: int32}``, how many weights of a layer a sparse phase keeps.
+    stacks: as in `DropAndGrowState`.
   """
 
   masks: chex.ArrayTree
   counts: dict[str, jax.Array]
+  stacks: dict[str, jax.Array]
 
 
 def ac_dc(
@@ -40,6 +41,7 @@ def ac_dc(
   dense_steps: Sequence[int],
   densities: Densities | None = None,
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
+  axes: Mapping[str, Axes] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Alternates compressed and decompressed training (AC/DC).
 
@@ -56,13 +58,10 @@ def ac_dc(
     densities: how the budget spreads over layers, such as
       `lthjax.densities.erk`; evenly by default.
     where: which leaves may be pruned, as for `lthjax.masks.full`.
+    axes: as for `lthjax.rigl`.
 
   Returns:
     A transformation whose ``update`` requires ``params``.
-
-  Raises:
-    ValueError: if the sparsity is out of range, or the phases do not alternate;
-      from ``init`` if a layer would be left empty.
 
   Example:
     >>> import jax.numpy as jnp, optax
@@ -85,17 +84,20 @@ def ac_dc(
     Peste et al., AC/DC: Alternating Compressed/DeCompressed Training of Deep
     Neural Networks, arXiv:2106.12379, algorithm 1.
   """
+  _start.check_inner(inner)
+  _checks.densities('densities', densities)
+  _checks.predicate('where', where)
   sparsity = _checks.share('sparsity', sparsity)
   phases = _phases(sparse_steps, dense_steps)
 
   def init_fn(params):
     masks = masks_lib.full(params, where)
-    shapes = _moves.shapes_of(masks)
-    its = Unstructured().fit(None, masks)
+    given, stacks = _layers.remember(axes, params, masks)
+    its, shapes = Unstructured().fit(given, masks), _moves.shapes_of(masks)
     _moves.check_not_empty(shapes, sparsity, densities, its)
     counts = layer_counts(shapes, sparsity, densities, axes=its)
     return ACDCState(
-      masks, {name: jnp.int32(count) for name, count in counts.items()}
+      masks, {name: jnp.int32(n) for name, n in counts.items()}, stacks
     )
 
   def moves(step):
@@ -103,19 +105,20 @@ def ac_dc(
 
   def move_fn(state, params, grads, step):
     del grads
+    given = _layers.recall(axes, state.stacks, state.masks)
+    its = Unstructured().fit(given, state.masks)
     # Phases take turns, beginning with a sparse one.
     dense = jnp.any(step == jnp.asarray(phases[1::2], jnp.int32))
-
-    axes = Unstructured().fit(None, state.masks)
-
-    def move(name, mask, w):
-      layer = axes[name].layer
-      size = axes_lib.size(mask.shape, layer)
-      count = jnp.where(dense, size, state.counts[name])
-      return keep_largest(_moves.magnitude(w), count, axis=layer)
-
-    masks = trees.map_alive(move, state.masks, params)
-    return state._replace(masks=masks)
+    every = jax.tree.map(jnp.ones_like, trees.prunable(state.masks))
+    # Algorithm 1: the mask is the top k of each layer, or all ones.
+    sizes = layer_sizes(_moves.shapes_of(every), its)
+    counts = {
+      name: jnp.where(dense, sizes[name], count)
+      for name, count in state.counts.items()
+    }
+    weights = _select.magnitudes(_select.leaves_of(state.masks, params))
+    new = _select.largest(weights, counts, every, _select.layers(its))
+    return state._replace(masks=_select.put(state.masks, new))
 
   topology = Topology(init_fn, move_fn, moves, applies_gradient=True)
   return sparsify(inner, topology)

@@ -1,6 +1,6 @@
 """Drop some weights, grow as many: the frame of SET, RigL and SNFS."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import chex
@@ -8,15 +8,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lthjax import trees
+from lthjax import _checks, trees
 from lthjax._sparsify import Topology
+from lthjax.axes import Axes
 from lthjax.counts import tables
 from lthjax.densities import Densities
-from lthjax.patterns import Pattern, Unstructured, count_along
-from lthjax.topologies import _moves, _start
+from lthjax.patterns import Pattern, Unstructured
+from lthjax.topologies import _layers, _moves, _select, _start
 
-# grow_score(grow_state, name, grad, step) -> scores
-GrowScore = Callable[[Any, str, jax.Array, jax.Array], jax.Array]
+Table = dict[str, jax.Array]  # of arrays by the name of the layer
+# grow_scores(state, grads, step) -> scores
+GrowScores = Callable[[Any, Table, jax.Array], Table]
 
 
 class DropAndGrowState(NamedTuple):
@@ -28,26 +30,29 @@ class DropAndGrowState(NamedTuple):
       the alive weights that each move drops.
     counts: ``{name: int32[moves]}``, how many weights each move leaves alive;
       empty where that never changes.
+    stacks: ``{name: int8 array}``, of size 2 along axes that count layers; only
+      of leaves that Flax's metadata said this of, or params that have no mask.
     grow_state: what growth depends on: the random key of SET, the `SNFSState`
       of SNFS, nothing for RigL.
   """
 
   masks: chex.ArrayTree
   drop_ratios: jax.Array
-  counts: dict[str, jax.Array]
+  counts: Table
+  stacks: Table
   grow_state: Any
 
 
 def drop_and_grow(
-  grow_score: GrowScore,
+  grow_scores: GrowScores,
   masks: _start.Masks,
   *,
-  init_growth: Callable[[chex.ArrayTree, chex.ArrayTree], Any] = (
-    lambda masks, params: ()
-  ),
+  init_growth: Callable[[Table], Any] = lambda leaves: (),
+  observe: Callable[[Any, Table], Any] | None = None,
   sparsity: optax.Schedule | None,
   densities: Densities | None,
   pattern: Pattern = Unstructured(),
+  axes: Mapping[str, Axes] | None,
   update_every: int,
   stop_step: int,
   drop_fraction: float | optax.Schedule,
@@ -61,14 +66,17 @@ def drop_and_grow(
   value and their optimizer slots.
 
   Args:
-    grow_score: ``grow_score(grow_state, name, grad, step) -> scores`` of one
-      layer.
+    grow_scores: ``grow_scores(grow_state, grads, step) -> {name: scores}``, of
+      the gradients ``{name: array}`` of the prunable leaves.
     masks: initial masks, as a tree or a function of params.
-    init_growth: ``init_growth(masks, params) -> grow_state``.
+    init_growth: ``init_growth({name: array}) -> grow_state``, of the params.
+    observe: ``observe(grow_state, {name: gradient}) -> grow_state``, called at
+      every step.
     sparsity: schedule of the dead share of all prunable weights.
-    densities: how the schedule spreads over layers; by default as random
-      masks do.
+    densities: how the schedule spreads over layers; by default as random masks
+      do.
     pattern: which shapes may survive.
+    axes: ``{name or glob: Axes}``; by layout where not given.
     update_every: steps between moves.
     stop_step: the last step at which masks may move.
     drop_fraction: share of the alive weights to replace.
@@ -77,48 +85,63 @@ def drop_and_grow(
   Returns:
     A topology for `lthjax.sparsify`.
   """
+  _checks.pattern('pattern', pattern)
+  masks = _start.completed(masks, pattern, axes)
   times = _moves.times(update_every, stop_step, applies_gradient)
   ratios = _moves.drop_ratios(drop_fraction, times)
-  masks = _start.with_pattern(masks, pattern)
   wanted = _moves.scheduled(sparsity, densities, pattern, times)
   densities = densities or _start.densities_of(masks)
 
-  def faults(masks):
-    return pattern.faults(trees.prunable(masks), pattern.fit(None, masks))
-
   def init_fn(params):
+    def faults(masks):
+      given, _ = _layers.remember(axes, params, masks)
+      return pattern.faults(trees.prunable(masks), pattern.fit(given, masks))
+
     alive = _start.initial_masks(masks, params, faults)
-    counts = {}
+    given, stacks = _layers.remember(axes, params, alive)
+    its, counts = pattern.fit(given, alive), {}
     if wanted.size:
-      shapes, its = _moves.shapes_of(alive), pattern.fit(None, alive)
+      shapes = _moves.shapes_of(alive)
       _moves.check_not_empty(shapes, wanted.max(), densities, its)
       counts = tables(shapes, wanted, densities, axes=its)
     return DropAndGrowState(
       alive,
       jnp.asarray(ratios),
       jax.tree.map(jnp.asarray, counts),
-      init_growth(alive, params),
+      stacks,
+      init_growth(_select.leaves_of(alive, params)),
     )
 
+  def observe_fn(state, grads):
+    grads = _select.leaves_of(state.masks, grads)
+    assert observe is not None
+    return state._replace(grow_state=observe(state.grow_state, grads))
+
   def move_fn(state, params, grads, step):
-    axes = pattern.fit(None, state.masks)
-
-    def move(name, mask, w, g):
-      its = axes[name]
-      total = stay = count_along(mask, its.layer)
-      if wanted.size:
-        total = state.counts[name][times.entry(step)]
-        stay = jnp.minimum(stay, total)
-      # Algorithm 1 of the RigL paper: keep the largest weights ...
-      drop = _moves.drop_count(state.drop_ratios, stay, step, times)
-      keep = pattern.drop(_moves.magnitude(w), mask, stay - drop, its)
-      # ... and grow among all others, those just dropped included.
-      score = grow_score(state.grow_state, name, g, step)
-      return pattern.fill(score, keep, total, its)
-
-    masks = trees.map_alive(move, state.masks, params, grads)
-    return state._replace(masks=masks)
+    its = pattern.fit(
+      _layers.recall(axes, state.stacks, state.masks), state.masks
+    )
+    masks = trees.prunable(state.masks)
+    weights = _select.leaves_of(state.masks, params)
+    grads = _select.leaves_of(state.masks, grads)
+    total = stay = _select.count(masks, its)
+    if wanted.size:
+      entry = times.entry(step)
+      total = {n: table[entry] for n, table in state.counts.items()}
+      stay = {n: jnp.minimum(stay[n], total[n]) for n in stay}
+    # Algorithm 1 of the RigL paper: keep the largest weights ...
+    drop = _moves.drop_counts(state.drop_ratios, stay, step, times)
+    left = {n: stay[n] - drop[n] for n in stay}
+    keep = _select.drop(pattern, _select.magnitudes(weights), masks, left, its)
+    # ... and grow among all others, those just dropped included.
+    scores = grow_scores(state.grow_state, grads, step)
+    new = _select.fill(pattern, scores, keep, total, its)
+    return state._replace(masks=_select.put(state.masks, new))
 
   return Topology(
-    init_fn, move_fn, times.due, applies_gradient=applies_gradient
+    init_fn,
+    move_fn,
+    times.due,
+    observe=None if observe is None else observe_fn,
+    applies_gradient=applies_gradient,
   )

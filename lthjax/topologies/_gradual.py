@@ -1,5 +1,6 @@
 """Gradual pruning by magnitude: from dense to sparse while training."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import chex
@@ -11,11 +12,12 @@ import optax
 from lthjax import _checks, trees
 from lthjax import masks as masks_lib
 from lthjax._sparsify import Topology, sparsify
+from lthjax.axes import Axes
 from lthjax.counts import tables
 from lthjax.densities import Densities
 from lthjax.patterns import NM, Pattern, Unstructured
 from lthjax.schedules import polynomial_sparsity
-from lthjax.topologies import _moves
+from lthjax.topologies import _layers, _moves, _select, _start
 
 
 class GradualState(NamedTuple):
@@ -25,10 +27,12 @@ class GradualState(NamedTuple):
     masks: which weights are alive.
     counts: ``{name: int32[moves]}``, how many weights each move keeps: in the
       layer, or in each of its groups under `lthjax.patterns.NM`.
+    stacks: as in `DropAndGrowState`.
   """
 
   masks: chex.ArrayTree
   counts: dict[str, jax.Array]
+  stacks: dict[str, jax.Array]
 
 
 def gradual(
@@ -38,6 +42,7 @@ def gradual(
   densities: Densities | None = None,
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
   pattern: Pattern = Unstructured(),
+  axes: Mapping[str, Axes] | None = None,
   update_every: int = 100,
   stop_step: int,
 ) -> optax.GradientTransformationExtraArgs:
@@ -56,6 +61,7 @@ def gradual(
     where: which leaves may be pruned, as for `lthjax.masks.full`.
     pattern: which shapes may survive. Under ``lthjax.patterns.NM(2, 4)`` every
       group of four keeps 4 weights at first, then 3, and 2 after the last move.
+    axes: as for `lthjax.rigl`.
     update_every: steps between moves, which come at its multiples, counted
       from 1.
     stop_step: the last step at which weights may die. Equal to
@@ -84,6 +90,10 @@ def gradual(
     for model compression, arXiv:1710.01878, equation 1; Mishra et al.,
     Accelerating Sparse Deep Neural Networks, arXiv:2104.08378, section 3 (N:M).
   """
+  _start.check_inner(inner)
+  _checks.pattern('pattern', pattern)
+  _checks.densities('densities', densities)
+  _checks.predicate('where', where)
   times = _moves.times(update_every, stop_step)
   steps = times.table_steps()
   last = int(steps[-1])
@@ -93,25 +103,27 @@ def gradual(
 
   def init_fn(params):
     masks = masks_lib.full(params, where)
-    shapes = _moves.shapes_of(masks)
-    its = pattern.fit(None, masks)
+    given, stacks = _layers.remember(axes, params, masks)
+    its, shapes = pattern.fit(given, masks), _moves.shapes_of(masks)
     if isinstance(pattern, NM):
       counts = dict.fromkeys(shapes, _group_counts(pattern, wanted))
     else:
       _moves.check_not_empty(shapes, wanted[-1], densities, its)
       counts = tables(shapes, wanted, densities, axes=its)
-    return GradualState(masks, jax.tree.map(jnp.asarray, counts))
+    return GradualState(masks, jax.tree.map(jnp.asarray, counts), stacks)
 
   def move_fn(state, params, grads, step):
     del grads
-    axes = pattern.fit(None, state.masks)
-
-    def move(name, mask, w):
-      count = state.counts[name][times.entry(step)]
-      return pattern.select(_moves.magnitude(w), mask, count, axes[name])
-
-    masks = trees.map_alive(move, state.masks, params)
-    return state._replace(masks=masks)
+    given = _layers.recall(axes, state.stacks, state.masks)
+    entry = times.entry(step)
+    new = _select.select(
+      pattern,
+      _select.magnitudes(_select.leaves_of(state.masks, params)),
+      trees.prunable(state.masks),
+      {name: table[entry] for name, table in state.counts.items()},
+      pattern.fit(given, state.masks),
+    )
+    return state._replace(masks=_select.put(state.masks, new))
 
   topology = Topology(init_fn, move_fn, times.due, applies_gradient=True)
   return sparsify(inner, topology)

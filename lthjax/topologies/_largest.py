@@ -1,6 +1,6 @@
 """The largest of dense weights run forward: the frame of STE and Top-KAST."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import chex
@@ -12,11 +12,11 @@ import optax
 from lthjax import _checks, trees
 from lthjax import masks as masks_lib
 from lthjax._sparsify import Topology, sparsify
+from lthjax.axes import Axes
 from lthjax.counts import layer_counts, tables
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
-from lthjax.selection import keep_largest
-from lthjax.topologies import _moves
+from lthjax.topologies import _layers, _moves, _select
 
 
 class LargestState(NamedTuple):
@@ -29,12 +29,14 @@ class LargestState(NamedTuple):
       ``masks``, the first masks included; one entry if that never changes, and
       none if the pattern fixes it.
     backward_counts: ``{name: int32}``, how many train; empty where all do.
+    stacks: as in `DropAndGrowState`.
   """
 
   masks: chex.ArrayTree
   backward: chex.ArrayTree
   counts: dict[str, jax.Array]
   backward_counts: dict[str, jax.Array]
+  stacks: dict[str, jax.Array]
 
 
 def run_largest(
@@ -46,6 +48,7 @@ def run_largest(
   densities: Densities | None,
   where: masks_lib.Where | str | list[str],
   pattern: Pattern = Unstructured(),
+  axes: Mapping[str, Axes] | None = None,
   update_every: int,
   stop_step: int | None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -60,6 +63,7 @@ def run_largest(
     densities: how the budget spreads over layers.
     where: which leaves may be pruned.
     pattern: which shapes may run forward.
+    axes: ``{name or glob: Axes}``; by layout where not given.
     update_every: steps between moves.
     stop_step: the last step at which masks may move; `None` for no end.
 
@@ -77,8 +81,8 @@ def run_largest(
 
   def init_fn(params):
     masks = masks_lib.full(params, where)
-    shapes = _moves.shapes_of(masks)
-    its = pattern.fit(None, masks)
+    given, stacks = _layers.remember(axes, params, masks)
+    shapes, its = _moves.shapes_of(masks), pattern.fit(given, masks)
     counts, backward_counts = {}, {}
     if wanted.size:
       _moves.check_not_empty(shapes, wanted.max(), densities, its)
@@ -90,31 +94,26 @@ def run_largest(
         name: jnp.maximum(counts[name][0], trained[name]) for name in shapes
       }
     everything = jax.tree.map(lambda _: None, params)
-    state = LargestState(masks, everything, counts, backward_counts)
+    state = LargestState(masks, everything, counts, backward_counts, stacks)
     return move_fn(state, params, None, 0)
 
   def move_fn(state, params, grads, step):
     del grads
-    axes = pattern.fit(None, state.masks)
-
-    def choose(name, mask, w):
-      count = None
-      if name in state.counts:
-        table = state.counts[name]
-        count = table[jnp.minimum(times.entry(step) + 1, len(table) - 1)]
-      all_of_them = jnp.ones_like(mask)
-      return pattern.select(_moves.magnitude(w), all_of_them, count, axes[name])
-
-    def choose_backward(name, mask, w):
-      del mask
-      count = state.backward_counts[name]
-      return keep_largest(_moves.magnitude(w), count, axis=axes[name].layer)
-
-    state = state._replace(masks=trees.map_alive(choose, state.masks, params))
+    given = _layers.recall(axes, state.stacks, state.masks)
+    its = pattern.fit(given, state.masks)
+    every = jax.tree.map(jnp.ones_like, trees.prunable(state.masks))
+    weights = _select.magnitudes(_select.leaves_of(state.masks, params))
+    counts: dict[str, Any] = dict.fromkeys(every)
+    for name, table in state.counts.items():
+      counts[name] = table[jnp.minimum(times.entry(step) + 1, len(table) - 1)]
+    new = _select.select(pattern, weights, every, counts, its)
+    state = state._replace(masks=_select.put(state.masks, new))
     if not state.backward_counts:
       return state
-    backward = trees.map_alive(choose_backward, state.masks, params)
-    return state._replace(backward=backward)
+    new = _select.largest(
+      weights, state.backward_counts, every, _select.layers(its)
+    )
+    return state._replace(backward=_select.put(state.masks, new))
 
   def moves(step):
     if stop_step is not None:

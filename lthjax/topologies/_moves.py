@@ -97,12 +97,26 @@ def drop_ratios(
   return counts.ratios(shares)
 
 
-def drop_count(
-  ratios: jax.Array, alive: jax.Array, step: jax.Array, times: Times
-) -> jax.Array:
-  """Counts how many weights the move at a step drops, rounded down."""
+def drop_counts(
+  ratios: jax.Array, alive: Mapping[str, jax.Array], step: Any, times: Times
+) -> dict[str, jax.Array]:
+  """Counts how many weights of each layer the move at a step drops.
+
+  Rounded down as in RigL's code, but exact above 2^24 weights too.
+  """
   numerator, denominator = ratios[times.entry(step)]
-  return counts.share_of(alive, numerator, denominator, 'floor')
+
+  def share(n):
+    return counts.share_of(n, numerator, denominator, 'floor')
+
+  # Leaves of a single layer go together: fewer operations for XLA to compile.
+  single = [name for name, n in alive.items() if n.size == 1]
+  found = {name: share(n) for name, n in alive.items() if n.size != 1}
+  if single:
+    together = share(jnp.stack([alive[name].reshape(()) for name in single]))
+    for i, name in enumerate(single):
+      found[name] = together[i].reshape(alive[name].shape)
+  return {name: found[name] for name in alive}
 
 
 def sparsities(schedule: optax.Schedule, steps: np.ndarray) -> np.ndarray:
@@ -187,8 +201,3 @@ def shapes_of(masks: chex.ArrayTree) -> dict[str, tuple[int, ...]]:
 def layer_key(key: chex.PRNGKey, step: jax.Array, name: str) -> chex.PRNGKey:
   """Derives the key of one layer at one step."""
   return trees.fold_in_name(jax.random.fold_in(key, step), name)
-
-
-def magnitude(x: jax.Array) -> jax.Array:
-  """Absolute values, with NaN lowest, so that counts stay exact."""
-  return jnp.where(jnp.isnan(x), -1, jnp.abs(x))

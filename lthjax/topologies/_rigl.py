@@ -1,22 +1,25 @@
 """RigL: drop small weights, grow where the gradient is large."""
 
+from collections.abc import Mapping
+
 import optax
 
 from lthjax._sparsify import sparsify
+from lthjax.axes import Axes
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
-from lthjax.topologies import _moves
+from lthjax.topologies import _select, _start
 from lthjax.topologies._drop_and_grow import drop_and_grow
-from lthjax.topologies._start import Masks
 
 
 def rigl(
   inner: optax.GradientTransformation,
-  masks: Masks,
+  masks: _start.Masks,
   *,
   sparsity: optax.Schedule | None = None,
   densities: Densities | None = None,
   pattern: Pattern = Unstructured(),
+  axes: Mapping[str, Axes] | None = None,
   update_every: int = 100,
   stop_step: int,
   drop_fraction: float | optax.Schedule = 0.3,
@@ -39,6 +42,9 @@ def rigl(
       random masks do, or evenly.
     pattern: which shapes may survive. Under `lthjax.patterns.NM` every group
       keeps exactly n after every move.
+    axes: ``{name or glob: lthjax.axes.Axes}`` of kernels whose names and shapes
+      do not say which axes are inputs, neurons or a stack of layers. Each layer
+      of a stack moves separately.
     update_every: steps between moves, which come at its multiples, counted
       from 1.
     stop_step: the last step at which masks may move.
@@ -81,17 +87,19 @@ def rigl(
     (GraNet).
   """
 
-  def grow_score(grow_state, name, grad, step):
-    del grow_state, name, step
+  def grow_scores(grow_state, grads, step):
+    del grow_state, step
     # Algorithm 1: grow the largest |gradient of the loss| of the dense layer.
-    return _moves.magnitude(grad)
+    return _select.magnitudes(grads)
 
+  _start.check(inner, masks)
   topology = drop_and_grow(
-    grow_score,
+    grow_scores,
     masks,
     sparsity=sparsity,
     densities=densities,
     pattern=pattern,
+    axes=axes,
     update_every=update_every,
     stop_step=stop_step,
     drop_fraction=drop_fraction,

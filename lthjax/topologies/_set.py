@@ -1,26 +1,29 @@
 """SET: drop small weights, grow at random."""
 
+from collections.abc import Mapping
+
 import chex
-import jax
 import jax.numpy as jnp
 import optax
 
+from lthjax import _checks, _sharding
 from lthjax._sparsify import sparsify
+from lthjax.axes import Axes
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
-from lthjax.topologies import _moves
+from lthjax.topologies import _moves, _start
 from lthjax.topologies._drop_and_grow import drop_and_grow
-from lthjax.topologies._start import Masks
 
 
 def sparse_evolution(
   inner: optax.GradientTransformation,
-  masks: Masks,
+  masks: _start.Masks,
   *,
   key: chex.PRNGKey,
   sparsity: optax.Schedule | None = None,
   densities: Densities | None = None,
   pattern: Pattern = Unstructured(),
+  axes: Mapping[str, Axes] | None = None,
   update_every: int = 100,
   stop_step: int,
   drop_fraction: float | optax.Schedule = 0.3,
@@ -41,6 +44,7 @@ def sparse_evolution(
     sparsity: optional schedule, as for `lthjax.rigl`.
     densities: how a schedule of sparsity spreads over layers.
     pattern: which shapes may survive, as for `lthjax.rigl`.
+    axes: as for `lthjax.rigl`.
     update_every: steps between moves.
     stop_step: the last step at which masks may move.
     drop_fraction: share of the alive weights to replace, as for `lthjax.rigl`.
@@ -77,21 +81,27 @@ def sparse_evolution(
     algorithm 1.
   """
 
-  def init_growth(masks, params):
-    del masks, params
+  def init_growth(leaves):
+    del leaves
     return jnp.copy(key)  # Donating the state must not delete the user's key.
 
-  def grow_score(key, name, grad, step):
+  def grow_scores(key, grads, step):
     # Algorithm 1, "add randomly new weights in the same amount".
-    return jax.random.uniform(_moves.layer_key(key, step, name), grad.shape)
+    return {
+      name: _sharding.uniform(_moves.layer_key(key, step, name), g)
+      for name, g in grads.items()
+    }
 
+  _start.check(inner, masks)
+  _checks.key('key', key)
   topology = drop_and_grow(
-    grow_score,
+    grow_scores,
     masks,
     init_growth=init_growth,
     sparsity=sparsity,
     densities=densities,
     pattern=pattern,
+    axes=axes,
     update_every=update_every,
     stop_step=stop_step,
     drop_fraction=drop_fraction,

@@ -1,19 +1,22 @@
 """SNFS: grow where the smoothed gradient is large."""
 
+import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from lthjax import trees
+from lthjax import _checks, trees
 from lthjax._sparsify import sparsify
+from lthjax.axes import Axes
 from lthjax.densities import Densities
-from lthjax.selection import keep_largest
-from lthjax.topologies import _moves
-from lthjax.topologies._drop_and_grow import drop_and_grow
-from lthjax.topologies._start import Masks
+from lthjax.patterns import Unstructured
+from lthjax.topologies import _layers, _moves, _select, _start
+from lthjax.topologies._drop_and_grow import DropAndGrowState, drop_and_grow
 
 
 class SNFSState(NamedTuple):
@@ -28,10 +31,11 @@ class SNFSState(NamedTuple):
 
 def snfs(
   inner: optax.GradientTransformation,
-  masks: Masks,
+  masks: _start.Masks,
   *,
   sparsity: optax.Schedule | None = None,
   densities: Densities | None = None,
+  axes: Mapping[str, Axes] | None = None,
   update_every: int = 100,
   stop_step: int,
   drop_fraction: float | optax.Schedule = 0.3,
@@ -51,12 +55,13 @@ def snfs(
     masks: initial masks, as for `lthjax.rigl`.
     sparsity: optional schedule, as for `lthjax.rigl`.
     densities: how a schedule of sparsity spreads over layers.
+    axes: as for `lthjax.rigl`.
     update_every: steps between moves.
     stop_step: the last step at which masks may move.
     drop_fraction: share of the alive weights to replace, as for `lthjax.rigl`.
     momentum: weight of the past in the average.
     redistribute: grow in each layer in proportion to the mean absolute momentum
-      of its alive weights, as in the paper. Then only the total stays constant.
+      of its alive weights, as in the paper. Then only the total is constant.
     applies_gradient: whether a step that moves masks also trains, before they
       move.
 
@@ -75,122 +80,131 @@ def snfs(
     Dettmers & Zettlemoyer, Sparse Networks from Scratch: Faster Training
     without Losing Performance, arXiv:1907.04840, algorithm 1.
   """
-  if not 0 <= momentum < 1:
-    raise ValueError(f'`momentum` was {momentum}, but must be in [0, 1).')
+  _start.check(inner, masks)
+  momentum = _checks.share('momentum', momentum, 'at 1 nothing is learned')
   if redistribute and sparsity is not None:
     raise ValueError(
       '`redistribute` keeps the number of all alive weights, so it takes no'
       ' schedule of `sparsity`. Leave one of them out.'
     )
 
-  def init_growth(masks, params):
-    values = trees.by_name(params)
-    return SNFSState(
-      {name: jnp.zeros_like(values[name]) for name in _moves.shapes_of(masks)}
-    )
+  def init_growth(leaves):
+    return SNFSState({name: jnp.zeros_like(w) for name, w in leaves.items()})
 
-  def grow_score(grow_state, name, grad, step):
-    del grad, step
-    return _moves.magnitude(grow_state.dense_momentum[name])
-
-  topology = drop_and_grow(
-    grow_score,
-    masks,
-    init_growth=init_growth,
-    sparsity=sparsity,
-    densities=densities,
-    update_every=update_every,
-    stop_step=stop_step,
-    drop_fraction=drop_fraction,
-    applies_gradient=applies_gradient,
-  )
-
-  def observe_fn(state, grads):
-    values = trees.by_name(grads)
-
+  def observe(state, grads):
     def smooth(m, g):
       # M <- alpha M + (1 - alpha) dL/dW, of dead weights too.
       mean = (momentum * m + (1 - momentum) * g).astype(m.dtype)
       return jnp.where(jnp.isfinite(mean), mean, m)
 
-    old = state.grow_state.dense_momentum
-    smoothed = {name: smooth(m, values[name]) for name, m in old.items()}
-    return state._replace(grow_state=SNFSState(smoothed))
+    old = state.dense_momentum
+    return SNFSState({name: smooth(m, grads[name]) for name, m in old.items()})
 
-  times = _moves.Times(update_every, stop_step)
+  def grow_scores(state, grads, step):
+    del grads, step
+    return _select.magnitudes(state.dense_momentum)
 
-  def redistribute_fn(state, params, grads, step):
-    del grads
-    momenta = state.grow_state.dense_momentum
-    kept, means = {}, {}
-    for name, mask in trees.by_name(state.masks).items():
-      if mask is None:
-        continue
-      w, m = trees.by_name(params)[name], momenta[name]
-      # Step 1: drop the smallest share of each layer.
-      alive = jnp.sum(mask, dtype=jnp.int32)
-      drop = _moves.drop_count(state.drop_ratios, alive, step, times)
-      kept[name] = keep_largest(_moves.magnitude(w), alive - drop, mask)
-      # Step 2: the layer's part is its mean momentum magnitude.
-      total = jnp.sum(jnp.where(mask, jnp.abs(m), 0), dtype=jnp.float32)
-      means[name] = total / jnp.maximum(alive, 1)
-    dropped = masks_total(state.masks) - masks_total(kept)
-    room = {n: k.size - jnp.sum(k, dtype=jnp.int32) for n, k in kept.items()}
-    # Step 3: regrow that part of all that was dropped, by momentum.
-    grown = share_out(dropped, means, room)
-
-    def grow(name, _):
-      score = _moves.magnitude(momenta[name])
-      return kept[name] | keep_largest(score, grown[name], ~kept[name])
-
-    return state._replace(masks=trees.map_alive(grow, state.masks))
-
-  move_fn = redistribute_fn if redistribute else topology.move
-  return sparsify(inner, topology._replace(observe=observe_fn, move=move_fn))
+  topology = drop_and_grow(
+    grow_scores,
+    masks,
+    init_growth=init_growth,
+    observe=observe,
+    sparsity=sparsity,
+    densities=densities,
+    axes=axes,
+    update_every=update_every,
+    stop_step=stop_step,
+    drop_fraction=drop_fraction,
+    applies_gradient=applies_gradient,
+  )
+  if redistribute:
+    times = _moves.Times(update_every, stop_step)
+    move = functools.partial(_redistribute, axes=axes, times=times)
+    topology = topology._replace(move=move)
+  return sparsify(inner, topology)
 
 
-def masks_total(masks: chex.ArrayTree) -> jax.Array:
-  """Counts all alive weights, traced."""
-  leaves = jax.tree.leaves(masks)
-  return sum((jnp.sum(m, dtype=jnp.int32) for m in leaves), jnp.int32(0))
+def _redistribute(
+  state: DropAndGrowState,
+  params: chex.ArrayTree,
+  grads: chex.ArrayTree,
+  step: jax.Array,
+  *,
+  axes: Mapping[str, Axes] | None,
+  times: _moves.Times,
+) -> DropAndGrowState:
+  """Moves masks so that layers with more momentum get more of the budget."""
+  del grads
+  its = Unstructured().fit(
+    _layers.recall(axes, state.stacks, state.masks), state.masks
+  )
+  masks = trees.prunable(state.masks)
+  weights = _select.magnitudes(_select.leaves_of(state.masks, params))
+  momenta = state.grow_state.dense_momentum
+  # Step 1: drop the smallest share of each layer.
+  alive = _select.count(masks, its)
+  drop = _moves.drop_counts(state.drop_ratios, alive, step, times)
+  left = {n: alive[n] - drop[n] for n in masks}
+  kept = _select.largest(weights, left, masks, _select.layers(its))
+  # Step 2: the part of a layer is the mean momentum magnitude of its weights.
+  total = {
+    n: jnp.sum(
+      jnp.where(mask, jnp.abs(momenta[n]), 0),
+      axis=its[n].layer,
+      keepdims=True,
+      dtype=jnp.float32,
+    )
+    for n, mask in masks.items()
+  }
+  means = {n: total[n] / jnp.maximum(alive[n], 1) for n in masks}
+  room = _select.count({n: ~k for n, k in kept.items()}, its)
+  dropped = sum(jnp.sum(alive[n]) - jnp.sum(left[n]) for n in masks)
+  # Step 3: grow that part of all that was dropped, by momentum.
+  flat = [jnp.concatenate([x[n].ravel() for n in masks]) for x in (means, room)]
+  grown = _share_out(jnp.asarray(dropped), *flat)
+  ends = np.cumsum([alive[n].size for n in masks])[:-1]
+  parts = zip(masks, jnp.split(grown, ends), strict=True)
+  grow = {n: part.reshape(alive[n].shape) for n, part in parts}
+  scores = _select.magnitudes(momenta)
+  new = _select.grow(scores, grow, kept, _select.layers(its))
+  return state._replace(masks=_select.put(state.masks, new))
 
 
-def share_out(
-  total: jax.Array, weights: dict[str, jax.Array], room: dict[str, jax.Array]
-) -> dict[str, jax.Array]:
+def _share_out(
+  total: jax.Array, weights: jax.Array, room: jax.Array
+) -> jax.Array:
   """Splits a number into integers in proportion to weights, within limits.
+
+  What does not fit goes on to the next that has room.
 
   Args:
     total: int32, at most the sum of ``room``.
-    weights: ``{name: float}``, not negative.
-    room: ``{name: int32}``, the most that each may get.
+    weights: float[n], not negative.
+    room: int32[n], the most that each may get.
 
   Returns:
-    ``{name: int32}`` with exactly the sum ``total``. What does not fit goes on
-    to the next that has room.
+    int32[n] with exactly the sum ``total``.
 
   Example:
     >>> import jax.numpy as jnp
-    >>> from lthjax.topologies._snfs import share_out
-    >>> room = {'a': jnp.int32(9), 'b': jnp.int32(1)}
-    >>> weights = {'a': jnp.float32(1), 'b': jnp.float32(3)}
-    >>> {k: int(v) for k, v in share_out(jnp.int32(4), weights, room).items()}
-    {'a': 3, 'b': 1}
+    >>> from lthjax.topologies._snfs import _share_out
+    >>> _share_out(jnp.int32(4), jnp.array([1.0, 3.0]), jnp.array([9, 1]))
+    Array([3, 1], dtype=int32)
   """
-  names = list(weights)
-  stacked = jnp.stack([weights[name] for name in names])
-  stacked = jnp.where(jnp.isfinite(stacked), stacked, 0)
-  even = jnp.full_like(stacked, 1 / len(names))
-  shares = jnp.where(stacked.sum() > 0, stacked / stacked.sum(), even)
+  weights = jnp.where(jnp.isfinite(weights), weights, 0)
+  even = jnp.full_like(weights, 1 / len(weights))
+  shares = jnp.where(weights.sum() > 0, weights / weights.sum(), even)
   ends = jnp.round(jnp.cumsum(shares) * total).astype(jnp.int32)
   ends = jnp.minimum(ends, total).at[-1].set(total)  # Never past the total.
   wanted = jnp.diff(ends, prepend=0)
-  given = {name: jnp.int32(0) for name in names}
-  rest = jnp.int32(0)
-  for lap in range(2):  # What the last ones cannot take, the first ones can.
-    for i, name in enumerate(names):
-      rest += wanted[i] if lap == 0 else 0
-      more = jnp.clip(rest, 0, room[name] - given[name])
-      given[name] += more
-      rest -= more
-  return given
+
+  def give(rest, layer):
+    wanted, room = layer
+    more = jnp.clip(rest + wanted, 0, room)
+    return rest + wanted - more, more
+
+  rest, given = jax.lax.scan(give, jnp.int32(0), (wanted, room))
+  # What the last ones cannot take, the first ones can.
+  nothing = jnp.zeros_like(wanted)
+  _, more = jax.lax.scan(give, rest, (nothing, room - given))
+  return given + more

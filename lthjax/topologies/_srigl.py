@@ -4,8 +4,8 @@ A neuron is an output of a kernel, such as ``out`` of ``[in, out]``. Its fan-in
 is the number of its alive weights.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -13,17 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lthjax import _checks, trees
 from lthjax import axes as axes_lib
-from lthjax import masks as masks_lib
-from lthjax import trees
 from lthjax._sparsify import Topology, sparsify
 from lthjax.axes import Axes
-from lthjax.counts import ratio_of, share_of
-from lthjax.counts import tables as count_tables
+from lthjax.counts import ratio_of, share_of, tables
 from lthjax.densities import Densities
 from lthjax.patterns import Unstructured, count_along
-from lthjax.selection import keep_largest
-from lthjax.topologies import _fan_in, _moves, _start
+from lthjax.topologies import _fan_in, _layers, _moves, _select, _start
 
 
 class SRigLState(NamedTuple):
@@ -34,12 +31,15 @@ class SRigLState(NamedTuple):
     drop_ratios: int32[moves, 2], numerators and denominators of the share of
       the alive weights that each move drops.
     budgets: ``{name: int32[moves]}``, the most alive weights that each move
-      may leave in a layer.
+      may leave in a layer; of length one where that never changes, with axes of
+      the layers for stacks whose layers differ.
+    stacks: as in `DropAndGrowState`.
   """
 
   masks: chex.ArrayTree
   drop_ratios: jax.Array
   budgets: dict[str, jax.Array]
+  stacks: dict[str, jax.Array]
 
 
 def srigl(
@@ -107,86 +107,66 @@ def srigl(
     Lasby et al., Dynamic Sparse Training with Structured Sparsity,
     arXiv:2305.02299, section 3.
   """
+  _start.check(inner, masks)
+  if min_salient is not None:
+    min_salient = _checks.positive('min_salient', min_salient)
+  globs = [never_ablate] if isinstance(never_ablate, str) else never_ablate
+  masks = _start.completed(masks, None, axes)
   times = _moves.times(update_every, stop_step, applies_gradient)
   ratios = _moves.drop_ratios(drop_fraction, times)
   wanted = _moves.scheduled(sparsity, densities, Unstructured(), times)
   densities = densities or _start.densities_of(masks)
-  if min_salient is not None and not min_salient > 0:
-    raise ValueError(
-      f'`min_salient` was {min_salient}, but must be positive. To ablate'
-      ' nothing, give None.'
-    )
-  globs = [never_ablate] if isinstance(never_ablate, str) else never_ablate
 
-  def ablates(name):
-    return min_salient is not None and not trees.matches(globs, name)
-
-  def needed_by_name(names):
-    # A share of the fan-in is never too much.
-    least = 1 if min_salient is None or min_salient < 1 else min_salient
-    return {name: least for name in names if ablates(name)}
+  def least(names):
+    """The salient weights that a neuron needs, where any may be ablated."""
+    if min_salient is None:
+      return {}
+    return {n: min_salient for n in names if not trees.matches(globs, n)}
 
   def faults(masks):
-    its = axes_lib.resolve(axes, masks)
-    prunable = trees.prunable(masks)
-    return _fan_in.faults(prunable, its, needed_by_name(prunable))
-
-  def draw(masks, params):
-    dense = masks_lib.full(params, masks.where)
-    shapes, its = _moves.shapes_of(dense), axes_lib.resolve(axes, dense)
-    counts = masks.counts(shapes, 'ceil', its)
-    tables = {name: np.full(1, count) for name, count in counts.items()}
-    _fan_in.check_budgets(shapes, its, tables, needed_by_name(shapes))
-
-    def draw_one(name, mask, noise):
-      del mask
-      neurons = axes_lib.size(noise.shape, its[name].outputs)
-      count = counts[name] // neurons
-      return keep_largest(noise, count, axis=its[name].summed)
-
-    return trees.map_alive(draw_one, dense, masks.noise(dense)), counts
+    names = trees.prunable(masks)
+    return _fan_in.faults(names, axes_lib.resolve(axes, masks), least(names))
 
   def init_fn(params):
+    budgets = None
     if isinstance(masks, _start.RandomMasks) and masks.pattern is None:
-      first, counts = draw(masks, params)
+      first, budgets = _draw(masks, params, least)
     else:
       first = _start.initial_masks(masks, params, faults)
-      counts = masks_lib.alive_by_name(first)
-    its = axes_lib.resolve(axes, first)
+    given, stacks = _layers.remember(axes, params, first)
+    its = axes_lib.resolve(given, first)
     if wanted.size:
       shapes = _moves.shapes_of(first)
-      tables = count_tables(shapes, wanted, densities, 'ceil', its)
-      _fan_in.check_budgets(shapes, its, tables, needed_by_name(shapes))
-      budgets = jax.tree.map(jnp.asarray, tables)
-    else:
+      budgets = tables(shapes, wanted, densities, 'ceil', its)
+      _fan_in.check_budgets(shapes, its, budgets, least(shapes))
+    elif budgets is None:
+      alive = _select.count(trees.prunable(first), its)
       budgets = {
-        name: jnp.full(len(ratios), n, jnp.int32) for name, n in counts.items()
+        n: k[None] if k.size > 1 else k.reshape(1) for n, k in alive.items()
       }
-      for name, mask in trees.prunable(first).items():
-        if its[name].stack:
-          each = count_along(mask, its[name].layer)
-          budgets[name] = jnp.broadcast_to(each, (len(ratios), *each.shape))
-    return SRigLState(first, jnp.asarray(ratios), budgets)
+    budgets = jax.tree.map(jnp.asarray, budgets)
+    return SRigLState(first, jnp.asarray(ratios), budgets, stacks)
 
   def move_fn(state, params, grads, step):
-    its = axes_lib.resolve(axes, state.masks)
-
-    def move(name, mask, w, g):
-      budget = state.budgets[name][times.entry(step)]
-      alive = count_along(mask, its[name].layer)
-      stay = jnp.minimum(alive, budget)
-      return move_layer(
-        mask,
-        _moves.magnitude(w),
-        _moves.magnitude(g),
-        _moves.drop_count(state.drop_ratios, stay, step, times),
-        budget,
-        min_salient if ablates(name) else None,
-        its[name],
-      )
-
-    masks = trees.map_alive(move, state.masks, params, grads)
-    return state._replace(masks=masks)
+    given = _layers.recall(axes, state.stacks, state.masks)
+    its = axes_lib.resolve(given, state.masks)
+    masks, entry = trees.prunable(state.masks), times.entry(step)
+    budgets = {
+      n: table[jnp.minimum(entry, len(table) - 1)]
+      for n, table in state.budgets.items()
+    }
+    alive = _select.count(masks, its)
+    stay = {n: jnp.minimum(alive[n], budgets[n]) for n in masks}
+    new = move_layers(
+      masks,
+      _select.magnitudes(_select.leaves_of(state.masks, params)),
+      _select.magnitudes(_select.leaves_of(state.masks, grads)),
+      _moves.drop_counts(state.drop_ratios, stay, step, times),
+      budgets,
+      least(masks),
+      its,
+    )
+    return state._replace(masks=_select.put(state.masks, new))
 
   topology = Topology(
     init_fn, move_fn, times.due, applies_gradient=applies_gradient
@@ -194,36 +174,60 @@ def srigl(
   return sparsify(inner, topology)
 
 
-def move_layer(
-  mask: jax.Array,
-  magnitude: jax.Array,
-  growth: jax.Array,
-  drop: jax.Array | int,
-  budget: jax.Array | int,
-  min_salient: float | None,
-  axes: Axes = Axes(inputs=(0,), outputs=(1,)),
-) -> jax.Array:
-  """Moves the mask of one layer.
+def _draw(
+  masks: _start.RandomMasks,
+  params: chex.ArrayTree,
+  least: Callable[[Iterable[str]], dict[str, float]],
+) -> tuple[chex.ArrayTree, dict[str, Any]]:
+  """Draws random masks with a constant fan-in; and the budgets, of one move."""
+  dense, given = masks.dense(params)
+  shapes, its = _moves.shapes_of(dense), axes_lib.resolve(given, dense)
+  counts = masks.counts(shapes, 'ceil', its)
+  budgets = {name: np.full(1, count) for name, count in counts.items()}
+  _fan_in.check_budgets(shapes, its, budgets, least(shapes))
+  neurons = {n: axes_lib.size(shapes[n], its[n].outputs) for n in shapes}
+  first = _select.largest(
+    trees.prunable(masks.noise(dense)),
+    {n: count // max(neurons[n], 1) for n, count in counts.items()},
+    trees.prunable(dense),
+    {n: its[n].summed for n in shapes},
+  )
+  return _select.put(dense, first), budgets
+
+
+def move_layers(
+  masks: _select.Table,
+  magnitude: _select.Table,
+  growth: _select.Table,
+  drop: Mapping[str, Any],
+  budget: Mapping[str, Any],
+  least: Mapping[str, float],
+  axes: Mapping[str, Axes],
+) -> dict[str, jax.Array]:
+  """Moves the masks of all layers.
 
   Args:
-    mask: bool array, which weights are alive.
+    masks: ``{name: mask}``; all arguments are by the name of the leaf.
     magnitude: absolute weights.
     growth: absolute gradients of all weights.
-    drop: how many weights to drop of those that the budget lets stay.
-    budget: the most alive weights of the layer.
-    min_salient: see `srigl`.
-    axes: of the kernel; the numbers above are those of one layer of a stack.
+    drop: how many weights each layer drops of those that the budget lets stay.
+    budget: the most alive weights of each layer.
+    least: ``min_salient`` of `srigl`, of leaves whose neurons may be ablated.
+    axes: of the kernels.
 
   Returns:
-    The new mask: ``budget // active neurons`` weights in every active neuron.
+    The new masks: ``budget // active neurons`` weights in every active neuron.
 
   Example:
     >>> import jax.numpy as jnp
-    >>> from lthjax.topologies._srigl import move_layer
+    >>> from lthjax.axes import Axes
+    >>> from lthjax.topologies._srigl import move_layers
     >>> mask = jnp.array([[True, False], [False, True], [False, False]])
     >>> weights = jnp.array([[3.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     >>> grads = jnp.array([[0.0, 0.0], [0.0, 0.0], [2.0, 9.0]])
-    >>> move_layer(mask, weights, grads, 1, 2, None).astype(int)
+    >>> axes = {'w': Axes(inputs=(0,), outputs=(1,))}
+    >>> tables = [{'w': x} for x in (mask, weights, grads, 1, 2)]
+    >>> move_layers(*tables, {}, axes)['w'].astype(int)
     Array([[1, 0],
            [0, 0],
            [0, 1]], dtype=int32)
@@ -232,36 +236,58 @@ def move_layer(
     Lasby et al., Dynamic Sparse Training with Structured Sparsity,
     arXiv:2305.02299, section 3.1, steps 1 to 7.
   """
-  neurons = axes_lib.size(mask.shape, axes.outputs)
+  layer = _select.layers(axes)
+  summed = {n: its.summed for n, its in axes.items()}
   # Steps 1 and 2 give `magnitude`, `growth` and `drop`, the paper's K.
-  stay = jnp.minimum(count_along(mask, axes.layer), budget) - drop
-
-  # Whether each neuron is active, along axes of size one where it sums.
-  active = jnp.any(jnp.ones_like(mask), axis=axes.summed, keepdims=True)
-  if min_salient is not None:
-    # 3. Count the salient weights of each neuron: those kept by magnitude, and
-    # the K largest gradients.
-    salient = keep_largest(magnitude, stay, mask, axis=axes.layer)
-    salient |= keep_largest(growth, drop, ~mask, axis=axes.layer)
-    count = count_along(salient, axes.summed)
-    enough = min_salient
-    if min_salient < 1:
-      ratio = ratio_of(min_salient).as_integer_ratio()
-      enough = jnp.maximum(1, share_of(budget // neurons, *ratio, 'floor'))
-    # 4. Ablate neurons with too few; never so many that the others would need
-    # more than all their inputs.
-    least = -(-budget // axes_lib.fan_in(mask.shape, axes))
-    most_salient = keep_largest(
-      count.astype(jnp.float32), least, axis=axes.layer
-    )
-    active = (count >= enough) | most_salient
-
+  alive = _select.count(masks, axes)
+  stay = {n: jnp.minimum(alive[n], budget[n]) - drop[n] for n in masks}
+  # 3. Count the salient weights of each neuron: those kept by magnitude, and
+  # the K largest gradients.
+  some = {n: masks[n] for n in least}
+  kept = _select.largest(magnitude, stay, some, layer)
+  grown = _select.largest(growth, drop, {n: ~m for n, m in some.items()}, layer)
+  salient = {n: count_along(kept[n] | grown[n], summed[n]) for n in least}
+  # 4. Ablate neurons with too few.
+  active = {
+    n: jnp.any(jnp.ones_like(mask), summed[n], keepdims=True)
+    for n, mask in masks.items()
+  }
+  shapes = {n: mask.shape for n, mask in masks.items()}
+  active |= _active(salient, budget, least, shapes, axes)
   # 5. Compute the fan-in of the neurons that are left.
-  each = budget // count_along(active, axes.layer)
+  neurons = _select.count(active, axes)
+  fan_in = {n: budget[n] // neurons[n] for n in masks}
   # 6. Drop the K smallest weights of the layer, and what exceeds the fan-in.
-  keep = keep_largest(magnitude, stay, mask & active, axis=axes.layer)
-  keep = keep_largest(magnitude, each, keep, axis=axes.summed)
+  keep = {n: mask & active[n] for n, mask in masks.items()}
+  keep = _select.largest(magnitude, stay, keep, layer)
+  keep = _select.largest(magnitude, fan_in, keep, summed)
   # 7. Grow each active neuron to its fan-in, largest gradients first.
-  missing = each - count_along(keep, axes.summed)
-  missing = jnp.where(active, missing, 0)
-  return keep | keep_largest(growth, missing, ~keep, axis=axes.summed)
+  missing = {
+    n: jnp.where(active[n], fan_in[n] - count_along(k, summed[n]), 0)
+    for n, k in keep.items()
+  }
+  return _select.grow(growth, missing, keep, summed)
+
+
+def _active(
+  salient: _select.Table,
+  budget: Mapping[str, Any],
+  least: Mapping[str, float],
+  shapes: Mapping[str, tuple[int, ...]],
+  axes: Mapping[str, Axes],
+) -> dict[str, jax.Array]:
+  """Returns the neurons with enough salient weights, or the most of them."""
+  needed: dict[str, Any] = dict(least)
+  for n, share in least.items():
+    if share < 1:
+      fan_in = budget[n] // axes_lib.size(shapes[n], axes[n].outputs)
+      ratio = ratio_of(share).as_integer_ratio()
+      needed[n] = jnp.maximum(1, share_of(fan_in, *ratio, 'floor'))
+  # Never so few neurons that they would need more than all their inputs.
+  most_salient = _select.largest(
+    {n: k.astype(jnp.float32) for n, k in salient.items()},
+    {n: -(-budget[n] // axes_lib.fan_in(shapes[n], axes[n])) for n in least},
+    {n: jnp.ones_like(k, bool) for n, k in salient.items()},
+    _select.layers(axes),
+  )
+  return {n: (salient[n] >= needed[n]) | most_salient[n] for n in least}

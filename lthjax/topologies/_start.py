@@ -7,14 +7,14 @@ from typing import Any
 import chex
 import jax
 
-from lthjax import _checks, trees
+from lthjax import _checks, _sharding, trees
+from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
 from lthjax.axes import Axes
 from lthjax.counts import Rounding, layer_counts
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
 from lthjax.pruning import prune
-from lthjax.scores import noise
 from lthjax.topologies import _moves
 
 # A tree of masks, or a function of params that returns one.
@@ -30,15 +30,16 @@ class RandomMasks:
   densities: Densities | None
   where: masks_lib.Where | str | list[str]
   pattern: Pattern | None
+  axes: Mapping[str, Axes] | None
 
   def __call__(self, params: chex.ArrayTree) -> chex.ArrayTree:
     """Draws the masks."""
-    dense = masks_lib.full(params, self.where)
+    dense, axes = self.dense(params)
     pattern = self.pattern or Unstructured()
-    its = pattern.fit(None, dense)
+    its = pattern.fit(axes, dense)
     if pattern.density is not None:
       self._check_density(pattern)
-      return prune(self.noise(dense), dense, pattern=pattern)
+      return prune(self.noise(dense), dense, pattern=pattern, axes=its)
     sparsity = self._given_sparsity()
     shapes = _moves.shapes_of(dense)
     _moves.check_not_empty(shapes, sparsity, self.densities, its)
@@ -48,7 +49,18 @@ class RandomMasks:
       sparsity=sparsity,
       densities=self.densities,
       pattern=pattern,
+      axes=its,
     )
+
+  def dense(
+    self, params: chex.ArrayTree
+  ) -> tuple[chex.ArrayTree, dict[str, Axes]]:
+    """Chooses the prunable leaves, and reads their axes as far as possible."""
+    _checks.arrays(params, shapes=True)
+    dense = masks_lib.full(params, self.where)
+    found = axes_lib.resolve(self.axes, params, strict=False)
+    names = trees.prunable(dense)
+    return dense, {name: its for name, its in found.items() if name in names}
 
   def noise(self, dense: chex.ArrayTree) -> chex.ArrayTree:
     """Draws the scores by which masks are chosen."""
@@ -58,7 +70,7 @@ class RandomMasks:
     self,
     shapes: Mapping[str, tuple[int, ...]],
     rounding: Rounding,
-    axes: Mapping[str, Axes] | None = None,
+    axes: Mapping[str, Axes],
   ) -> dict[str, int]:
     """Counts the alive weights of each layer."""
     sparsity = self._given_sparsity()
@@ -95,12 +107,14 @@ def random_masks(
   densities: Densities | None = None,
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
   pattern: Pattern | None = None,
+  axes: Mapping[str, Axes] | None = None,
 ) -> Callable[[chex.ArrayTree], chex.ArrayTree]:
   """Returns a function of params that draws masks of exactly a budget.
 
   Pass it to an optimizer in the place of masks, as in ``lthjax.rigl(tx,
   random_masks(key, sparsity=0.9), ...)``, or call it with params. The mask of a
-  layer depends on the key, its name and its budget only.
+  layer depends on the key, its name and its budget only, and has the sharding
+  of its params.
 
   Args:
     key: random key.
@@ -111,6 +125,9 @@ def random_masks(
     where: which leaves may be pruned, as for `lthjax.masks.full`.
     pattern: which shapes may survive. By default that of the optimizer it is
       passed to, or any.
+    axes: ``{name or glob: lthjax.axes.Axes}`` of kernels whose names and shapes
+      do not say which axes are inputs, neurons or a stack of layers; by default
+      those of the optimizer. Each layer of a stack has a budget of its own.
 
   Returns:
     ``draw(params) -> masks``. Only the shapes of the params matter.
@@ -122,9 +139,14 @@ def random_masks(
     >>> lth.masks.count(draw({'w': jnp.ones((10, 10))}))
     10
   """
+  _checks.key('key', key)
+  _checks.densities('densities', densities)
+  _checks.predicate('where', where)
+  if pattern is not None:
+    _checks.pattern('pattern', pattern)
   if sparsity is not None and (pattern is None or pattern.density is None):
     sparsity = _checks.share('sparsity', sparsity)
-  return RandomMasks(key, sparsity, densities, where, pattern)
+  return RandomMasks(key, sparsity, densities, where, pattern, axes)
 
 
 def initial_masks(
@@ -159,18 +181,49 @@ def initial_masks(
 
 def evaluate(masks: Any, params: chex.ArrayTree) -> chex.ArrayTree:
   """Returns the masks, which a function makes of params, if they fit."""
-  # Equinox modules of masks are trees that can be called.
-  is_function = callable(masks) and jax.tree_util.all_leaves([masks])
-  tree: Any = masks(params) if is_function else masks
-  trees.check_like(tree, params, 'params')
-  return tree
-
-
-def with_pattern(masks: Masks, pattern: Pattern) -> Masks:
-  """Lets random masks take a pattern where they leave it open."""
-  if isinstance(masks, RandomMasks) and masks.pattern is None:
-    return dataclasses.replace(masks, pattern=pattern)
+  if is_function(masks):
+    masks = masks(params)
+  trees.check_like(masks, params, 'params')
   return masks
+
+
+def is_function(masks: Any) -> bool:
+  """Returns whether masks are a function; Equinox modules are trees."""
+  return callable(masks) and jax.tree_util.all_leaves([masks])
+
+
+def check_inner(inner: Any) -> None:
+  """Raises if what stands for an optimizer is something else."""
+  if not (hasattr(inner, 'init') and hasattr(inner, 'update')):
+    raise TypeError(
+      f'The first argument was {_checks.describe(inner)}, but must be an optax'
+      ' optimizer, such as `optax.adam(1e-3)`.'
+    )
+
+
+def check(inner: Any, masks: Any) -> None:
+  """Raises if the optimizer or the masks are something else, or swapped."""
+  check_inner(inner)
+  if is_function(masks):
+    return
+  if isinstance(masks, int | float | str):
+    raise TypeError(
+      f'`masks` was {masks!r}, but must be a tree of masks or a function of'
+      ' params, such as `lthjax.random_masks(jax.random.key(0),'
+      ' sparsity=0.9)`.'
+    )
+  _checks.bool_masks(masks)
+
+
+def completed(
+  masks: Masks, pattern: Pattern | None, axes: Mapping[str, Axes] | None
+) -> Masks:
+  """Lets random masks take the pattern and axes that they leave open."""
+  if not isinstance(masks, RandomMasks):
+    return masks
+  return dataclasses.replace(
+    masks, pattern=masks.pattern or pattern, axes=masks.axes or axes
+  )
 
 
 def densities_of(masks: Masks) -> Densities | None:
@@ -178,5 +231,7 @@ def densities_of(masks: Masks) -> Densities | None:
   return masks.densities if isinstance(masks, RandomMasks) else None
 
 
-def _faults(masks, faults) -> list[str]:
+def _faults(
+  masks: chex.ArrayTree, faults: Callable[[chex.ArrayTree], list[str]]
+) -> list[str]:
   return faults(masks) if trees.prunable(masks) else ['every one is None']

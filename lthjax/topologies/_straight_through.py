@@ -1,11 +1,14 @@
 """Straight-through estimators: STE, and SR-STE with decay on unused weights."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from lthjax import masks as masks_lib
 from lthjax import trees
+from lthjax.axes import Axes
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
 from lthjax.topologies._largest import check_decay, run_largest
@@ -18,6 +21,7 @@ def straight_through(
   densities: Densities | None = None,
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
   pattern: Pattern = Unstructured(),
+  axes: Mapping[str, Axes] | None = None,
   update_every: int = 1,
   stop_step: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -70,6 +74,7 @@ def straight_through(
     densities=densities,
     where=where,
     pattern=pattern,
+    axes=axes,
     update_every=update_every,
     stop_step=stop_step,
   )
@@ -82,6 +87,7 @@ def sr_ste(
   densities: Densities | None = None,
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
   pattern: Pattern = Unstructured(),
+  axes: Mapping[str, Axes] | None = None,
   decay: float = 2e-4,
   update_every: int = 1,
   stop_step: int | None = None,
@@ -140,6 +146,7 @@ def sr_ste(
     densities=densities,
     where=where,
     pattern=pattern,
+    axes=axes,
     update_every=update_every,
     stop_step=stop_step,
   )

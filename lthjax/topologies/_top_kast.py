@@ -1,11 +1,14 @@
 """Top-KAST: the largest weights run forward, some more of them train."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from lthjax import _checks, trees
 from lthjax import masks as masks_lib
+from lthjax.axes import Axes
 from lthjax.densities import Densities
 from lthjax.topologies._largest import check_decay, run_largest
 
@@ -17,6 +20,7 @@ def top_kast(
   backward_sparsity: float,
   densities: Densities | None = None,
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
+  axes: Mapping[str, Axes] | None = None,
   decay: float = 1e-4,
   update_every: int = 100,
   stop_step: int | None = None,
@@ -40,6 +44,7 @@ def top_kast(
     densities: how both budgets spread over layers, such as
       `lthjax.densities.erk`; evenly by default.
     where: which leaves may be pruned, as for `lthjax.masks.full`.
+    axes: as for `lthjax.rigl`.
     decay: strength of the penalty: ``decay * w`` is added to the gradient of A,
       and ``decay * w / D`` to that of the rest of B, before ``inner`` sees it;
       D is the share of the layer's weights that run forward. It takes the place
@@ -103,6 +108,7 @@ def top_kast(
     penalize=penalize if trees.is_traced(decay) or decay else None,
     densities=densities,
     where=where,
+    axes=axes,
     update_every=update_every,
     stop_step=stop_step,
   )
