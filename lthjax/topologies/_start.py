@@ -7,7 +7,7 @@ from typing import Any
 import chex
 import jax
 
-from lthjax import _checks, _sharding, trees
+from lthjax import _checks, trees
 from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
 from lthjax.axes import Axes
@@ -15,6 +15,7 @@ from lthjax.counts import Rounding, layer_counts
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
 from lthjax.pruning import prune
+from lthjax.scores import noise
 from lthjax.topologies import _moves
 
 # A tree of masks, or a function of params that returns one.

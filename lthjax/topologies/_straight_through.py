@@ -41,6 +41,7 @@ def straight_through(
       `lthjax.densities.erk`; evenly by default.
     where: which leaves may be pruned, as for `lthjax.masks.full`.
     pattern: which shapes may survive, such as `lthjax.patterns.NM`.
+    axes: as for `lthjax.rigl`.
     update_every: steps after which masks are chosen again, from the weights
       just trained.
     stop_step: the last step at which masks are chosen; `None` for no end. A
@@ -104,6 +105,7 @@ def sr_ste(
     densities: how the budget spreads over layers; evenly by default.
     where: which leaves may be pruned, as for `lthjax.masks.full`.
     pattern: which shapes may survive, such as `lthjax.patterns.NM`.
+    axes: as for `lthjax.rigl`.
     decay: strength of the pull, the paper's lambda: ``decay * w`` is added to
       the gradient of the weights left out, before ``inner`` sees it.
     update_every: steps after which masks are chosen again.

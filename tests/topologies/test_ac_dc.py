@@ -106,7 +106,7 @@ def test_resumable_to_the_bit():
 
 def test_densities():
   tx = make(densities=lth.densities.custom({'output': 0.5}, keep_total=True))
-  masks, counts = tx.init(PARAMS).topology_state  # Phases are not state.
+  masks, counts, _ = tx.init(PARAMS).topology_state  # Phases are not state.
   assert lth.masks.count(masks) == 180
   # 54 in all, of which the output takes 30 of its 60.
   assert {k: int(n) for k, n in counts.items()} == {'fc': 24, 'output': 30}

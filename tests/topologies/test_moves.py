@@ -414,6 +414,20 @@ def test_clipping_sees_alive_gradients_only():
   np.testing.assert_allclose(norm, 1, rtol=1e-5)
 
 
+def drop_counts(ratios, alive, step, times):
+  """The counts of single layers, and the same as those of a stack."""
+  alive = np.asarray(alive, np.int32)
+  layers = {str(i): jnp.asarray(n) for i, n in enumerate(alive)}
+  layers['stack'] = jnp.asarray(alive)[:, None]
+  found = jax.jit(_moves.drop_counts, static_argnums=3)(
+    jnp.asarray(ratios), layers, jnp.int32(step), times
+  )
+  assert found['stack'].shape == (len(alive), 1)
+  single = [int(found[str(i)]) for i in range(len(alive))]
+  assert found['stack'].ravel().tolist() == single
+  return single
+
+
 @pytest.mark.parametrize('share', [0.0, 0.29, 0.3, 1 / 3, 0.5, 0.7, 1.0])
 @pytest.mark.parametrize('kind', [float, jnp.float32])
 def test_drop_counts_are_exact_at_any_size(share, kind):
@@ -424,22 +438,17 @@ def test_drop_counts_are_exact_at_any_size(share, kind):
   alive = [0, 1, 3, 100, 2**24 - 1, 2**24 + 1, 3 * 10**8, 2**31 - 1]
   if kind is not float and share == 1 / 3:
     alive = alive[:4]
-  found = jax.jit(_moves.drop_count, static_argnums=3)(
-    jnp.asarray(ratios), jnp.array(alive, jnp.int32), jnp.int32(4), times
-  )
-  assert found.tolist() == [math.floor(n * exact) for n in alive]
+  found = drop_counts(ratios, alive, 4, times)
+  assert found == [math.floor(n * exact) for n in alive]
 
 
 def test_drop_counts_of_the_cosine_are_those_of_double_precision():
   times = _moves.times(100, 7500)
   ratios = _moves.drop_ratios(0.3, times)
-  table = jnp.asarray(ratios)
-  count = jax.jit(_moves.drop_count, static_argnums=3)
   for step in range(100, 7501, 700):
     share = 0.15 * (1 + math.cos(math.pi * step / 7500))
-    for n in (23_520, 100):
-      found = count(table, jnp.int32(n), jnp.int32(step), times)
-      assert int(found) == int(round(n * share, 6))
+    found = drop_counts(ratios, [23_520, 100], step, times)
+    assert found == [int(round(n * share, 6)) for n in (23_520, 100)]
   assert ratios[-1].tolist() == [0, 1]
 
 
