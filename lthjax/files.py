@@ -167,4 +167,8 @@ def _locked(path: Path, owner: str = '', wait: bool = False) -> Iterator[None]:
       file.truncate(0)
       file.write(owner + '\n')
       file.flush()
-    yield
+    try:
+      yield
+    finally:
+      if owner:
+        file.truncate(0)

@@ -194,7 +194,7 @@ def test_arguments_of_the_right_kind():
     _checks.key('key', jax.random.split(key))
   assert _checks.densities('x', None) is None
   assert _checks.densities('x', densities.erk) is densities.erk
-  assert _checks.pattern('x', patterns.NM(2, 4)) == (2, 4, None)
+  assert _checks.pattern('x', patterns.NM(2, 4)) == patterns.NM(2, 4)
   for where in ('*/kernel', ['a', 'b'], lambda name, leaf: True):
     assert _checks.predicate('where', where) is where
   with pytest.raises(TypeError, match=re.escape('a function `f(x)`')):

@@ -864,11 +864,11 @@ def test_weights_that_die_as_nan_are_zero():
 
   def look_up(params, model_state, rows, key):
     del key
-    return jnp.sum(params['table'][rows] ** 2), model_state
+    return jnp.sum(params['kernel'][rows] ** 2), model_state
 
   def spoil(updates, params=None):
-    table = updates['table'].at[0, 0].set(NAN)
-    return {'table': table}
+    kernel = updates['kernel'].at[0, 0].set(NAN)
+    return {'kernel': kernel}
 
   tx = lth.gradual(
     optax.chain(optax.sgd(0.01), optax.stateless(spoil)),
@@ -877,16 +877,16 @@ def test_weights_that_die_as_nan_are_zero():
     stop_step=4,
   )
   train = lth.trainer(
-    lambda key: ({'table': jax.random.normal(key, (3, 4))}, {}),
+    lambda key: ({'kernel': jax.random.normal(key, (3, 4))}, {}),
     look_up,
     tx,
     lambda data, key, step: jnp.array([1, 2]),
     check_finite=False,
   )
   state = train.fit(train.init(KEYS[0]), None, until=1)
-  assert np.isnan(state.params['table'][0, 0])
+  assert np.isnan(state.params['kernel'][0, 0])
   state = train.fit(state, None, until=5)
-  assert not lth.get_masks(state.opt_state)['table'][0, 0]
-  table = np.asarray(state.params['table'])
+  assert not lth.get_masks(state.opt_state)['kernel'][0, 0]
+  table = np.asarray(state.params['kernel'])
   assert np.isfinite(table).all()
   assert not np.signbit(table[0, 0])

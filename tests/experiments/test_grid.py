@@ -176,7 +176,7 @@ def test_what_has_diverged_is_marked_and_named(store, loss):
     ]
     assert grid.spread(results[0]) == '50.00 ± 25.00'
     assert grid.spread(results[1]) == '50.00 ± 25.00 (1 of 2 diverged)'
-    with pytest.raises(ValueError, match=r'1 of 2 seeds, the first by step 10'):
+    with pytest.raises(ValueError, match=r'1 of 2 seeds, the first at step 10'):
       grid.check_converged(report.results)
   grid.check_converged({CELLS[0]: results[0]})
   lines = (store.folder / 'metrics.jsonl').read_text().splitlines()
@@ -200,7 +200,7 @@ def test_no_number_is_written_that_json_does_not_have(tmp_path):
 
 @pytest.mark.parametrize('name', ['m[red]', 'a*b', 'x?', '[a-z]'])
 def test_folders_that_cannot_be_read_back_are_refused(name, opened, tmp_path):
-  with pytest.raises(ValueError, match='could not be read again. Choose anot'):
+  with pytest.raises(ValueError, match=r'could not be read again. Choose anot'):
     opened(tmp_path / name)
   assert not list(tmp_path.iterdir())
 
