@@ -24,9 +24,6 @@ from orbax.checkpoint import v1 as ocp
 
 from lthjax import files, trees
 from lthjax import masks as masks_lib
-from lthjax.files import write_text as write_text  # until callers have moved
-from lthjax.runs import config_hash as config_hash
-from lthjax.runs import open_run as open_run
 from lthjax.tickets import Ticket
 
 _DIGESTS = 'SHA256SUMS'
@@ -131,7 +128,14 @@ def load(path: str | os.PathLike[str], like: chex.ArrayTree) -> Any:
       f'The checkpoint {path} holds another tree: {"; ".join(differ)}. Load it'
       ' into the structure it was saved from.'
     )
-  return jax.tree.map(_commit_like, like, ocp.load(os.fspath(path), target))
+  try:
+    tree = ocp.load(os.fspath(path), target)
+  except ValueError as error:  # The leaves are the same: see above.
+    raise ValueError(
+      f'The checkpoint {path} holds another tree: containers without leaves'
+      ' differ. Load it into the structure it was saved from.'
+    ) from error
+  return jax.tree.map(_commit_like, like, tree)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def networks(unbroken):
       name: {'kernel': np.zeros((2, *shape), bool), 'bias': None}
       for name, shape in shapes.items()
     },
+    'model_state': {},
   }
   like['params'] = {
     name: {k: v.astype(np.float32) for k, v in layer.items()}
