@@ -13,7 +13,7 @@ from tiny_experiments import TINY
 
 from common import collect
 from common.config import parse
-from lthjax import checkpoints
+from lthjax import runs
 
 FIRST_PRESETS = {
   'lottery_ticket': 'digits',
@@ -295,7 +295,7 @@ def test_the_first_preset_is_the_default(name):
   assert config == module.PRESETS[FIRST_PRESETS[name]]
   # Names of folders stay as they are when options with defaults are added.
   default = type(config)()
-  assert checkpoints.config_hash(default) == '44136fa3'
+  assert runs.config_hash(default) == '44136fa3'
 
 
 @pytest.mark.usefixtures('no_training')

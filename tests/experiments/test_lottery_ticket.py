@@ -20,7 +20,7 @@ import lottery_ticket
 import lthjax as lth
 from common import command, grid
 from common.config import parse
-from lthjax import checkpoints
+from lthjax import checkpoints, runs
 from lthjax.tickets import Ticket
 from reports import lottery_ticket as report
 
@@ -96,7 +96,7 @@ def copied(unbroken, tmp_path):
 
 def test_folder(unbroken):
   assert unbroken.folder.parent == unbroken.cwd / 'runs'
-  name = f'digits-lenet_300_100-{checkpoints.config_hash(CONFIG)}'
+  name = f'digits-lenet_300_100-{runs.config_hash(CONFIG)}'
   assert unbroken.folder.name == name
   assert {path.name for path in unbroken.folder.glob('[!.]*')} == {
     'accuracy.png',
