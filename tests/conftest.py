@@ -21,6 +21,11 @@ os.environ.setdefault(
 )
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
+# A process that was killed leaves half an entry; it is compiled again.
+os.environ.setdefault(
+  'PYTHONWARNINGS',
+  'ignore:Error reading persistent compilation cache:UserWarning',
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 
