@@ -222,6 +222,15 @@ def pattern(name: str, x: Any) -> Any:
   )
 
 
+def optimizer(inner: Any) -> None:
+  """Raises if what stands for an optimizer is something else."""
+  if not (hasattr(inner, 'init') and hasattr(inner, 'update')):
+    raise TypeError(
+      f'The optimizer to wrap was {describe(inner)}, but must be an optax'
+      ' transformation, such as `optax.sgd(0.1)`.'
+    )
+
+
 def function(name: str, x: Any, call: str) -> Any:
   """Returns a function that is called as ``call``, for the error."""
   if not callable(x):

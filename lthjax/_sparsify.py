@@ -64,11 +64,7 @@ def sparsify(
     Gradients Through Stochastic Neurons for Conditional Computation,
     arXiv:1308.3432 (dense weights behind a sparse forward pass).
   """
-  if not (hasattr(inner, 'init') and hasattr(inner, 'update')):
-    raise TypeError(
-      f'The optimizer to wrap was {_checks.describe(inner)}, but must be an'
-      ' optax transformation, such as `optax.sgd(0.1)`.'
-    )
+  _checks.optimizer(inner)
   inner = optax.with_extra_args_support(inner)
   slots = _slots.Slots(inner)
 

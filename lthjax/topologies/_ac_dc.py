@@ -16,7 +16,7 @@ from lthjax.axes import Axes
 from lthjax.counts import layer_counts, layer_sizes
 from lthjax.densities import Densities
 from lthjax.patterns import Unstructured
-from lthjax.topologies import _layers, _moves, _select, _start
+from lthjax.topologies import _layers, _moves, _select
 
 
 class ACDCState(NamedTuple):
@@ -84,7 +84,7 @@ def ac_dc(
     Peste et al., AC/DC: Alternating Compressed/DeCompressed Training of Deep
     Neural Networks, arXiv:2106.12379, algorithm 1.
   """
-  _start.check_inner(inner)
+  _checks.optimizer(inner)
   _checks.densities('densities', densities)
   _checks.predicate('where', where)
   sparsity = _checks.share('sparsity', sparsity)

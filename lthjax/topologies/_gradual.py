@@ -17,7 +17,7 @@ from lthjax.counts import tables
 from lthjax.densities import Densities
 from lthjax.patterns import NM, Pattern, Unstructured
 from lthjax.schedules import polynomial_sparsity
-from lthjax.topologies import _layers, _moves, _select, _start
+from lthjax.topologies import _layers, _moves, _select
 
 
 class GradualState(NamedTuple):
@@ -90,7 +90,7 @@ def gradual(
     for model compression, arXiv:1710.01878, equation 1; Mishra et al.,
     Accelerating Sparse Deep Neural Networks, arXiv:2104.08378, section 3 (N:M).
   """
-  _start.check_inner(inner)
+  _checks.optimizer(inner)
   _checks.pattern('pattern', pattern)
   _checks.densities('densities', densities)
   _checks.predicate('where', where)

@@ -193,18 +193,9 @@ def is_function(masks: Any) -> bool:
   return callable(masks) and jax.tree_util.all_leaves([masks])
 
 
-def check_inner(inner: Any) -> None:
-  """Raises if what stands for an optimizer is something else."""
-  if not (hasattr(inner, 'init') and hasattr(inner, 'update')):
-    raise TypeError(
-      f'The first argument was {_checks.describe(inner)}, but must be an optax'
-      ' optimizer, such as `optax.adam(1e-3)`.'
-    )
-
-
 def check(inner: Any, masks: Any) -> None:
   """Raises if the optimizer or the masks are something else, or swapped."""
-  check_inner(inner)
+  _checks.optimizer(inner)
   if is_function(masks):
     return
   if isinstance(masks, int | float | str):
