@@ -249,7 +249,7 @@ def _excess(
 ) -> jax.Array:
   """How many tests hold beyond the count, up to 2^30."""
   if not isinstance(count, tuple):
-    return sum((_count_true(t, axes) for t in tests), jnp.int32(0)) - count
+    return sum((count_true(t, axes) for t in tests), jnp.int32(0)) - count
   high, low = -count[0], -count[1]
   for test in tests:
     more, rest = _sum_words(test, axes)
@@ -259,7 +259,7 @@ def _excess(
   return (jnp.clip(high, -limit, limit - 1) << _WORD) + low
 
 
-def _count_true(test: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
+def count_true(test: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
   """Sums bools; over leading axes in int16, which is faster on a CPU."""
   keep = axes is not None
   if may_be_sharded(test):  # where the int16 would be sent, not a scalar

@@ -259,7 +259,7 @@ def _attends(names: Iterable[str]) -> Callable[[str], bool]:
 def shapes_of(tree: Any) -> dict[str, Shape]:
   """Returns the shapes of all leaves that have one, shapes included."""
   if is_flat(tree):
-    return dict(tree)
+    return dict(sorted(tree.items()))  # as JAX orders the keys of a dict
   leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_shape)[0]
   found = {}
   for path, leaf in leaves:

@@ -110,15 +110,20 @@ def keep_each(
 ) -> list[jax.Array]:
   """Selects in many arrays with a count each, in one loop; no checks.
 
-  The same bits as `keep_largest` of each array, but in a program whose size
-  hardly depends on their number: arrays of equal shape are stacked.
+  The same bits as `keep_largest` of each array. Where something is traced, the
+  size of the program hardly depends on their number: arrays of equal shape are
+  stacked. Otherwise each runs by itself, which is faster.
   """
   axes = (None,) * len(scores) if axes is None else tuple(axes)
+  masks = [None] * len(scores) if eligible is None else [[e] for e in eligible]
+  if not trees.is_traced(*scores, *counts, *(eligible or ())):
+    parts = zip(scores, counts, masks, axes, strict=True)
+    return [keep_shared([x], n, m, axes=own)[0] for x, n, m, own in parts]
   sizes = map(_size, scores, axes)
   keep = _keep(
     [[x] for x in scores],
     [words(c, size) for c, size in zip(counts, sizes, strict=True)],
-    None if eligible is None else [[e] for e in eligible],
+    None if eligible is None else masks,
     axes,
   )
   return [k for (k,) in keep]

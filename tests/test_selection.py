@@ -465,10 +465,13 @@ def test_many_arrays_in_one_loop():
   alive = [rng.random(x.shape) < 0.8 for x in leaves]
   for counts in ([5, 60, 3, 0, 1, 9, 0], [70, 1, 0, 33, 0, 2, 4]):
     for eligible in (None, alive):
-      keep = keep_each(leaves, counts, eligible)
+      eager = keep_each(leaves, counts, eligible)
+      keep = jax.jit(keep_each)(leaves, counts, eligible)
       for i, (k, x) in enumerate(zip(keep, leaves, strict=True)):
         own = None if eligible is None else eligible[i]
-        np.testing.assert_array_equal(k, lth.keep_largest(x, counts[i], own))
+        expected = lth.keep_largest(x, counts[i], own)
+        np.testing.assert_array_equal(k, expected)
+        np.testing.assert_array_equal(eager[i], expected)
         assert k.shape == x.shape
 
 
@@ -476,12 +479,13 @@ def test_many_arrays_by_slices():
   leaves = [awkward(seed, (4, 3, 5), 'float32') for seed in (40, 41, 42)]
   counts = [np.arange(4).reshape(4, 1, 1), 7, np.full((4, 1, 1), 6)]
   axes = [(1, 2), None, (1, 2)]
-  keep = keep_each(leaves, counts, axes=axes)
-  np.testing.assert_array_equal(keep[1], oracle([leaves[1]], 7)[0])
-  for i in (0, 2):
-    for j in range(4):
-      expected = oracle([leaves[i][j]], counts[i].ravel()[j])[0]
-      np.testing.assert_array_equal(keep[i][j], expected)
+  select = functools.partial(keep_each, axes=axes)
+  for keep in (select(leaves, counts), jax.jit(select)(leaves, counts)):
+    np.testing.assert_array_equal(keep[1], oracle([leaves[1]], 7)[0])
+    for i in (0, 2):
+      for j in range(4):
+        expected = oracle([leaves[i][j]], counts[i].ravel()[j])[0]
+        np.testing.assert_array_equal(keep[i][j], expected)
 
 
 def test_program_of_many_arrays_stays_small():
