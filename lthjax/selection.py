@@ -72,6 +72,8 @@ def keep_largest(
   if not named:
     raise ValueError('`keep_largest` needs at least one array of scores.')
   check_floating(named)
+  if any(isinstance(x, jax.ShapeDtypeStruct) for x in named.values()):
+    _checks.check_arrays(named, 'scores')
   axes = _check_count(count, axis, [jnp.shape(x) for x in named.values()])
   alive = None
   if eligible is not None:
@@ -134,7 +136,7 @@ def check_floating(scores: Mapping[str, Any]) -> None:
   wrong = []
   for name, x in scores.items():
     if not hasattr(x, 'dtype') and not isinstance(x, float):
-      wrong.append(f'{name or "it"} is {_checks.describe(x)}')
+      wrong.append(f'{name or "the array"} is {_checks.describe(x)}')
     elif not jnp.issubdtype(jnp.result_type(x), jnp.floating):
       wrong.append(f'{name or "the array"} is {jnp.result_type(x)}')
   if wrong:

@@ -382,6 +382,22 @@ def test_scores_must_be_floats():
     lth.keep_largest(jnp.ones(2, jnp.complex64), 1)
 
 
+@pytest.mark.parametrize(
+  ('scores', 'message'),
+  [
+    ({'w': 'x'}, 'Scores must be floating point, but w is a str.'),
+    (True, 'Scores must be floating point, but the array is a bool.'),
+    (
+      {'w': jax.ShapeDtypeStruct((3,), np.float32)},
+      '`scores` must be a tree of arrays, but w is an abstract float32[3].',
+    ),
+  ],
+)
+def test_scores_of_the_wrong_kind(scores, message):
+  with pytest.raises(TypeError, match=re.escape(message)):
+    lth.keep_largest(scores, 1)
+
+
 @pytest.mark.parametrize('count', [2.0, 28.999999999999996, np.float32(3)])
 def test_count_must_be_an_integer(count):
   with pytest.raises(TypeError, match='must be an integer'):
