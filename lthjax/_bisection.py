@@ -120,7 +120,7 @@ def _end_ties(
 ) -> Search:
   """Raises the rank of the first ties, and lowers that of the last.
 
-  What is at the very index where the count is full stays a tie.
+  The entry at the index where the count is reached stays a tie.
   """
 
   def kept(end):
