@@ -14,7 +14,8 @@ import sys
 import tempfile
 
 SOURCES = pathlib.Path(__file__).parent / 'csrc'
-NAME = '_kernels.dylib' if sys.platform == 'darwin' else '_kernels.so'
+# Not a name that Python could take for an extension module.
+NAME = 'libsparse.dylib' if sys.platform == 'darwin' else 'libsparse.so'
 _FLAGS = ('-std=c++17', '-O3', '-fPIC', '-shared', '-fvisibility=hidden')
 
 
@@ -43,6 +44,14 @@ def supported() -> str | None:
   return None
 
 
+def sources() -> str:
+  """Returns a digest of the sources, which the library carries."""
+  digest = hashlib.sha256()
+  for path in sorted(SOURCES.iterdir()):
+    digest.update(path.read_bytes())
+  return digest.hexdigest()[:16]
+
+
 def key(include: str | os.PathLike[str]) -> str:
   """Returns a name for what is built: sources, compiler, headers, machine."""
   name = compiler() or ''
@@ -50,11 +59,10 @@ def key(include: str | os.PathLike[str]) -> str:
     [name, '--version'], capture_output=True, check=False, text=True
   ).stdout
   digest = hashlib.sha256(
-    '\0'.join([version, platform.machine(), sys.platform]).encode()
+    '\0'.join([version, platform.machine(), sys.platform, sources()]).encode()
   )
   header = pathlib.Path(include) / 'xla' / 'ffi' / 'api' / 'c_api.h'
-  for path in [*sorted(SOURCES.iterdir()), header]:
-    digest.update(path.read_bytes())
+  digest.update(header.read_bytes())
   return digest.hexdigest()[:16]
 
 
@@ -77,6 +85,7 @@ def build(
   with tempfile.TemporaryDirectory(dir=library.parent) as folder:
     built = pathlib.Path(folder) / library.name
     command = [compiler(), *_FLAGS, '-isystem', os.fspath(include)]
+    command += [f'-DLTHJAX_SOURCES="{sources()}"']
     if sys.platform == 'linux':
       command += [
         '-static-libstdc++',

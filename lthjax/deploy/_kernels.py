@@ -155,7 +155,13 @@ def _misfit(handle: ctypes.CDLL) -> str:
   major, minor = divmod(handle.lthjax_ffi_version(), 1000)
   running = running_version()
   if major == running[0] and minor <= running[1]:
-    return ''
+    handle.lthjax_sources.restype = ctypes.c_char_p
+    if handle.lthjax_sources().decode() == _compile.sources():
+      return ''
+    return (
+      'was built from other sources than those installed. Call'
+      ' `lthjax.deploy.build_kernels()`.'
+    )
   return (
     f'was built for version {major}.{minor} of the foreign function interface'
     f' of XLA, and this jaxlib has {running[0]}.{running[1]}. Call'

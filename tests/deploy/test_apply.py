@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +19,12 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(scope='module', autouse=True)
 def compiled():
-  """Builds the kernels once."""
-  if _compile.supported() is not None:
-    pytest.skip(_compile.supported())
-  deploy.build_kernels()
+  """Builds the kernels once; without them the fallback is tested."""
+  if _compile.supported() is None and os.environ.get('LTHJAX_KERNELS') != '0':
+    deploy.build_kernels()
+  with warnings.catch_warnings():
+    warnings.filterwarnings('ignore', '.*without compiled kernels')
+    yield
 
 
 def normal(*shape):
@@ -374,6 +377,6 @@ def test_report_says_what_was_gained():
   assert 'masked but dense: conv/kernel' in text
   assert re.search(r'ms sparse: ([\d.]+ times|no) faster', text)
   slow = found._replace(dense_seconds=1.0, sparse_seconds=1.0)
-  assert str(slow).splitlines()[-1].endswith('no faster')
+  assert '1000.000 ms sparse: no faster' in str(slow)
   with pytest.raises(ValueError, match='`repeats` was 0'):
     deploy.report(dense_layer, params, masks, normal(8, 600), repeats=0)

@@ -1,6 +1,7 @@
 """Products with sparse kernels: hand vectors, NumPy, and where they run."""
 
 import functools
+import os
 import warnings
 
 import jax
@@ -12,15 +13,16 @@ from lthjax import deploy
 from lthjax.deploy import _compile, _kernels, _layouts
 
 RNG = np.random.default_rng(0)
-needs_kernels = pytest.mark.skipif(
-  _compile.supported() is not None, reason=str(_compile.supported())
-)
+MISSING = _compile.supported()
+if os.environ.get('LTHJAX_KERNELS') == '0':
+  MISSING = 'LTHJAX_KERNELS=0 switches compiled kernels off'
+needs_kernels = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
 
 @pytest.fixture(scope='module', autouse=True)
 def compiled():
-  """Builds the kernels once; without a compiler the fallback is tested."""
-  if _compile.supported() is None:
+  """Builds the kernels once; without them the fallback is tested."""
+  if MISSING is None:
     assert deploy.build_kernels().available
     yield
   else:
@@ -360,6 +362,7 @@ def test_a_library_of_a_newer_interface_is_left_alone(monkeypatch):
   assert deploy.kernels().available
 
 
+@needs_kernels
 def test_instruction_sets_are_numbers(monkeypatch):
   monkeypatch.setenv('LTHJAX_ISA', 'avx')
   _kernels._find.cache_clear()

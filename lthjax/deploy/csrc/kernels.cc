@@ -526,10 +526,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(lthjax_sparse_value_gradients,
                                   .Arg<S32>()  // starts
                                   .Ret<F32>());
 
-// The interface that this library was compiled for, and what it runs on.
+// The interface that this library was compiled for, the digest of its sources,
+// and what it runs on.
 extern "C" int lthjax_ffi_version() {
   return XLA_FFI_API_MAJOR * 1000 + XLA_FFI_API_MINOR;
 }
+extern "C" const char* lthjax_sources() { return LTHJAX_SOURCES; }
 extern "C" int lthjax_isa() { return Isa(); }
 
 #pragma GCC visibility pop
