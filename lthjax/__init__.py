@@ -117,13 +117,15 @@ __all__ = [
 _ON_TOP = ('checkpoints', 'data', 'models')
 
 
-def __getattr__(name: str) -> Any:
-  """Loads the parts that stand on top of the core when they are used."""
-  if name in _ON_TOP:
-    return importlib.import_module(f'lthjax.{name}')
-  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+if not TYPE_CHECKING:  # A type checker would take it for every name.
+
+  def __getattr__(name: str) -> Any:
+    """Loads the parts on top of the core when they are used."""
+    if name in _ON_TOP:
+      return importlib.import_module(f'lthjax.{name}')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def __dir__() -> list[str]:
-  """Lists the parts not loaded yet as well."""
-  return sorted({*globals(), *_ON_TOP})
+  """Lists the public names only, those not loaded yet included."""
+  return sorted([*__all__, '__version__'])

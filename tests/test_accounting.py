@@ -409,6 +409,22 @@ def test_bytes_by_hand():
   assert sizes.total == tuple(sum(x.values()) for x in sizes)
 
 
+@pytest.mark.parametrize(
+  ('name', 'shape', 'outputs'),
+  [
+    ('fc/weight', (3, 50), 3),
+    ('attention/query/kernel', (50, 2, 4), 8),
+    ('layers/kernel', (3, 50, 4), 12),
+    ('w', (3, 50, 4), 4),  # in doubt the last axis
+  ],
+)
+def test_rows_are_outputs_in_any_layout(name, shape, outputs):
+  mask = np.zeros(shape, bool)
+  mask[0] = True
+  sizes = deploy.storage({name: shaped(*shape)}, {name: mask})
+  assert sizes.csr[name] == mask.sum() * 6 + 4 * (outputs + 1)
+
+
 def test_bitmask_is_what_packing_takes():
   params = {'w': jnp.ones((7, 5)), 'v': jnp.ones((3, 4)), 'bias': jnp.ones(5)}
   masks = random_masks(params)

@@ -2,9 +2,13 @@
 
 import importlib
 import inspect
+import json
 import pathlib
 import pkgutil
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -60,7 +64,34 @@ def test_all_is_sorted_and_complete():
   assert list(lth.__all__) == sorted(set(lth.__all__))
   missing = [name for name in lth.__all__ if not hasattr(lth, name)]
   assert missing == []
-  assert set(lth.__all__) <= set(dir(lth))
+  assert dir(lth) == sorted([*lth.__all__, '__version__'])
+
+
+@pytest.mark.slow
+def test_a_type_checker_knows_names_and_types(tmp_path):
+  pyright = shutil.which('pyright')
+  if pyright is None:
+    pytest.skip('needs pyright, which `pip install lthjax[lint]` brings')
+  (tmp_path / 'user.py').write_text(
+    'import jax.numpy as jnp, lthjax as lth\n'
+    'params = {"w": jnp.ones((2, 2))}\n'
+    'reveal_type(lth.masks.apply(lth.masks.full(params), params)["w"])\n'
+    'lth.checkpoints.save\n'
+    'lth.no_such_name\n'
+  )
+  (tmp_path / 'pyrightconfig.json').write_text(
+    json.dumps({'extraPaths': [str(ROOT)], 'include': ['user.py']})
+  )
+  done = subprocess.run(
+    [pyright, '-p', str(tmp_path), '--pythonpath', sys.executable],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert 'user.py:3:13 - information: Type of' in done.stdout, done
+  assert 'is "Array"' in done.stdout
+  assert '"no_such_name" is not a known attribute' in done.stdout
+  assert '1 error' in done.stdout
 
 
 def test_unknown_name_is_an_attribute_error():

@@ -1,13 +1,16 @@
 """Bytes of a network on disk, in three formats."""
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import chex
 import jax.numpy as jnp
 
 from lthjax import _table, trees
+from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
+from lthjax.axes import Axes
 
 
 class Storage(NamedTuple):
@@ -48,7 +51,12 @@ class Storage(NamedTuple):
     return _table.write(('leaf', *self._fields), rows)
 
 
-def storage(params: chex.ArrayTree, masks: chex.ArrayTree) -> Storage:
+def storage(
+  params: chex.ArrayTree,
+  masks: chex.ArrayTree,
+  *,
+  axes: Mapping[str, Axes] | None = None,
+) -> Storage:
   """Counts the bytes that params take, dense and in two sparse formats.
 
   For a leaf of n weights of b bytes each, a of them alive:
@@ -57,9 +65,10 @@ def storage(params: chex.ArrayTree, masks: chex.ArrayTree) -> Storage:
   - bitmask: ``ceil(n / 8) + a * b``. The mask goes row by row, as
     `lthjax.masks.pack` has it, the values in the same order.
   - csr: ``a * (b + c) + 4 * (r + 1)``, compressed sparse rows. A row holds
-    what feeds one output: each of the r outputs on the last axis has ``n / r``
-    inputs, whose indices take c bytes: 2, or 4 for more than 65,536 inputs. The
-    start of each row takes another 4. One-dimensional leaves are one row.
+    what feeds one output: each of the r outputs has ``n / r`` inputs, whose
+    indices take c bytes: 2, or 4 for more than 65,536 inputs. The start of each
+    row takes another 4. One-dimensional leaves are one row. Where names and
+    shapes do not say which axes count outputs, it is the last one.
 
   Leaves without a mask, and those with all weights alive, are stored dense in
   every format. Overhead of file formats, such as names and shapes, is not
@@ -68,6 +77,8 @@ def storage(params: chex.ArrayTree, masks: chex.ArrayTree) -> Storage:
   Args:
     params: tree of arrays or of `jax.ShapeDtypeStruct`.
     masks: tree of masks, not traced.
+    axes: ``{name or glob: lthjax.axes.Axes}`` of kernels whose names and shapes
+      do not say which axes count outputs.
 
   Returns:
     Bytes by leaf, and their totals.
@@ -85,6 +96,7 @@ def storage(params: chex.ArrayTree, masks: chex.ArrayTree) -> Storage:
   """
   trees.check_like(masks, params, 'params')
   alive = masks_lib.alive_by_name(masks)
+  its = axes_lib.resolve(axes, masks, strict=False)
   sizes = Storage({}, {}, {})
   for name, leaf in trees.by_name(params).items():
     if leaf is None:
@@ -94,10 +106,19 @@ def storage(params: chex.ArrayTree, masks: chex.ArrayTree) -> Storage:
     dense = bitmask = csr = size * width
     if kept < size:
       bitmask = -(-size // 8) + kept * width
-      rows = leaf.shape[-1] if len(leaf.shape) > 1 else 1
+      rows = _outputs(leaf.shape, its.get(name))
       number = 2 if size // rows <= 2**16 else 4
       csr = kept * (width + number) + 4 * (rows + 1)
     sizes.dense[name] = dense
     sizes.bitmask[name] = bitmask
     sizes.csr[name] = csr
   return sizes
+
+
+def _outputs(shape: tuple[int, ...], axes: Axes | None) -> int:
+  """Counts the outputs of a kernel, in all layers of a stack."""
+  if len(shape) < 2:
+    return 1
+  if axes is None:
+    return shape[-1]
+  return axes_lib.size(shape, (*axes.stack, *axes.outputs))
