@@ -54,8 +54,10 @@ _QUERY = _names.one_of("""
 """)
 _LETTERS = _names.one_of('q k v')
 # What makes a query of the letter q, where nothing else speaks of attention.
-_BESIDE_LETTERS = _names.one_of('proj projection einsum linear dense to w')
-_OUT = _names.one_of('o out output wo oproj outproj proj dense vec')
+_BESIDE_LETTERS = _names.one_of('proj projection einsum lin linear dense to w')
+_OUT = _names.one_of('o out output wo oproj outproj vec combine merge')
+# These project back too, if their shape says so.
+_PROJECT = _names.one_of('proj projection lin linear dense general')
 _CONV = _names.one_of("""
   conv convs convolution dwconv pwconv deconv depthwise pointwise patch
 """)
@@ -140,7 +142,7 @@ def _read_layer(
     return None if stacked and kernel else Axes(outputs=tuple(range(rank)))
   parts = _names.parts(name)
   out_first = 'weight' in parts[0]  # as in PyTorch and Equinox
-  role, words = _role(parts, attends)
+  role, words = _role(parts, shape, attends)
   axes = None
   if rank == 2:
     axes = _read_matrix(shape, out_first, ['', *parts[1:2]][-1])
@@ -155,8 +157,12 @@ def _read_layer(
   return axes
 
 
-def _role(parts: list[list[str]], attends: bool) -> tuple[str | None, list]:
+def _role(
+  parts: list[list[str]], shape: Shape, attends: bool
+) -> tuple[str | None, list[str]]:
   """Finds the component nearest to a leaf that says what its kernel does."""
+  # [heads, head_dim, out] of as many inputs as outputs
+  projects_back = len(shape) == 3 and shape[0] * shape[1] == shape[2]
   for part in parts:
     found = set(part)
     if found & _CONV:
@@ -167,9 +173,15 @@ def _role(parts: list[list[str]], attends: bool) -> tuple[str | None, list]:
       return 'query', part
     if {'gating', 'einsum'} <= found or (attends and {'in', 'proj'} <= found):
       return 'query', part
-    if attends and found & _OUT:
+    if attends and (found & _OUT or (projects_back and found & _PROJECT)):
       return 'out', part
   return None, []
+
+
+def _is_fused(words: set[str]) -> bool:
+  """Returns whether a layer computes several of query, key and value."""
+  several = {'c', 'attn'}, {'key', 'value'}, {'in', 'proj'}
+  return bool(words & _FUSED) or any(both <= words for both in several)
 
 
 def _read_matrix(
@@ -189,7 +201,7 @@ def _read_matrix(
 def _read_query(shape: Shape, words: list[str]) -> Axes | None:
   """Reads the kernels of query, key and value, by themselves or fused."""
   rank = len(shape)
-  fused = not _FUSED.isdisjoint(words) or {'c', 'attn'} <= set(words)
+  fused = _is_fused(set(words))
   if 'einsum' in words:
     ins = rank - 2  # [heads, in, head_dim], and [3, heads, in, head_dim]
   elif rank == 3 and shape[1] == shape[0] * shape[2]:
@@ -242,7 +254,7 @@ def _attends(names: Iterable[str]) -> Callable[[str], bool]:
   beside: dict[str, set[str]] = {}
   for name in names:
     parts = name.split('/')
-    for i in (-1, -2)[: len(parts)]:
+    for i in (-1, -2, -3)[: len(parts)]:
       kinds = set(_names.words(parts[i])) & (_LETTERS | _QUERY | _FUSED)
       beside.setdefault('/'.join(parts[:i]), set()).update(kinds)
 
@@ -250,7 +262,7 @@ def _attends(names: Iterable[str]) -> Callable[[str], bool]:
     parts = name.split('/')
     if any(not _ATTENTION.isdisjoint(_names.words(part)) for part in parts):
       return True
-    near = [beside['/'.join(parts[:i])] for i in (-1, -2)[: len(parts)]]
+    near = [beside['/'.join(parts[:i])] for i in (-1, -2, -3)[: len(parts)]]
     return any(len(kinds) > 1 or kinds & (_QUERY | _FUSED) for kinds in near)
 
   return attends

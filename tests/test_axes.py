@@ -18,6 +18,7 @@ OUT_FIRST = Axes(inputs=(1,), outputs=(0,))
 CONV = Axes((), (0, 1), (2,), (3,))
 QUERY = Axes(inputs=(0,), outputs=(1, 2))
 JOIN = Axes(inputs=(0, 1), outputs=(2,))
+FUSED = Axes(inputs=(0,), outputs=(1, 2, 3))
 
 
 def stacked(axes, number=1):
@@ -67,8 +68,18 @@ def stacked(axes, number=1):
     ('attn/proj/kernel', (4, 16, 64), JOIN),
     ('attn/c_proj/kernel', (4, 16, 64), JOIN),
     ('attention_output/kernel', (4, 16, 64), JOIN),
+    ('query_key_value/kernel', (64, 3, 4, 16), FUSED),
+    ('key_value/kernel', (64, 2, 4, 16), FUSED),
+    ('attn/in_proj/kernel', (64, 3, 4, 16), FUSED),
+    ('attn/c_attn/kernel', (64, 3, 4, 16), FUSED),
+    ('q_lin/kernel', (64, 4, 16), QUERY),
+    ('attention/output/dense/kernel', (4, 16, 64), JOIN),
+    ('attention/output/dense/kernel', (4, 16, 96), JOIN),
+    ('attn/to_out/0/kernel', (4, 16, 64), JOIN),
+    ('attn/DenseGeneral_0/kernel', (64, 4, 16), None),
+    ('attn/dense/kernel', (4, 16, 96), None),
     ('attn/wq', (4, 64, 16), Axes(inputs=(1,), outputs=(0, 2))),
-    ('qkv/kernel', (64, 3, 4, 16), Axes(inputs=(0,), outputs=(1, 2, 3))),
+    ('qkv/kernel', (64, 3, 4, 16), FUSED),
     ('qkv/kernel', (3, 64, 4, 16), Axes(inputs=(1,), outputs=(0, 2, 3))),
     ('qkv/kernel', (64, 4, 48), QUERY),
     ('c_attn/kernel', (64, 192), DENSE),
