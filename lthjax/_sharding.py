@@ -24,12 +24,13 @@ def in_type(x: jax.Array) -> NamedSharding | None:
 
 def split(x: jax.Array, axis: int, size: int) -> jax.Array:
   """Splits an axis into groups of a size; no group is on several devices."""
-  shape = (*x.shape[:axis], -1, size, *x.shape[axis + 1 :])
+  number = x.shape[axis] // size
+  shape = (*x.shape[:axis], number, size, *x.shape[axis + 1 :])
   if (sharding := in_type(x)) is None:
     return x.reshape(shape)
   names = sharding.spec[axis] or ()
   names = names if isinstance(names, tuple) else (names,)
-  while (x.shape[axis] // size) % _devices(sharding, names):
+  while number % _devices(sharding, names):
     names = names[:-1]
   spec = [*sharding.spec]
   spec[axis : axis + 1] = [names or None, None]

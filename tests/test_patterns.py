@@ -242,10 +242,10 @@ def test_density_of_nm():
 
 def test_every_leaf_that_does_not_fit_is_named():
   shapes = {
+    'attention/query/kernel': (10, 4, 4),
+    'conv/kernel': (3, 3, 3, 16),
     'fc1/kernel': (6, 4),
     'fc2/kernel': (8, 3),
-    'conv/kernel': (3, 3, 3, 16),
-    'attention/query/kernel': (10, 4, 4),
     'scale': (8,),
   }
   message = (
@@ -407,7 +407,7 @@ def test_filters_of_convolutions():
 
 
 def test_tiles_that_do_not_fit():
-  shapes = {'fc': (6, 3), 'conv/kernel': (3, 3, 2, 8)}
+  shapes = {'conv/kernel': (3, 3, 2, 8), 'fc': (6, 3)}
   message = (
     'Block(shape=(4, 2)) does not fit: fc (6, 3) has 6 on axis 0, not a'
     ' multiple of 4; fc (6, 3) has 3 on axis 1, not a multiple of 2;'
@@ -423,6 +423,20 @@ def test_tiles_that_do_not_fit():
 def test_blocks_have_two_sizes(shape):
   with pytest.raises(ValueError, match='`Block` takes two positive integers'):
     patterns.Block(shape).fit(None, {'w': (8, 8)})
+
+
+def test_empty_leaves():
+  shapes = {'lora_b': (0, 4), 'fc': (8, 4)}
+  scores = {n: np.ones(s, np.float32) for n, s in shapes.items()}
+  masks = {n: np.ones(s, bool) for n, s in shapes.items()}
+  for pattern in (patterns.Unstructured(), patterns.NM(2, 4), *TILES):
+    found = lth.prune(
+      scores,
+      masks,
+      pattern=pattern,
+      sparsity=None if pattern.density else 0.5,
+    )
+    assert lth.masks.alive_by_name(found) == {'lora_b': 0, 'fc': 16}
 
 
 def test_patterns_are_values():

@@ -1,0 +1,109 @@
+"""What a pattern is, and what patterns share."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lthjax import trees
+from lthjax.axes import Axes
+
+Shape = tuple[int, ...]
+Count = int | jax.Array | None
+
+
+class Pattern(Protocol):
+  """What `lthjax.prune` and the topologies ask of a pattern.
+
+  ``count`` is the number of alive weights of a layer: an integer, or for a leaf
+  that stacks layers an array with the axes of a layer of size one.
+  """
+
+  @property
+  def density(self) -> float | None:
+    """The density that the pattern itself fixes, or `None` if it is free."""
+
+  def fit(
+    self, axes: Mapping[str, Axes] | None, leaves: chex.ArrayTree
+  ) -> dict[str, Axes]:
+    """Returns the axes of each leaf; raises naming all that do not fit."""
+    ...
+
+  def select(
+    self, scores: jax.Array, eligible: jax.Array, count: Count, axes: Axes
+  ) -> jax.Array:
+    """Selects among the eligible entries of one leaf."""
+    ...
+
+  def drop(
+    self, scores: jax.Array, mask: jax.Array, count: Count, axes: Axes
+  ) -> jax.Array:
+    """Keeps ``count`` alive weights of one leaf, for `fill` to add to."""
+    ...
+
+  def fill(
+    self, scores: jax.Array, keep: jax.Array, count: Count, axes: Axes
+  ) -> jax.Array:
+    """Adds to the kept entries of one leaf the best of the others."""
+    ...
+
+  def faults(
+    self, masks: Mapping[str, jax.Array], axes: Mapping[str, Axes]
+  ) -> list[str]:
+    """Lists the masks that `select` could not have produced."""
+    ...
+
+
+def numbers_if_known(tests: Mapping[str, jax.Array]) -> dict[str, int]:
+  """Counts what is true in each array; nothing if any is traced."""
+  counts = {n: jnp.sum(x, dtype=jnp.int32) for n, x in tests.items()}
+  return {n: int(x) for n, x in (trees.concrete(counts) or {}).items()}
+
+
+def empty_layers(
+  masks: Mapping[str, jax.Array], axes: Mapping[str, Axes]
+) -> list[str]:
+  """Lists the leaves with layers that keep nothing."""
+  empty = {
+    name: ~jnp.any(mask, axis=axes[name].layer) for name, mask in masks.items()
+  }
+  return [
+    f'{name} has {_of_layers(number, empty[name].size)}none alive'
+    for name, number in numbers_if_known(empty).items()
+    if number
+  ]
+
+
+def _of_layers(number: int, layers: int) -> str:
+  return f'{number} of {layers} layers with ' if layers > 1 else ''
+
+
+def are_whole(*numbers: Any) -> bool:
+  return all(type(n) is int for n in numbers)
+
+
+def check_sizes(
+  what: str,
+  shapes: Mapping[str, Shape],
+  sizes: Mapping[str, Mapping[Shape, int]],
+) -> None:
+  """Raises if axes are missing, or not multiples of what they must be."""
+  faults = []
+  for name, needed in sizes.items():
+    leaf = f'{name or "the array"} {shapes[name]}'
+    for axis, number in needed.items():
+      if not axis:
+        faults.append(f'{leaf} has no axis of inputs')
+      elif shapes[name][axis[0]] % number:
+        size = shapes[name][axis[0]]
+        faults.append(
+          f'{leaf} has {size} on axis {axis[0]}, not a multiple of {number}'
+        )
+  if faults:
+    raise ValueError(
+      f'{what} does not fit: {"; ".join(faults)}. Leave these leaves dense with'
+      ' `lthjax.masks.full(params, where=...)`, or correct their axes with'
+      ' `axes=`.'
+    )
