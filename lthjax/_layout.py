@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lthjax import _names, trees
+from lthjax import _checks, _names, trees
 
 Shape = tuple[int, ...]
 
@@ -269,15 +269,20 @@ def _attends(names: Iterable[str]) -> Callable[[str], bool]:
 
 
 def shapes_of(tree: Any) -> dict[str, Shape]:
-  """Returns the shapes of all leaves that have one, shapes included."""
+  """Returns the shapes of a tree's arrays by name, or those given as such."""
   if is_flat(tree):
     return dict(sorted(tree.items()))  # as JAX orders the keys of a dict
-  leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_shape)[0]
-  found = {}
-  for path, leaf in leaves:
-    shape = leaf if is_shape(leaf) else getattr(leaf, 'shape', None)
-    if isinstance(shape, tuple):
-      found[trees.path_name(path)] = shape
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  found = {
+    trees.path_name(path): leaf.shape
+    for path, leaf in leaves
+    if isinstance(getattr(leaf, 'shape', None), tuple)
+  }
+  if leaves and not found:
+    raise TypeError(
+      f'Axes are those of arrays, but {_checks.describe(tree)} was given. Pass'
+      ' a tree of arrays, or `{name: shape}`.'
+    )
   return found
 
 
@@ -288,8 +293,10 @@ def is_shape(x: Any) -> bool:
 
 def is_flat(tree: Any) -> bool:
   """Returns whether a tree is ``{name: shape}``."""
-  return type(tree) is dict and all(
-    isinstance(name, str) and is_shape(x) for name, x in tree.items()
+  return (
+    isinstance(tree, Mapping)
+    and bool(tree)
+    and all(isinstance(n, str) and is_shape(x) for n, x in tree.items())
   )
 
 
@@ -309,7 +316,7 @@ def stacks_in_metadata(tree: Any) -> dict[str, Shape]:
     return tuple(found) if isinstance(found, Iterable) else None
 
   leaves = jax.tree_util.tree_flatten_with_path(
-    tree, is_leaf=lambda x: is_shape(x) or labels(x) is not None
+    tree, is_leaf=lambda x: labels(x) is not None
   )[0]
   found = {}
   for path, leaf in leaves:

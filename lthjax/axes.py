@@ -40,6 +40,7 @@ def fan_in(shape: Shape, axes: Axes) -> int:
     >>> axes.fan_in((3, 3, 16, 32), axes.Axes((), (0, 1), (2,), (3,)))
     144
   """
+  _check_fit(axes, shape)
   return size(shape, axes.summed)
 
 
@@ -72,6 +73,7 @@ def columns(
     >>> view.shape, back(view).shape
     ((1, 8, 10), (8, 2, 5))
   """
+  _check_fit(axes, x)
   groups = (axes.stack, axes.summed, axes.outputs)
   order = [axis for group in groups for axis in group]
   moved = x.transpose(order)
@@ -182,6 +184,11 @@ def _readings(
 ) -> dict[str, list[Axes]]:
   """Reads all leaves, with the stacks that the caller or Flax knows of."""
   known = _layout.stacks_in_metadata(tree)
+  if not isinstance(stacked, Mapping | None):
+    raise TypeError(
+      f'`stacked` was {stacked!r}, but must map globs to axes, as in'
+      ' `stacked={"blocks/*": 0}`.'
+    )
   faults = []
   for name, glob in trees.first_match(stacked or {}, shapes, 'stacked').items():
     axes, rank = stacked[glob], len(shapes[name])  # pyright: ignore
@@ -198,6 +205,14 @@ def _readings(
   return _layout.readings(shapes, known)
 
 
+def _check_fit(axes: Axes, x: Any) -> None:
+  """Raises unless axes are those of an array, or of a shape."""
+  shapes = _layout.shapes_of({'x': x})
+  if list(shapes) != ['x']:
+    raise TypeError(f'An array or its shape is needed, but got {x!r}.')
+  _given({'x': axes}, shapes)
+
+
 def _given(
   axes: Mapping[str, Axes] | None, shapes: Mapping[str, Shape]
 ) -> dict[str, Axes]:
@@ -205,7 +220,7 @@ def _given(
   if axes is None:
     return {}
   if not isinstance(axes, Mapping):
-    raise ValueError(
+    raise TypeError(
       f'`axes` was {axes!r}, but must map names or globs to axes, as in'
       ' `{"*/kernel": lth.axes.Axes(inputs=(0,), outputs=(1,))}`.'
     )
@@ -230,7 +245,7 @@ def _given(
 
 def _normalized(axes: Any, rank: int) -> Axes | None:
   """Makes tuples of non-negative numbers; `None` if they do not fit."""
-  if not (isinstance(axes, tuple) and len(axes) == 4):
+  if not isinstance(axes, Axes):
     return None
   try:
     groups = [
@@ -238,10 +253,9 @@ def _normalized(axes: Any, rank: int) -> Axes | None:
     ]
   except TypeError:
     return None
-  if sorted(axis % rank for group in groups for axis in group) != [
-    *range(rank)
-  ]:
+  every = [axis for group in groups for axis in group]
+  if not all(-rank <= axis < rank for axis in every):
     return None
-  if any(not -rank <= axis < rank for group in groups for axis in group):
+  if sorted(axis % rank for axis in every) != list(range(rank)):
     return None
   return Axes(*(tuple(axis % rank for axis in group) for group in groups))

@@ -192,8 +192,10 @@ def check_tables(
   masks: Mapping[str, Any], leaves: Mapping[str, Any], what: str
 ) -> None:
   """Does the same for trees that are already flat."""
-  faults = [f'{name} has a mask only' for name in masks if name not in leaves]
-  faults += [f'{name} has no mask' for name in leaves if name not in masks]
+  lone = [name for name in masks if name not in leaves]
+  bare = [name for name in leaves if name not in masks]
+  faults = [f'{name or "the array"} has a mask only' for name in lone]
+  faults += [f'{name or "the array"} has no mask' for name in bare]
   for name, mask in masks.items():
     if mask is None or name not in leaves:
       continue

@@ -262,8 +262,32 @@ def test_what_is_in_doubt():
   ],
 )
 def test_axes_that_do_not_fit(axes, message):
-  with pytest.raises(ValueError, match=re.escape(message)):
+  error = ValueError if isinstance(axes, dict) else TypeError
+  with pytest.raises(error, match=re.escape(message)):
     lth.axes.resolve(axes, {'w': (4, 8)})
+
+
+@pytest.mark.parametrize('tree', ['w', 3, [1.0], abs, {'w': ['a']}])
+def test_axes_are_those_of_arrays(tree):
+  for function in (lth.axes.by_layout, lambda x: lth.axes.resolve(None, x)):
+    with pytest.raises(TypeError, match='Axes are those of arrays, but'):
+      function(tree)
+  assert lth.axes.resolve(None, {}) == lth.axes.resolve(None, None) == {}
+  for stacked in (3, 'blocks/*'):
+    with pytest.raises(TypeError, match=r'`stacked` was .*, but must map'):
+      lth.axes.by_layout({'w': (4, 8)}, stacked=stacked)
+
+
+def test_views_need_axes_of_the_array():
+  for axes in (None, CONV, (0, 1)):
+    with pytest.raises(ValueError, match=r'once, but x \(4, 8\) has'):
+      lth.axes.columns(np.ones((4, 8)), axes)
+    with pytest.raises(ValueError, match=r'once, but x \(4, 8\) has'):
+      lth.axes.fan_in((4, 8), axes)
+  for x in (None, {}, {'w': np.ones((4, 8))}):
+    for function in (lth.axes.columns, lth.axes.fan_in):
+      with pytest.raises(TypeError, match='An array or its shape is needed'):
+        function(x, DENSE)
 
 
 AXES = [

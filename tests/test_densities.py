@@ -224,6 +224,34 @@ def test_sparsities_out_of_range(spread, sparsity):
     spread(LENET, sparsity)
 
 
+@pytest.mark.parametrize('shapes', [None, 'w', 3, [(4, 4)], {'w': 4}, abs])
+@pytest.mark.parametrize(
+  'spread',
+  [
+    densities.uniform,
+    densities.er,
+    densities.erk,
+    densities.smart_ratio(),
+    densities.custom({}),
+  ],
+)
+def test_shapes_of_a_wrong_type(spread, shapes):
+  with pytest.raises(TypeError, match=r'`shapes` was .*, but must be `{name'):
+    spread(shapes, 0.5)
+
+
+@pytest.mark.parametrize('wrong', [3, 1.5, [1], abs])
+def test_arguments_of_a_wrong_type(wrong):
+  with pytest.raises(TypeError, match=r'`order` was .*, but must be a list of'):
+    densities.smart_ratio(wrong)
+  with pytest.raises(TypeError, match=r'`fixed` was .*, but must map globs to'):
+    densities.custom(wrong)
+  with pytest.raises((TypeError, ValueError), match='`last` was'):
+    densities.smart_ratio(last=[wrong])
+  with pytest.raises((TypeError, ValueError), match='`decay` was'):
+    densities.smart_ratio(decay=-1 if wrong == 3 else wrong)
+
+
 def test_all_layers_alike():
   shapes = {'a': (64, 64), 'b': (64, 64)}
   for spread in (densities.er, densities.erk):

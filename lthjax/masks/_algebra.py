@@ -33,6 +33,10 @@ def apply(masks: chex.ArrayTree, params: T) -> T:
   tree: Any = params
   leaves, structure = trees.flatten(tree)
   trees.check_tables(named, leaves, 'params')
+  _checks.check_masks(named)
+  masked = {n: p for n, p in leaves.items() if named[n] is not None}
+  if masked:
+    _checks.check_arrays(masked, 'params')
   return structure.unflatten(
     # Not multiplied: that would keep -0.0 and NaN.
     p
@@ -190,6 +194,8 @@ def _combine(f, a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
   right = trees.by_name(b)
   trees.check_tables(left, right, 'other masks')
   trees.check_tables(right, left, 'other masks')
+  _checks.check_masks(left)
+  _checks.check_masks(right)
   return structure.unflatten(
     None if x is None else f(x, right[name]) for name, x in left.items()
   )
