@@ -249,10 +249,10 @@ def test_every_leaf_that_does_not_fit_is_named():
     'scale': (8,),
   }
   message = (
-    '2:4 sparsity does not fit: fc1/kernel (6, 4) has 6 on axis 0, not a'
-    ' multiple of 4; conv/kernel (3, 3, 3, 16) has 3 on axis 2, not a multiple'
-    ' of 4; attention/query/kernel (10, 4, 4) has 10 on axis 0, not a multiple'
-    ' of 4; scale (8,) has no axis of inputs. Leave these leaves dense with'
+    '2:4 sparsity does not fit: attention/query/kernel (10, 4, 4) has 10 on'
+    ' axis 0, not a multiple of 4; conv/kernel (3, 3, 3, 16) has 3 on axis 2,'
+    ' not a multiple of 4; fc1/kernel (6, 4) has 6 on axis 0, not a multiple of'
+    ' 4; scale (8,) has no axis of inputs. Leave these leaves dense with'
     ' `lthjax.masks.full(params, where=...)`, or correct their axes with'
     ' `axes=`.'
   )
@@ -409,9 +409,9 @@ def test_filters_of_convolutions():
 def test_tiles_that_do_not_fit():
   shapes = {'conv/kernel': (3, 3, 2, 8), 'fc': (6, 3)}
   message = (
-    'Block(shape=(4, 2)) does not fit: fc (6, 3) has 6 on axis 0, not a'
-    ' multiple of 4; fc (6, 3) has 3 on axis 1, not a multiple of 2;'
-    ' conv/kernel (3, 3, 2, 8) has 2 on axis 2, not a multiple of 4. Leave'
+    'Block(shape=(4, 2)) does not fit: conv/kernel (3, 3, 2, 8) has 2 on axis'
+    ' 2, not a multiple of 4; fc (6, 3) has 6 on axis 0, not a multiple of 4;'
+    ' fc (6, 3) has 3 on axis 1, not a multiple of 2. Leave'
   )
   with pytest.raises(ValueError, match=re.escape(message)):
     patterns.Block((4, 2)).fit(None, shapes)
