@@ -6,7 +6,7 @@ name. A wrong type raises `TypeError`, a wrong value `ValueError`.
 
 import math
 import numbers
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import chex
@@ -191,6 +191,36 @@ def predicate(name: str, x: Any) -> Any:
     f'`{name}` was {_spell(x)}, but must be a function `(name, leaf) -> bool`,'
     ' a glob over leaf names such as "*/kernel", or a list of globs.'
   )
+
+
+def globs(name: str, x: Any) -> list[str]:
+  """Returns a list of names or globs; one may come alone."""
+  found = [x] if isinstance(x, str) else x
+  if isinstance(found, Iterable):
+    found = list(found)
+    if all(isinstance(glob, str) for glob in found):
+      return found
+  raise TypeError(
+    f'`{name}` was {_spell(x)}, but must be a list of names or globs.'
+  )
+
+
+def mapping(name: str, x: Any, what: str) -> Mapping[str, Any]:
+  """Returns a mapping; ``what`` says from what to what, with an example."""
+  if not isinstance(x, Mapping):
+    raise TypeError(f'`{name}` was {_spell(x)}, but must map {what}.')
+  return x
+
+
+def shapes(name: str, x: Any) -> Mapping[str, tuple[int, ...]]:
+  """Returns shapes by name."""
+  found = mapping(name, x, 'names of leaves to shapes, as {"fc": (784, 300)}')
+  if wrong := [n for n, shape in found.items() if not isinstance(shape, tuple)]:
+    raise TypeError(
+      f'`{name}` must map names of leaves to shapes, but'
+      f' {", ".join(map(str, wrong))} has none. Pass `{{name: leaf.shape}}`.'
+    )
+  return found
 
 
 def densities(name: str, x: Any) -> Any:

@@ -30,6 +30,7 @@ def split(x: jax.Array, axis: int, size: int) -> jax.Array:
     return x.reshape(shape)
   names = sharding.spec[axis] or ()
   names = names if isinstance(names, tuple) else (names,)
+  # Mesh axes that groups do not divide by are gathered.
   while number % _devices(sharding, names):
     names = names[:-1]
   spec = [*sharding.spec]

@@ -17,7 +17,7 @@ import chex
 import jax
 import numpy as np
 
-from lthjax import _layout, trees
+from lthjax import _checks, _layout, trees
 from lthjax._layout import Axes as Axes
 from lthjax._layout import shapes_of as shapes_of
 from lthjax.program._from_program import from_program as from_program
@@ -184,14 +184,11 @@ def _readings(
 ) -> dict[str, list[Axes]]:
   """Reads all leaves, with the stacks that the caller or Flax knows of."""
   known = _layout.stacks_in_metadata(tree)
-  if not isinstance(stacked, Mapping | None):
-    raise TypeError(
-      f'`stacked` was {stacked!r}, but must map globs to axes, as in'
-      ' `stacked={"blocks/*": 0}`.'
-    )
+  stacked = {} if stacked is None else stacked
+  _checks.mapping('stacked', stacked, 'globs to axes, as {"blocks/*": 0}')
   faults = []
-  for name, glob in trees.first_match(stacked or {}, shapes, 'stacked').items():
-    axes, rank = stacked[glob], len(shapes[name])  # pyright: ignore
+  for name, glob in trees.first_match(stacked, shapes, 'stacked').items():
+    axes, rank = stacked[glob], len(shapes[name])
     axes = axes if isinstance(axes, tuple) else (axes,)
     if all(type(axis) is int and -rank <= axis < rank for axis in axes):
       known[name] = tuple(axis % rank for axis in axes)
@@ -219,11 +216,8 @@ def _given(
   """Looks up the axes of the caller, and checks them."""
   if axes is None:
     return {}
-  if not isinstance(axes, Mapping):
-    raise TypeError(
-      f'`axes` was {axes!r}, but must map names or globs to axes, as in'
-      ' `{"*/kernel": lth.axes.Axes(inputs=(0,), outputs=(1,))}`.'
-    )
+  example = '{"fc/*": lth.axes.Axes(inputs=(0,), outputs=(1,))}'
+  _checks.mapping('axes', axes, f'names or globs to axes, as {example}')
   # Leaves that are never pruned may be named as well, so only globs that match
   # nothing are mistakes.
   globs = [key for key in axes if key in shapes or re.search(r'[*?[]', key)]

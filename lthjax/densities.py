@@ -8,7 +8,6 @@ takes a keyword ``axes`` is told which axes of a kernel count what.
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from lthjax import _checks, counts, trees
 from lthjax import axes as axes_lib
@@ -38,7 +37,7 @@ def uniform(
     {'a': 0.25, 'b': 0.25}
   """
   del axes
-  _check_shapes(shapes)
+  _checks.shapes('shapes', shapes)
   return dict.fromkeys(shapes, 1 - _checks.share('sparsity', sparsity))
 
 
@@ -147,7 +146,7 @@ def custom(
     shapes: Shapes, sparsity: float, *, axes: Mapping[str, Axes] | None = None
   ) -> dict[str, float]:
     sparsity = _checks.share('sparsity', sparsity)
-    _check_shapes(shapes)
+    _checks.shapes('shapes', shapes)
     chosen = trees.per_leaf(fixed, shapes, 'fixed')
     densities = {name: density for name, (_, density) in chosen.items()}
     rest = {n: shape for n, shape in shapes.items() if n not in chosen}
@@ -164,11 +163,7 @@ def custom(
 
 def _check_densities(fixed: Mapping[str, float]) -> dict[str, float]:
   """Raises unless all densities are in [0, 1], naming all that are not."""
-  if not isinstance(fixed, Mapping):
-    raise TypeError(
-      f'`fixed` was {fixed!r}, but must map globs to densities, as in'
-      ' `{"conv1/*": 1.0}`.'
-    )
+  _checks.mapping('fixed', fixed, 'globs to densities, as {"conv1/*": 1.0}')
   found, wrong = {}, []
   for glob, density in fixed.items():
     try:
@@ -235,7 +230,7 @@ def smart_ratio(
     Su et al., Sanity-Checking Pruning Methods: Random Tickets can Win the
     Jackpot, arXiv:2009.11094, section 4.1.
   """
-  order = _check_order(order)
+  order = None if order is None else _checks.globs('order', order)
   last = _checks.closed_share('last', last)
   decay = _checks.at_least('decay', decay, 0)
 
@@ -243,7 +238,7 @@ def smart_ratio(
     shapes: Shapes, sparsity: float, *, axes: Mapping[str, Axes] | None = None
   ) -> dict[str, float]:
     sparsity = _checks.share('sparsity', sparsity)
-    _check_shapes(shapes)
+    _checks.shapes('shapes', shapes)
     _check_layers(shapes, axes)
     size = {name: math.prod(shape) for name, shape in shapes.items()}
     *names, output = _in_order(shapes, order)
@@ -270,19 +265,6 @@ def smart_ratio(
     return {name: kept[name] / max(size[name], 1) for name in shapes}
 
   return spread
-
-
-def _check_order(order: Any) -> list[str] | None:
-  """Returns names or globs as a list."""
-  if order is None:
-    return None
-  globs = [order] if isinstance(order, str) else order
-  if isinstance(globs, Iterable) and all(isinstance(x, str) for x in globs):
-    return list(globs)
-  raise TypeError(
-    f'`order` was {order!r}, but must be a list of names or globs, from input'
-    ' to output.'
-  )
 
 
 def _check_layers(shapes: Shapes, axes: Mapping[str, Axes] | None) -> None:
@@ -319,17 +301,6 @@ def _in_order(names: Iterable[str], order: Sequence[str] | None) -> list[str]:
   return sorted(matches, key=place)
 
 
-def _check_shapes(shapes: Any) -> None:
-  """Raises unless shapes are given by name."""
-  if not isinstance(shapes, Mapping) or not all(
-    isinstance(shape, tuple) for shape in shapes.values()
-  ):
-    raise TypeError(
-      f'`shapes` was {_checks.describe(shapes)}, but must be `{{name: shape}}`'
-      ' of the prunable leaves, such as `{"fc/kernel": (784, 300)}`.'
-    )
-
-
 def _sum_over_product(shape: Shape, groups: Sequence[Shape]) -> float:
   """Returns the sum of the sizes of groups of axes over their product."""
   sizes = [axes_lib.size(shape, group) for group in groups if group]
@@ -344,7 +315,7 @@ def _spread(
 ) -> dict[str, float]:
   """Scales raw densities to the budget; whatever exceeds 1 becomes dense."""
   sparsity = _checks.share('sparsity', sparsity)
-  _check_shapes(shapes)
+  _checks.shapes('shapes', shapes)
   its = axes_lib.resolve(axes, shapes, strict=False)
   # Without inputs but with neurons on two axes, nobody was sure of a kernel.
   sure = {n: x for n, x in its.items() if x.inputs or len(x.outputs) < 2}

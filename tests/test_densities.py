@@ -236,7 +236,9 @@ def test_sparsities_out_of_range(spread, sparsity):
   ],
 )
 def test_shapes_of_a_wrong_type(spread, shapes):
-  with pytest.raises(TypeError, match=r'`shapes` was .*, but must be `{name'):
+  with pytest.raises(
+    TypeError, match=r'`shapes` .*must map names of leaves to shapes'
+  ):
     spread(shapes, 0.5)
 
 
@@ -244,7 +246,9 @@ def test_shapes_of_a_wrong_type(spread, shapes):
 def test_arguments_of_a_wrong_type(wrong):
   with pytest.raises(TypeError, match=r'`order` was .*, but must be a list of'):
     densities.smart_ratio(wrong)
-  with pytest.raises(TypeError, match=r'`fixed` was .*, but must map globs to'):
+  with pytest.raises(
+    TypeError, match=r'`fixed` was .*, but must map globs to dens'
+  ):
     densities.custom(wrong)
   with pytest.raises((TypeError, ValueError), match='`last` was'):
     densities.smart_ratio(last=[wrong])

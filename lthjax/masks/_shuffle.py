@@ -57,6 +57,7 @@ def shuffle(
   key = _checks.key('key', key)
   _checks.one_of('within', within, _WITHIN)
   prunable = _algebra.prunable(masks)
+  # Where the masks are, and the same numbers on any number of devices.
   noise = {
     name: _sharding.uniform(trees.fold_in_name(key, name), mask)
     for name, mask in prunable.items()

@@ -68,11 +68,12 @@ class NM:
 
   def drop(self, scores, mask, count, axes):
     """Keeps the ``count`` largest scores of each layer, in any groups."""
+    # A group that keeps fewer than n is filled up by what grows.
     return keep_largest(scores, count, mask, axis=axes.layer)
 
   def fill(self, scores, keep, count, axes):
     """Adds the largest of the other scores until every group keeps n."""
-    del count
+    del count  # Of the layer, which n per group implies.
     groups = self._groups(keep, axes)
     axis = axes.inputs[-1] + 1
     missing = jnp.maximum(self.n - counts.along(groups, (axis,)), 0)

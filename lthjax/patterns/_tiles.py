@@ -50,6 +50,7 @@ class _Tiles:
   def select(self, scores, eligible, count, axes):
     """Keeps the tiles with the largest sums of scores."""
     tile = self.tile(scores.shape, axes)
+    # Of a tile that is alive in part, the alive weights count and survive.
     keep = keep_largest(
       _sums(jnp.where(eligible, scores, 0), tile),
       _tiles_of(count, tile),
@@ -194,6 +195,7 @@ class Columns(_Tiles):
 
 def _sums(scores: jax.Array, tile: Shape) -> jax.Array:
   """Sums over tiles, at least in single precision."""
+  # A sum of bfloat16 in bfloat16 would tie where scores do not.
   dtype = jnp.promote_types(scores.dtype, jnp.float32)
   return _reduce(
     lambda x, axis, keep: jnp.sum(x, axis, dtype, keepdims=keep), scores, tile
@@ -229,6 +231,7 @@ def _spread(x: jax.Array, tile: Shape, like: jax.Array) -> jax.Array:
 
 
 def _tiles_of(count: Any, tile: Shape) -> Any:
-  """Rounds a number of weights to tiles, but to one at least if there are."""
+  """Rounds a number of weights to whole tiles."""
   size = max(math.prod(tile), 1)
+  # A budget of a few weights would otherwise empty a layer of large tiles.
   return jnp.maximum((count + size // 2) // size, jnp.minimum(count, 1))
