@@ -32,7 +32,11 @@ def faults(
     One line per layer at fault; none if masks are traced.
   """
   fan_ins = trees.concrete(
-    {name: count_along(x, axes[name].summed) for name, x in masks.items()}
+    {
+      name: count_along(mask, axes[name].summed)
+      for name, mask in masks.items()
+      if mask.size
+    }
   )
   lines = []
   for name, numbers in (fan_ins or {}).items():
@@ -94,8 +98,9 @@ def check_budgets(
   faults = [
     f'{name} has {least} weights for {neurons[name]} neurons; one each is a'
     f' sparsity of {_moves.sparsity_of(neurons[name], sizes[name])}'
-    for name in shapes
-    if (least := budgets[name].min()) < neurons[name]
+    for name, size in sizes.items()
+    # An empty leaf has no weights to spread.
+    if size and (least := budgets[name].min()) < neurons[name]
   ]
   if faults:
     raise ValueError(
@@ -103,11 +108,15 @@ def check_budgets(
       f' {"; ".join(faults)}. Lower the sparsity, spread it with `densities=`,'
       ' or leave these layers dense with `where=`.'
     )
-  fan_ins = {name: budgets[name].min() // neurons[name] for name in shapes}
+  fan_ins = {
+    name: budgets[name].min() // neurons[name]
+    for name, size in sizes.items()
+    if size
+  }
   faults = [
     f'{name} has a fan-in of {fan_ins[name]}'
     for name, least in needed.items()
-    if fan_ins[name] < least
+    if name in fan_ins and fan_ins[name] < least
   ]
   if faults:
     raise ValueError(

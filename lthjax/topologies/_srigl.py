@@ -280,13 +280,16 @@ def _active(
   needed: dict[str, Any] = dict(least)
   for n, share in least.items():
     if share < 1:
-      fan_in = budget[n] // axes_lib.size(shapes[n], axes[n].outputs)
+      fan_in = budget[n] // max(axes_lib.size(shapes[n], axes[n].outputs), 1)
       ratio = ratio_of(share).as_integer_ratio()
       needed[n] = jnp.maximum(1, share_of(fan_in, *ratio, 'floor'))
   # Never so few neurons that they would need more than all their inputs.
   most_salient = _select.largest(
     {n: k.astype(jnp.float32) for n, k in salient.items()},
-    {n: -(-budget[n] // axes_lib.fan_in(shapes[n], axes[n])) for n in least},
+    {
+      n: -(-budget[n] // max(axes_lib.fan_in(shapes[n], axes[n]), 1))
+      for n in least
+    },
     {n: jnp.ones_like(k, bool) for n, k in salient.items()},
     _select.layers(axes),
   )

@@ -391,6 +391,19 @@ def test_each_layer_of_a_stack_moves_on_its_own():
   assert (drawn.sum(1) == 3).all()
 
 
+def test_empty_leaves():
+  params = {'a': jnp.ones((8, 4)), 'v': jnp.ones((0, 4)), 'w': jnp.ones((4, 0))}
+  for min_salient in (None, 0.3, 1):
+    tx = make(first=0.5, min_salient=min_salient, update_every=1)
+    state = tx.init(params)
+    for _ in range(2):
+      _, state = jax.jit(tx.update)(params, state, params)
+      alive = lth.masks.alive_by_name(lth.get_masks(state))
+      assert alive == {'a': 16, 'v': 0, 'w': 0}
+    tx = make(masks=lth.get_masks(state), min_salient=min_salient)
+    assert lth.masks.alive_by_name(lth.get_masks(tx.init(params))) == alive
+
+
 def test_kernels_that_can_be_read_in_two_ways_are_refused():
   with pytest.raises(
     ValueError, match=r'stack of layers in w \(4, 3, 3\)\. Ask'
