@@ -437,6 +437,7 @@ def test_empty_leaves():
       sparsity=None if pattern.density else 0.5,
     )
     assert lth.masks.alive_by_name(found) == {'lora_b': 0, 'fc': 16}
+    assert pattern.faults(found, pattern.fit(None, found)) == []
 
 
 def test_patterns_are_values():

@@ -67,7 +67,9 @@ def empty_layers(
 ) -> list[str]:
   """Lists the leaves with layers that keep nothing."""
   empty = {
-    name: ~jnp.any(mask, axis=axes[name].layer) for name, mask in masks.items()
+    name: ~jnp.any(mask, axis=axes[name].layer)
+    for name, mask in masks.items()
+    if mask.size  # A leaf without weights has none to keep.
   }
   return [
     f'{name} has {_of_layers(number, empty[name].size)}none alive'
