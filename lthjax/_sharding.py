@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -77,20 +78,38 @@ def unpack_bits(packed: jax.Array, like: Any) -> jax.Array:
   return jax.device_put(mask, sharding)
 
 
+def whole(x: jax.Array) -> jax.Array:
+  """Gathers an array whose type has a sharding, so that it can be sorted."""
+  sharding = in_type(x)
+  return (
+    x if sharding is None else jax.sharding.reshard(x, _named(sharding, []))
+  )
+
+
 def uniform(key: chex.PRNGKey, like: jax.Array) -> jax.Array:
   """Draws float32 in [0, 1) in the shape and sharding of an array."""
+  return draw(jax.random.uniform, key, like, jnp.float32)
+
+
+def draw(
+  sample: Callable[..., jax.Array],
+  key: chex.PRNGKey,
+  like: jax.Array,
+  dtype: Any,
+) -> jax.Array:
+  """Draws by ``sample(key, shape, dtype)`` in an array's shape and sharding."""
+  dtype = jnp.dtype(dtype)
   if trees.is_traced(like):
-    return jax.random.uniform(key, like.shape, out_sharding=in_type(like))
+    return sample(key, like.shape, dtype, out_sharding=in_type(like))
   if not isinstance(like, jax.Array) or len(like.sharding.device_set) == 1:
-    return jax.random.uniform(key, like.shape)
-  return _uniform(like.shape, like.sharding)(key)
+    return sample(key, like.shape, dtype)
+  return _in_place(sample, like.shape, dtype, like.sharding)(key)
 
 
 @functools.cache
-def _uniform(shape, sharding):
+def _in_place(sample, shape, dtype, sharding):
   """Draws where the numbers belong, so that no device holds all of them."""
-  draw = functools.partial(jax.random.uniform, shape=shape)
-  return jax.jit(draw, out_shardings=sharding)
+  return jax.jit(lambda key: sample(key, shape, dtype), out_shardings=sharding)
 
 
 def _devices(sharding: NamedSharding, names: tuple[str, ...]) -> int:

@@ -530,6 +530,42 @@ def test_keys_must_be_as_many_as_the_runs(vmapped):
     train.init(KEYS[0] if vmapped else KEYS)
 
 
+@pytest.mark.parametrize('vmapped', [False, True])
+@pytest.mark.parametrize('key', [None, 0, 'key', 0.5, np.ones(3)])
+def test_keys_are_keys(key, vmapped):
+  train = lth.trainer(init, loss, optax.sgd(0.1), batch, vmapped=vmapped)
+  with pytest.raises((TypeError, ValueError), match=r'random key|array of key'):
+    train.init(key)
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'init': {}}, '`init` was {}, but must be a function `init(key) -> (par'),
+    ({'loss': None}, '`loss` was None, but must be a function `loss(params,'),
+    ({'batch': 60}, '`batch` was 60, but must be a function `batch(data, key,'),
+    ({'evaluate': 'x'}, "`evaluate` was 'x', but must be a function `evaluat"),
+    ({'tx': None}, '`tx` was a NoneType, but must be an optax optimizer, or'),
+    ({'tx': 0.1}, '`tx` was a float, but must be an optax optimizer, or a'),
+    (
+      {'init': lambda key: {'w': key}},
+      '`init` returned a dict, but must return',
+    ),
+    ({'init': lambda key: (1, 2, 3)}, '`init` returned a tuple, but must retu'),
+  ],
+)
+def test_parts_of_a_loop_are_checked(change, message):
+  parts = {'init': init, 'loss': loss, 'tx': optax.sgd(0.1), 'batch': batch}
+  with pytest.raises(TypeError, match=re.escape(message)):
+    lth.trainer(**{**parts, **change}).init(KEYS[0])
+
+
+@pytest.mark.parametrize('state', [None, 3, {'step': 0}, np.ones(3)])
+def test_only_states_of_the_trainer_are_trained(state):
+  with pytest.raises(TypeError, match=r'but must be a `TrainState`, as the tr'):
+    trainer().fit(state, DATA, until=1)
+
+
 @pytest.mark.parametrize('metrics', [{}, {'loss': np.ones(2, np.float32)}])
 def test_evaluations_need_a_scalar_loss(metrics):
   train = lth.trainer(

@@ -8,7 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lthjax import _checks, trees
+from lthjax import _checks, _sharding, trees
 from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
 from lthjax.axes import Axes
@@ -152,6 +152,7 @@ def _draw(logits: dict[str, Any], key: chex.PRNGKey | None) -> dict[str, Any]:
     if key is None:
       return logit >= 0
     own = trees.fold_in_name(key, name)
-    return jax.random.bernoulli(own, jax.nn.sigmoid(logit))
+    p = jax.nn.sigmoid(logit)
+    return _sharding.draw(jax.random.uniform, own, p, p.dtype) < p
 
   return {name: draw(name, logit) for name, logit in logits.items()}

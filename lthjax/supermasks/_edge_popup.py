@@ -8,7 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lthjax import _checks, trees
+from lthjax import _checks, _sharding, trees
 from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
 from lthjax.axes import Axes
@@ -53,7 +53,8 @@ def init_scores(
   def draw(name, mask, w):
     bound = 1 / math.sqrt(inputs[name])
     own = trees.fold_in_name(key, name)
-    return jax.random.uniform(own, w.shape, w.dtype, -bound, bound)
+    noise = _sharding.draw(jax.random.uniform, own, w, w.dtype)
+    return (noise * (2 * bound) - bound).astype(w.dtype)
 
   return trees.map_alive(draw, masks_lib.full(params, where), params)
 

@@ -13,7 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lthjax import _checks, trees
+from lthjax import _checks, _sharding, trees
 from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
 from lthjax.axes import Axes
@@ -94,7 +94,7 @@ def scaled_kaiming(
 
   def draw(name, w, deviation):
     own = trees.fold_in_name(key, name)
-    return jax.random.normal(own, w.shape, w.dtype) * deviation
+    return _sharding.draw(jax.random.normal, own, w, w.dtype) * deviation
 
   return _replace(draw, params, sparsity, where, axes)
 

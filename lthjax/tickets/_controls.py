@@ -37,7 +37,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lthjax import _checks, scores, trees
+from lthjax import _checks, _sharding, scores, trees
 from lthjax.selection import keep_largest
 
 
@@ -119,9 +119,8 @@ def random_signs(
   key = _checks.key('key', key)
 
   def draw(name, m, p):
-    signs = jax.random.rademacher(
-      trees.fold_in_name(key, name), p.shape, p.dtype
-    )
+    own = trees.fold_in_name(key, name)
+    signs = _sharding.draw(jax.random.rademacher, own, p, p.dtype)
     return jnp.abs(p) * signs
 
   return _map(draw, masks, {'params': params})
@@ -152,12 +151,15 @@ def reshuffle(
   key = _checks.key('key', key)
 
   def permute(name, m, p):
-    noise = jax.random.uniform(trees.fold_in_name(key, name), m.shape)
+    p, m = jnp.asarray(p), jnp.asarray(m)
+    place, p, m = p, _sharding.whole(p), _sharding.whole(m)
+    noise = _sharding.uniform(trees.fold_in_name(key, name), m)
     # Alive entries come first in both orders: in place, and by noise below 1.
     places = jnp.argsort(~m, axis=None, stable=True)
     chance = jnp.argsort(jnp.where(m, noise, 2), axis=None, stable=True)
     flat = jnp.ravel(p)
-    return flat.at[places].set(flat[chance]).reshape(p.shape)
+    moved = flat.at[places].set(flat[chance]).reshape(p.shape)
+    return _sharding.match(moved, place)
 
   return _map(permute, masks, {'params': params})
 

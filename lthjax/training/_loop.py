@@ -14,11 +14,17 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lthjax import _checks, trees
 from lthjax.opt_state import forward_params, keeps_dense_params, share_steps
-from lthjax.training._state import Best, DivergedError, TrainState, no_best
+from lthjax.training._state import (
+  Best,
+  DivergedError,
+  TrainState,
+  no_best,
+)
 
 Init = Callable[[chex.PRNGKey], tuple[chex.ArrayTree, chex.ArrayTree]]
 Loss = Callable[
@@ -108,6 +114,8 @@ def trainer(
     Array([1., 1.], dtype=float32)
   """
   every = _checks.at_least('every', every, 1)
+  _check_functions(init, loss, tx, batch, evaluate)
+  # Updates read masks and keys from the state, so that any key will do here.
   update = (tx(jax.random.key(0)) if callable(tx) else tx).update
   start = functools.partial(_start, init, tx)
   step = functools.partial(_step, loss, batch, update)
@@ -120,27 +128,15 @@ def trainer(
   programs = _compile(start, step, measure, has_bad)
 
   def init_checked(key):
-    if jnp.ndim(jax.random.key_data(key)) != 1 + vmapped:
-      raise ValueError(
-        'The trainer has `vmapped=True` and needs an array of keys, such as'
-        ' `jax.random.split(key, 3)`.'
-        if vmapped
-        else 'The trainer needs one key; to train several runs side by side,'
-        ' build it with `vmapped=True`.'
-      )
+    _check_keys(key, vmapped)
     return programs.init(key)
 
   def fit(state, data, *, until, report=None):
+    now, until = _check_steps(state, until)
     if report is not None and evaluate is None:
       raise ValueError(
         '`report` is called after evaluations, but this trainer has no'
         ' `evaluate`: pass one to `trainer`.'
-      )
-    now, until = int(state.step), _checks.integer('until', until)
-    if until < now:
-      raise ValueError(
-        f'The state is already at step {now}, but `until` was {until}. Pass a'
-        ' later step, or start from an earlier state.'
       )
     advance = functools.partial(programs.advance, scanned)
     while now < until:
@@ -237,10 +233,73 @@ def _compile(start, step, measure, has_bad) -> _Programs:
   return _Programs(init, one_step, scan_steps, mark_bad, evaluate)
 
 
+def _check_functions(init, loss, tx, batch, evaluate) -> None:
+  """Raises unless the parts of a training loop can be called."""
+  _checks.function('init', init, 'init(key) -> (params, model_state)')
+  call = 'loss(params, model_state, batch, key) -> (scalar, model_state)'
+  _checks.function('loss', loss, call)
+  _checks.function('batch', batch, 'batch(data, key, step)')
+  if evaluate is not None:
+    call = 'evaluate(params, model_state, data) -> metrics'
+    _checks.function('evaluate', evaluate, call)
+  if not callable(tx) and not hasattr(tx, 'update'):
+    raise TypeError(
+      f'`tx` was {_checks.describe(tx)}, but must be an optax optimizer, or a'
+      ' function `tx(key)` that makes one.'
+    )
+
+
+def _check_keys(key: Any, vmapped: bool) -> None:
+  """Raises unless there is one key, or one for each of the vmapped runs."""
+  several = np.ndim(key) > 0 and _is_key(key[0])
+  if vmapped and not several:
+    raise ValueError(
+      'The trainer has `vmapped=True` and needs an array of keys, such as'
+      ' `jax.random.split(key, 3)`.'
+    )
+  if not vmapped and several:
+    raise ValueError(
+      'The trainer needs one key; to train several runs side by side, build it'
+      ' with `vmapped=True`.'
+    )
+  if not vmapped:
+    _checks.key('key', key)
+
+
+def _is_key(x: Any) -> bool:
+  """Returns whether a value is a single random key."""
+  try:
+    return _checks.key('key', x) is x
+  except TypeError:
+    return False
+
+
+def _check_steps(state: Any, until: Any) -> tuple[int, int]:
+  """Returns the step of a state, and the one up to which it is trained."""
+  if not isinstance(state, TrainState):
+    raise TypeError(
+      f'`state` was {_checks.describe(state)}, but must be a `TrainState`, as'
+      " the trainer's `init` returns it."
+    )
+  now, until = int(state.step), _checks.integer('until', until)
+  if until < now:
+    raise ValueError(
+      f'The state is already at step {now}, but `until` was {until}. Pass a'
+      ' later step, or start from an earlier state.'
+    )
+  return now, until
+
+
 def _start(init: Init, tx: Optimizer, key: chex.PRNGKey) -> tuple[Any, ...]:
   """Draws one run: params, optimizer state, model state and its key."""
   init_key, run_key = jax.random.split(key)
-  params, model_state = init(init_key)
+  drawn = init(init_key)
+  if not isinstance(drawn, tuple) or len(drawn) != 2:
+    raise TypeError(
+      f'`init` returned {_checks.describe(drawn)}, but must return the pair'
+      ' `(params, model_state)`; the model state is `{}` if there is none.'
+    )
+  params, model_state = drawn
   own = tx(trees.fold_in_name(key, 'tx')) if callable(tx) else tx
   opt_state = own.init(params)
   return _hold_zeros(opt_state, params), opt_state, model_state, run_key

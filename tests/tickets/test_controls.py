@@ -351,3 +351,53 @@ def test_controls_need_a_key(key):
       control(key, params, MASKS)
   with pytest.raises(TypeError, match=r'`key` was .*a single random key'):
     tickets.random_quotas(key, MASKS, {'fc/kernel': 1})
+
+
+SHARDED = """
+import jax, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import lthjax as lth
+
+tickets, supermasks, key = lth.tickets, lth.supermasks, jax.random.key(0)
+rng = np.random.default_rng(0)
+w = rng.normal(size=(8, 12)).astype(np.float32)
+w0 = rng.normal(size=(8, 12)).astype(np.float32)
+mask = rng.random((8, 12)) < 0.5
+
+def everything(w, w0, m):
+  w, w0, m = {'w': w}, {'w': w0}, {'w': m}
+  return {
+    'sign_preserved': tickets.sign_preserved(w, w0, m),
+    'signed_constant': tickets.signed_constant(w, m),
+    'random_signs': tickets.random_signs(key, w, m),
+    'reshuffle': tickets.reshuffle(key, w, m),
+    'with_frozen_dead': tickets.with_frozen_dead(m, w, w0),
+    'zero_shrunk': tickets.zero_shrunk(w, w0, m),
+    'random_quotas': tickets.random_quotas(key, m, {'w': 5}),
+    'transfer': tickets.transfer(tickets.Ticket(0, 1, m, 0, 0, 0), w)[1],
+    'core': tickets.core_and_specialists([m, m])[0],
+    'init_scores': supermasks.init_scores(key, w),
+    'edge_popup': supermasks.edge_popup(w, w0, sparsity=0.5),
+    'init_logits': supermasks.init_logits(w),
+    'bernoulli': supermasks.bernoulli(w, w0, key, rescale=True),
+    'signed_kaiming_constant': supermasks.signed_kaiming_constant(w),
+    'scaled_kaiming': supermasks.scaled_kaiming(key, w),
+  }
+
+expected = everything(w, w0, mask)
+for kind in (AxisType.Explicit, AxisType.Auto):
+  mesh = jax.make_mesh((2, 2), ('x', 'y'), axis_types=(kind, kind))
+  with jax.set_mesh(mesh):
+    for spec in (P('x', 'y'), P(None, 'x'), P(('x', 'y'))):
+      place = NamedSharding(mesh, spec)
+      put = [jax.device_put(x, place) for x in (w, w0, mask)]
+      for name, found in everything(*put).items():
+        x, y = found['w'], np.asarray(expected[name]['w'])
+        assert x.sharding.is_equivalent_to(place, 2), (name, x.sharding)
+        np.testing.assert_allclose(np.asarray(x), y, rtol=1e-6, err_msg=name)
+print('same')
+"""
+
+
+def test_controls_lie_where_the_params_do(run_python):
+  assert run_python(SHARDED, '-W', 'error', devices=4) == 'same\n'
