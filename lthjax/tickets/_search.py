@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -245,6 +246,8 @@ class Search(NamedTuple):
     check_unchanged = watch(start, self.params)
     trained = train(start, masks)
     check_unchanged()
+    if trained is None:
+      raise TypeError('`train` returned None, but must return a trained state.')
     check_trained(masks, start, trained, self.params(trained))
     metrics = None if self.evaluate is None else self.evaluate(trained)
     density = masks_lib.density(masks)
@@ -287,9 +290,11 @@ class Search(NamedTuple):
     check_vmapped(self.state, self.vmapped)
     # A bad budget raises here, not after hours of training.
     ones = jax.tree.map(lambda m: jnp.ones(m.shape), self.masks)
-    for prune in prunes:
-      kept = (jax.vmap(prune) if self.vmapped else prune)(ones, self.masks)
-      trees.check_like(kept, self.params(self.state), 'params')
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')  # Of layers that such scores empty.
+      for prune in prunes:
+        kept = (jax.vmap(prune) if self.vmapped else prune)(ones, self.masks)
+        trees.check_like(kept, self.params(self.state), 'params')
     self._check_alive(self.masks, 0)
 
   def check_common(self, masks: chex.ArrayTree, level: int) -> None:

@@ -621,6 +621,26 @@ def test_a_search_ends_before_no_weight_is_left(vmapped):
     next(found)
 
 
+def test_trying_out_the_pruning_warns_of_nothing():
+  """All-equal scores would empty the last layers of a global budget."""
+  params = {'fc': np.arange(1.0, 21.0).astype('f'), 'out': np.float32([30, 40])}
+  found = tickets.imp(
+    lambda params, masks: lth.masks.apply(masks, params),
+    params,
+    lth.masks.full(params, '*'),
+    levels=2,
+    prune=by(0.5, scope='global'),
+    params=lambda params: params,
+  )
+  assert [lth.masks.alive_by_name(t.masks)['out'] for t in found] == [2, 2]
+
+
+def test_a_training_has_to_return_a_state():
+  found = tickets.imp(lambda state, masks: None, HAND, HAND_MASKS, levels=2)
+  with pytest.raises(TypeError, match='`train` returned None, but must return'):
+    next(found)
+
+
 # --- states that are not values ---
 
 
