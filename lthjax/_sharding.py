@@ -45,9 +45,13 @@ def merge(x: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def match(x: jax.Array, like: jax.Array) -> jax.Array:
-  """Gives an array the sharding in the type of another one, if it has one."""
-  sharding = in_type(like)
-  return x if sharding is None else jax.sharding.reshard(x, sharding)
+  """Puts an array where another one is, as far as that is known."""
+  if (sharding := in_type(like)) is not None:
+    return jax.sharding.reshard(x, sharding)
+  place = None if trees.is_traced(x, like) else getattr(like, 'sharding', None)
+  if place is None or len(place.device_set) == 1:
+    return x
+  return jax.device_put(x, place)
 
 
 def pack_bits(x: jax.Array) -> jax.Array:
