@@ -2,17 +2,17 @@
 
 Divides the data, by classes for instance, and finds a ticket on each part by
 iterative magnitude pruning, all from one initialization. The core is what all
-masks keep, a specialist what is left of a part's mask. Compares the core with
-what random masks of the same size would share, layer by layer; then trains on
-each part the core alone, with its own specialist (which is the ticket of the
+masks keep, a specialist is what is left of a part's mask. Compares the core
+with what random masks of the same size would share, layer by layer. Then trains
+on each part the core alone, with its own specialist (which is the ticket of the
 part), with that of another part, with random weights in place of a specialist,
-and with all of them; and tests each network on all parts. Beside them stand the
-dense network and the ticket of COLT, whose parts agree on a mask at every
-level. All networks have a head for all classes, so that parts can be swapped;
-if parts are classes, a swapped specialist has its output weights at the wrong
-ones.
+and with all specialists; and tests each network on all parts, along with the
+dense network and the ticket of COLT, whose parts agree on one mask per level.
+All networks have outputs for all classes, so that parts can be swapped; if
+parts are classes, a swapped specialist has its output weights at the wrong
+classes.
 
-Core and specialists were proposed in arXiv:2508.16915v2 (DiLT), without any
+Core and specialists were proposed in arXiv:2508.16915v2 (DiLT) without any
 numbers; it also proposes to compare layers by Gromov-Wasserstein distances and
 spectral clustering. COLT: Hossain et al., arXiv:2212.12770, algorithm 1.
 
@@ -23,10 +23,10 @@ spectral clustering. COLT: Hossain et al., arXiv:2212.12770, algorithm 1.
   digits         LeNet-300-100 on digits, classes 0 to 4 and 5 to 9, 3 seeds.
                  About a minute on 2 CPU cores. At 4 % of the weights, the
                  tickets of the parts share some 50 standard deviations more
-                 than by chance, and no more than by chance if they start from
-                 different weights. The specialist of a part is 3 points better
-                 on it than that of the other part, at least.
-  mnist          the same on MNIST. Ten minutes on 2 CPU cores. At 3.6 % they
+                 than by chance, and no more than by chance from different
+                 initializations. The specialist of a part is at least 3 points
+                 better on it than that of the other part.
+  mnist          the same on MNIST. 10 minutes on 2 CPU cores. At 3.6 %, they
                  share some 95 standard deviations more than by chance, and the
                  right specialist is 1 to 2 points better.
   fashion_mnist  the same on Fashion-MNIST.

@@ -1,10 +1,10 @@
-"""Sparse from scratch: accuracy over FLOPs, method by method.
+"""Sparse from scratch: accuracy over FLOPs for eleven methods.
 
-Trains the same network dense, sparse with masks that stay (static), with masks
-that move (SET, SNFS, RigL, SRigL), with dense weights behind a sparse forward
-pass (Top-KAST, straight-through, SR-STE), and from dense to sparse (AC/DC,
-gradual pruning), at every sparsity and for every length of training, and puts
-test accuracy beside what training and inference cost.
+Trains the same network dense; sparse with masks that stay (static), with masks
+that move (SET, SNFS, RigL, SRigL), and with dense weights behind a sparse
+forward pass (Top-KAST, straight-through, SR-STE); and from dense to sparse
+(AC/DC, gradual pruning): at every sparsity and for every length of training.
+Compares test accuracy with the cost of training and of inference.
 
 Paper: Evci et al., Rigging the Lottery: Making All Tickets Winners,
 arXiv:1911.11134, figure 2; Lasby et al., Dynamic Sparse Training with
@@ -15,14 +15,14 @@ Structured Sparsity, arXiv:2305.02299, table 1 (SRigL).
   python experiments/dynamic_sparse_training.py --methods rigl --sparsities 0.99
 
   mnist         LeNet-300-100 on MNIST, 11 methods at 3 sparsities, 3 seeds.
-                Half an hour on 2 CPU cores. RigL at 98 % is at least 1.2 points
-                above static and not below SET; SRigL at 90 % is within half a
-                point of RigL.
+                Half an hour on 2 CPU cores. At 98 %, RigL is at least 1.2
+                points above static and not below SET; at 90 %, SRigL is within
+                half a point of RigL.
   mnist_longer  dense, static, SET and RigL at 98 %, for a quarter of the steps
                 to five times as many. A quarter of an hour on 2 CPU cores. With
-                the most steps RigL comes within 1.1 points of dense, and with
+                the most steps, RigL is within 1.1 points of dense, and with
                 `--update-every 200` within 0.9.
-  fashion_mnist the first one on Fashion-MNIST.
+  fashion_mnist like mnist, on Fashion-MNIST.
   resnet20      ResNet-20 on CIFAR-10, 80 to 95 %. For an accelerator: 6
                 million steps side by side, perhaps four hours.
   wrn22_2       WRN-22-2 on CIFAR-10, 80 and 90 %, for the 250 epochs of the

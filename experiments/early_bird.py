@@ -1,11 +1,11 @@
 """Early-bird tickets: the channels worth keeping are known early in training.
 
-Trains the dense network with an L1 penalty on the scales of its normalizations
-and looks after every epoch which channels a ticket would keep. At some epochs
-the ticket is drawn, and trains on from there to the end at its own cost. The
-paper's rule, that the last five masks agree, says when that should be; a ticket
-drawn from the network trained to the end, and trained once more, is what it
-would have cost to wait.
+Trains the dense network with an L1 penalty on the scales of its normalization
+layers, and finds after every epoch the channels that a ticket would keep. At
+some epochs a ticket is drawn and trained to the end, which costs less than the
+dense network. The paper's rule draws it once the last five masks agree. For
+comparison, a ticket is drawn from the fully trained network and trained once
+more.
 
 Paper: You et al., Drawing Early-Bird Tickets: Towards More Efficient Training
 of Deep Networks, arXiv:1909.11957, figures 2 and 3, table 2.
@@ -13,10 +13,10 @@ of Deep Networks, arXiv:1909.11957, figures 2 and 3, table 2.
   python experiments/early_bird.py                    # digits
   python experiments/early_bird.py --preset vgg16 --sparsities 0.5
 
-  digits   A small convolutional network on digits, 3 seeds. A minute or so on 2
-           CPU cores. Without half of the channels, drawn by epoch 8 of 20 as
-           the rule has it, it is at most 3 points below the dense network, for
-           less than 60 % of the multiply-adds of training.
+  digits   A small convolutional network on digits, 3 seeds. About a minute on 2
+           CPU cores. Without half of the channels, drawn by the rule by epoch 8
+           of 20, it is at most 3 points below the dense network, for less than
+           60 % of the multiply-adds of training.
   mnist    The same on MNIST, 10 epochs, 3 seeds. 20 minutes on 2 CPU cores.
            Without 30 % of the channels, drawn after the first epoch, it is
            within half a point of the dense network, for half of the

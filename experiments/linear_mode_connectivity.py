@@ -1,12 +1,13 @@
-"""Late rewinding explained: a ticket trains well where training is stable.
+"""Why late rewinding works: tickets train well where training is stable.
 
-Two copies of a network start from the same weights and see the data in another
-order. Where the error does not rise on the straight line between them, training
-is stable to its noise. That is measured from every step that tickets may be
-rewound to: for the dense network, its tickets by iterative magnitude pruning,
-the tickets' masks shuffled within their layers (shuffled), and the tickets'
-masks on new weights that were trained for as many steps (reinit). Beside it
-stands how far the accuracy of each is from that of the dense network.
+Two copies of a network start from the same weights and see the data in
+different orders. Where the error does not rise on the straight line between
+them, training is stable to its own noise. This is measured from every step that
+tickets may be rewound to: for the dense network, for its tickets by iterative
+magnitude pruning, for the tickets' masks shuffled within their layers
+(shuffled), and for the tickets' masks on new weights that were trained for as
+many steps (reinit); and compared with the accuracy of each, relative to the
+dense network.
 
 Paper: Frankle et al., Linear Mode Connectivity and the Lottery Ticket
 Hypothesis, arXiv:1912.05671, figures 3 and 5. It calls a network stable if the
@@ -18,14 +19,14 @@ error rises by less than 2 points.
 
   digits    LeNet-300-100 on digits, 3 seeds. A minute on 2 CPU cores.
   mnist     LeNet-300-100 on MNIST, 3 seeds, tickets of 3.6 % of the weights.
-            A quarter of an hour on 2 CPU cores. Dense network and ticket are
+            15 minutes on 2 CPU cores. The dense network and the ticket are
             stable from initialization on: the error rises by less than a point.
   resnet20  ResNet-20 on CIFAR-10, 1 seed, tickets of 16.8 % of the weights. For
-            an accelerator: 4 million steps, perhaps half a day. In the paper
+            an accelerator: 4 million steps, perhaps half a day. In the paper,
             the dense network is stable from step 2,000 on and the ticket from
             step 500 on, and only then is it as good as the dense network.
 
-On the line, batch statistics are computed anew from training examples.
+On the line, batch statistics are recomputed from training examples.
 """
 
 import common.stopping  # noqa: F401

@@ -1,9 +1,10 @@
-"""Winning tickets: a sparse network, rewound to its own start, trains.
+"""Winning tickets: a sparse network, rewound to its initialization, trains.
 
-Finds tickets by iterative magnitude pruning and trains beside each of them the
-controls that it has to beat: the same mask on new weights (reinit), the same
-weights under a mask shuffled within its layers (shuffled), and others that keep
-of sign, magnitude and mask what the table in `ticket_controls.py` says.
+Finds tickets by iterative magnitude pruning, and trains next to each of them
+the controls that it has to beat: the same mask on new weights (reinit), the
+same weights under a mask shuffled within its layers (shuffled), and others,
+which keep some of sign, magnitude and mask (see the table in
+`methods/controls.py`).
 
 Paper: Frankle & Carbin, The Lottery Ticket Hypothesis, arXiv:1803.03635,
 figures 3 to 5; with `--rewind-step` Frankle et al., Linear Mode Connectivity
@@ -15,20 +16,21 @@ Deconstructing Lottery Tickets, arXiv:1905.01067, figure 5.
   python experiments/lottery_ticket.py --preset mnist --seeds 8
 
   digits    LeNet-300-100 on digits, 5 seeds. Under a minute on 2 CPU cores.
-            At 2 % of the weights the ticket is at least 2 points above reinit
+            At 2 % of the weights, the ticket is at least 2 points above reinit
             and 10 above shuffled.
   mnist     LeNet-300-100 on MNIST, 3 seeds. 6 minutes on 2 CPU cores.
-            At 3.6 % it is at least 1.5 points above reinit and 3.5 above
+            At 3.6 %, it is at least 1.5 points above reinit and 3.5 above
             shuffled.
-  signs     What of sign, magnitude and mask carries the ticket: all controls
+  signs     Which of sign, magnitude and mask carries the ticket: all controls
             at 21.1 and 3.6 %, on MNIST. 5 minutes on 2 CPU cores. With its mask
-            and its signs alone, a ticket is as good to within half a point.
+            and its signs alone, a network is within half a point of the ticket.
   conv2     Conv-2 on CIFAR-10, 3 seeds. For an accelerator: a million steps,
-            perhaps an hour. In the paper it is up to 3.4 points above the dense
-            network, at 4.6 %.
+            perhaps an hour. In the paper, the ticket is up to 3.4 points above
+            the dense network, at 4.6 %.
   resnet20  ResNet-20 on CIFAR-10, 1 seed, rewound to step 2,000. For an
-            accelerator: 1.5 million steps, perhaps four hours. In the paper it
-            matches the dense network down to about 13 %; reinit does not.
+            accelerator: 1.5 million steps, perhaps four hours. In the paper,
+            the ticket matches the dense network down to about 13 %; reinit does
+            not.
 """
 
 import common.stopping  # noqa: F401

@@ -1,12 +1,12 @@
 """Pruning at initialization, and what is left of it after sanity checks.
 
 Prunes at initialization by SNIP, GraSP, SynFlow and magnitude, or at random,
-and after training by IMP, at several compression ratios. Trains each network,
-and beside it the controls that destroy one thing each: the mask shuffled within
-its layers (shuffled), or so that every input of the network, such as a pixel,
-keeps how many weights look at it (shuffled_input); the same mask on new weights
-(reinit); the mask of the lowest scores (inverted). Where a control does as
-well, what it destroyed did not matter.
+and after training by IMP, at several compression ratios. Trains each network
+along with controls that destroy one thing each: the mask shuffled within its
+layers (shuffled), or shuffled so that every input of the network, such as a
+pixel, keeps its number of weights (shuffled_input); the same mask on new
+weights (reinit); the mask of the lowest scores (inverted). Where a control does
+as well, what it destroyed did not matter.
 
 Paper: Frankle et al., Pruning Neural Networks at Initialization: Why Are We
 Missing the Mark?, arXiv:2009.08576, figures 1 to 5; Su et al., Sanity-Checking
@@ -18,10 +18,10 @@ networks without any data, arXiv:2006.05467, figure 6.
   python experiments/pruning_at_init.py --methods synflow imp --ratios 20 50
 
   mnist          LeNet-300-100 on MNIST, 7 ratios, 3 seeds, 3,000 steps of Adam.
-                 Three quarters of an hour on 2 CPU cores. At 20 and 50 times
-                 compression, SNIP and SynFlow are within 0.7 points of their
-                 own shuffles and of new weights; IMP at 32 times is at least 2
-                 points ahead of its shuffles.
+                 45 minutes on 2 CPU cores. At compression ratios of 20 and 50,
+                 SNIP and SynFlow are within 0.7 points of their own shuffles
+                 and of new weights; at 32, IMP is at least 2 points ahead of
+                 its shuffles.
   fashion_mnist  the same on Fashion-MNIST, where no pixel is always black.
   conv2_mnist, conv2_fashion_mnist
                  Conv-2. For an accelerator.

@@ -1,9 +1,9 @@
-"""Strong tickets: networks inside of random weights that nobody trains.
+"""Strong tickets: networks inside random weights that nobody trains.
 
-Finds one with edge-popup for every share of the weights that may be kept, and
-one with learned Bernoulli masks, which settle the share themselves. Beside them
-stand the dense network, trained as usual, and the supermasks that are read off
-it: masks of its large weights, over the weights that it started from.
+Finds one with edge-popup for each share of the weights to keep, and one with
+learned Bernoulli masks, which choose the share themselves. Compares them with
+the dense network, trained as usual, and with supermasks read off it: masks of
+its large weights, over its initial weights.
 
 Paper: Ramanujan et al., What's Hidden in a Randomly Weighted Neural Network?,
 arXiv:1911.13299, figures 3 and 4; Zhou et al., Deconstructing Lottery Tickets:
@@ -13,16 +13,16 @@ Zeros, Signs, and the Supermask, arXiv:1905.01067, figure 5 and table 1.
   python experiments/supermasks.py --preset conv6
   python experiments/supermasks.py --preset mnist_widths
 
-  mnist         LeNet-300-100 on MNIST, 3 seeds, in half an hour or so.
-                Edge-popup has at least 97 % at half the weights, drawn
-                Bernoulli masks 96 %, and the best supermask of large weights
-                that kept their sign 80 % with a signed constant (86.3 % in the
-                paper).
-  mnist_widths  edge-popup in networks of a quarter to twice the width, in a
-                quarter of an hour. With half of the random weights it is 2
+  mnist         LeNet-300-100 on MNIST, 3 seeds. Half an hour on 2 CPU cores.
+                Edge-popup has at least 97 % at half the weights, and drawn
+                Bernoulli masks have 96 %. The best supermask of large weights
+                that kept their sign has 80 % with a signed constant (86.3 % in
+                the paper).
+  mnist_widths  edge-popup in networks of a quarter to twice the width. 15
+                minutes on 2 CPU cores. With half of the random weights, it is 2
                 points below the trained network at a quarter of the width, and
                 0.2 above it at twice the width.
-  fashion_mnist as mnist, on Fashion-MNIST.
+  fashion_mnist like mnist, on Fashion-MNIST.
   conv2         Conv-2 on CIFAR-10, 100 epochs, and so on: for an accelerator.
   conv4         In figure 3 of the paper, edge-popup peaks at about 77.5, 86,
   conv6         88 and 88.5 %, with 30 to 70 % of the weights.

@@ -1,29 +1,29 @@
 """Tickets for other data: what in a ticket belongs to the data it comes from?
 
 Finds a ticket on each of several data sets by iterative magnitude pruning, and
-trains it on each of the others, in two ways: its masks alone, on weights drawn
-for the target (masks), and its masks with the weights that it started from
-(weights). Each is compared with a random ticket, which has as many weights in
-each layer, and with the ticket found on the target itself.
+trains it on each of the others in two ways: its masks alone, on weights drawn
+for the target (masks), and its masks with its initial weights (weights).
+Compares each with a random ticket, which has as many weights in each layer, and
+with the ticket found on the target itself.
 
 Paper: Morcos et al., One ticket to win them all: generalizing lottery ticket
 initializations across datasets and optimizers, arXiv:1906.02773, figures 3 to
-6. There, convolutional networks share tickets, and those of larger data sets
-are the better ones.
+6. There, convolutional networks share tickets, and tickets of larger data sets
+are better.
 
   python experiments/ticket_transfer.py                   # digits
   python experiments/ticket_transfer.py --preset images
   python experiments/ticket_transfer.py --preset images --fresh 'output/*'
 
-  digits  LeNet-300-100 between digits, digits mirrored at their diagonal, and
-          digits with their pixels at random places, 3 seeds. A minute on 2 CPU
-          cores. On its own data a ticket with its weights is at least 4 points
-          above a random one. On the permuted pixels, those of the others are no
-          better than random.
-  images  LeNet-300-100 between MNIST, Fashion-MNIST and grey CIFAR-10, of which
-          it sees the middle 28 x 28 pixels; 3 seeds, tickets of 3.6 % of the
-          weights. Ten minutes on 2 CPU cores. On its own data a ticket with its
-          weights is 4 to 7 points above a random one, elsewhere at most 1.
+  digits  LeNet-300-100 between digits, digits mirrored along their diagonal,
+          and digits with permuted pixels, 3 seeds. A minute on 2 CPU cores. On
+          its own data, a ticket with its weights is at least 4 points above a
+          random one. On the permuted pixels, the other tickets are no better
+          than random.
+  images  LeNet-300-100 between MNIST, Fashion-MNIST and the middle 28 x 28
+          pixels of gray CIFAR-10; 3 seeds, tickets of 3.6 % of the weights. 10
+          minutes on 2 CPU cores. On its own data, a ticket with its weights is
+          4 to 7 points above a random one; elsewhere, at most 1.
 """
 
 import common.stopping  # noqa: F401

@@ -1,9 +1,9 @@
-"""Zero-cost proxies: do they know which networks will train well?
+"""Zero-cost proxies: do they predict which networks will train well?
 
-Scores every network of a small space by each proxy before training, trains them
-all, and correlates both. Then it searches the space, training one network after
-the other: at random, by a Bayesian method, and by the same method when a proxy
-chooses the first networks.
+Scores every network of a small space by each proxy before training, trains all
+of them, and correlates the two. Then searches the space, training one network
+after another: at random, by a Bayesian method, and by the same method when a
+proxy chooses the first networks.
 
 Paper: Abdelfattah et al., Zero-Cost Proxies for Lightweight NAS,
 arXiv:2101.08134, tables 1 and 2, figure 3.
@@ -18,11 +18,11 @@ arXiv:2101.08134, tables 1 and 2, figure 3.
                  0.61 for naswot, 0.53 for SynFlow.
   digits         the same choices on the digits of scikit-learn.
 
-Networks whose arrays have the same shapes train side by side. The table puts
-the number of params and of multiply-adds beside the proxies: on the usual
-benchmarks they correlate as well as most of these. On CIFAR-10 of NAS-Bench-201
-that is about 0.75; the notebook of the paper's code gives 0.74 for SynFlow and
-0.51 for GraSP.
+Networks whose arrays have the same shapes train side by side. The table also
+has the number of params and of multiply-adds, which on the usual benchmarks
+correlate as well as most proxies: on CIFAR-10 of NAS-Bench-201 about 0.75,
+where the notebook of the paper's code gives 0.74 for SynFlow and 0.51 for
+GraSP.
 """
 
 import common.stopping  # noqa: F401

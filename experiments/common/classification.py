@@ -82,7 +82,6 @@ class Classification:
       evaluate=self._validate,
       every=every,
       vmapped=True,
-      check_finite=False,  # Seeds that diverge are marked, the others go on.
       scanned=scans_well(self.params),
     )
 
