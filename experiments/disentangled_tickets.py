@@ -291,12 +291,10 @@ class Experiment(command.Experiment):
         for level, of_parts in tickets.items()
       }
     )
+    last = tickets[config.levels - 1]
     rows, matrix = parts.compare_layers(
       self.whole.model.apply,
-      [
-        seeds.unstack(ticket['networks'][0])
-        for ticket in tickets[config.levels - 1]
-      ],
+      [seeds.unstack(ticket['networks'][0]) for ticket in last],
       self.common_images(),
     )
     count = len({layer for _, layer in rows})

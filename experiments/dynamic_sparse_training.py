@@ -194,12 +194,8 @@ class Experiment(command.Experiment):
     # What a step does depends on the state, which has the budget: sparsities
     # share a program.
     shared = self._trainers.setdefault((cell.method, cell.steps), trainer)
-    state = shared.fit(
-      trainer.init(self.keys),
-      self.task.dataset,
-      until=cell.steps,
-      report=evaluated,
-    )
+    start, data = trainer.init(self.keys), self.task.dataset
+    state = shared.fit(start, data, until=cell.steps, report=evaluated)
     masks = lth.get_masks(state.opt_state)
     params = lth.forward_params(state.opt_state, state.params)
     networks = {'params': params, 'masks': masks}
@@ -214,13 +210,9 @@ class Experiment(command.Experiment):
 
   def forward_cost(self, masks: Any) -> accounting.MultiplyAdds:
     """Multiply-adds of a forward pass on one image, for one seed."""
-    image = jnp.zeros((1, *image_shape(self.task.dataset)))
+    task, image = self.task, jnp.zeros((1, *image_shape(self.task.dataset)))
     return accounting.multiply_adds(
-      self.task.model.apply,
-      self.task.params,
-      self.task.model_state,
-      image,
-      masks=masks,
+      task.model.apply, task.params, task.model_state, image, masks=masks
     )
 
   def cost(self, cell: Cell, masks: Any) -> dict[str, float]:

@@ -126,16 +126,11 @@ class Cell(NamedTuple):
 
   A ticket drawn after the last epoch trains for all epochs again; the others
   train for the remaining epochs.
-
-  Attributes:
-    sparsity: share of the channels removed; `None` for the dense network.
-    draw: the epoch after which they were removed.
-    steps: how long it trains, in epochs.
   """
 
-  sparsity: float | None
-  draw: int
-  steps: int
+  sparsity: float | None  # share of the channels removed
+  draw: int  # the epoch after which they were removed
+  steps: int  # how long it trains, in epochs
 
   @property
   def name(self) -> str:

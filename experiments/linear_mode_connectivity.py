@@ -193,13 +193,10 @@ class Experiment(command.Experiment):
       ],
     }, kept
 
-  def fit(
-    self, state: TrainState, report=None, *, until: int | None = None
-  ) -> TrainState:
+  def fit(self, state: TrainState, report=None, until=None) -> TrainState:
     until = self.config.steps if until is None else until
-    return self.trainer.fit(
-      state, self.task.dataset, until=until, report=report
-    )
+    data = self.task.dataset
+    return self.trainer.fit(state, data, until=until, report=report)
 
   def _start(self, step: int, new: bool = False) -> TrainState:
     """Dense networks after so many steps, perhaps from new weights."""

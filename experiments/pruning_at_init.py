@@ -69,13 +69,8 @@ class Config(TrainConfig):
   learning_rate: float = 1.2e-3
   """Step size; for SGD it falls to 0 by a cosine."""
   eval_every: int = 500
-  methods: tuple[MethodName, ...] = (
-    'random',
-    'magnitude',
-    'snip',
-    'grasp',
-    'synflow',
-    'imp',
+  methods: tuple[MethodName, ...] = tuple(
+    name for name in get_args(MethodName) if name != 'iterative_snip'
   )
   """Methods of pruning."""
   ratios: tuple[float, ...] = (3.16, 10.0, 20.0, 31.6, 50.0, 100.0, 316.0)
@@ -181,9 +176,8 @@ class Experiment(command.Experiment):
     tx = make_optimizer(
       config.optimizer, learning_rate, config.weight_decay, self.dense
     )
-    self.trainer = self.task.trainer(
-      lth.static(tx, self.dense), every=config.eval_every
-    )
+    tx = lth.static(tx, self.dense)
+    self.trainer = self.task.trainer(tx, every=config.eval_every)
     self.keys, self.new_keys, self.noise_keys = seeds.keys(config.seeds, 3)
     self.first = first_kernel(self.task)
     # Raises on a ratio that leaves too little before anything is trained.
@@ -206,12 +200,9 @@ class Experiment(command.Experiment):
       pruned = cell._replace(check='')
       masks = store.load(pruned.name, self.like)['masks']
     state, masks = self.control(cell, masks)
-    state = self.trainer.fit(
-      with_masks(state, masks),
-      self.task.dataset,
-      until=self.config.steps,
-      report=evaluated,
-    )
+    state, steps = with_masks(state, masks), self.config.steps
+    data = self.task.dataset
+    state = self.trainer.fit(state, data, until=steps, report=evaluated)
     kept = networks(state)
     alive = jax.vmap(lth.masks.alive_by_name)(kept['masks'])
     return {

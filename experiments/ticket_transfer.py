@@ -183,9 +183,7 @@ class Experiment(command.Experiment):
       **self.loops[cell.target].task.test(state),
     }, kept
 
-  def fit(
-    self, name: str, state: TrainState, report=None, *, until: int | None = None
-  ) -> TrainState:
+  def fit(self, name: str, state: TrainState, report=None, until=None) -> Any:
     until = self.config.steps if until is None else until
     task, _, _, trainer = self.loops[name]
     return trainer.fit(state, task.dataset, until=until, report=report)
@@ -220,12 +218,9 @@ class Experiment(command.Experiment):
       state = state._replace(opt_state=slots)
     return self.fit(cell.target, with_masks(state, masks), report)
 
-  def transfer(
-    self, ticket: Ticket, onto: Any, *, weights: bool = False
-  ) -> tuple[Any, Any]:
-    return lth.tickets.transfer(
-      ticket, onto, weights=weights, fresh=self.config.fresh
-    )
+  def transfer(self, ticket: Ticket, onto: Any, weights: bool = False) -> Any:
+    fresh = self.config.fresh
+    return lth.tickets.transfer(ticket, onto, weights=weights, fresh=fresh)
 
   def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
     for loop in self.loops.values():

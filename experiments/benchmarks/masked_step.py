@@ -1,10 +1,10 @@
-"""What masks cost a training step.
+"""The cost of masks in a training step.
 
   python experiments/benchmarks/masked_step.py
 
 Takes half a minute on two CPU cores. The goal is at most 1.03 of the dense
-step, for LeNet-300-100 with batch 60. `moving_masks.py` has the optimizer step
-alone, where no network hides what masks cost.
+step, for LeNet-300-100 with batch 60. `moving_masks.py` times the optimizer
+step alone, where no network hides the cost of masks.
 """
 
 import jax

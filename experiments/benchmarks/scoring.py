@@ -1,11 +1,11 @@
-"""What scores at initialization cost, in training steps of the same network.
+"""The cost of scores at initialization, in training steps of the same network.
 
   python experiments/benchmarks/scoring.py
 
-Takes a minute on two CPU cores. LeNet-300-100; a training step has Adam and
-batch 60, SNIP sees 128 examples, GraSP ten of each class in two batches, and
-SynFlow prunes in 100 steps. The goals are less than 50 steps for SNIP, 200 for
-GraSP and 300 for SynFlow.
+Takes a minute on two CPU cores. LeNet-300-100; a training step has Adam and a
+batch size of 60, SNIP sees 128 examples, GraSP ten of each class in two
+batches, and SynFlow prunes in 100 steps. The goals are less than 50 steps for
+SNIP, 200 for GraSP and 300 for SynFlow.
 """
 
 import jax
@@ -19,11 +19,7 @@ GOALS = {'SNIP': 50, 'GraSP': 200, 'SynFlow, 100 steps': 300}
 
 
 def main(steps: int = 100) -> None:
-  """Prints a table.
-
-  Args:
-    steps: how many training steps to time at once.
-  """
+  """Prints a table; times so many training steps at once."""
   model = models.lenet_300_100()
   params, _ = model.init(jax.random.key(0))
   tx = optax.adam(1.2e-3)

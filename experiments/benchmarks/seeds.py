@@ -1,9 +1,9 @@
-"""Seeds side by side: seconds a seed, for one training of the MNIST preset.
+"""Seeds side by side: seconds per seed, for one training of the MNIST preset.
 
   python experiments/benchmarks/seeds.py --seeds 1 8 32 128
 
-Meant for an accelerator, where 128 seeds take hardly longer than one; on two
-CPU cores `--seeds 1 3 5` takes a minute. MNIST must be prepared.
+For an accelerator, where 128 seeds take hardly longer than one; on two CPU
+cores `--seeds 1 3 5` takes a minute. MNIST must be prepared.
 """
 
 import dataclasses
@@ -23,10 +23,10 @@ def main(seeds: tuple[int, ...] = (1, 8, 32, 128)) -> None:
   """Prints a table.
 
   Args:
-    seeds: how many runs to train side by side, one row each.
+    seeds: numbers of runs to train side by side, one row each.
   """
   print(f'{timing.machine()}\n')
-  print('| seeds | first training, s | next training, s | s a seed |')
+  print('| seeds | first training, s | next training, s | s per seed |')
   print('|---|---|---|---|')
   for number in seeds:
     config = dataclasses.replace(lottery_ticket.PRESETS['mnist'], seeds=number)

@@ -1,4 +1,4 @@
-"""Times several functions side by side, so that a drifting machine is fair."""
+"""Times several functions in turn, so that a drifting machine is fair."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ import jax
 
 
 def machine() -> str:
-  """Names what the numbers were measured on."""
+  """Names the machine that numbers are measured on."""
   device = jax.devices()[0]
   cpu = platform.processor() or platform.machine()
   if os.path.exists('/proc/cpuinfo'):

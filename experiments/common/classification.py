@@ -66,13 +66,7 @@ class Classification:
       self.dataset, model, batch_size=self._batch_size, augment=self._augment
     )
 
-  def trainer(
-    self,
-    tx: optax.GradientTransformation
-    | Callable[[chex.PRNGKey], optax.GradientTransformation],
-    *,
-    every: int,
-  ) -> lth.Trainer:
+  def trainer(self, tx: Any, *, every: int) -> lth.Trainer:
     """A training loop that validates after every ``every`` steps."""
     return lth.trainer(
       self.model.init,

@@ -67,16 +67,10 @@ def main(
 ) -> None:
   """Runs an experiment from the command line and shows what came out.
 
-  Args:
-    presets: configurations by name; the first one is the default.
-    cells: ``cells(config)``, all trainings, in an order in which they can be
-      done.
-    experiment: ``experiment(config)``, an `Experiment`; raises on bad options
-      before anything is written.
-    report: a module that shows what came out: ``rows(result)`` for the CSV,
-      ``draw(run)`` for figures by name, ``page(run)`` for text and tables, and
-      perhaps ``terminal(run)`` for what is shown there instead.
-    doc: what the experiment is about.
+  ``cells(config)`` are all trainings, in an order in which they can be done. An
+  ``experiment`` raises on bad options before anything is written. The module
+  ``report`` has ``rows(result)`` for the CSV, ``draw(run)`` for figures by
+  name, ``page(run)`` for text and tables, and perhaps ``terminal(run)``.
   """
   logging.getLogger('absl').setLevel(logging.CRITICAL)  # Our line is enough.
   with friendly_exit():

@@ -138,12 +138,7 @@ class Progress(progress.Progress):
 
 
 def by_seed(result: Result, **columns: Any) -> list[dict[str, Any]]:
-  """Rows of the CSV, one per seed.
-
-  Args:
-    result: what came out, with ``test_accuracy`` by seed and the curve.
-    **columns: what was trained; a list has an entry per seed.
-  """
+  """Rows of the CSV, one per seed; columns that are lists have seeds too."""
   last = {'step': None, 'loss': None, 'accuracy': None}
   last |= result['curve'][-1] if result.get('curve') else {}
   columns = {
@@ -183,11 +178,8 @@ def run(
 ) -> None:
   """Trains the cells that are missing.
 
-  Args:
-    store: folder of the run.
-    train: ``train(cell, store, evaluated) -> (result, networks)``; calls
-      ``evaluated(step, metrics)`` after every evaluation.
-    report: what is done so far.
+  ``train(cell, store, evaluated) -> (result, networks)`` calls
+  ``evaluated(step, metrics)`` after every evaluation.
   """
   report.begin(store)
   for cell, known in report.results.items():
@@ -211,11 +203,7 @@ def run(
 
 
 def diverged(curve: list[dict[str, Any]]) -> Result:
-  """Where the loss of a seed became infinite or NaN, if it did anywhere.
-
-  Returns:
-    ``{'diverged': steps}``, a step or `None` per seed; empty if all is well.
-  """
+  """The step at which each seed's loss was not finite, if that happened."""
   losses = [x['loss'] for x in curve if 'loss' in x]
   steps = [
     next((x['step'] for x in curve if x['loss'][seed] is None), None)

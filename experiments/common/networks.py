@@ -8,7 +8,7 @@ several networks side by side.
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +19,12 @@ from lthjax import models
 class Network(NamedTuple):
   """The choices that make a network."""
 
-  depth: int
-  """Layers after the one that reads patches."""
-  width: int
-  """Channels."""
-  kernel: int
-  """Side of the neighborhood that a layer sees, odd."""
-  patch: int
-  """Side of the patches."""
-  norm: bool
-  """Whether each ReLU follows a BatchNorm."""
-  skip: bool
-  """Whether shortcuts bypass each layer."""
+  depth: int  # layers after the one that reads patches
+  width: int  # channels
+  kernel: int  # side of the neighborhood that a layer sees, odd
+  patch: int  # side of the patches
+  norm: bool  # whether each ReLU follows a BatchNorm
+  skip: bool  # whether shortcuts bypass each layer
 
   @property
   def name(self) -> str:
@@ -43,16 +37,10 @@ class Network(NamedTuple):
     return self._replace(skip=False)
 
 
-def space(
-  depth: Sequence[int],
-  width: Sequence[int],
-  kernel: Sequence[int],
-  patch: Sequence[int],
-) -> list[Network]:
-  """All combinations of choices, each with and without norm and skip."""
+def space(*choices: Sequence[Any]) -> list[Network]:
+  """All combinations, each with and without norm and skip."""
   both = (False, True)
-  choices = itertools.product(depth, width, kernel, patch, both, both)
-  return [Network(*choice) for choice in choices]
+  return [Network(*x) for x in itertools.product(*choices, both, both)]
 
 
 def build(

@@ -30,13 +30,8 @@ def provenance(seeds: int) -> Table:
   parser.add_argument('--output')  # A path of this machine.
   options = parser.parse_known_args(options)[1]
   command = shlex.join(['python', f'experiments/{Path(script).name}', *options])
-  git = ['git', '-C', str(Path(__file__).parent)]
-  describe = subprocess.run(
-    [*git, 'describe', '--always', '--dirty'],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  git = ['git', '-C', Path(__file__).parent, 'describe', '--always', '--dirty']
+  describe = subprocess.run(git, capture_output=True, text=True, check=False)
   rows = {
     'command': f'`{command}`',
     'commit': describe.stdout.strip() or 'unknown',

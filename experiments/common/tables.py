@@ -16,23 +16,14 @@ from lthjax import files
 
 
 class Table(NamedTuple):
-  """A table for people.
-
-  Attributes:
-    heads: names of the columns.
-    rows: text of the cells, row by row.
-    caption: what the numbers are.
-    title: what stands above them in the terminal.
-    left: how many of the first columns hold words, and are aligned to the left.
-    printed: how many of the first columns fit into a terminal; all by default.
-  """
+  """A table for people."""
 
   heads: Sequence[str]
   rows: Sequence[Sequence[str]]
-  caption: str = ''
-  title: str = ''
-  left: int = 1
-  printed: int | None = None
+  caption: str = ''  # what the numbers are
+  title: str = ''  # above the table in a terminal
+  left: int = 1  # how many of the first columns are aligned to the left
+  printed: int | None = None  # how many of them fit into a terminal
 
 
 def for_terminal(table: Table) -> rich.table.Table:
@@ -40,9 +31,8 @@ def for_terminal(table: Table) -> rich.table.Table:
   out = rich.table.Table(title=table.title, caption=table.caption)
   for i, head in enumerate(table.heads[: table.printed]):
     justify = 'left' if i < table.left else 'right'
-    out.add_column(
-      head.replace('_', '\n').replace(' ', '\n', 1), justify=justify
-    )
+    head = head.replace('_', '\n').replace(' ', '\n', 1)
+    out.add_column(head, justify=justify)
   for row in table.rows:
     out.add_row(*row[: table.printed])
   return out

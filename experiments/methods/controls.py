@@ -1,8 +1,8 @@
-"""What is trained beside a ticket: all but one thing of it, or one thing of it.
+"""Controls of a ticket: keeping all but one property of it, or only one.
 
-A ticket is three things: which weights are alive, and their signs and
-magnitudes at the start. A control keeps some of them. One keeps all three, and
-changes what the dead weights are: not zero, but what they were at the start.
+A ticket has three properties: which weights are alive, and their initial signs
+and magnitudes. A control keeps some of them. One keeps all three, and changes
+the dead weights: they are not zero, but keep their initial values.
 """
 
 from typing import Literal, NamedTuple
@@ -29,21 +29,13 @@ Control = Literal[
 
 
 class Arm(NamedTuple):
-  """What is trained: a ticket, or a control beside it.
-
-  Attributes:
-    label: its name for people.
-    color: of its line.
-    sign: whether alive weights keep their signs.
-    magnitude: whether they keep their magnitudes.
-    mask: whether the same weights are alive.
-  """
+  """What is trained: a ticket, or a control."""
 
   label: str
   color: str
-  sign: bool
-  magnitude: bool
-  mask: bool
+  sign: bool  # whether alive weights keep their signs
+  magnitude: bool  # whether they keep their magnitudes
+  mask: bool  # whether the same weights are alive
 
 
 ARMS = {
@@ -78,18 +70,13 @@ def begin(
 ) -> tuple[TrainState, chex.ArrayTree]:
   """Where a control of several runs side by side starts, and its masks.
 
-  Args:
-    name: which control.
-    keys: random keys, one a run.
-    start: where the ticket starts.
-    fresh: where other seeds start.
-    masks: masks of the ticket.
-    tx: the optimizer.
+  The ticket starts from ``start`` with ``masks``, and other seeds from
+  ``fresh``; there is one key per run.
   """
   if name == 'shuffled':
     return start, jax.vmap(lth.masks.shuffle)(keys, masks)
   if name == 'frozen':
-    # Dead weights: their start beside params that are zero there.
+    # Initial values of dead weights, beside params that are zero there.
     zeros = jax.tree.map(jnp.zeros_like, start.params)
     frozen = tickets.with_frozen_dead(masks, zeros, start.params)
     return start._replace(model_state=(frozen, start.model_state)), masks

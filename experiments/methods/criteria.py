@@ -26,17 +26,10 @@ def criteria(
   keys: Sequence[chex.PRNGKey],
   batches: int,
 ) -> dict[str, list[Criterion]]:
-  """Makes the criteria of all seeds; keep them, since each is compiled once.
+  """Makes the criteria of all seeds, by name; each is compiled once.
 
-  Args:
-    task: the network and its data.
-    model_state: model state at initialization.
-    keys: one per seed; each chooses the training examples to score by.
-    batches: number of batches of them.
-
-  Returns:
-    ``{name: criteria}``, one per key; a criterion takes params and returns
-    scores. Criteria that need no data are the same function for all keys.
+  Each key chooses so many batches of training examples to score by. Criteria
+  that need no data are the same function for all keys.
   """
   dataset, shape = task.dataset, image_shape(task.dataset)
 

@@ -31,13 +31,8 @@ def search_all(
 ) -> dict[str, list[list[float]]]:
   """Test accuracy by kind of search, repeat, and networks trained.
 
-  Args:
-    networks: all networks.
-    accuracies: by name and split, of each seed.
-    warm: scores by proxy and name.
-    warm_trials: how many networks a proxy chooses before a search.
-    budget: how many networks a search may train.
-    repeats: how many searches there are of each kind.
+  Accuracies are by name, split and seed, and scores by proxy (``warm``), which
+  chooses the first networks of a search, and name.
   """
 
   def mean(network, split):

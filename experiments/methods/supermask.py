@@ -21,46 +21,28 @@ MethodName = Literal[
 
 
 class Frozen(NamedTuple):
-  """Model state of a network under a supermask.
+  """Model state of a network under a supermask."""
 
-  Attributes:
-    weights: random weights.
-    model_state: model state of the network itself.
-    key: random key of the draw; training goes on from key to key.
-  """
-
-  weights: chex.ArrayTree
-  model_state: chex.ArrayTree
-  key: chex.PRNGKey
+  weights: chex.ArrayTree  # random
+  model_state: chex.ArrayTree  # of the network itself
+  key: chex.PRNGKey  # of the draw; training goes on from key to key
 
 
 class Method(NamedTuple):
-  """One way to find a supermask.
-
-  Attributes:
-    label: its name for people.
-    color: of its line.
-    weights: ``weights(key, params, kept)``, the weights to choose from.
-    init: ``init(key, params)``, what trains.
-    run: ``run(weights, trained, key, kept)``, what the network runs with.
-    masks: ``masks(trained, key, kept)``, of the weights that it runs with.
-  """
+  """One way to find a supermask."""
 
   label: str
   color: str
-  weights: Callable[..., chex.ArrayTree]
-  init: Callable[..., chex.ArrayTree]
-  run: Callable[..., chex.ArrayTree]
-  masks: Callable[..., chex.ArrayTree]
+  weights: Callable[..., Any]  # (key, params, kept), to choose from
+  init: Callable[..., Any]  # (key, params), what trains
+  run: Callable[..., Any]  # (weights, trained, key, kept), what runs
+  masks: Callable[..., Any]  # (trained, key, kept), of the weights that run
 
 
 def hidden(network: Model, method: Method, kept: float | None) -> Model:
-  """Makes the network whose params choose among random weights.
+  """Makes the network whose params choose among the weights of another.
 
-  Args:
-    network: the network that has the weights.
-    method: how they are chosen.
-    kept: share of the weights to keep; `None` where the method learns it.
+  ``kept`` is the share of the weights to keep; `None` if the method learns it.
   """
 
   def init(key):

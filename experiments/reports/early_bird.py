@@ -99,10 +99,9 @@ def lines(results: list[Result]) -> list[list[str]]:
     found += [cells(first, str(t['draw']), t) for t in line]
     epochs = dense['settled'][f'{sparsity:g}']
     when = ', '.join('–' if e is None else str(e) for e in epochs)
-    if ruled := by_rule(dense, line):
-      found.append(cells(first, f'rule: {when}', ruled))
-    else:
-      found.append([first, f'rule: {when}', '–', '–', '–'])
+    ruled, rule = by_rule(dense, line), f'rule: {when}'
+    row = cells(first, rule, ruled) if ruled else [first, rule, *3 * ['–']]
+    found.append(row)
   return found
 
 
@@ -125,10 +124,9 @@ def draw(run: Run) -> dict[str, Figure]:
     shown = matrix(axes[0, i], apart, epochs, threshold)
     figures.title(axes[0, i], f'{100 * sparsity:g} % of channels removed')
     accuracies(axes[1, i], dense, line, epochs, color)
-  low = min(ax.get_ylim()[0] for ax in axes[1])
-  high = max(ax.get_ylim()[1] for ax in axes[1])
+  lows, highs = zip(*(ax.get_ylim() for ax in axes[1]), strict=True)
   for ax in axes[1]:
-    ax.set_ylim(low, high)
+    ax.set_ylim(min(lows), max(highs))
   axes[0, 0].set_ylabel('epoch')
   axes[1, 0].set_ylabel('test accuracy (%)')
   axes[1, 0].legend(frameon=False, fontsize=8.5)

@@ -167,17 +167,8 @@ def barriers(found: list[Summary], title: str) -> Figure:
   for ax in (top, bottom):
     figures.decorate(ax)
   top.axhline(STABLE, color='0.7', lw=1, ls=':')
-  top.annotate(
-    'stable below',
-    (1, STABLE),
-    xycoords=('axes fraction', 'data'),
-    xytext=(0, -3),
-    textcoords='offset points',
-    ha='right',
-    va='top',
-    fontsize=8,
-    color='0.5',
-  )
+  place: Any = {'transform': top.get_yaxis_transform(), 'ha': 'right'}
+  top.text(1, STABLE, 'stable below', va='top', fontsize=8, c='0.5', **place)
   top.set_ylim(bottom=min(0, top.get_ylim()[0]))
   top.set_ylabel('test error barrier (points)')
   bottom.set_ylabel('test accuracy minus dense (points)')

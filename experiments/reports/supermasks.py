@@ -17,9 +17,7 @@ LABELS: dict[str, str] = {
   **{name: method.label for name, method in METHODS.items()},
   'bernoulli_likely': 'Bernoulli, likely weights',
   **{
-    f'{criterion}_{weights}': (
-      f'{criterion.replace("_", " ")}, {weights.replace("_", " ")}'
-    )
+    f'{criterion}_{weights}': f'{criterion}, {weights}'.replace('_', ' ')
     for criterion in CRITERIA
     for weights in WEIGHTS
   },

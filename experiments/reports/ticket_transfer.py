@@ -84,16 +84,12 @@ def above_random(results: list[Result], kind: str) -> np.ndarray:
     return 100 * np.mean(result['test_accuracy'])
 
   targets = names(results)
-  return np.array(
-    [
-      [
-        mean(find(results, kind, source=source, target=target))
-        - mean(find(results, 'random', target=target))
-        for target in targets
-      ]
-      for source in targets
-    ]
-  )
+  random = [mean(find(results, 'random', target=x)) for x in targets]
+  found = [
+    [mean(find(results, kind, source=x, target=y)) for y in targets]
+    for x in targets
+  ]
+  return np.array(found) - random
 
 
 def draw(run: Run) -> dict[str, Figure]:
