@@ -35,20 +35,20 @@ def parse(*arguments):
 def networks(unbroken):
   """Params and masks of all trainings, by the name of the cell."""
   shapes = {'fc1': (64, 300), 'fc2': (300, 100), 'output': (100, 10)}
+
+  def zeros(*shape, dtype=np.float32):
+    return np.zeros((2, *shape), dtype)
+
   like = {
     'params': {
-      name: {'kernel': np.zeros((2, *shape)), 'bias': np.zeros((2, shape[1]))}
+      name: {'kernel': zeros(*shape), 'bias': zeros(shape[1])}
       for name, shape in shapes.items()
     },
     'masks': {
-      name: {'kernel': np.zeros((2, *shape), bool), 'bias': None}
+      name: {'kernel': zeros(*shape, dtype=bool), 'bias': None}
       for name, shape in shapes.items()
     },
     'model_state': {},
-  }
-  like['params'] = {
-    name: {k: v.astype(np.float32) for k, v in layer.items()}
-    for name, layer in like['params'].items()
   }
   return {
     name: checkpoints.load(unbroken.folder / 'networks' / name, like)
