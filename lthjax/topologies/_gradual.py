@@ -125,7 +125,9 @@ def gradual(
     )
     return state._replace(masks=_select.put(state.masks, new))
 
-  topology = Topology(init_fn, move_fn, times.due, applies_gradient=True)
+  topology = Topology(
+    init_fn, move_fn, times.due, applies_gradient=True, grows=False
+  )
   return sparsify(inner, topology)
 
 

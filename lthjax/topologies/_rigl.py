@@ -52,9 +52,9 @@ def rigl(
       a number, which falls by a cosine to zero at ``stop_step``, or an optax
       schedule over steps.
     applies_gradient: whether a step that moves masks also trains, before they
-      move. RigL's own code moves masks instead: no weight, moment or other slot
-      changes then, but counts of steps go on, so that learning-rate schedules
-      and bias corrections stay in time.
+      move. RigL's own code moves masks instead. Then ``inner`` does not see the
+      step, and its schedules count the steps that train; see
+      `lthjax.sparsify`.
 
   Returns:
     A transformation whose ``update`` requires ``params``.
