@@ -1,6 +1,7 @@
 """What a step that moves masks means for the optimizer inside."""
 
 import functools
+import re
 
 import chex
 import jax
@@ -13,6 +14,7 @@ from helpers import bits, random_like
 
 import lthjax as lth
 
+KEY = np.array([0, 1], np.uint32)  # Typed keys need JAX.
 SHAPES = {'fc': (4, 3), 'out': (3, 2), 'bias': (2,)}
 PARAMS = random_like(SHAPES, 0)
 MASKS = {
@@ -56,7 +58,7 @@ OPTIMIZERS = {
   'every_second': optax.conditionally_transform(
     optax.adam(0.1), lambda step: step % 2 == 0
   ),
-  'noisy': optax.noisy_sgd(0.1, key=jax.random.key(0)),
+  'noisy': optax.noisy_sgd(0.1, key=KEY),
   'mechanic': optax.contrib.mechanize(optax.adam(0.1)),
   'prodigy': optax.contrib.prodigy(),
 }
@@ -311,3 +313,62 @@ def test_the_optimizer_has_to_be_one(inner):
   ):
     with pytest.raises(TypeError, match=message):
       method()
+
+
+KERNELS = {'in': (384, 256), 'out': (256, 384)}
+TIMES = {'update_every': 100, 'stop_step': 1000}
+DRAW = lth.random_masks(KEY, sparsity=0.9)
+MOVING = {
+  'static': lambda tx: lth.static(tx, DRAW),
+  'rigl': lambda tx: lth.rigl(tx, DRAW, **TIMES),
+  'rigl_trains': lambda tx: lth.rigl(tx, DRAW, **TIMES, applies_gradient=True),
+  'set': lambda tx: lth.sparse_evolution(tx, DRAW, key=KEY, **TIMES),
+  'snfs': lambda tx: lth.snfs(tx, DRAW, **TIMES),
+  'srigl': lambda tx: lth.srigl(tx, DRAW, **TIMES),
+  'gradual': lambda tx: lth.gradual(tx, sparsity=0.9, **TIMES),
+  'ac_dc': lambda tx: lth.ac_dc(
+    tx, sparsity=0.9, sparse_steps=[100], dense_steps=[200]
+  ),
+  'straight_through': lambda tx: lth.straight_through(
+    tx, sparsity=0.9, **TIMES
+  ),
+}
+
+
+@pytest.mark.parametrize(
+  'inner',
+  [
+    optax.sgd(0.1),
+    optax.sgd(0.1, momentum=0.9, nesterov=True),
+    optax.adamw(0.1),
+    optax.inject_hyperparams(optax.adam, hyperparam_dtype=jnp.float32)(0.1),
+  ],
+  ids=['sgd', 'momentum', 'adamw', 'injected'],
+)
+@pytest.mark.parametrize('method', MOVING)
+def test_donated_buffers_are_updated_in_place(method, inner):
+  tx = MOVING[method](inner)
+  params = jax.eval_shape(lambda: random_like(KERNELS, 0))
+  state = jax.eval_shape(tx.init, params)
+
+  def step(params, state, grads):
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+  step = jax.jit(step, donate_argnums=(0, 1))
+  text = step.lower(params, state, params).compile().as_text()
+  *_, entry = text.partition('ENTRY ')
+  assert 'parameter(0)' in entry
+  kept = [
+    branch.group(0)
+    for name in re.findall(r'branch_computations=\{%([\w.]+),', entry)
+    for branch in re.finditer(rf'^%{name} \(.*?^}}', text, re.M | re.S)
+  ]
+  assert len(kept) == (0 if method == 'static' else 1 + (method in TWO_TREES))
+  for where in (entry, *kept):
+    # Neither of weights nor of masks, at a step that leaves the masks.
+    assert not re.findall(r'= \w+\[\d{3},\d{3}\]\S* copy\(.*', where)
+
+
+# Masks that move, and those of what trains: each has a branch.
+TWO_TREES = ('rigl', 'rigl_trains', 'set', 'snfs', 'srigl', 'ac_dc')

@@ -1,4 +1,4 @@
-"""Masks are found wherever they are, and say what a network runs with."""
+"""Masks are found at any depth of a state; what a network runs with."""
 
 import re
 
@@ -12,17 +12,22 @@ import pytest
 import lthjax as lth
 from lthjax import opt_state as opt_state_lib
 
+
+def floats(*rows):
+  return np.array(rows, np.float32)
+
+
 PARAMS = {
-  'fc': {'kernel': jnp.array([[4.0, -3.0], [2.0, -1.0]]), 'bias': jnp.ones(2)},
-  'out': {'kernel': jnp.array([[1.0, 2.0], [3.0, -jnp.inf]])},
+  'fc': {'kernel': floats([4, -3], [2, -1]), 'bias': floats(1, 1)},
+  'out': {'kernel': floats([1, 2], [3, -np.inf])},
 }
 LARGEST = {
-  'fc': {'kernel': jnp.array([[True, True], [False, False]]), 'bias': None},
-  'out': {'kernel': jnp.array([[False, False], [True, True]])},
+  'fc': {'kernel': np.array([[True, True], [False, False]]), 'bias': None},
+  'out': {'kernel': np.array([[False, False], [True, True]])},
 }
 FORWARD = {
-  'fc': {'kernel': jnp.array([[4.0, -3.0], [0.0, 0.0]]), 'bias': jnp.ones(2)},
-  'out': {'kernel': jnp.array([[0.0, 0.0], [3.0, -jnp.inf]])},
+  'fc': {'kernel': floats([4, -3], [0, 0]), 'bias': floats(1, 1)},
+  'out': {'kernel': floats([0, 0], [3, -np.inf])},
 }
 
 METHODS = {
@@ -69,7 +74,7 @@ def test_masks_are_found_wherever_they_are(method, place):
     chex.assert_trees_all_equal(back, state)
 
 
-def test_without_masks_params_are_as_they_are():
+def test_without_masks_params_are_returned_unchanged():
   for tx in (
     optax.adam(0.1),
     optax.identity(),
@@ -77,6 +82,8 @@ def test_without_masks_params_are_as_they_are():
   ):
     state = tx.init(PARAMS)
     assert as_bytes(lth.forward_params(state, PARAMS)) == as_bytes(PARAMS)
+    stripped = lth.strip(state, PARAMS)
+    assert as_bytes(stripped) == as_bytes((PARAMS, state))
     assert not opt_state_lib.keeps_dense_params(state)
 
 
@@ -92,6 +99,146 @@ def test_a_partition_has_masks_of_its_own():
   assert as_bytes(lth.forward_params(state, PARAMS)) == as_bytes(FORWARD)
   with pytest.raises(ValueError, match='holds 2 trees of masks'):
     lth.get_masks(state)
+
+
+def cubes(params):
+  return sum(jnp.sum(x**3) for x in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_derivatives_pass_the_masks_unchanged(method):
+  state = METHODS[method](optax.sgd(0.1)).init(PARAMS)
+
+  def through(params):
+    return cubes(lth.forward_params(state, params))
+
+  at = jax.grad(cubes)(lth.forward_params(state, PARAMS))
+  assert as_bytes(jax.grad(through)(PARAMS)) == as_bytes(at)
+  assert as_bytes(jax.jit(jax.grad(through))(PARAMS)) == as_bytes(at)
+  ones = jax.tree.map(np.ones_like, PARAMS)
+  _, seen = jax.jvp(
+    lambda params: lth.forward_params(state, params), (PARAMS,), (ones,)
+  )
+  assert as_bytes(seen) == as_bytes(ones)
+
+
+def test_both_forms_of_straight_through_train_alike():
+  rng = np.random.default_rng(0)
+  x, target = rng.normal(size=(2, 8, 6)).astype(np.float32)
+  tx = lth.straight_through(optax.sgd(0.1, momentum=0.5), sparsity=0.5)
+
+  def loss(params):
+    return jnp.sum((x @ params['w'] - target) ** 2) / 8
+
+  def outside(params, state):
+    return jax.grad(loss)(lth.forward_params(state, params))
+
+  def inside(params, state):
+    return jax.grad(lambda p: loss(lth.forward_params(state, p)))(params)
+
+  ends = []
+  for grad in (outside, inside):
+    params = {'w': np.eye(6, dtype=np.float32)}
+    state = tx.init(params)
+    for _ in range(5):
+      updates, state = tx.update(grad(params, state), state, params)
+      params = optax.apply_updates(params, updates)
+    ends.append((params, state))
+  chex.assert_trees_all_equal(*ends)
+
+
+@pytest.mark.parametrize('place', PLACES)
+@pytest.mark.parametrize('method', [*METHODS, 'rigl'])
+def test_stripped_states_go_on_with_the_optimizer_inside(method, place):
+  methods = METHODS | {
+    'rigl': lambda inner: lth.rigl(inner, LARGEST, update_every=2, stop_step=4)
+  }
+  params = jax.tree.map(lambda x: np.where(np.isinf(x), 0.5, x), PARAMS)
+  tx = PLACES[place](methods[method])
+  plain = PLACES[place](lambda inner: inner)
+  state = tx.init(params)
+  for _ in range(3):
+    updates, state = tx.update(params, state, params)
+    params = optax.apply_updates(params, updates)
+  masks = lth.get_masks(state)
+  stripped, state = lth.strip(state, params)
+  assert as_bytes(stripped) == as_bytes(lth.masks.apply(masks, params))
+  chex.assert_trees_all_equal_structs(state, plain.init(params))
+  for _ in range(2):  # Accumulated over two steps in some places.
+    grads = jax.tree.map(jnp.ones_like, stripped)
+    updates, state = plain.update(grads, state, stripped)
+    stripped = optax.apply_updates(stripped, updates)
+  assert all(x.all() for x in jax.tree.leaves(stripped))
+
+
+BOTH = {'body': PARAMS['fc'], 'head': PARAMS['out']}
+HALVES = {'body': LARGEST['fc'], 'head': LARGEST['out']}
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    METHODS['straight_through'],
+    METHODS['top_kast'],
+    lambda inner: lth.static(inner, HALVES),
+    lambda inner: lth.rigl(inner, HALVES, update_every=2, stop_step=4),
+    lambda inner: lth.rigl(
+      inner,
+      lth.random_masks(jax.random.key(0), sparsity=0.5),
+      update_every=2,
+      stop_step=4,
+    ),
+  ],
+)
+@pytest.mark.parametrize('wrapper', ['partition', 'masked'])
+def test_a_part_of_the_params_may_have_masks(wrapper, make):
+  if wrapper == 'partition':
+    tx = optax.partition(
+      {'sparse': make(optax.adam(0.1)), 'dense': optax.sgd(0.1)},
+      {'body': 'sparse', 'head': 'dense'},
+    )
+  else:
+    tx = optax.masked(make(optax.adam(0.1)), {'body': True, 'head': False})
+  params, grads = BOTH, jax.tree.map(np.ones_like, BOTH)
+  state = tx.init(params)
+  assert lth.masks.alive_by_name(lth.get_masks(state)) == {'body/kernel': 2}
+  for _ in range(3):
+    updates, state = tx.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    seen = lth.forward_params(state, params)
+    assert np.sum(np.asarray(seen['body']['kernel']) != 0) == 2
+    assert as_bytes(seen['head']) == as_bytes(params['head'])
+  assert as_bytes(params['head']) != as_bytes(BOTH['head'])
+
+
+def test_a_part_has_no_masks_of_other_leaves():
+  masks = HALVES | {'tail': {'kernel': LARGEST['out']['kernel']}}
+  tx = optax.masked(
+    lth.static(optax.sgd(0.1), masks), {'body': True, 'head': False}
+  )
+  with pytest.raises(ValueError, match='tail/kernel has a mask only'):
+    tx.init(BOTH)
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+def test_what_was_not_finite_when_it_died_can_be_cleared(bad):
+  params = {'w': floats([1, 2, bad, 3])}
+  tx = lth.gradual(optax.sgd(0.1), sparsity=0.5, update_every=1, stop_step=1)
+  state = tx.init(params)
+  _, state = tx.update(params, state, params)
+  masks = {'w': np.array([[True, True, False, False]])}
+  state = lth.set_masks(state, masks)
+  for _ in range(2):
+    updates, state = tx.update({'w': floats([1, 1, bad, bad])}, state, params)
+    params = optax.apply_updates(params, updates)
+    seen = lth.forward_params(state, params)
+    assert not any(np.asarray(seen['w'][0, 2:]).tobytes())
+    assert np.isfinite(seen['w']).all()
+  # The line of the docs; from then on updates keep it so.
+  params = lth.masks.apply(lth.get_masks(state), params)
+  updates, state = tx.update({'w': floats([1, 1, bad, bad])}, state, params)
+  params = optax.apply_updates(params, updates)
+  assert not any(np.asarray(params['w'][0, 2:]).tobytes())
 
 
 def test_masks_have_to_fit_the_params():

@@ -6,6 +6,7 @@ from typing import Any
 
 import chex
 import jax
+import optax
 
 from lthjax import _checks, trees
 from lthjax import axes as axes_lib
@@ -182,10 +183,30 @@ def initial_masks(
 
 def evaluate(masks: Any, params: chex.ArrayTree) -> chex.ArrayTree:
   """Returns the masks, which a function makes of params, if they fit."""
-  if is_function(masks):
-    masks = masks(params)
-  trees.check_like(masks, params, 'params')
-  return masks
+  tree: Any = masks(params) if is_function(masks) else _part(masks, params)
+  trees.check_like(tree, params, 'params')
+  return tree
+
+
+def _part(masks: chex.ArrayTree, params: chex.ArrayTree) -> chex.ArrayTree:
+  """Returns the masks of the params that `optax.partition` or `masked` shows."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(
+    params, is_leaf=lambda x: isinstance(x, optax.MaskedNode)
+  )
+  hidden = [
+    trees.path_name(path)
+    for path, leaf in leaves
+    if isinstance(leaf, optax.MaskedNode)
+  ]
+  if not hidden:
+    return masks
+  shown = {
+    name: mask
+    for name, mask in trees.by_name(masks).items()
+    if not any(name == h or name.startswith(f'{h}/') for h in hidden)
+  }
+  trees.check_like(shown, trees.by_name(params), 'params')
+  return trees.copy_into(params, shown)
 
 
 def is_function(masks: Any) -> bool:
