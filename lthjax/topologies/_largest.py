@@ -1,4 +1,4 @@
-"""The largest of dense weights run forward: the frame of STE and Top-KAST."""
+"""Dense weights of which the largest run forward: for STE, SR-STE, Top-KAST."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ class LargestState(NamedTuple):
     masks: the weights that the network runs with.
     backward: the weights that train; `None` at a leaf where all of them do.
     counts: ``{name: int32[moves + 1]}``, how many weights each move keeps in
-      ``masks``, the first masks included; one entry if that never changes, and
+      ``masks``, the initial ones included; one entry if that never changes, and
       none if the pattern fixes it.
     backward_counts: ``{name: int32}``, how many train; empty where all do.
     stacks: as in `DropAndGrowState`.
@@ -52,28 +52,7 @@ def run_largest(
   update_every: int,
   stop_step: int | None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Trains dense weights, of which the largest run forward, layer by layer.
-
-  Args:
-    inner: any optax transformation.
-    sparsity: share of the weights that do not run forward.
-    backward_sparsity: share of the weights that do not train; `None` trains
-      them all.
-    penalize: as for `lthjax.Topology`.
-    densities: how the budget spreads over layers.
-    where: which leaves may be pruned.
-    pattern: which shapes may run forward.
-    axes: ``{name or glob: Axes}``; by layout where not given.
-    update_every: steps between moves.
-    stop_step: the last step at which masks may move; `None` for no end.
-
-  Returns:
-    A transformation whose ``update`` requires ``params``.
-
-  Raises:
-    ValueError: if times or sparsities are out of range or contradict each
-      other.
-  """
+  """Trains dense weights, of which the largest run forward in each layer."""
   last = update_every if stop_step is None else stop_step
   times = _moves.times(update_every, last)
   scheduled = times if stop_step is not None else None
@@ -135,7 +114,7 @@ def check_decay(decay: Any) -> None:
   """Raises if a penalty would make weights grow."""
   if not trees.is_traced(decay) and not decay >= 0:
     raise ValueError(
-      f'`decay` was {decay}, but must be at least 0: it draws weights towards'
+      f'`decay` was {decay}, but must be at least 0: it pulls weights toward'
       ' zero.'
     )
 
@@ -146,13 +125,13 @@ def _sparsities(
   densities: Densities | None,
   times: _moves.Times | None,
 ) -> np.ndarray:
-  """Sparsity at the start and at each move; none if the pattern fixes it."""
+  """Returns the sparsity at the start and at each move, if it is open."""
   if pattern.density is not None:
     fixed = 1 - pattern.density
     if callable(sparsity) or densities is not None:
       raise ValueError(
         f'{pattern} fixes the sparsity of every layer to {fixed:g}, so it takes'
-        ' no schedule and no `densities` beside it. Leave them out.'
+        ' no schedule of `sparsity` and no `densities`. Leave them out.'
       )
     if sparsity is not None and not abs(sparsity - fixed) <= 1e-6:
       raise ValueError(
@@ -170,6 +149,6 @@ def _sparsities(
   if times is None:
     raise ValueError(
       '`sparsity` is a schedule, which is evaluated before training, so'
-      ' `stop_step` is needed: give the step at which it comes to an end.'
+      ' `stop_step` is needed: give the step at which it ends.'
     )
   return _moves.sparsities(sparsity, np.array([0, *times.table_steps()]))

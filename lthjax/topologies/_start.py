@@ -188,8 +188,8 @@ def evaluate(masks: Any, params: chex.ArrayTree) -> chex.ArrayTree:
   return tree
 
 
-def _part(masks: chex.ArrayTree, params: chex.ArrayTree) -> chex.ArrayTree:
-  """Returns the masks of the params that `optax.partition` or `masked` shows."""
+def _part(masks: Any, params: chex.ArrayTree) -> chex.ArrayTree:
+  """Returns the masks of what `optax.partition` or `optax.masked` passes on."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(
     params, is_leaf=lambda x: isinstance(x, optax.MaskedNode)
   )

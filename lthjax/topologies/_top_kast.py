@@ -1,4 +1,4 @@
-"""Top-KAST: the largest weights run forward, some more of them train."""
+"""Top-KAST: the largest weights run forward, and some more train."""
 
 from collections.abc import Mapping
 
@@ -25,40 +25,36 @@ def top_kast(
   update_every: int = 100,
   stop_step: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Trains always sparse, forward and backward, with Top-KAST.
+  """Trains with Top-KAST, sparse in the forward and the backward pass.
 
   In each layer the network runs with the largest weights (set A), and these and
-  the next largest train (set B). All others keep their values. A penalty draws
-  A towards zero, and the rest of B more strongly, so that weights of B have to
+  the next largest train (set B). All others keep their values. A penalty pulls
+  A toward zero, and the rest of B more strongly, so that weights of B have to
   earn their place in A, and those of A make room.
 
-  `lthjax.get_masks` gives A; B is ``backward`` in the state, where
+  `lthjax.get_masks` returns A; B is the field ``backward`` of the state, where
   ``optax.tree.get(opt_state, 'backward')`` finds it. Params stay dense: give
-  the loss ``lthjax.forward_params(opt_state, params)``. What enters B starts
-  with empty optimizer slots.
+  the loss ``lthjax.forward_params(opt_state, params)``. Weights that enter B
+  start with empty optimizer slots.
 
   Args:
     inner: any optax transformation; wrap a whole chain, not a part of it.
-    sparsity: share of all prunable weights that do not run forward.
-    backward_sparsity: share that does not train either, less than ``sparsity``.
+    sparsity: share of all prunable weights left out of the forward pass.
+    backward_sparsity: share that does not train either, below ``sparsity``.
     densities: how both budgets spread over layers, such as
       `lthjax.densities.erk`; evenly by default.
     where: which leaves may be pruned, as for `lthjax.masks.full`.
     axes: as for `lthjax.rigl`.
     decay: strength of the penalty: ``decay * w`` is added to the gradient of A,
       and ``decay * w / D`` to that of the rest of B, before ``inner`` sees it;
-      D is the share of the layer's weights that run forward. It takes the place
-      of a weight decay in ``inner``.
-    update_every: steps after which both sets are chosen anew, by the weights
+      D is the share of the layer's weights that run forward. It replaces weight
+      decay in ``inner``.
+    update_every: steps after which both sets are chosen again, from the weights
       just trained.
-    stop_step: the last step at which they are; `None` for no end.
+    stop_step: the last step at which sets are chosen; `None` for no end.
 
   Returns:
     A transformation whose ``update`` requires ``params``.
-
-  Raises:
-    ValueError: if times, sparsities or the decay are out of range; from
-      ``init`` if a layer would be left empty.
 
   Example:
     >>> import jax.numpy as jnp, optax
@@ -93,6 +89,7 @@ def top_kast(
     def strength(name, m):
       return jnp.where(m, decay, decay * m.size / state.counts[name][0])
 
+    # Half the square of w, divided by D in the rest of B.
     def pull(strength, g, w):
       if strength is None or g is None:
         return g

@@ -54,7 +54,7 @@ def test_the_decay_may_be_injected():
 def test_decay_must_not_be_negative(method, decay):
   options = {'backward_sparsity': 0.2} if method == 'top_kast' else {}
   message = (
-    f'`decay` was {decay}, but must be at least 0: it draws weights towards'
+    f'`decay` was {decay}, but must be at least 0: it pulls weights toward'
     ' zero.'
   )
   with pytest.raises(ValueError, match=re.escape(message)):

@@ -151,7 +151,7 @@ NM = lth.patterns.NM(2, 4)
     (
       {'sparsity': lambda step: 0.5},
       '`sparsity` is a schedule, which is evaluated before training, so'
-      ' `stop_step` is needed: give the step at which it comes to an end.',
+      ' `stop_step` is needed: give the step at which it ends.',
     ),
     (
       {'sparsity': lambda step: 0.25 * step, 'stop_step': 4},
@@ -172,11 +172,11 @@ NM = lth.patterns.NM(2, 4)
     (
       {'sparsity': lambda step: 0.5, 'stop_step': 3, 'pattern': NM},
       f'{NM} fixes the sparsity of every layer to 0.5, so it takes no schedule'
-      ' and no `densities` beside it. Leave them out.',
+      ' of `sparsity` and no `densities`. Leave them out.',
     ),
     (
       {'densities': lth.densities.erk, 'pattern': NM},
-      'it takes no schedule and no `densities` beside it',
+      'it takes no schedule of `sparsity` and no `densities`',
     ),
     (
       {'sparsity': 0.75, 'pattern': NM},
