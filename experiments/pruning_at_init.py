@@ -33,6 +33,7 @@ import common.stopping  # noqa: F401
 
 import dataclasses
 import functools
+import warnings
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import chex
@@ -233,10 +234,12 @@ class Experiment(command.Experiment):
         )
         for one in seeds.unstack(kept)
       )
-    return seeds.stack(
-      self.masks_at_init(cell, params, seed)
-      for seed, params in enumerate(seeds.unstack(self.start.params))
-    )
+    with warnings.catch_warnings():  # Emptied layers are a result, see `alive`.
+      warnings.filterwarnings('ignore', 'Pruning left no weight')
+      return seeds.stack(
+        self.masks_at_init(cell, params, seed)
+        for seed, params in enumerate(seeds.unstack(self.start.params))
+      )
 
   def masks_at_init(self, cell: Cell, params: Any, seed: int) -> chex.ArrayTree:
     """Masks of one seed, from its params at initialization alone."""
