@@ -16,13 +16,24 @@ import numpy as np
 from jax.core import Tracer
 
 from lthjax import trees
+from lthjax._errors import refuse
+
+
+def wrong_type(name: str, x: Any, wanted: str) -> TypeError:
+  """Returns the error of an argument of the wrong type."""
+  return TypeError(f'`{name}` was {spell(x)}, but must {wanted}.')
+
+
+def wrong_value(name: str, x: Any, wanted: str) -> ValueError:
+  """Returns the error of an argument with a wrong value."""
+  return ValueError(f'`{name}` was {spell(x)}, but must {wanted}.')
 
 
 def number(name: str, x: Any) -> float:
   """Returns a finite number; one of low precision by its shortest decimal."""
   value = _number(name, x)
   if isinstance(value, float) and not math.isfinite(value):
-    raise ValueError(f'`{name}` was {value}, but must be a finite number.')
+    raise wrong_value(name, value, 'be a finite number')
   return value
 
 
@@ -30,10 +41,10 @@ def integer(name: str, x: Any) -> int:
   """Returns a Python integer."""
   scalar = _scalar(name, x, 'an integer')
   if not _is_integer(scalar):
-    raise TypeError(
-      f'`{name}` was {scalar}, but must be an integer, such as'
-      f' {_example(scalar)}.'
-    )
+    whole = np.isfinite(scalar) and abs(scalar) < 2**53
+    example = int(scalar) if whole else 100
+    wanted = f'be an integer, such as {example}'
+    raise wrong_type(name, float(scalar), wanted)
   return int(scalar)
 
 
@@ -41,7 +52,7 @@ def at_least(name: str, x: Any, n: int) -> int:
   """Returns a Python integer of at least ``n``."""
   value = integer(name, x)
   if value < n:
-    raise ValueError(f'`{name}` was {value}, but must be at least {n}.')
+    raise wrong_value(name, value, f'be at least {n}')
   return value
 
 
@@ -51,9 +62,7 @@ def share(
   """Returns a share in [0, 1), such as a sparsity."""
   value = _number(name, x)
   if not 0 <= value < 1:
-    raise ValueError(
-      f'`{name}` was {value}, but must be in [0, 1): {why}.{_percent(value)}'
-    )
+    raise wrong_value(name, value, f'be in [0, 1): {why}{_percent(value)}')
   return value
 
 
@@ -61,23 +70,21 @@ def closed_share(name: str, x: Any) -> float:
   """Returns a share in [0, 1], such as a density."""
   value = _number(name, x)
   if not 0 <= value <= 1:
-    raise ValueError(
-      f'`{name}` was {value}, but must be in [0, 1].{_percent(value)}'
-    )
+    raise wrong_value(name, value, f'be in [0, 1]{_percent(value)}')
   return value
 
 
 def positive(name: str, x: Any) -> float:
   """Returns a number above zero."""
   if not (value := _number(name, x)) > 0:
-    raise ValueError(f'`{name}` was {value}, but must be positive.')
+    raise wrong_value(name, value, 'be positive')
   return value
 
 
 def not_negative(name: str, x: Any) -> float:
   """Returns a number of at least zero."""
   if not (value := _number(name, x)) >= 0:
-    raise ValueError(f'`{name}` was {value}, but must not be negative.')
+    raise wrong_value(name, value, 'not be negative')
   return value
 
 
@@ -93,10 +100,8 @@ def one_of(
       f'{t} ({means})' for t, means in zip(texts, options.values(), strict=True)
     ]
   *first, last = texts
-  raise ValueError(
-    f'`{name}` was {_spell(x)}, but must be'
-    f' {", ".join(first)}{" or " if first else ""}{last}.'
-  )
+  either = f'{", ".join(first)} or ' if first else ''
+  raise wrong_value(name, x, f'be {either}{last}')
 
 
 def needs_params(caller: str, params: Any) -> None:
@@ -111,10 +116,7 @@ def needs_params(caller: str, params: Any) -> None:
 def arrays(
   tree: chex.ArrayTree, what: str = 'params', *, shapes: bool = False
 ) -> dict[str, Any]:
-  """Returns the leaves by name: arrays, or `None`.
-
-  With ``shapes``, leaves may be `jax.ShapeDtypeStruct` too.
-  """
+  """Returns the leaves by name: arrays, shapes if allowed, or `None`."""
   leaves = trees.by_name(tree)
   check_arrays(leaves, what, shapes=shapes)
   return leaves
@@ -124,20 +126,19 @@ def check_arrays(
   leaves: Mapping[str, Any], what: str, *, shapes: bool = False
 ) -> None:
   """Raises unless all leaves are arrays or `None`, and one is an array."""
-  wrong = _not_arrays(leaves, shapes)
-  if wrong or all(x is None for x in leaves.values()):
-    found = '; '.join(wrong) or _nothing(leaves)
-    hint = ' Pass the arrays themselves.' if 'abstract' in found else ''
-    raise TypeError(f'`{what}` must be a tree of arrays, but {found}.{hint}')
+  faults = _not_arrays(leaves, shapes)
+  if all(x is None for x in leaves.values()):
+    faults = [_nothing(leaves)]
+  hint = ' Pass the arrays themselves.' if 'abstract' in ''.join(faults) else ''
+  refuse(
+    faults, f'`{what}` must be a tree of arrays, but {{}}.{hint}', TypeError
+  )
 
 
 def bool_masks(
   masks: chex.ArrayTree, what: str = 'masks', *, shapes: bool = False
 ) -> dict[str, Any]:
-  """Returns the masks by name: bool arrays, or `None` where dense.
-
-  With ``shapes``, leaves may be `jax.ShapeDtypeStruct` too.
-  """
+  """Returns the masks by name: bool arrays, or `None` where dense."""
   leaves = trees.by_name(masks)
   check_masks(leaves, what, shapes=shapes)
   return leaves
@@ -147,50 +148,52 @@ def check_masks(
   leaves: Mapping[str, Any], what: str = 'masks', *, shapes: bool = False
 ) -> None:
   """Raises unless all leaves are bool arrays or `None`."""
-  wrong = _not_arrays(leaves, shapes) or [
+  faults = _not_arrays(leaves, shapes) or [
     f'{name or "the array"} is {describe(x)}'
     for name, x in leaves.items()
     if x is not None and x.dtype != bool
   ]
-  if not wrong and (
-    not leaves or (list(leaves) == [''] and leaves[''] is None)
-  ):
-    wrong = [_nothing(leaves)]
-  if wrong:
-    raise TypeError(
-      f'`{what}` must be a tree of bool arrays and None, but'
-      f' {"; ".join(wrong)}. `lthjax.masks.full(params)` makes one.'
-    )
+  # Unlike params, masks may all be None, but not the whole tree.
+  if not leaves or (list(leaves) == [''] and leaves[''] is None):
+    faults = [_nothing(leaves)]
+  refuse(
+    faults,
+    f'`{what}` must be a tree of bool arrays and None, but {{}}.'
+    ' `lthjax.masks.full(params)` makes one.',
+    TypeError,
+  )
 
 
 def key(name: str, x: Any) -> chex.PRNGKey:
   """Returns a single random key, of the new style or the old."""
   dtype, shape = getattr(x, 'dtype', None), getattr(x, 'shape', None)
+  # Keys of the old style are two or four words of 32 bits, by generator.
   if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
     single = shape == ()
   else:
     single = dtype == np.uint32 and shape in ((2,), (4,))
   if not single:
-    raise TypeError(
-      f'`{name}` was {_spell(x)}, but must be a single random key, such as'
-      f' `jax.random.key({x if type(x) is int else 0})`.'
-    )
+    seed = x if type(x) is int else 0
+    wanted = f'be a single random key, such as `jax.random.key({seed})`'
+    raise wrong_type(name, x, wanted)
   return x
 
 
 def predicate(name: str, x: Any) -> Any:
   """Returns a choice of leaves: a function, a glob, or a list of globs."""
   globs = [x] if isinstance(x, str) else x
+  # Anything else that is iterable, such as a tree of bools, is a mistake.
   if callable(x) or (
     isinstance(globs, list | tuple | set | frozenset)
     and globs
     and all(isinstance(glob, str) for glob in globs)
   ):
     return x
-  raise TypeError(
-    f'`{name}` was {_spell(x)}, but must be a function `(name, leaf) -> bool`,'
-    ' a glob over leaf names such as "*/kernel", or a list of globs.'
+  wanted = (
+    'be a function `(name, leaf) -> bool`, a glob over leaf names such as'
+    ' "*/kernel", or a list of globs'
   )
+  raise wrong_type(name, x, wanted)
 
 
 def globs(name: str, x: Any) -> list[str]:
@@ -200,26 +203,25 @@ def globs(name: str, x: Any) -> list[str]:
     found = list(found)
     if all(isinstance(glob, str) for glob in found):
       return found
-  raise TypeError(
-    f'`{name}` was {_spell(x)}, but must be a list of names or globs.'
-  )
+  raise wrong_type(name, x, 'be a list of names or globs')
 
 
 def mapping(name: str, x: Any, what: str) -> Mapping[str, Any]:
   """Returns a mapping; ``what`` says from what to what, with an example."""
   if not isinstance(x, Mapping):
-    raise TypeError(f'`{name}` was {_spell(x)}, but must map {what}.')
+    raise wrong_type(name, x, f'map {what}')
   return x
 
 
 def shapes(name: str, x: Any) -> Mapping[str, tuple[int, ...]]:
   """Returns shapes by name."""
   found = mapping(name, x, 'names of leaves to shapes, as {"fc": (784, 300)}')
-  if wrong := [n for n, shape in found.items() if not isinstance(shape, tuple)]:
-    raise TypeError(
-      f'`{name}` must map names of leaves to shapes, but'
-      f' {", ".join(map(str, wrong))} has none. Pass `{{name: leaf.shape}}`.'
-    )
+  refuse(
+    [str(n) for n, shape in found.items() if not isinstance(shape, tuple)],
+    f'`{name}` must map names of leaves to shapes, but {{}} has none. Pass'
+    ' `{name: leaf.shape}`.',
+    TypeError,
+  )
   return found
 
 
@@ -232,10 +234,8 @@ def densities(name: str, x: Any) -> Any:
     hint = f'`lthjax.densities.{x}`'
   elif isinstance(x, Mapping):
     hint = '`lthjax.densities.custom({glob: density})`'
-  raise TypeError(
-    f'`{name}` was {_spell(x)}, but must be a function'
-    f' `(shapes, sparsity) -> {{name: density}}`: pass {hint}.'
-  )
+  call = '`(shapes, sparsity) -> {name: density}`'
+  raise wrong_type(name, x, f'be a function {call}: pass {hint}')
 
 
 def pattern(name: str, x: Any) -> Any:
@@ -247,9 +247,7 @@ def pattern(name: str, x: Any) -> Any:
     hint = f'`lthjax.patterns.NM({parts[0]}, {parts[1]})`'
   elif isinstance(x, type):
     hint = f'an instance, such as {hint}'
-  raise TypeError(
-    f'`{name}` was {_spell(x)}, but must be a pattern: pass {hint}.'
-  )
+  raise wrong_type(name, x, f'be a pattern: pass {hint}')
 
 
 def optimizer(inner: Any) -> None:
@@ -264,9 +262,7 @@ def optimizer(inner: Any) -> None:
 def function(name: str, x: Any, call: str) -> Any:
   """Returns a function that is called as ``call``, for the error."""
   if not callable(x):
-    raise TypeError(
-      f'`{name}` was {_spell(x)}, but must be a function `{call}`.'
-    )
+    raise wrong_type(name, x, f'be a function `{call}`')
   return x
 
 
@@ -274,7 +270,16 @@ def describe(x: Any) -> str:
   """Names the type of a value, with dtype and shape where it has them."""
   if hasattr(x, 'dtype') and hasattr(x, 'shape'):
     return f'{x.dtype}[{", ".join(map(str, x.shape))}]'
-  return f'a {type(x).__name__}'
+  kind = type(x).__name__
+  return f'{"an" if kind[0] in "aeiouAEIOU" else "a"} {kind}'
+
+
+def spell(x: Any) -> str:
+  """Returns the value as Python spells it, or its type where that is long."""
+  if hasattr(x, 'dtype') and np.shape(x):
+    return describe(x)
+  text = repr(x)
+  return text if len(text) <= 60 else describe(x)
 
 
 def _number(name: str, x: Any) -> float:
@@ -282,7 +287,7 @@ def _number(name: str, x: Any) -> float:
   scalar = _scalar(name, x, 'a number')
   if _is_integer(scalar):
     return int(scalar)
-  # float32(0.7) means 0.7, not 0.699999988.
+  # The shortest decimal: float32(0.7) means 0.7, not 0.699999988.
   shortest = (float(f'{float(scalar):.{d}g}') for d in range(1, 17))
   return next(
     (s for s in shortest if scalar.dtype.type(s) == scalar), float(scalar)
@@ -302,7 +307,7 @@ def _scalar(name: str, x: Any, kind: str) -> Any:
     kinds = (jnp.integer, jnp.floating)
     if any(jnp.issubdtype(x.dtype, kind) for kind in kinds):
       return np.asarray(x)[()]
-  raise TypeError(f'`{name}` was {_spell(x)}, but must be {kind}.')
+  raise wrong_type(name, x, f'be {kind}')
 
 
 def _is_integer(scalar: Any) -> bool:
@@ -310,37 +315,26 @@ def _is_integer(scalar: Any) -> bool:
 
 
 def _not_arrays(leaves: Mapping[str, Any], shapes: bool) -> list[str]:
-  """What is wrong with leaves that are not arrays (or shapes, if allowed)."""
+  """Describes leaves that are not arrays (or shapes, if allowed)."""
   kinds = (jax.Array, np.ndarray, np.generic)
-  wrong = []
-  for name, x in leaves.items():
-    if x is None or isinstance(x, kinds):
-      continue
-    abstract = isinstance(x, jax.ShapeDtypeStruct)
-    if abstract and shapes:
-      continue
-    found = f'an abstract {describe(x)}' if abstract else describe(x)
-    wrong.append(f'{name or "it"} is {found}')
-  return wrong
+  if shapes:
+    kinds += (jax.ShapeDtypeStruct,)
+  wrong = {
+    name: x
+    for name, x in leaves.items()
+    if x is not None and not isinstance(x, kinds)
+  }
+  return [
+    f'{name or "it"} is'
+    f' {"an abstract " * isinstance(x, jax.ShapeDtypeStruct)}{describe(x)}'
+    for name, x in wrong.items()
+  ]
 
 
 def _nothing(leaves: Mapping[str, Any]) -> str:
   return 'it was None' if list(leaves) == [''] else 'it has no array'
 
 
-def _spell(x: Any) -> str:
-  """The value, or its type where the value is long."""
-  if hasattr(x, 'dtype') and np.shape(x):
-    return describe(x)
-  text = repr(x)
-  return text if len(text) <= 60 else f'a {type(x).__name__}'
-
-
-def _example(x: Any) -> str:
-  whole = np.isfinite(x) and abs(x) < 2**53
-  return str(int(x)) if whole else '100'
-
-
 def _percent(value: float) -> str:
-  meant = value / 100
-  return f' Give {value:g} % as {meant:g}.' if 1 < value < 100 else ''
+  """A hint, if a share looks like a percentage."""
+  return f'. Give {value:g} % as {value / 100:g}' if 1 < value < 100 else ''

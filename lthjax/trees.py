@@ -3,13 +3,15 @@
 import collections
 import fnmatch
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import chex
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
+
+from lthjax._errors import refuse
 
 
 def is_traced(*arrays: Any) -> bool:
@@ -23,14 +25,11 @@ def is_none(x: Any) -> bool:
 
 
 def concrete(values: Mapping[str, Any]) -> dict[str, Any] | None:
-  """Returns host values, or `None` where this process cannot know them all.
-
-  That is the case where one is traced, or has parts on other processes.
-  """
+  """Returns host values, or `None` where this process cannot know them all."""
   for x in values.values():
     if isinstance(x, Tracer):
       return None
-    if isinstance(x, jax.Array) and not (
+    if isinstance(x, jax.Array) and not (  # with parts on other processes
       x.is_fully_addressable or x.is_fully_replicated
     ):
       return None
@@ -43,22 +42,15 @@ def prunable(masks: chex.ArrayTree) -> dict[str, Any]:
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-  """Returns the name of a leaf: its keys, joined by slashes.
-
-  Flax NNX wraps each array in a variable, whose attribute ``value`` ends the
-  path. It is left out, so that one glob fits NNX, Linen, Equinox and dicts.
-
-  Args:
-    path: a key path from `jax.tree_util.tree_flatten_with_path`.
-
-  Returns:
-    The name, such as ``'encoder/attention/query/kernel'``.
+  """Returns the name of a leaf: the keys of its path, joined by slashes.
 
   Example:
     >>> from lthjax import trees
     >>> list(trees.by_name({'fc': {'kernel': 1, 'bias': 2}}))
     ['fc/bias', 'fc/kernel']
   """
+  # Flax NNX wraps each array in a variable, whose attribute `value` ends the
+  # path. Without it, one glob fits NNX, Linen, Equinox and dicts.
   if path and path[-1] == jax.tree_util.GetAttrKey('value'):
     path = path[:-1]
   return jax.tree_util.keystr(path, simple=True, separator='/')
@@ -92,9 +84,10 @@ def flatten(tree: chex.ArrayTree) -> tuple[dict[str, Any], Any]:
   named = {path_name(path): leaf for path, leaf in leaves}
   if len(named) < len(leaves):
     names = collections.Counter(path_name(path) for path, _ in leaves)
-    raise ValueError(
-      f'Several leaves have the same name: {names.most_common(1)[0][0]}. The'
-      ' name of a leaf is its keys joined by slashes; rename one of them.'
+    refuse(
+      [name for name, n in names.items() if n > 1],
+      'Several leaves have the same name: {}. The name of a leaf is its keys'
+      ' joined by slashes; rename one of them.',
     )
   return named, structure
 
@@ -139,22 +132,16 @@ def first_match(
     {'fc1': '*', 'output': 'out*'}
   """
   globs, names = list(globs), list(names)
-  idle = [
-    glob
-    for glob in globs
-    if not any(fnmatch.fnmatchcase(name, glob) for name in names)
-  ]
-  if idle:
-    raise ValueError(
-      f'`{what}` has patterns that match no {noun}:'
-      f' {", ".join(map(repr, idle))}. The {noun.replace("leaf", "leaves")} are'
-      f' {", ".join(names) or "none"}; write a glob over these names.'
-    )
-  matches = {
-    name: next((g for g in globs if fnmatch.fnmatchcase(name, g)), None)
-    for name in names
+  refuse(
+    [repr(g) for g in globs if not any(matches([g], name) for name in names)],
+    f'`{what}` has patterns that match no {noun}: {{}}. The'
+    f' {noun.replace("leaf", "leaves")} are {", ".join(names) or "none"}; write'
+    ' a glob over these names.',
+  )
+  first = {
+    name: next((g for g in globs if matches([g], name)), None) for name in names
   }
-  return {name: glob for name, glob in matches.items() if glob is not None}
+  return {name: glob for name, glob in first.items() if glob is not None}
 
 
 def per_leaf(
@@ -163,8 +150,8 @@ def per_leaf(
   """Returns ``{name: (glob, number)}`` for one number, or numbers by glob."""
   if not isinstance(value, Mapping):
     return dict.fromkeys(names, ('*', value))
-  matches = first_match(value, names, what)
-  return {name: (glob, value[glob]) for name, glob in matches.items()}
+  first = first_match(value, names, what)
+  return {name: (glob, value[glob]) for name, glob in first.items()}
 
 
 def copy_into(like: chex.ArrayTree, tree: chex.ArrayTree) -> chex.ArrayTree:
@@ -179,7 +166,8 @@ def copy_into(like: chex.ArrayTree, tree: chex.ArrayTree) -> chex.ArrayTree:
 
 
 def fold_in_name(key: chex.PRNGKey, name: str) -> chex.PRNGKey:
-  """Derives the key of a leaf from its name, the same in every process."""
+  """Derives the key of a leaf from its name."""
+  # Not `hash`, which differs from process to process.
   return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
@@ -192,29 +180,35 @@ def check_tables(
   masks: Mapping[str, Any], leaves: Mapping[str, Any], what: str
 ) -> None:
   """Does the same for trees that are already flat."""
-  lone = [name for name in masks if name not in leaves]
-  bare = [name for name in leaves if name not in masks]
-  faults = [f'{name or "the array"} has a mask only' for name in lone]
-  faults += [f'{name or "the array"} has no mask' for name in bare]
+  refuse(
+    _misfits(masks, leaves, what),
+    f'The masks do not fit the {what}: {{}}. A tree of masks has the structure'
+    f' of the {what}, with a bool array of the same shape or None at each leaf;'
+    ' `lthjax.masks.full(params)` makes one.',
+  )
+
+
+def _misfits(
+  masks: Mapping[str, Any], leaves: Mapping[str, Any], what: str
+) -> Iterator[str]:
+  """Describes each mask that does not fit its leaf."""
+  for name in masks:
+    if name not in leaves:
+      yield f'{name or "the array"} has a mask only'
+  for name in leaves:
+    if name not in masks:
+      yield f'{name or "the array"} has no mask'
   for name, mask in masks.items():
     if mask is None or name not in leaves:
       continue
     leaf, name = leaves[name], name or 'the array'
     if not hasattr(mask, 'dtype'):
-      faults.append(f'{name}: mask is a {type(mask).__name__}, not an array')
+      yield f'{name}: mask is a {type(mask).__name__}, not an array'
     elif mask.dtype != bool:
-      faults.append(f'{name}: mask of dtype {mask.dtype}, not bool')
+      yield f'{name}: mask of dtype {mask.dtype}, not bool'
     elif leaf is None:
-      faults.append(f'{name} is None in the {what} but has a mask')
+      yield f'{name} is None in the {what} but has a mask'
     elif not hasattr(leaf, 'shape'):
-      faults.append(f'{name} is a {type(leaf).__name__} in the {what}')
+      yield f'{name} is a {type(leaf).__name__} in the {what}'
     elif mask.shape != leaf.shape:
-      faults.append(
-        f'{name}: mask of shape {mask.shape}, {what} of shape {leaf.shape}'
-      )
-  if faults:
-    raise ValueError(
-      f'The masks do not fit the {what}: {"; ".join(faults)}. A tree of masks'
-      f' has the structure of the {what}, with a bool array of the same shape'
-      ' or None at each leaf; `lthjax.masks.full(params)` makes one.'
-    )
+      yield f'{name}: mask of shape {mask.shape}, {what} of shape {leaf.shape}'

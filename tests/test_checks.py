@@ -154,7 +154,7 @@ def test_trees_are_returned_by_name():
     ({}, 'it has no array'),
     ({'a': np.ones((2, 3), np.float32)}, 'a is float32[2, 3]'),
     ({'a': True}, 'a is a bool'),
-    ([np.ones(1, bool), 1], '1 is a int'),
+    ([np.ones(1, bool), 1], '1 is an int'),
     ({'a': jax.ShapeDtypeStruct((), bool)}, 'a is an abstract bool[]'),
   ],
 )

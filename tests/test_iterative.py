@@ -332,7 +332,7 @@ def test_bad_arguments(options, message):
     ({'densities': 'erk', 'scope': 'layer'}, 'pass `lthjax.densities.erk`.'),
     ({'at_least': True}, '`at_least` was True, but must be an integer.'),
     ({'params': None}, '`params` must be a tree of arrays, but it was None.'),
-    ({'params': {'w': 3}}, 'must be a tree of arrays, but w is a int.'),
+    ({'params': {'w': 3}}, 'must be a tree of arrays, but w is an int.'),
     ({'score_fn': {}}, '`score_fn` was {}, but must be a function `score_fn('),
   ],
 )
