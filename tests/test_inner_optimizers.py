@@ -58,7 +58,7 @@ OPTIMIZERS = {
   'every_second': optax.conditionally_transform(
     optax.adam(0.1), lambda step: step % 2 == 0
   ),
-  'noisy': optax.noisy_sgd(0.1, key=KEY),
+  'noisy': optax.noisy_sgd(0.1, key=0),
   'mechanic': optax.contrib.mechanize(optax.adam(0.1)),
   'prodigy': optax.contrib.prodigy(),
 }

@@ -100,6 +100,11 @@ def random_like(seed, dtype=np.float32):
   )
 
 
+def on_device(tree):
+  """JAX arrays; NumPy ones are constants of branches, and folded."""
+  return jax.tree.map(jnp.asarray, tree)
+
+
 def random_masks(seed):
   """NumPy masks with eight alive weights in each kernel."""
   rng = np.random.default_rng(seed)
@@ -183,10 +188,10 @@ def test_dead_weights_stay_zero_whatever_the_masks(name):
 def test_no_masks_change_no_bit(name):
   inner, tx = OPTIMIZERS[name], lth.static(OPTIMIZERS[name], DENSE)
   _, fused = compiled_step(name)
-  plain = ours = PARAMS
-  plain_state, state = inner.init(PARAMS), tx.init(PARAMS)
+  plain = ours = on_device(PARAMS)
+  plain_state, state = inner.init(plain), tx.init(plain)
   for i in range(3):
-    grads = random_like(i)
+    grads = on_device(random_like(i))
     jitted, _ = fused(ours, state, grads)
     plain, plain_state = eager_step(inner, plain, plain_state, grads)
     ours, state = eager_step(tx, ours, state, grads)
@@ -516,10 +521,11 @@ def test_all_weights_forward_change_no_bit(name):
   if name not in BRANCHING:
     methods.append(lth.straight_through(inner, sparsity=0))
     methods.append(lth.sr_ste(inner, sparsity=0))
-  plain, plain_state = PARAMS, inner.init(PARAMS)
-  ours = [(PARAMS, tx.init(PARAMS)) for tx in methods]
+  params = on_device(PARAMS)
+  plain, plain_state = params, inner.init(params)
+  ours = [(params, tx.init(params)) for tx in methods]
   for i in range(2):
-    grads = random_like(i)
+    grads = on_device(random_like(i))
     plain, plain_state = eager_step(inner, plain, plain_state, grads)
     for j, tx in enumerate(methods):
       ours[j] = eager_step(tx, *ours[j], grads)

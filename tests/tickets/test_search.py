@@ -627,7 +627,7 @@ def test_trying_out_the_pruning_warns_of_nothing():
   found = tickets.imp(
     lambda params, masks: lth.masks.apply(masks, params),
     params,
-    lth.masks.full(params, '*'),
+    lth.masks.full(params, lambda name, x: True),
     levels=2,
     prune=by(0.5, scope='global'),
     params=lambda params: params,
