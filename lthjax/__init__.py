@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lthjax import (
   accounting,
   axes,
+  calibration,
   densities,
   deploy,
   files,
@@ -31,6 +32,7 @@ from lthjax import (
 )
 from lthjax._sparsify import sparsify
 from lthjax._state import SparsifyState, Topology
+from lthjax.calibration import Calibration, calibrate, stats
 from lthjax.opt_state import forward_params, get_masks, set_masks, strip
 from lthjax.proxies import rank
 from lthjax.pruning import prune, prune_iteratively
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 __version__ = '0.2.0'
 
 __all__ = [
+  'Calibration',
   'SparsifyState',
   'Topology',
   'TrainState',
@@ -65,6 +68,8 @@ __all__ = [
   'ac_dc',
   'accounting',
   'axes',
+  'calibrate',
+  'calibration',
   'checkpoints',
   'data',
   'densities',
@@ -100,6 +105,7 @@ __all__ = [
   'sr_ste',
   'srigl',
   'static',
+  'stats',
   'straight_through',
   'strip',
   'structured',

@@ -5,7 +5,7 @@ same type, see `_axis_types`. One pass suffices: the body of a loop is walked
 once, and then its carries are unified.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import chex
@@ -44,11 +44,13 @@ class Walk(NamedTuple):
     sums: whether the two sides of a sum of activations are the same axes.
     loops: the types of the loops around.
     seen: ``(axes, loops)`` of every value.
+    watched: ``{path: inputs}`` of equations to remember.
   """
 
   sums: bool
   loops: tuple[Type, ...]
   seen: list[tuple[tuple[Type, ...], tuple[Type, ...]]]
+  watched: dict[Path, Values]
 
   def __call__(self, program: Any, values: Values, path: Path) -> list[Value]:
     """Returns what is known of the results of a program."""
@@ -59,6 +61,8 @@ class Walk(NamedTuple):
   def step(self, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
     """Returns what is known of the outputs of an equation."""
     data = any(value.data for value in values)
+    if path in self.watched:
+      self.watched[path] = values
     outs = RULES.get(eqn.primitive.name, _axis_meetings.unknown)(
       self, eqn, values, path
     )
@@ -95,11 +99,24 @@ def typed_axes(
     Value(fresh(jnp.shape(x), 'input'), data=True)
     for x in jax.tree.leaves(args)
   ]
-  walk = Walk(sums, (), [])
+  walk = Walk(sums, (), [], {})
   outs = walk(closed, [*leaves.values(), *given], ())
   for out in outs:
     pin_all(out, 'output')
   return TypedAxes({n: v.axes for n, v in leaves.items()}, _around(walk.seen))
+
+
+def watch(
+  closed: jex.ClosedJaxpr, args: int, paths: Iterable[Path]
+) -> tuple[list[Value], dict[Path, Values]]:
+  """Returns the types of the last ``args`` arguments, and those at paths."""
+  shapes = [x.shape for x in closed.in_avals]
+  given = [Value(fresh(shape)) for shape in shapes]
+  first = len(given) - args
+  given[first:] = [Value(fresh(s, 'input'), data=True) for s in shapes[first:]]
+  walk = Walk(True, (), [], dict.fromkeys(paths, ()))
+  walk(closed, given, ())
+  return given[first:], walk.watched
 
 
 def _around(seen) -> dict[int, set[int]]:
