@@ -85,12 +85,9 @@ def epoch_indices(
     Hoang, Morris and Rogaway, "An enciphering scheme based on a card shuffle",
     arXiv:1208.1176.
   """
-  batch_size = _checks.integer('batch_size', batch_size)
-  if not 1 <= batch_size <= size:
-    raise ValueError(
-      f'A batch of {batch_size} cannot be drawn without replacement from'
-      f' {size} examples: `batch_size` must be from 1 to {size}.'
-    )
+  batch_size = _checks.between(
+    'batch_size', batch_size, 1, size, 'examples are drawn without replacement'
+  )
   steps_per_epoch = size // batch_size
   epoch_key = jax.random.fold_in(key, step // steps_per_epoch)
   round_keys = jax.random.bits(epoch_key, (_ROUNDS,), dtype=jnp.uint32)
@@ -174,8 +171,7 @@ def random_crop_flip(
     He et al., "Deep residual learning for image recognition",
     arXiv:1512.03385, section 4.2.
   """
-  if pad < 0:
-    raise ValueError(f'`pad` must be 0 or more pixels, but is {pad}.')
+  pad = _checks.at_least('pad', pad, 0)
   n, height, width, _ = images.shape
   shift_key, flip_key = jax.random.split(key)
   top, left = jax.random.randint(shift_key, (2, n, 1), 0, 2 * pad + 1)

@@ -65,8 +65,6 @@ def load(name: str, *, validation: int | None = None, seed: int = 0) -> Dataset:
   Raises:
     FileNotFoundError: if the set is not prepared; says how to do it.
     ImportError: if scikit-learn or tensorflow-datasets is missing.
-    ValueError: if the name is unknown, the set is not one of images of one
-      shape with labels, or ``validation`` is out of range.
 
   Example:
     >>> dataset = load('digits')
@@ -76,18 +74,15 @@ def load(name: str, *, validation: int | None = None, seed: int = 0) -> Dataset:
     (180, 360)
   """
   seed = _checks.integer('seed', seed)
-  if validation is not None:
-    validation = _checks.integer('validation', validation)
   digits = name == 'digits'
   source = _sources.read_digits() if digits else _sources.read_tfds(name)
   size = len(source.train_labels)
   if validation is None:
     validation = 180 if digits else min(5_000, size // 10)
-  if not 0 <= validation < size:
-    raise ValueError(
-      f'validation={validation} examples cannot be held out from the {size}'
-      f' training examples of {name!r}: choose from 0 to {size - 1}.'
-    )
+  validation = _checks.between(
+    'validation', validation, 0, size - 1,
+    f'{name!r} has {size} training examples',
+  )  # fmt: skip
   held_out = np.zeros(size, bool)
   held_out[np.random.default_rng(seed).permutation(size)[:validation]] = True
   images, labels = source.train_images, source.train_labels

@@ -13,6 +13,13 @@ from lthjax.data._loading import Dataset
 
 Assign = Callable[[Split], chex.Array]
 
+_WAYS = {
+  'example': 'at random',
+  'class': 'consecutive classes',
+  'cluster': 'nearest centers; or pass a function of a split that returns the'
+  ' numbers of the parts, such as `lambda split: split.labels % 2`',
+}
+
 
 def partition(
   dataset: Dataset,
@@ -54,10 +61,6 @@ def partition(
 
   Raises:
     ImportError: if scikit-learn, which finds clusters, is missing.
-    TypeError: if ``parts`` is not an integer.
-    ValueError: if a part has no example in a split that has some, if there are
-      fewer than two parts or more than classes or training examples, or if a
-      function does not give every example the number of a part.
 
   Example:
     >>> from lthjax import data
@@ -71,6 +74,8 @@ def partition(
     By class: Hossain et al., COLT, arXiv:2212.12770, section 3.
   """
   parts, seed = _checks.integer('parts', parts), _checks.integer('seed', seed)
+  if not callable(by):
+    _checks.one_of('by', by, _WAYS)
   assign = _assign(dataset, by, parts, seed)
   splits = {
     name: split
@@ -97,21 +102,13 @@ def _assign(
   dataset: Dataset, by: str | Assign, parts: int, seed: int
 ) -> Assign:
   """Returns a function that numbers the part of every example of a split."""
-  size = len(dataset.train.labels)
-  if not callable(by) and not isinstance(by, str):
-    raise ValueError(
-      f'`by` was an object of type {type(by).__name__}, but must be "example",'
-      ' "class", "cluster", or a function that gives the examples of a split'
-      ' the numbers of their parts: `lambda split: split.labels % 2`.'
-    )
   classes = _classes(x for x in dataset if isinstance(x, Split))
-  most = len(classes) if by == 'class' else size
-  if not 2 <= parts <= most:
-    what = 'classes' if by == 'class' else 'training examples'
-    raise ValueError(
-      f'`parts` was {parts}, but must be from 2 to the number of {what},'
-      f' {most}: every part needs some of its own.'
-    )
+  most, what = len(dataset.train.labels), 'training examples'
+  if by == 'class':
+    most, what = len(classes), 'classes'
+  _checks.between(
+    'parts', parts, 2, most, f'every part needs {what} of its own'
+  )
   if callable(by):
     return by
   if by == 'example':
@@ -121,12 +118,7 @@ def _assign(
     groups = np.array_split(classes, parts)
     part_of = np.repeat(np.arange(parts), [len(group) for group in groups])
     return lambda split: part_of[np.searchsorted(classes, split.labels)]
-  if by == 'cluster':
-    return _nearest_center(dataset.train, parts, seed)
-  raise ValueError(
-    f'`by` was {by!r}, but must be "example", "class", "cluster", or a function'
-    ' that gives the examples of a split the numbers of their parts.'
-  )
+  return _nearest_center(dataset.train, parts, seed)
 
 
 def _classes(splits: Iterable[Split]) -> np.ndarray:
@@ -165,37 +157,35 @@ def _nearest_center(train: Split, parts: int, seed: int) -> Assign:
 def _checked(
   name: str, numbers: np.ndarray, split: Split, parts: int
 ) -> np.ndarray:
-  """Returns the numbers of the parts, once every example has a valid one."""
+  """Returns the numbers of the parts, if every example has a valid one."""
   size = len(split.labels)
   integers = np.issubdtype(numbers.dtype, np.integer)
   if numbers.shape != (size,) or not integers:
     raise ValueError(
-      f'`by` gave an array of {numbers.dtype} and shape {numbers.shape} for the'
-      f' {size} {name} examples, but must give an integer for each.'
+      f'`by` gave {_checks.describe(numbers)} for the {size} {name} examples,'
+      ' but must give an integer for each.'
     )
   if size and not 0 <= numbers.min() <= numbers.max() < parts:
     raise ValueError(
       f'`by` put {name} examples into parts {numbers.min()} to'
-      f' {numbers.max()}, but there are {parts} parts, numbered from 0. Give'
-      ' `parts`, or other numbers.'
+      f' {numbers.max()}, but `parts` was {parts}: parts are numbered from 0.'
     )
   return numbers
 
 
 def _check_not_empty(numbers: dict[str, np.ndarray], parts: int) -> None:
   """Raises if a part is empty where the whole is not."""
-  empty = [
-    f'part {part} has no {name} example'
-    for name, of_split in numbers.items()
-    for part in np.setdiff1d(np.arange(parts), of_split)
-    if len(of_split)
-  ]
-  if empty:
-    raise ValueError(
-      f'The partition has empty parts: {"; ".join(empty)}. Every part needs'
-      ' examples in every split that has some: divide into fewer parts, in'
-      ' another way, or hold more examples out.'
-    )
+  _checks.no_faults(
+    (
+      f'part {part} has no {name} example'
+      for name, of_split in numbers.items()
+      for part in np.setdiff1d(np.arange(parts), of_split)
+      if len(of_split)
+    ),
+    'The partition has empty parts: {}. Every part needs examples in every'
+    ' split that has some: divide into fewer parts or in another way, or hold'
+    ' out more examples.',
+  )
 
 
 def _take(split: Split, chosen: np.ndarray) -> Split:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lthjax import _checks
+
 
 class Source(NamedTuple):
   """Decoded training and test examples on the host.
@@ -45,20 +47,7 @@ def read_digits() -> Source:
 
 
 def read_tfds(name: str) -> Source:
-  """Reads a prepared set of TensorFlow Datasets, from the cache if it can.
-
-  Args:
-    name: as for ``tensorflow_datasets.builder``, such as ``'mnist'``.
-
-  Returns:
-    All examples of its train and test splits, in their stored order.
-
-  Raises:
-    FileNotFoundError: if the set is not prepared.
-    ImportError: if tensorflow-datasets is missing.
-    ValueError: if the name is unknown, or the set is not one of uint8 images
-      of one shape with one label each, in splits train and test.
-  """
+  """Reads a prepared set of TensorFlow Datasets, from the cache if it can."""
   with _quiet():
     builder = _open(name)
     path = _cache_path(builder)
@@ -147,12 +136,12 @@ def _data_sources(name: str, builder: Any) -> Any:
   if not isinstance(label, tfds.features.ClassLabel):
     lacks.append("a feature 'label' with one class per image")
   lacks += [f'a split {s!r}' for s in ('train', 'test') if s not in splits]
-  if lacks:
-    raise ValueError(
-      f'Data set {name!r} lacks {" and ".join(lacks)}; it has features'
-      f' {sorted(features)} and splits {sorted(splits)}. Choose an image'
-      ' classification set with splits train and test, such as mnist.'
-    )
+  _checks.no_faults(
+    lacks,
+    f'Data set {name!r} lacks {{}}. It has features {sorted(features)} and'
+    f' splits {sorted(splits)}. Choose an image classification set with splits'
+    ' train and test, such as mnist.',
+  )
   try:
     return builder.as_data_source(split=['train', 'test'])
   except NotImplementedError as error:
@@ -174,8 +163,8 @@ def _decode(name: str, source: Any) -> tuple[np.ndarray, np.ndarray]:
     images[i], labels[i] = example['image'], example['label']
   if (labels < 0).any():
     raise ValueError(
-      f'Data set {name!r} has {(labels < 0).sum()} examples without a label,'
-      ' but every one needs a class from 0: choose another set.'
+      f'Data set {name!r} has {(labels < 0).sum()} examples without a label.'
+      ' Choose another set.'
     )
   return images, labels
 

@@ -15,11 +15,11 @@ import chex
 import jax
 import numpy as np
 
-from lthjax import trees
+from lthjax import _checks, trees
 from lthjax.groups import Groups, Member, by_leaf, permute
 from lthjax.groups._groups import check_fit, stack_axes, stack_shape
 from lthjax.groups._units import reorder
-from lthjax.landscape import _checks
+from lthjax.landscape._pairs import check_alike
 
 
 class Alignment(NamedTuple):
@@ -69,25 +69,20 @@ def align(
     >>> lth.landscape.align(a, b, groups).params['in']
     Array([[1., 2., 3.]], dtype=float32)
   """
-  _checks.check_alike(params_a, params_b)
+  check_alike(params_a, params_b)
   check_fit(groups, params_a)
   movable = {n: g for n, g in groups.items() if not g.pins - {'reduced'}}
-  if bad := _on_two_axes(movable):
-    raise ValueError(
-      f'{"; ".join(bad)}: matching the units of a group on two axes of one leaf'
-      ' is not an assignment problem. Leave the group out to keep its units in'
-      ' place.'
-    )
+  _checks.no_faults(
+    _on_two_axes(movable),
+    '{}: matching the units of a group on two axes of one leaf is not an'
+    ' assignment problem. Leave the group out to keep its units in place.',
+  )
   first, second = _on_host(params_a), _on_host(params_b)
-  if bad := [
-    n
-    for n, x in first.items()
-    if not (np.isfinite(x).all() and np.isfinite(second[n]).all())
-  ]:
-    raise ValueError(
-      f'Units cannot be matched where weights are not finite: {", ".join(bad)}.'
-      ' Did the training diverge?'
-    )
+  _checks.no_faults(
+    (n for n, x in first.items() if not np.isfinite([x, second[n]]).all()),
+    'Units cannot be matched where weights are not finite: {}. Did the training'
+    ' diverge?',
+  )
   orders = {
     name: np.broadcast_to(
       np.arange(group.size), (*stack_shape(groups, name), group.size)
@@ -95,7 +90,8 @@ def align(
     for name, group in movable.items()
   }
   better = True
-  while better:  # Algorithm 1: one assignment problem per group.
+  # Algorithm 1: solve one assignment problem per group until nothing improves.
+  while better:
     better = False
     for name in orders:
       likeness = _likeness(first, second, groups, name, orders)
@@ -112,7 +108,7 @@ def _likeness(first, second, groups, name, orders) -> np.ndarray:
   group, on = groups[name], by_leaf(groups)
   stack = stack_shape(groups, name)
   total = np.zeros((*stack, group.size, group.size))
-  # The other groups as they are now, this one as in the second network.
+  # The other groups in their current order, this one in its original order.
   others = {n: order for n, order in orders.items() if n != name}
   for member in group.members:
     if member.leaf not in first:
@@ -120,12 +116,13 @@ def _likeness(first, second, groups, name, orders) -> np.ndarray:
     y = reorder(second[member.leaf], groups, on[member.leaf], others)
     axes = stack_axes(groups, name, member.leaf)
     a, b = (_rows(x, member, axes) for x in (first[member.leaf], y))
+    # Section 3.2: every leaf that a group is on adds W_a P (W_b)'.
     total += a @ np.swapaxes(b, -1, -2)
   return total
 
 
 def _rows(x: np.ndarray, member: Member, stack: tuple[int, ...]) -> np.ndarray:
-  """Returns all weights of each unit, as ``[*stack, units, weights]``."""
+  """Returns the weights of each unit, as ``[*stack, units, weights]``."""
   x = np.moveaxis(x, (*stack, member.axis), range(len(stack) + 1))
   x = x.take(member.places, axis=len(stack))
   return x.reshape(*x.shape[: len(stack) + 1], -1)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lthjax import _checks as check
-from lthjax.landscape import _checks
+from lthjax import _checks
+from lthjax.landscape import _pairs
 
 Error = Callable[[chex.ArrayTree], jax.Array]
 
@@ -59,8 +59,8 @@ def interpolate(
     {'w': Array([0.25, 4.  ], dtype=float32)}
   """
   if not isinstance(alpha, jax.Array):
-    alpha = check.number('alpha', alpha)
-  return _checks.map_pair(
+    alpha = _checks.number('alpha', alpha)
+  return _pairs.map_pair(
     lambda a, b: _between(a, b, alpha).astype(jnp.result_type(a)),
     params_a,
     params_b,
@@ -109,13 +109,14 @@ def error_barrier(
     Frankle et al., Linear Mode Connectivity and the Lottery Ticket Hypothesis,
     arXiv:1912.05671, section 2.
   """
-  points = check.at_least('points', points, 2)
+  points = _checks.at_least('points', points, 2)
   size = points
   if batch_size is not None:
-    size = check.at_least('batch_size', batch_size, 1)
-  check.function('error', error, 'error(params) -> scalar')
-  _checks.check_alike(params_a, params_b)
+    size = _checks.at_least('batch_size', batch_size, 1)
+  _checks.function('error', error, 'error(params) -> scalar')
+  _pairs.check_alike(params_a, params_b)
 
+  # Evenly spaced points; NumPy makes the ends exactly 0 and 1.
   alphas = jnp.asarray(np.linspace(0, 1, points), jnp.float32)
   if size == 1:
     networks = (_point(params_a, params_b, alpha) for alpha in alphas)
@@ -126,6 +127,7 @@ def error_barrier(
     measure = jax.vmap(lambda network: _scalar(error(network)))
     errors = jnp.concatenate([measure(line) for line in lines])
   first, last = errors[0], errors[-1]
+  # Section 2: the highest error minus the mean of the ends.
   return Barrier(
     barrier=jnp.max(errors) - (first + last) / 2,
     above_line=jnp.max(errors - _between(first, last, alphas)),
@@ -136,7 +138,7 @@ def error_barrier(
 
 def _between(a: jax.Array, b: jax.Array, alpha: chex.Numeric) -> jax.Array:
   """Interpolates from the nearer end; exact at both."""
-  a, b = _checks.widened(a), _checks.widened(b)
+  a, b = _pairs.widened(a), _pairs.widened(b)
   way = b - a
   point = jnp.where(alpha < 0.5, a + alpha * way, b - (1 - alpha) * way)
   # Exact ends even where `b - a` overflows.

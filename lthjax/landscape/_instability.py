@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lthjax.landscape import _checks
+from lthjax import _checks, trees
+from lthjax.landscape import _pairs
 from lthjax.landscape._barrier import Barrier, Error, error_barrier
 from lthjax.opt_state import forward_params
 
@@ -106,9 +107,9 @@ def instability(
   """
   if not hasattr(state, 'key'):
     raise ValueError(
-      f'The state is a {type(state).__name__} without a field `key`, but the'
-      ' copies differ by the key that determines their noise. Give a'
-      ' `lthjax.TrainState`, or another state with such a field.'
+      f'The state is a {type(state).__name__} without a field `key`, by which'
+      ' the copies would differ. Give a `lthjax.TrainState`, or another state'
+      ' with such a field.'
     )
   keys = _check_keys(keys, state.key)
   network = network or _network(state)
@@ -159,21 +160,17 @@ def compare(
     >>> print(report.distances, report.cosines, report.disagreements)
     [4.] [-1.] [0.75]
   """
-  if len(networks) < 2:
-    raise ValueError(
-      f'`networks` held {len(networks)}, but a comparison needs at least 2.'
-    )
-  faults = [
-    f'network {i}: {", ".join(found)}'
-    for i, other in enumerate(networks)
-    if (found := _checks.differences(networks[0], other))
-  ]
-  if faults:
-    raise ValueError(
-      'Networks to compare must have the same structure, but these differ from'
-      f' network 0: {"; ".join(faults)}. Give networks of one model, without'
-      ' leaves that are not floating-point arrays.'
-    )
+  _checks.at_least('len(networks)', len(networks), 2)
+  _checks.no_faults(
+    (
+      f'network {i}: {", ".join(found)}'
+      for i, other in enumerate(networks)
+      if (found := _pairs.differences(networks[0], other))
+    ),
+    'Networks to compare must have the same structure, but these differ from'
+    ' network 0: {}. Give networks of one model, without leaves that are not'
+    ' floating-point arrays.',
+  )
   pairs = tuple(itertools.combinations(range(len(networks)), 2))
   both = [(networks[i], networks[j]) for i, j in pairs]
   barriers = [
@@ -214,13 +211,10 @@ def distance(params_a: chex.ArrayTree, params_b: chex.ArrayTree) -> jax.Array:
     >>> lth.landscape.distance(a, b)
     Array(5., dtype=float32)
   """
-  return jnp.asarray(
-    optax.tree.norm(
-      _checks.map_pair(
-        lambda a, b: _checks.widened(a) - _checks.widened(b), params_a, params_b
-      )
-    )
+  gap = _pairs.map_pair(
+    lambda a, b: _pairs.widened(a) - _pairs.widened(b), params_a, params_b
   )
+  return jnp.asarray(optax.tree.norm(gap))
 
 
 def cosine(params_a: chex.ArrayTree, params_b: chex.ArrayTree) -> jax.Array:
@@ -241,10 +235,10 @@ def cosine(params_a: chex.ArrayTree, params_b: chex.ArrayTree) -> jax.Array:
     >>> lth.landscape.cosine(a, b).round(3)
     Array(0.6, dtype=float32)
   """
-  _checks.check_alike(params_a, params_b)
-  a, b = (jax.tree.map(_checks.widened, x) for x in (params_a, params_b))
-  dot = optax.tree.sum(_checks.map_pair(jnp.multiply, a, b))
-  # Rounding may leave [-1, 1].
+  _pairs.check_alike(params_a, params_b)
+  a, b = (jax.tree.map(_pairs.widened, x) for x in (params_a, params_b))
+  dot = optax.tree.sum(_pairs.map_pair(jnp.multiply, a, b))
+  # Rounding may leave the interval [-1, 1].
   return jnp.clip(dot / (optax.tree.norm(a) * optax.tree.norm(b)), -1, 1)
 
 
@@ -256,33 +250,28 @@ def _check_keys(keys: Any, like: chex.PRNGKey) -> chex.PRNGKey:
   if data.ndim != needed.ndim + 1 or len(data) < 2:
     copies = len(data) if data.ndim > needed.ndim else 1
     raise ValueError(
-      f'`keys` held {copies} key{"s" * (copies != 1)}, but at least 2 copies'
-      ' are compared. Give an array of keys, such as'
-      ' `jax.random.split(key, 3)`.'
+      f'`keys` held {copies} key{"s" * (copies != 1)}, but at least 2 are'
+      ' needed, one per copy, such as `jax.random.split(key, 3)`.'
     )
   if len(np.unique(data, axis=0)) < len(data):
     raise ValueError(
-      '`keys` holds the same key twice. These copies would be identical and'
-      ' have no barrier; give different keys.'
+      '`keys` holds the same key twice, and these copies would be identical.'
+      ' Give different keys.'
     )
   return keys
 
 
 def _network(state: Any) -> Callable[[Any], chex.ArrayTree]:
   """Returns the default ``network``; raises if params are not all of it."""
-  if names := [
-    jax.tree_util.keystr(path, simple=True, separator='/')
-    for path, _ in jax.tree.leaves_with_path(
-      getattr(state, 'model_state', None)
-    )
-  ]:
-    raise ValueError(
-      f'The model has a state besides its params: {", ".join(names)}. Between'
-      ' two networks it must be recomputed from data or interpolated. Give'
-      ' `network=lambda state: state.params` and an `error` that calls'
-      ' `lthjax.landscape.batch_statistics`; or `network=lambda state:'
-      ' (state.params, state.model_state)` and an `error` of both.'
-    )
+  model_state = getattr(state, 'model_state', None)
+  _checks.no_faults(
+    (n for n, x in trees.by_name(model_state).items() if x is not None),
+    'The model has a state besides its params: {}. Between two networks it must'
+    ' be recomputed from data or interpolated. Give `network=lambda state:'
+    ' state.params` and an `error` that calls'
+    ' `lthjax.landscape.batch_statistics`; or `network=lambda state:'
+    ' (state.params, state.model_state)` and an `error` of both.',
+  )
   if not hasattr(state, 'opt_state'):
     return lambda state: state.params
   return lambda state: forward_params(state.opt_state, state.params)

@@ -7,8 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lthjax import trees
-from lthjax.landscape import _checks
+from lthjax import _checks, trees
+from lthjax.landscape import _pairs
 
 Apply = Callable[[chex.ArrayTree, chex.ArrayTree, Any], tuple[Any, Any]]
 
@@ -81,10 +81,11 @@ def batch_statistics(
     return [new[i] for i in floating]
 
   # Sums over batches need more precision than bfloat16 statistics have.
-  zeros = [jnp.zeros_like(_checks.widened(leaves[i])) for i in floating]
+  zeros = [jnp.zeros_like(_pairs.widened(leaves[i])) for i in floating]
   recorded = _recorded(record, zeros, first)
 
   def add(sums, x):
+    # Two evaluations solve `m * old + (1 - m) * new` for m and new.
     fresh = record(zeros, x)  # (1 - m) * new
     # With an old value of the same size as the new one, m is hardly rounded.
     olds = [jnp.where(f == 0, 1, f) for f in fresh]
@@ -112,17 +113,15 @@ def _check_batches(batches: Any) -> None:
   """Raises unless batches are arrays of one leading length, at least 1."""
   one_by_one = isinstance(batches, Iterator)
   leaves: list[Any] = [batches] if one_by_one else jax.tree.leaves(batches)
-  if bad := [x for x in leaves if not getattr(x, 'shape', ())]:
-    raise ValueError(
-      f'`batches` held a {type(bad[0]).__name__} without axes, but must be a'
-      ' tree of arrays with a leading axis of batches. Stack single batches, as'
-      ' in `jnp.stack(list_of_images)`.'
-    )
+  _checks.no_faults(
+    (_checks.describe(x) for x in leaves if not getattr(x, 'shape', ())),
+    '`batches` must be a tree of arrays with a leading axis of batches, but'
+    ' held {}. Stack single batches, as in `jnp.stack(list_of_images)`.',
+  )
   if not all(len(x) for x in leaves or [()]):
     raise ValueError(
       'The model has running statistics, but there are no batches to compute'
-      ' them from. Give training data in `batches`, with a leading axis of'
-      ' batches.'
+      ' them from. Give training data in `batches`.'
     )
   if len({len(x) for x in leaves}) > 1:
     raise ValueError(
@@ -151,15 +150,15 @@ def _check_apply(returned: Any, model_state: chex.ArrayTree) -> None:
   ]
   if not faults and list(old) != list(new):
     faults = ['its leaves have another order']
-  if faults:
-    raise ValueError(
-      '`apply` returned another model state than it was given:'
-      f' {"; ".join(faults)}. Give a `model_state` of the same model.'
-    )
+  _checks.no_faults(
+    faults,
+    '`apply` returned another model state than it was given: {}. Give a'
+    ' `model_state` of the same model.',
+  )
 
 
 def _recorded(record, values, x) -> list[bool]:
-  """Returns which statistics are not returned unchanged."""
+  """Returns which statistics ``apply`` changes."""
   with jax.disable_jit():  # A jitted function hides what it passes through.
     program = jax.make_jaxpr(lambda values: record(values, x))(values).jaxpr
   recorded = [

@@ -1,9 +1,20 @@
 """Zero-cost proxies: predict a network's trained accuracy before training.
 
-All proxies are called as ``proxy(apply, params, batch, key)`` with a model
-``apply(params, x) -> logits`` and a batch of inputs and labels, and return a
-scalar that is higher for better networks. `rank` orders candidates by one of
-them; `spearman` and `kendall` correlate that order with trained accuracy.
+All proxies are called as ``proxy(apply, params, batch, key)`` and return a
+scalar that is higher for better networks:
+
+- ``apply(params, x)`` returns the outputs of the model, with one row per
+  example;
+- ``params`` is a tree of arrays;
+- ``batch`` is a pair of inputs and labels; labels may be `None` for proxies
+  without a loss;
+- ``key`` is a random key, which only `zen` needs.
+
+Proxies with a loss take ``loss(logits, labels)``, which returns the loss of
+each example or their mean; cross-entropy by default.
+
+`rank` orders candidates by a proxy; `spearman` and `kendall` correlate that
+order with trained accuracy.
 """
 
 from lthjax.proxies._activations import naswot

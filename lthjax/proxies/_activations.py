@@ -8,8 +8,8 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 
 from lthjax import program
-from lthjax.proxies import _checks
-from lthjax.proxies._checks import Apply
+from lthjax.proxies import _inputs
+from lthjax.proxies._inputs import Apply
 
 
 def naswot(
@@ -29,11 +29,7 @@ def naswot(
   axis: `jax.nn.relu`, `jax.nn.relu6`, ``jnp.maximum(x, 0)``. Other
   nonlinearities do not count.
 
-  Args:
-    apply: ``apply(params, x) -> outputs``.
-    params: tree of arrays.
-    batch: inputs, and labels or None.
-    key: not used.
+  For the arguments, see `lthjax.proxies`; labels and key are not used.
 
   Returns:
     A scalar; higher is better. Minus infinity if two examples have the same
@@ -52,8 +48,8 @@ def naswot(
     arXiv:2006.04647, equations 2 and 3.
   """
   del key
-  x = _checks.as_batch(batch).x
-  _checks.check_outputs(apply, params, x)
+  x = _inputs.as_batch(batch).x
+  _inputs.check_outputs(apply, params, x)
 
   def visit(eqn, inputs):
     outs, code = program.bind(eqn, inputs), None
@@ -75,9 +71,10 @@ def naswot(
   ]
   if not codes:
     raise ValueError(
-      'The model has no ReLU, but `naswot` compares which of them are on. Use'
+      'The model has no ReLU, but `naswot` compares which ReLUs are on. Use'
       ' another proxy, such as `jacob_cov`.'
     )
+  # Equation 2: K = N - Hamming distance, the ReLUs on which two examples agree.
   on = jnp.concatenate(codes, 1).astype(jnp.float32)
   agree = on @ on.T + (1 - on) @ (1 - on).T
   return jnp.linalg.slogdet(agree)[1]

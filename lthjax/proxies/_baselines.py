@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from lthjax import accounting
-from lthjax.proxies import _checks
-from lthjax.proxies._checks import Apply
+from lthjax.proxies import _inputs
+from lthjax.proxies._inputs import Apply
 
 
 def num_params(
@@ -19,11 +19,7 @@ def num_params(
 ) -> jax.Array:
   """Counts the params.
 
-  Args:
-    apply: not used.
-    params: tree of arrays.
-    batch: not used.
-    key: not used.
+  For the arguments, see `lthjax.proxies`; only ``params`` is used.
 
   Returns:
     A scalar; higher is better.
@@ -50,11 +46,7 @@ def multiply_adds(
 
   See `lthjax.accounting.multiply_adds`; FLOPs are twice as many.
 
-  Args:
-    apply: ``apply(params, x) -> outputs``.
-    params: tree of arrays.
-    batch: inputs, and labels or None.
-    key: not used.
+  For the arguments, see `lthjax.proxies`; labels and key are not used.
 
   Returns:
     A scalar; higher is better.
@@ -68,6 +60,6 @@ def multiply_adds(
     Array(30., dtype=float32)
   """
   del key
-  x = _checks.as_batch(batch).x
+  x = _inputs.as_batch(batch).x
   shapes, one = jax.eval_shape(lambda: (params, x[:1]))
   return jnp.float32(accounting.multiply_adds(apply, shapes, one).total_dense)

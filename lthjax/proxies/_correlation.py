@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lthjax import _checks
+
 
 def spearman(
   scores: Mapping[str, float], accuracies: Mapping[str, float]
@@ -64,20 +66,14 @@ def kendall(
 def _paired(
   scores: Mapping[str, float], accuracies: Mapping[str, float]
 ) -> tuple[list[float], list[float]]:
-  """Returns both in the same order."""
-  if scores.keys() != accuracies.keys():
-    differ = sorted(scores.keys() ^ accuracies.keys())
-    raise ValueError(
-      f'Scores and accuracies are of different candidates:'
-      f' {", ".join(differ)} appear in only one of them. Give both for the same'
-      ' candidates.'
-    )
+  """Returns scores and accuracies in the same order."""
+  _checks.no_faults(
+    sorted(scores.keys() ^ accuracies.keys()),
+    'Scores and accuracies are of different candidates: {} appear in only one'
+    ' of them. Give both for the same candidates.',
+  )
+  _checks.at_least('len(scores)', len(scores), 2)
   pairs = [(scores[name], accuracies[name]) for name in scores]
-  if len(pairs) < 2:
-    raise ValueError(
-      f'There were {len(pairs)} candidates, but a correlation needs at least'
-      ' two.'
-    )
   xs, ys = map(list, zip(*pairs, strict=True))
   for what, values in (('scores', xs), ('accuracies', ys)):
     if len(set(values)) == 1:

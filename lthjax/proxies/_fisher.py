@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from lthjax import program
-from lthjax.proxies import _checks
-from lthjax.proxies._checks import Apply, Loss
+from lthjax.proxies import _inputs
+from lthjax.proxies._inputs import Apply, Loss
 
 
 def fisher(
@@ -17,7 +17,7 @@ def fisher(
   batch: Any,
   key: chex.PRNGKey | None = None,
   *,
-  loss: Loss = _checks.cross_entropy,
+  loss: Loss = _inputs.cross_entropy,
 ) -> jax.Array:
   """Sums ``mean((sum(a * dL/da)) ** 2) / 2`` over all channels.
 
@@ -26,14 +26,9 @@ def fisher(
   are zero at initialization; L is the loss of an example. For weights instead
   of channels, use `lthjax.scores.fisher`.
 
-  Args:
-    apply: ``apply(params, x) -> logits``. Activations must have examples on
-      the first axis; channels are on the last axis, or on the channel axis of a
-      convolution.
-    params: tree of arrays.
-    batch: inputs and labels.
-    key: not used.
-    loss: ``loss(logits, labels)``, per example or their mean.
+  For the arguments, see `lthjax.proxies`. Activations must have examples on the
+  first axis; channels are on the last axis, or on the channel axis of a
+  convolution.
 
   Returns:
     A scalar; higher is better.
@@ -54,9 +49,9 @@ def fisher(
     Zero-Cost Proxies for Lightweight NAS, arXiv:2101.08134, equation 2.
   """
   del key
-  x, labels = _checks.as_labelled(batch)
-  _checks.check_outputs(apply, params, x)
-  mean_loss = _checks.mean_loss(apply, loss)
+  x, labels = _inputs.as_labelled(batch)
+  _inputs.check_outputs(apply, params, x)
+  mean_loss = _inputs.mean_loss(apply, loss)
 
   def visit(eqn, inputs, shift=0):
     (output,) = program.bind(eqn, inputs)
@@ -79,10 +74,12 @@ def fisher(
   visits = dict.fromkeys(_MATMULS, visit)
   shapes = jax.eval_shape(lambda: run({}, params)[1])
   zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+  # dL/da is the gradient with respect to a shift of a, taken at zero.
   grads, activations = jax.grad(run, has_aux=True)(zeros, params)
   pairs = zip(*map(jax.tree.leaves, (activations, grads)), strict=True)
   total = jnp.float32(0)
   for a, g in pairs:
+    # Equation 4: sum over positions, square, and average over examples.
     change = jnp.sum(a.astype(jnp.float32) * g.astype(jnp.float32), -2)
     total += jnp.sum(jnp.mean(change**2, -2)) / 2
   return total

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from lthjax import masks, scores, trees
-from lthjax.proxies import _checks
-from lthjax.proxies._checks import Apply, Loss
+from lthjax.proxies import _inputs
+from lthjax.proxies._inputs import Apply, Loss
 
 
 def grad_norm(
@@ -18,16 +18,11 @@ def grad_norm(
   batch: Any,
   key: chex.PRNGKey | None = None,
   *,
-  loss: Loss = _checks.cross_entropy,
+  loss: Loss = _inputs.cross_entropy,
 ) -> jax.Array:
   """Sums the Euclidean norms of the gradients of the kernels.
 
-  Args:
-    apply: ``apply(params, x) -> logits``.
-    params: tree of arrays.
-    batch: inputs and labels.
-    key: not used.
-    loss: ``loss(logits, labels)``, of each example or their mean.
+  For the arguments, see `lthjax.proxies`; the key is not used.
 
   Returns:
     A scalar; higher is better.
@@ -58,16 +53,11 @@ def snip(
   batch: Any,
   key: chex.PRNGKey | None = None,
   *,
-  loss: Loss = _checks.cross_entropy,
+  loss: Loss = _inputs.cross_entropy,
 ) -> jax.Array:
   """Sums `lthjax.scores.snip` over the kernels: ``sum |w * dL/dw|``.
 
-  Args:
-    apply: ``apply(params, x) -> logits``.
-    params: tree of arrays.
-    batch: inputs and labels.
-    key: not used.
-    loss: ``loss(logits, labels)``, of each example or their mean.
+  For the arguments, see `lthjax.proxies`; the key is not used.
 
   Returns:
     A scalar; higher is better.
@@ -97,19 +87,14 @@ def grasp(
   batch: Any,
   key: chex.PRNGKey | None = None,
   *,
-  loss: Loss = _checks.cross_entropy,
+  loss: Loss = _inputs.cross_entropy,
 ) -> jax.Array:
   """Sums ``-w * (H g)`` over the kernels, with gradient g and Hessian H.
 
   This is the negative sum of `lthjax.scores.grasp`: networks whose weights, as
   a whole, reduce the gradient score higher.
 
-  Args:
-    apply: ``apply(params, x) -> logits``.
-    params: tree of arrays.
-    batch: inputs and labels.
-    key: not used.
-    loss: ``loss(logits, labels)``, of each example or their mean.
+  For the arguments, see `lthjax.proxies`; the key is not used.
 
   Returns:
     A scalar; higher is better.
@@ -141,14 +126,13 @@ def over_kernels(
   leaves = [x for name, x in named if masks.kernels(name, x)]
   if not leaves:
     raise ValueError(
-      'The params have no kernels to sum over: nothing of two or more'
-      ' dimensions that is neither a bias nor an embedding or normalization by'
-      ' its name. Use a proxy of activations or outputs.'
+      'The params have no kernels to sum over (see `lthjax.masks.kernels`). Use'
+      ' a proxy of activations or outputs.'
     )
   return sum((f(x.astype(jnp.float32)) for x in leaves), jnp.float32(0))
 
 
 def _prepare(apply, params, batch, loss):
-  batch = _checks.as_labelled(batch)
-  _checks.check_outputs(apply, params, batch[0])
-  return _checks.mean_loss(apply, loss), batch
+  batch = _inputs.as_labelled(batch)
+  _inputs.check_outputs(apply, params, batch[0])
+  return _inputs.mean_loss(apply, loss), batch

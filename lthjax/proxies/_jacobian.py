@@ -6,8 +6,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from lthjax.proxies import _checks
-from lthjax.proxies._checks import Apply
+from lthjax import _checks
+from lthjax.proxies import _inputs
+from lthjax.proxies._inputs import Apply
 
 _K = 1e-5
 
@@ -18,7 +19,7 @@ def jacob_cov(
   batch: Any,
   key: chex.PRNGKey | None = None,
 ) -> jax.Array:
-  """Takes ``-sum(log(v + k) + 1 / (v + k))`` of the eigenvalues v.
+  """Computes ``-sum(log(v + k) + 1 / (v + k))`` of the eigenvalues v.
 
   The eigenvalues are those of the correlation matrix, between examples, of the
   gradient of the summed outputs with respect to the input; k is 1e-5. If all
@@ -28,11 +29,8 @@ def jacob_cov(
   Eigenvalues are computed as squared singular values, because float32 would
   lose the small ones otherwise.
 
-  Args:
-    apply: ``apply(params, x) -> outputs``.
-    params: tree of arrays.
-    batch: at least two inputs, and labels or None.
-    key: not used.
+  For the arguments, see `lthjax.proxies`. The batch needs two examples or more;
+  labels and key are not used.
 
   Returns:
     A scalar; higher is better.
@@ -50,15 +48,12 @@ def jacob_cov(
     arXiv:2006.04647v1, equation 3 (later versions have `naswot`).
   """
   del key
-  x = _checks.as_batch(batch).x
-  n = len(x)
-  if n < 2:
-    raise ValueError(
-      'The batch has a single example, but correlations need at least two.'
-    )
-  _checks.check_outputs(apply, params, x)
+  x = _inputs.as_batch(batch).x
+  n = _checks.at_least('len(x)', len(x), 2)
+  _inputs.check_outputs(apply, params, x)
   rows = jax.grad(lambda x: jnp.sum(apply(params, x)))(x).reshape(n, -1)
   rows = rows.astype(jnp.float32)
+  # Correlations between the rows: centered, of unit length.
   rows -= jnp.mean(rows, 1, keepdims=True)
   rows /= jnp.linalg.norm(rows, axis=1, keepdims=True)
   values = jnp.linalg.svd(rows, compute_uv=False) ** 2

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import chex
 import jax
 
+from lthjax import _checks
+
 Proxy = Callable[..., jax.Array]
 
 
@@ -82,30 +84,25 @@ def rank(
   References:
     Abdelfattah et al., Zero-Cost Proxies for Lightweight NAS, arXiv:2101.08134.
   """
-  if len(candidates) < 2:
-    raise ValueError(
-      f'There were {len(candidates)} candidates, but a ranking needs at least'
-      ' two. Give `{name: model}`.'
-    )
-  if samples < 1:
-    raise ValueError(f'`samples` was {samples}, but must be at least 1.')
+  _checks.at_least('len(candidates)', len(candidates), 2)
+  samples = _checks.at_least('samples', samples, 1)
   draws = [jax.random.split(k) for k in jax.random.split(key, samples)]
   programs: dict[Any, jax.stages.Compiled] = {}
   scores = {}
   for name, candidate in candidates.items():
     args = [(*candidate.init(k), batch, proxy_key) for k, proxy_key in draws]
     lowered = _lower(name, candidate, proxy, train, args[0])
-    # The whole program, with shapes and constants.
+    # The text has shapes and constants too: equal text, equal program.
     program = lowered.in_tree, lowered.as_text()
     if program not in programs:
       programs[program] = lowered.compile()
     found = [float(programs[program](*arrays)) for arrays in args]
     scores[name] = sum(found) / samples
-  if bad := [name for name, score in scores.items() if math.isnan(score)]:
-    raise ValueError(
-      f'The scores of {", ".join(bad)} are NaN. Look at the batch and at the'
-      ' initial params, or leave these candidates out.'
-    )
+  _checks.no_faults(
+    (name for name, score in scores.items() if math.isnan(score)),
+    'The scores of {} are NaN. Check the batch and the initial params, or leave'
+    ' these candidates out.',
+  )
   order = sorted(scores, key=lambda name: -scores[name])
   return Ranking(scores, order)
 

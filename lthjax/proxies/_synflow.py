@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from lthjax.program._scaled import evaluate
-from lthjax.proxies import _checks
-from lthjax.proxies._checks import Apply
+from lthjax.proxies import _inputs
 from lthjax.proxies._gradients import over_kernels
+from lthjax.proxies._inputs import Apply
 
 
 def synflow(
@@ -23,11 +23,8 @@ def synflow(
   The sum grows exponentially with depth; its logarithm ranks networks the same
   way and is in range at any depth.
 
-  Args:
-    apply: ``apply(params, x) -> outputs``, BatchNorm in inference form.
-    params: tree of arrays.
-    batch: inputs, of which only the shape matters, and labels or None.
-    key: not used.
+  For the arguments, see `lthjax.proxies`. BatchNorm must be in inference form,
+  and of the batch only the shape of the inputs matters.
 
   Returns:
     A scalar; higher is better. Minus infinity if nothing flows.
@@ -47,8 +44,8 @@ def synflow(
     Zero-Cost Proxies for Lightweight NAS, arXiv:2101.08134, equation 1.
   """
   del key
-  ones = jnp.ones_like(_checks.as_batch(batch).x[:1], jnp.float32)
-  _checks.check_outputs(apply, params, ones)
+  ones = jnp.ones_like(_inputs.as_batch(batch).x[:1], jnp.float32)
+  _inputs.check_outputs(apply, params, ones)
   positive = jax.tree.map(jnp.abs, params)
 
   def flow(positive):
@@ -57,4 +54,5 @@ def synflow(
 
   grads, exponent = jax.grad(flow, has_aux=True)(positive)
   scores = jax.tree.map(jnp.multiply, positive, grads)
+  # Equation 2: R = sum of |w| dR/d|w|; its exponent is kept apart, in base 2.
   return jnp.log(over_kernels(jnp.sum, scores)) + exponent * jnp.log(2.0)

@@ -8,8 +8,8 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 
 from lthjax import program
-from lthjax.proxies import _checks
-from lthjax.proxies._checks import Apply
+from lthjax.proxies import _inputs
+from lthjax.proxies._inputs import Apply
 
 
 def zen(
@@ -29,13 +29,10 @@ def zen(
   BatchNorm in inference form changes nothing at initialization, and the sum is
   close to zero.
 
-  Args:
-    apply: ``apply(params, x) -> outputs``. The paper omits the pooling and the
-      last layer; to do the same, return the features before them.
-    params: tree of arrays; the paper draws them from a Gaussian as well.
-    batch: inputs, of which only the shape matters, and labels or None.
-    key: random key.
-    scale: of the perturbation.
+  For the arguments, see `lthjax.proxies`. Of the batch only the shape of the
+  inputs matters; ``scale`` is the size of the perturbation. The paper omits the
+  pooling and the last layer (to do the same, return the features before them),
+  and draws params from a Gaussian.
 
   Returns:
     A scalar; higher is better.
@@ -58,9 +55,9 @@ def zen(
     raise ValueError(
       '`zen` draws its inputs, so it needs a key, such as `jax.random.key(0)`.'
     )
-  shape = _checks.as_batch(batch).x.shape
+  shape = _inputs.as_batch(batch).x.shape
   x, noise = jax.random.normal(key, (2, *shape))
-  _checks.check_outputs(apply, params, x)
+  _inputs.check_outputs(apply, params, x)
 
   def visit(eqn, inputs):
     outs, note = program.bind(eqn, inputs), None
@@ -70,6 +67,7 @@ def zen(
     return outs, note
 
   visits = {'rsqrt': visit, 'sqrt': visit}
+  # Algorithm 1: the change of the outputs, and what normalization divided by.
   near, notes = program.run(apply, visits, params, x)
   moved = near - apply(params, x + scale * noise)
   moved = moved.astype(jnp.float32).reshape(len(x), -1)

@@ -72,7 +72,7 @@ def test_any_number_of_examples_can_be_held_out(validation):
 
 @pytest.mark.parametrize('validation', [-1, 1437])
 def test_holding_out_too_many_is_refused(validation):
-  with pytest.raises(ValueError, match="of 'digits': choose from 0 to 1436"):
+  with pytest.raises(ValueError, match="from 0 to 1436: 'digits' has 1437"):
     data.load('digits', validation=validation)
 
 

@@ -90,7 +90,7 @@ def test_a_part_can_be_divided_again(digits):
   ):
     for name in SPLITS:
       assert sorted(set(getattr(part, name).labels.tolist())) == expected
-  with pytest.raises(ValueError, match='to the number of classes, 5: every'):
+  with pytest.raises(ValueError, match='from 2 to 5: every part needs classes'):
     data.partition(high, 'class', parts=6)
 
 
@@ -131,24 +131,24 @@ def test_splits_without_examples_stay_so():
 @pytest.mark.parametrize(
   ('by', 'parts', 'message'),
   [
-    ('class', 11, '`parts` was 11, but must be from 2 to the number of classes'
-                  ', 10: every part needs some of its own.'),
-    ('example', 1258, '`parts` was 1258, but must be from 2 to the number of'
-                      ' training examples, 1257'),
+    ('class', 11, '`parts` was 11, but must be from 2 to 10: every part needs'
+                  ' classes of its own.'),
+    ('example', 1258, '`parts` was 1258, but must be from 2 to 1257: every part'
+                      ' needs training examples of its own.'),
     ('cluster', 1, '`parts` was 1, but must be from 2'),
-    ('pixel', 2, '`by` was \'pixel\', but must be "example", "class"'),
+    ('pixel', 2, '`by` was \'pixel\', but must be "example" (at '),
     ('example', 200, 'part 199 has no validation example. Every part needs'),
     (odd_and_even, 3, 'The partition has empty parts: part 2 has no train'
                       ' example; part 2 has no validation example; part 2 has'
                       ' no test example. Every part needs examples'),
     (lambda split: split.labels, 3,
-     '`by` put train examples into parts 0 to 9, but there are 3 parts'),
+     '`by` put train examples into parts 0 to 9, but `parts` was 3: parts'),
     (lambda split: split.labels / 2, 2,
-     '`by` gave an array of float32 and shape (1257,) for the 1257 train'),
+     '`by` gave float32[1257] for the 1257 train'),
     (lambda split: np.zeros(3, int), 2,
-     'shape (3,) for the 1257 train examples, but must give an integer for'),
+     'gave int64[3] for the 1257 train examples, but must give an integer for'),
     (np.arange(3), 2,
-     '`by` was an object of type ndarray, but must be "example", "class"'),
+     '`by` was int64[3], but must be "example" (at random), "class"'),
   ],
 )  # fmt: skip
 def test_bad_partitions(digits, by, parts, message):

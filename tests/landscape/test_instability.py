@@ -162,7 +162,7 @@ def test_running_statistics_need_a_decision():
 def test_fewer_than_two_copies(keys, copies):
   with pytest.raises(ValueError, match=f'`keys` held {copies} .* at least 2'):
     report_of(keys=keys)
-  with pytest.raises(ValueError, match='`networks` held 1, but'):
+  with pytest.raises(ValueError, match=r'`len\(networks\)` was 1, but'):
     landscape.compare([{'w': DATA[0]}], error=error)
 
 

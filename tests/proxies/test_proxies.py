@@ -258,7 +258,9 @@ def test_batch_without_labels(name):
   proxy = functools.partial(PROXIES[name], toy, PARAMS)
   with pytest.raises(ValueError, match='The batch has no labels, but this pro'):
     proxy((BATCH[0], None))
-  with pytest.raises(ValueError, match=r'was a .*Array.*, but must be a pair'):
+  with pytest.raises(
+    ValueError, match=r'was float32\[.*\], but must be a pair'
+  ):
     proxy(BATCH[0])
   with pytest.raises(ValueError, match='but labels of shape \\(3, 1\\): both'):
     proxy((BATCH[0], jnp.zeros((3, 1))))
@@ -271,13 +273,15 @@ def test_model_whose_output_is_not_one_array(name):
   text = r'returned a tuple for x of shape .* must return a single floating-po'
   with pytest.raises(ValueError, match=text):
     PROXIES[name](lambda params, x: (x, x), PARAMS, BATCH, KEY)
-  with pytest.raises(ValueError, match=r'returned float32 of shape \(\) for x'):
+  with pytest.raises(ValueError, match=r'returned float32\[\] for x'):
     PROXIES[name](lambda params, x: x.mean(), PARAMS, BATCH, KEY)
 
 
 def test_other_bad_input():
   x = BATCH[0]
-  with pytest.raises(ValueError, match='single example, but correlations need'):
+  with pytest.raises(
+    ValueError, match=r'`len\(x\)` was 1, but must be at least 2'
+  ):
     proxies.jacob_cov(toy, PARAMS, (x[:1], None))
   with pytest.raises(ValueError, match='The model has no ReLU, but `naswot`'):
     proxies.naswot(lambda params, x: x @ params, x, (x, None))

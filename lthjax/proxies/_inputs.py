@@ -1,4 +1,4 @@
-"""Checks of models and batches that proxies share."""
+"""Models and batches as proxies take them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,6 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+
+from lthjax import _checks
 
 Apply = Callable[[chex.ArrayTree, jax.Array], jax.Array]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
@@ -24,12 +26,9 @@ class Batch(NamedTuple):
 def as_batch(batch: Any) -> Batch:
   """Returns inputs and labels, or raises unless these are two."""
   if not isinstance(batch, tuple) or len(batch) != 2:
-    what = f'a {type(batch).__name__}'
-    if isinstance(batch, tuple):
-      what += f' of {len(batch)}'
     raise ValueError(
-      f'The batch was {what}, but must be a pair of inputs and labels. Give'
-      ' `(x, labels)`, or `(x, None)` to proxies that need no labels.'
+      f'The batch was {_checks.describe(batch)}, but must be a pair of inputs'
+      ' and labels: `(x, labels)`, or `(x, None)` for proxies without a loss.'
     )
   x, labels = batch
   if jnp.ndim(x) < 2:
@@ -45,15 +44,13 @@ def as_labelled(batch: Any) -> tuple[jax.Array, jax.Array]:
   x, labels = as_batch(batch)
   if labels is None:
     raise ValueError(
-      'The batch has no labels, but this proxy uses the gradient of a loss.'
-      ' Give `(x, labels)`, or use a proxy that needs none: `jacob_cov`,'
-      ' `naswot`, `synflow` or `zen`.'
+      'The batch has no labels, but this proxy uses a loss. Give `(x, labels)`,'
+      ' or use a proxy without one: `jacob_cov`, `naswot`, `synflow` or `zen`.'
     )
   if jnp.shape(labels)[:1] != x.shape[:1]:
     raise ValueError(
-      f'There are inputs of shape {x.shape} but labels of shape'
-      f' {jnp.shape(labels)}: both need the same first axis, one entry per'
-      ' example.'
+      f'The inputs have shape {x.shape}, but labels of shape'
+      f' {jnp.shape(labels)}: both need one entry per example.'
     )
   return x, jnp.asarray(labels)
 
@@ -64,20 +61,18 @@ def check_outputs(apply: Apply, params: chex.ArrayTree, x: Any) -> None:
   good = hasattr(found, 'dtype') and jnp.issubdtype(found.dtype, jnp.floating)
   if good and found.ndim > 1 and found.shape[0] == x.shape[0]:
     return
-  what = f'a {type(found).__name__}'
-  if hasattr(found, 'dtype'):
-    what = f'{found.dtype} of shape {found.shape}'
   raise ValueError(
-    f'`apply(params, x)` returned {what} for x of shape {x.shape}, but must'
-    ' return a single floating-point array with one row per example. Drop'
-    ' other results: `lambda params, x: model.apply(params, x)[0]`.'
+    f'`apply(params, x)` returned {_checks.describe(found)} for x of shape'
+    f' {x.shape}, but must return a single floating-point array with one row'
+    ' per example. Drop other results:'
+    ' `lambda params, x: model.apply(params, x)[0]`.'
   )
 
 
 def mean_loss(
   apply: Apply, loss: Loss
 ) -> Callable[[chex.ArrayTree, tuple[jax.Array, jax.Array]], jax.Array]:
-  """Makes the loss of a batch from that of logits and labels."""
+  """Returns the mean loss as a function of params and a batch."""
 
   def of_batch(params, batch):
     x, labels = batch

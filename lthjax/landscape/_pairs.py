@@ -1,4 +1,4 @@
-"""Checks of two networks, leaf by leaf."""
+"""Two networks, leaf by leaf: differences, checks and maps."""
 
 from typing import Any
 
@@ -7,18 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lthjax import _checks as shared
-from lthjax import trees
+from lthjax import _checks, trees
 
 
 def check_alike(a: chex.ArrayTree, b: chex.ArrayTree) -> dict[str, Any]:
   """Returns the leaves of the second; raises unless both have the same."""
-  if faults := differences(a, b):
-    raise ValueError(
-      f'The two networks differ: {"; ".join(faults)}. Interpolation needs two'
-      ' networks of the same structure: give two of one model, and leave out'
-      ' leaves that are not floating-point arrays.'
-    )
+  _checks.no_faults(
+    differences(a, b),
+    'The two networks differ: {}. Interpolation needs two networks of the same'
+    ' structure: give two of one model, without leaves that are not'
+    ' floating-point arrays.',
+  )
   return trees.by_name(b)
 
 
@@ -54,7 +53,7 @@ def _arrays(network: chex.ArrayTree, what: str) -> dict[str, Any]:
     name: np.asarray(x) if name and isinstance(x, float) else x
     for name, x in leaves.items()
   }
-  shared.check_arrays(as_arrays, what)
+  _checks.check_arrays(as_arrays, what)
   return leaves
 
 
