@@ -263,7 +263,7 @@ def _check_keys(keys: Any, like: chex.PRNGKey) -> chex.PRNGKey:
 
 def _network(state: Any) -> Callable[[Any], chex.ArrayTree]:
   """Returns the default ``network``; raises if params are not all of it."""
-  model_state = getattr(state, 'model_state', None)
+  model_state: Any = getattr(state, 'model_state', None)
   _checks.no_faults(
     (n for n, x in trees.by_name(model_state).items() if x is not None),
     'The model has a state besides its params: {}. Between two networks it must'
