@@ -12,6 +12,7 @@ import numpy as np
 
 from lthjax import _checks, trees
 from lthjax import axes as axes_lib
+from lthjax._errors import refuse
 from lthjax.axes import Axes
 
 Rounding = Literal['nearest', 'floor', 'ceil']
@@ -37,19 +38,7 @@ def exact(share: Any) -> Fraction:
 
 
 def ratio_of(share: Any) -> Fraction:
-  """Returns the fraction that was meant, for `share_of` of traced counts.
-
-  Args:
-    share: a number in [0, 1].
-
-  Returns:
-    A fraction with a denominator of at most 2^22.
-
-  Example:
-    >>> from lthjax import counts
-    >>> counts.ratio_of(0.29), counts.ratio_of(1 / 3)
-    (Fraction(29, 100), Fraction(1, 3))
-  """
+  """Returns the fraction that was meant, for `share_of` of traced counts."""
   return exact(share).limit_denominator(_MAX_DENOMINATOR)
 
 
@@ -58,14 +47,8 @@ def share_of(
 ) -> Any:
   """Multiplies a count by a fraction in [0, 1] and rounds, exactly.
 
-  Args:
-    count: Python integer of any size, NumPy int64, or int32 if traced.
-    numerator: integer of any of these kinds.
-    denominator: the same, at most 2^22 if anything is traced.
-    rounding: of the product.
-
-  Returns:
-    An integer of the kind given.
+  Python integers of any size, NumPy int64, or int32 if traced, and then with a
+  denominator of at most 2^22.
 
   Example:
     >>> from lthjax import counts
@@ -135,6 +118,7 @@ def layer_ratios(
   axes: Mapping[str, Axes] | None = None,
 ) -> dict[str, Fraction]:
   """Returns the dead share of each layer, as a fraction."""
+  # Fractions, because 100 * 0.29 is less than 29 in floats.
   if densities is None:
     return dict.fromkeys(shapes, exact(sparsity))
   spread = call(densities, shapes, _checks.number('sparsity', sparsity), axes)
@@ -143,11 +127,11 @@ def layer_ratios(
       '`densities` must return `{name: density}`, but returned'
       f' {_checks.describe(spread)}.'
     )
-  if wrong := [n for n in shapes if not 0 <= spread.get(n, -1) <= 1]:
-    raise ValueError(
-      '`densities` must return a density in [0, 1] for every leaf, but did not'
-      f' for {", ".join(wrong)}.'
-    )
+  refuse(
+    [n for n in shapes if not 0 <= spread.get(n, -1) <= 1],
+    '`densities` must return a density in [0, 1] for every leaf, but did not'
+    ' for {}.',
+  )
   return {name: 1 - exact(spread[name]) for name in shapes}
 
 
@@ -167,21 +151,10 @@ def call(
 def alive(
   masks: Mapping[str, Any], axes: Mapping[str, Axes] | None = None
 ) -> dict[str, Any]:
-  """Counts the true entries of each array, exactly.
+  """Counts the true entries of each array: Python integers, or traced int32.
 
-  Args:
-    masks: ``{name: bool array}``.
-    axes: ``{name: Axes}``, to count in each layer of leaves that stack several.
-
-  Returns:
-    ``{name: number}``: Python integers, or traced int32 in a transformation.
-    For a stack, an array with the axes of a layer of size one.
-
-  Example:
-    >>> import numpy as np
-    >>> from lthjax import counts
-    >>> counts.alive({'w': np.array([[True, False]])})
-    {'w': 1}
+  With axes, counts in each layer of leaves that stack several, as arrays that
+  have the axes of a layer of size one.
   """
   layers = {
     name: axes[name].layer if axes and axes[name].stack else None
@@ -191,11 +164,11 @@ def alive(
   host = trees.concrete({name: part for name, (part, _) in parts.items()})
   if host is not None:
     return {name: _whole(x, layers[name]) for name, x in host.items()}
-  if large := [n or 'the array' for n, (_, lead) in parts.items() if lead]:
-    raise ValueError(
-      f'In {", ".join(large)}, 2^31 weights or more cannot be counted in int32,'
-      ' as inside `jax.jit`. Count outside of it, or split the leaf.'
-    )
+  refuse(
+    [name for name, (_, lead) in parts.items() if lead],
+    'In {}, 2^31 weights or more cannot be counted in int32, as inside'
+    ' `jax.jit`. Count outside of it, or split the leaf.',
+  )
   return {name: part for name, (part, _) in parts.items()}
 
 
@@ -239,18 +212,11 @@ def _whole(sums: np.ndarray, axes: tuple[int, ...] | None) -> Any:
 def at_steps(
   schedule: Callable[[Any], Any], steps: Sequence[int] | np.ndarray
 ) -> np.ndarray:
-  """Evaluates a schedule at many steps at once, in double precision.
-
-  Args:
-    schedule: of numbers over steps.
-    steps: where to.
-
-  Returns:
-    float64[steps], to nine decimals; float32 by its shortest decimal.
-  """
+  """Evaluates a schedule at many steps, in float64, to nine decimals."""
   index = np.asarray(steps, np.int64)
   if not index.size:
     return np.zeros(0)
+  # In float32, shares of large layers would be off by whole weights.
   with jax.ensure_compile_time_eval(), jax.enable_x64(True):
     evaluate = jax.vmap(lambda step: jnp.asarray(schedule(step)))
     if index.size > 1000:  # Fewer compile faster one operation at a time.
@@ -274,18 +240,7 @@ def tables(
   rounding: Rounding = 'nearest',
   axes: Mapping[str, Axes] | None = None,
 ) -> dict[str, np.ndarray]:
-  """Counts how many weights of each layer every move leaves alive.
-
-  Args:
-    shapes: ``{name: shape}`` of the prunable leaves.
-    sparsities: after every move.
-    densities: how it spreads over layers.
-    rounding: of the number removed.
-    axes: as for `layer_counts`.
-
-  Returns:
-    ``{name: int32[moves]}``.
-  """
+  """Counts what every move leaves alive: ``{name: int32[moves]}``."""
   distinct, place = np.unique(np.asarray(sparsities), return_inverse=True)
   if densities is None:
     sizes = layer_sizes(shapes, axes)
@@ -312,19 +267,7 @@ def _kept(size: int, sparsities: np.ndarray, rounding: Rounding) -> np.ndarray:
 
 
 def ratios(shares: Sequence[float] | np.ndarray) -> np.ndarray:
-  """Returns what `ratio_of` does, of many shares to nine decimals at once.
-
-  Args:
-    shares: numbers in [0, 1].
-
-  Returns:
-    int32[shares, 2], numerators and denominators.
-
-  Example:
-    >>> from lthjax import counts
-    >>> counts.ratios([0.29, 0.333333333]).tolist()
-    [[29, 100], [1, 3]]
-  """
+  """Returns what `ratio_of` does for many shares: int32[shares, 2]."""
   total = np.int64(10**9)
   a = np.rint(np.asarray(shares, np.float64) * total).astype(np.int64)
   b = np.full_like(a, total)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lthjax import _checks, counts, trees
 from lthjax import axes as axes_lib
+from lthjax._errors import refuse
 from lthjax.axes import Axes
 
 Shape = tuple[int, ...]
@@ -46,17 +47,17 @@ def er(
 ) -> dict[str, float]:
   """Erdos-Renyi: density in proportion to ``(in + out) / (in * out)``.
 
-  A leaf that stacks layers, or experts, has the density of one of them.
+  Layers that would exceed 1 are dense, and the others make up for them. A leaf
+  that stacks layers, or experts, has the density of one of them.
 
   Args:
-    shapes: ``{name: shape}`` of the prunable leaves.
-    sparsity: dead share of all weights together, in [0, 1).
+    shapes: as for `uniform`.
+    sparsity: as for `uniform`.
     axes: ``{name or glob: lthjax.axes.Axes}`` of kernels whose names and shapes
       do not say what is ``in`` and ``out``.
 
   Returns:
-    ``{name: density}``; layers that would exceed 1 are dense and the others
-    make up for them.
+    ``{name: density}``.
 
   Example:
     >>> from lthjax import densities
@@ -80,17 +81,8 @@ def erk(
 ) -> dict[str, float]:
   """Erdos-Renyi-Kernel: density in proportion to ``sum(dims) / prod(dims)``.
 
-  The dimensions are those of a convolution's window, ``in`` and ``out``. A leaf
-  that stacks layers, or experts, has the density of one of them.
-
-  Args:
-    shapes: ``{name: shape}`` of the prunable leaves.
-    sparsity: dead share of all weights together, in [0, 1).
-    axes: as for `er`.
-
-  Returns:
-    ``{name: density}``; layers that would exceed 1 are dense and the others
-    make up for them.
+  The dimensions are those of a convolution's window, ``in`` and ``out``;
+  otherwise the same as `er`.
 
   Example:
     >>> from lthjax import densities
@@ -152,7 +144,7 @@ def custom(
     rest = {n: shape for n, shape in shapes.items() if n not in chosen}
     if keep_total:
       sparsity = _sparsity_of_rest(shapes, rest, densities, sparsity)
-    if sparsity == 1:  # The fixed layers use all of it.
+    if sparsity == 1:  # The fixed layers use all of the budget.
       densities |= dict.fromkeys(rest, 0.0)
     elif rest:
       densities |= counts.call(others, rest, sparsity, axes)
@@ -170,10 +162,7 @@ def _check_densities(fixed: Mapping[str, float]) -> dict[str, float]:
       found[glob] = _checks.closed_share('density', density)
     except (TypeError, ValueError):
       wrong.append(f'{glob}: {density}')
-  if wrong:
-    raise ValueError(
-      f'Densities must be in [0, 1], but were given as {", ".join(wrong)}.'
-    )
+  refuse(wrong, 'Densities must be in [0, 1], but were given as {}.')
   return found
 
 
@@ -185,7 +174,7 @@ def _sparsity_of_rest(
   free = sum(size[name] for name in rest)
   taken = sum(size[name] * density for name, density in fixed.items())
   budget = (1 - sparsity) * sum(size.values())
-  if not -0.5 <= budget - taken <= free + 0.5:
+  if not -0.5 <= budget - taken <= free + 0.5:  # up to rounding
     raise ValueError(
       f'A sparsity of {sparsity:g} keeps {budget:.0f} weights, but `fixed`'
       f' takes {taken:.0f} of them for {", ".join(fixed)}, and there are {free}'
@@ -257,7 +246,7 @@ def smart_ratio(
       weight[name] = size[name] * (k**2 + k) / (i + 1) ** decay
     total = sum(weight.values())
     kept |= {name: budget * weight[name] / total for name in names}
-    spill = 0.0
+    spill = 0.0  # What a layer has no room for goes to the next.
     for name in names:
       spill += kept[name]
       kept[name] = min(spill, size[name])
@@ -276,25 +265,26 @@ def _check_layers(shapes: Shapes, axes: Mapping[str, Axes] | None) -> None:
       f' there is {", ".join(shapes) or "none"}. Use'
       ' `lthjax.densities.uniform`.'
     )
-  if stacked := [n for n, its in axes_lib.stacks(axes, shapes).items() if its]:
-    raise ValueError(
-      'Smart ratios give every layer a density of its own, but'
-      f' {", ".join(stacked)} stacks several. Use `lthjax.densities.erk`.'
-    )
+  refuse(
+    [n for n, its in axes_lib.stacks(axes, shapes).items() if its],
+    'Smart ratios give every layer a density of its own, but {} stacks several.'
+    ' Use `lthjax.densities.erk`.',
+  )
 
 
 def _in_order(names: Iterable[str], order: Sequence[str] | None) -> list[str]:
   """Sorts the names of layers from input to output."""
   globs = ['*'] if order is None else list(order)
   matches = trees.first_match(globs, names, 'order')
-  if missing := [name for name in names if name not in matches]:
-    raise ValueError(
-      f'`order` does not place {", ".join(missing)}. It must name all prunable'
-      ' leaves, or match them by globs, from input to output.'
-    )
+  refuse(
+    [name for name in names if name not in matches],
+    '`order` does not place {}. It must name all prunable leaves, or match them'
+    ' by globs, from input to output.',
+  )
 
   def place(name):
     parts = re.split(r'(\d+)', name)  # texts and digits, in turn
+    # Numbers compare as numbers: blocks/10 follows blocks/9.
     natural = [int(x) if i % 2 else x for i, x in enumerate(parts)]
     return globs.index(matches[name]), natural
 
@@ -322,6 +312,8 @@ def _spread(
   its = axes_lib.resolve(sure, shapes)
   size = {name: math.prod(shape) for name, shape in shapes.items()}
   weight = {name: raw(shape, its[name]) for name, shape in shapes.items()}
+  # As in the reference code of RigL: as long as the densest layer would exceed
+  # 1, it becomes dense, and the others share what is left of the budget.
   free, scale = {name for name in shapes if size[name]}, 1 - sparsity
   while free:
     dense = sum(size[name] for name in shapes if name not in free)

@@ -25,6 +25,7 @@ from lthjax._bisection import (
   search_all,
   words,
 )
+from lthjax._errors import refuse
 
 Axis = int | tuple[int, ...] | None
 
@@ -74,16 +75,18 @@ def keep_largest(
   check_floating(named)
   if any(isinstance(x, jax.ShapeDtypeStruct) for x in named.values()):
     _checks.check_arrays(named, 'scores')
-  axes = _check_count(count, axis, [jnp.shape(x) for x in named.values()])
+  _check_count(count)
+  axes = _shared_axes(axis, [jnp.shape(x) for x in named.values()])
+  _check_broadcast(count, axes, jnp.shape(next(iter(named.values()))))
   alive = None
   if eligible is not None:
     masks = trees.by_name(eligible)
     trees.check_tables(masks, leaves, 'scores')
-    if missing := [name for name in named if masks[name] is None]:
-      raise ValueError(
-        f'`eligible` is None where there are scores: {", ".join(missing)}.'
-        ' Give a bool array there, or set the scores to None as well.'
-      )
+    refuse(
+      [name for name in named if masks[name] is None],
+      '`eligible` is None where there are scores: {}. Give a bool array there,'
+      ' or set the scores to None as well.',
+    )
     alive = [masks[name] for name in named]
   keep = keep_shared(list(named.values()), count, alive, axes=axes)
   selected = leaves | dict(zip(named, keep, strict=True))
@@ -112,12 +115,12 @@ def keep_each(
 ) -> list[jax.Array]:
   """Selects in many arrays with a count each, in one loop; no checks.
 
-  The same bits as `keep_largest` of each array. Where something is traced, the
-  size of the program hardly depends on their number: arrays of equal shape are
-  stacked. Otherwise each runs by itself, which is faster.
+  The same bits as `keep_largest` of each array.
   """
   axes = (None,) * len(scores) if axes is None else tuple(axes)
   masks = [None] * len(scores) if eligible is None else [[e] for e in eligible]
+  # Eagerly, one program per shape runs faster than one for all. Traced, arrays
+  # of equal shape are stacked, so that the program stays small.
   if not trees.is_traced(*scores, *counts, *(eligible or ())):
     parts = zip(scores, counts, masks, axes, strict=True)
     return [keep_shared([x], n, m, axes=own)[0] for x, n, m, own in parts]
@@ -139,57 +142,56 @@ def check_floating(scores: Mapping[str, Any]) -> None:
       wrong.append(f'{name or "the array"} is {_checks.describe(x)}')
     elif not jnp.issubdtype(jnp.result_type(x), jnp.floating):
       wrong.append(f'{name or "the array"} is {jnp.result_type(x)}')
-  if wrong:
-    raise TypeError(
-      f'Scores must be floating point, but {"; ".join(wrong)}. Cast them with'
-      ' `.astype(jnp.float32)`, or take `jnp.abs` of complex ones.'
-    )
+  refuse(
+    wrong,
+    'Scores must be floating point, but {}. Cast them with'
+    ' `.astype(jnp.float32)`, or take `jnp.abs` of complex ones.',
+    TypeError,
+  )
 
 
-def _check_count(
-  count: Any, axis: Axis, shapes: list[tuple[int, ...]]
-) -> tuple[int, ...] | None:
-  """Returns the axes, if scores of these shapes can share the count."""
+def _check_count(count: Any) -> None:
+  """Raises unless a count is an integer, or an array of integers."""
   whole = isinstance(count, int) or hasattr(count, 'dtype')
   if not whole or not jnp.issubdtype(jnp.result_type(count), jnp.integer):
-    raise TypeError(
-      f'`count` was {count!r}, but must be an integer. Round it first: the'
-      ' product 100 * 0.29 is 28.999999999999996.'
-    )
+    remedy = 'Round it first: the product 100 * 0.29 is 28.999999999999996'
+    raise _checks.wrong_type('count', count, f'be an integer. {remedy}')
   known = trees.concrete({'count': count})
   if known is not None and np.any(np.less(known['count'], 0)):
+    wanted = 'be at least 0. Keep `size - n` to remove n'
+    raise _checks.wrong_value('count', count, wanted)
+
+
+def _shared_axes(
+  axis: Axis, shapes: list[tuple[int, ...]]
+) -> tuple[int, ...] | None:
+  """Returns the axes along which scores share a count, `None` for all."""
+  if axis is None:
+    return None
+  axes, ndim = axis if isinstance(axis, tuple) else (axis,), len(shapes[0])
+  there = {a % ndim for a in axes if isinstance(a, int) and -ndim <= a < ndim}
+  if len(shapes) > 1 or len(there) < len(axes):
     raise ValueError(
-      f'`count` was {count}, but must be at least 0. Keep `size - n` to remove'
-      ' n.'
+      f'`axis={axis}` needs a single array with such an axis, but the scores'
+      f' have the shapes {", ".join(map(str, shapes))}. Select in each'
+      ' separately.'
     )
-  axes, wanted = None, ()
-  if axis is not None:  # a count for each slice, with these axes of size one
-    shape = shapes[0]
-    axes = axis if isinstance(axis, tuple) else (axis,)
-    there = all(
-      isinstance(a, int) and -len(shape) <= a < len(shape) for a in axes
-    )
-    if (
-      len(shapes) > 1
-      or not there
-      or len({a % len(shape) for a in axes}) < len(axes)
-    ):
-      raise ValueError(
-        f'`axis={axis}` needs a single array with such an axis, but the scores'
-        f' have the shapes {", ".join(map(str, shapes))}. Select in each'
-        ' separately.'
-      )
-    axes = tuple(sorted(a % len(shape) for a in axes))
+  return tuple(sorted(there))
+
+
+def _check_broadcast(
+  count: Any, axes: tuple[int, ...] | None, shape: tuple[int, ...]
+) -> None:
+  """Raises unless there is one count, or one for each slice."""
+  given, wanted = np.shape(count), ()
+  if axes is not None:
     wanted = tuple(1 if i in axes else n for i, n in enumerate(shape))
-  given = np.shape(count)
-  if len(given) > len(wanted) or any(
-    g not in (1, w) for g, w in zip(given[::-1], wanted[::-1], strict=False)
-  ):
+  pairs = zip(given[::-1], wanted[::-1], strict=False)
+  if len(given) > len(wanted) or any(g not in (1, w) for g, w in pairs):
     raise ValueError(
       f'`count` has the shape {given}, but must broadcast to {wanted}: the'
       ' shape of the scores, with `axis` of size one; a scalar without `axis`.'
     )
-  return axes
 
 
 def _size(x: Any, axes: tuple[int, ...] | None) -> int:
@@ -222,15 +224,12 @@ def _keep(
 
 
 def _loops(budgets: list[Budget]) -> list[list[list[int]]]:
-  """Groups arrays to be stacked, and the groups to be searched in one loop.
-
-  On a mesh nothing is stacked: parts may lie on different devices.
-  """
+  """Groups arrays to be stacked, and the groups to be searched in one loop."""
   sizes = [sum(x.size for x in images) for images, _, _ in budgets]
   groups: dict[Any, list[int]] = {}
   stacked: collections.Counter[Any] = collections.Counter()
   for i, ((x, *others), count, axes) in enumerate(budgets):
-    kind: Any = i
+    kind: Any = i  # On a mesh, parts may lie on different devices.
     if not (others or isinstance(count, tuple) or may_be_sharded(x)):
       kind = (x.shape, x.dtype, axes, count.shape)
     groups.setdefault((kind, stacked[kind] // _TOGETHER), []).append(i)

@@ -315,7 +315,7 @@ def test_totals_that_cannot_be_kept(fixed, sparsity, message):
 
 
 def test_custom_on_bad_input():
-  with pytest.raises(ValueError, match=r'given as a: 1\.5, c: -0\.1'):
+  with pytest.raises(ValueError, match=r'given as a: 1\.5; c: -0\.1'):
     densities.custom({'a': 1.5, 'b': 1.0, 'c': -0.1})
   with pytest.raises(ValueError, match='given as a: nan'):
     densities.custom({'a': math.nan})

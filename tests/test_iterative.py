@@ -300,7 +300,7 @@ def test_counts_above_int32(monkeypatch):
   ('options', 'message'),
   [
     ({'steps': 0}, '`steps` was 0, but must be at least 1'),
-    ({'steps': 2**31}, '`steps` was 2147483648, but may be at most 1048576'),
+    ({'steps': 2**31}, '`steps` was 2147483648, but must be at most 1048576'),
     ({'sparsity': 1.0}, '`sparsity` was 1.0, but must be in [0, 1)'),
     ({'sparsity': -0.1}, '`sparsity` was -0.1'),
     ({'scope': 'leaf'}, "`scope` was 'leaf', but must be"),

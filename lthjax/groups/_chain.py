@@ -1,10 +1,11 @@
 """Groups of layers that follow one another."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import chex
 
 from lthjax import _checks
+from lthjax._errors import refuse
 from lthjax.groups._groups import Group, by_axes
 
 
@@ -40,7 +41,8 @@ def chain(params: chex.ArrayTree, layers: Sequence[str]) -> dict[str, Group]:
   leaves = _checks.arrays(params, shapes=True)
   leaves = {name: leaf for name, leaf in leaves.items() if leaf is not None}
   if isinstance(layers, str):
-    raise TypeError('`layers` was a str, but must be a list of names.')
+    raise _checks.wrong_type('layers', layers, 'be a list of names')
+  layers = _checks.globs('layers', layers)
   owners = {
     name: [layer for layer in layers if f'/{layer}/' in f'/{name}/']
     for name in leaves
@@ -51,27 +53,13 @@ def chain(params: chex.ArrayTree, layers: Sequence[str]) -> dict[str, Group]:
     ]
     for layer in layers
   }
-  faults = [f'{n} belongs to no layer' for n, own in owners.items() if not own]
-  faults += [
-    f'{n} belongs to {" and ".join(own)}'
-    for n, own in owners.items()
-    if len(own) > 1
-  ]
-  for i, layer in enumerate(layers):
-    if not any(layer in own for own in owners.values()):
-      faults.append(f'{layer} has no leaf')
-    elif len(kernels[layer]) > 1:
-      faults.append(f'{layer} has several kernels')
-    elif i == 0 and not kernels[layer]:
-      faults.append(f'{layer} comes first, but has no kernel')
-  if not layers:
-    faults.append('none was given')
-  if faults:
-    raise ValueError(
-      f'These layers do not form a chain: {"; ".join(faults)}. Name every layer'
-      ' of the model once, in the order of the computation, or use'
-      ' `lthjax.groups.from_program` or `by_axes`.'
-    )
+  refuse(
+    _faults(layers, owners, kernels),
+    'These layers do not form a chain: {}. Name every layer of the model once,'
+    ' in the order of the computation, or use `lthjax.groups.from_program` or'
+    ' `by_axes`.',
+  )
+  # A kernel's outputs are the inputs of the next one; the ends are in no group.
   axes, inputs, outputs = {}, None, None
   last = [layer for layer in layers if kernels[layer]][-1]
   for layer in layers:
@@ -83,3 +71,26 @@ def chain(params: chex.ArrayTree, layers: Sequence[str]) -> dict[str, Group]:
         ends = (outputs,) if ndim == 1 else (inputs, outputs)
         axes[name] = (None,) * (ndim - len(ends)) + ends
   return by_axes(params, axes)
+
+
+def _faults(
+  layers: list[str],
+  owners: dict[str, list[str]],
+  kernels: dict[str, list[str]],
+) -> Iterator[str]:
+  """Describes leaves and layers that have no place in a chain."""
+  yield from (
+    f'{n} belongs to no layer' for n, own in owners.items() if not own
+  )
+  for name, own in owners.items():
+    if len(own) > 1:
+      yield f'{name} belongs to {" and ".join(own)}'
+  for i, layer in enumerate(layers):
+    if not any(layer in own for own in owners.values()):
+      yield f'{layer} has no leaf'
+    elif len(kernels[layer]) > 1:
+      yield f'{layer} has several kernels'
+    elif i == 0 and not kernels[layer]:
+      yield f'{layer} comes first, but has no kernel'
+  if not layers:
+    yield 'none was given'

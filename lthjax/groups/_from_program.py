@@ -76,6 +76,7 @@ def from_program(
       for atom, places in types.occurrences(t):
         atoms[id(atom)] = atom
         members.setdefault(id(atom), []).append(Member(leaf, axis, places))
+  # Axes of length one, and windows of a single kernel, tie nothing together.
   kept = {
     i: atom
     for i, atom in atoms.items()

@@ -1,6 +1,6 @@
 """Groups, members, and groups written by hand, axis by axis."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lthjax import _checks, trees
+from lthjax._errors import refuse
 
 
 class Member(NamedTuple):
@@ -111,7 +112,7 @@ def by_axes(
   """
   leaves = _checks.arrays(params, shapes=True)
   leaves = {n: x for n, x in leaves.items() if x is not None}
-  mapping('axes', axes, '{leaf: one entry per axis}')
+  _checks.mapping('axes', axes, 'names of leaves to one entry per axis')
   faults = [f'there is no leaf {n}' for n in axes if n not in leaves]
   faults += [f'{n} is not described' for n in leaves if n not in axes]
   parts: dict[str, list[tuple[str, int, Axis, int]]] = {}
@@ -127,6 +128,7 @@ def by_axes(
           faults.append(f'{name}[{axis}] ends before {part}')
         found = parts.setdefault(part.group, [])
         found.append((name, axis, part, size))
+  # The shortest part fixes the number of units; others may be multiples of it.
   sizes = {
     group: min(part.units or size // part.inner for *_, part, size in found)
     for group, found in parts.items()
@@ -139,13 +141,12 @@ def by_axes(
     for name, axis, part, size in found
     if sizes[group] > 0 and size % (sizes[group] * part.inner)
   ]
-  if faults:
-    raise ValueError(
-      f'The axes do not fit the params: {"; ".join(faults)}. Describe every'
-      ' leaf with the group of units, or None, of each of its axes;'
-      ' `lthjax.groups.chain(params, layers)` does so for layers that follow'
-      ' one another.'
-    )
+  refuse(
+    faults,
+    'The axes do not fit the params: {}. Describe every leaf with the group of'
+    ' units, or None, of each of its axes; `lthjax.groups.chain(params,'
+    ' layers)` does so for layers that follow one another.',
+  )
   return {
     group: Group(sizes[group], tuple(_member(*p, sizes[group]) for p in found))
     for group, found in parts.items()
@@ -162,14 +163,7 @@ def by_leaf(groups: Groups) -> dict[str, list[tuple[str, Member]]]:
 
 
 def table(groups: Groups) -> str:
-  """Formats groups as a table with one line per group.
-
-  Args:
-    groups: such as those from `from_program`.
-
-  Returns:
-    Lines of text, with the size, the pins and the members of each group.
-  """
+  """Formats groups as a table: their sizes, pins and members."""
   rows = [('group', 'size', 'pins', 'members')]
   for name, group in groups.items():
     pins = ', '.join(sorted(group.pins)) or '--'
@@ -182,45 +176,43 @@ def table(groups: Groups) -> str:
   )
 
 
-def mapping(name: str, x: Any, like: str) -> None:
-  """Raises unless an argument is a dict."""
-  if not isinstance(x, Mapping):
-    raise TypeError(f'`{name}` was a {type(x).__name__}, but must be `{like}`.')
-
-
 def check_fit(groups: Any, tree: chex.ArrayTree) -> dict[str, Any]:
   """Returns the leaves by name; raises unless groups fit them."""
-  if not isinstance(groups, Mapping) or not all(
-    isinstance(group, Group) for group in groups.values()
-  ):
-    raise TypeError(
-      f'`groups` was a {type(groups).__name__}, but must be a dict of'
-      ' `lthjax.groups.Group`. Make it with `lthjax.groups.from_program`,'
-      ' `chain` or `by_axes`.'
-    )
-  leaves, faults = trees.by_name(tree), []
+  make = 'Make them with `lthjax.groups.from_program`, `chain` or `by_axes`'
+  _checks.mapping('groups', groups, f'names to `lthjax.groups.Group`. {make}')
+  refuse(
+    [str(n) for n, group in groups.items() if not isinstance(group, Group)],
+    '`groups` must map names to `lthjax.groups.Group`, but does not map {} to'
+    f' one. {make}.',
+    TypeError,
+  )
+  leaves = trees.by_name(tree)
+  refuse(
+    _misfits(groups, leaves),
+    'The groups do not fit: {}. Make them from params of these shapes.',
+  )
+  return leaves
+
+
+def _misfits(groups: Groups, leaves: Mapping[str, Any]) -> Iterator[str]:
+  """Describes each member whose place does not exist."""
   for name, group in groups.items():
     for leaf, axis, places in group.members:
       if leaf not in leaves:
-        faults.append(f'{name} is on {leaf}, which is not a leaf')
+        yield f'{name} is on {leaf}, which is not a leaf'
       elif leaves[leaf] is not None:
         shape = jnp.shape(leaves[leaf])
+        last = places.max(initial=-1)
         if axis >= len(shape):
-          faults.append(f'{leaf} has shape {shape}, but {name} on axis {axis}')
-        elif places.size and places.max() >= shape[axis]:
-          faults.append(
+          yield f'{leaf} has shape {shape}, but {name} on axis {axis}'
+        elif last >= shape[axis]:
+          yield (
             f'{leaf}[{axis}] has length {shape[axis]}, but {name} at position'
-            f' {places.max()}'
+            f' {last}'
           )
-    faults += [
-      f'{name} has no stack {v}' for v in group.varies if v not in groups
-    ]
-  if faults:
-    raise ValueError(
-      f'The groups do not fit: {"; ".join(faults)}. Make them from params of'
-      ' these shapes.'
-    )
-  return leaves
+    for stack in group.varies:
+      if stack not in groups:
+        yield f'{name} has no stack {stack}'
 
 
 def stack_axes(groups: Groups, name: str, leaf: str) -> tuple[int, ...]:
@@ -247,6 +239,7 @@ def _parts(entry: Entry) -> list[Axis]:
 
 
 def _member(leaf: str, axis: int, part: Axis, size: int, units: int) -> Member:
+  # Read as [times, units, inner]: each unit has `times * inner` places.
   places = np.arange(part.start, part.start + size)
   places = places.reshape(-1, units, part.inner).swapaxes(0, 1)
   return Member(leaf, axis, places.reshape(units, -1))

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lthjax import _checks, trees
+from lthjax._errors import refuse
 from lthjax.groups._groups import (
   Groups,
   by_leaf,
   check_fit,
-  mapping,
   stack_axes,
   stack_shape,
 )
@@ -50,21 +50,13 @@ def permute(
     Array([[3., 1., 2.]], dtype=float32)
   """
   check_fit(groups, tree)
-  mapping('permutations', permutations, '{group: order}')
+  _checks.mapping('permutations', permutations, 'groups to orders')
   orders = {name: np.asarray(order) for name, order in permutations.items()}
-  faults = _unknown(orders, groups)
-  for name in orders.keys() & groups.keys():
-    size, order = groups[name].size, orders[name]
-    fits = order.shape in _shapes(groups, name)
-    if not fits or (np.sort(order) != np.arange(size)).any():
-      faults.append(
-        f'that of {name} does not hold each of 0 to {size - 1} once'
-      )
-  if faults:
-    raise ValueError(
-      f'The permutations do not fit the groups: {"; ".join(faults)}. Give those'
-      ' that `lthjax.landscape.align` returned for the same groups.'
-    )
+  refuse(
+    _unknown(orders, groups) + _not_permutations(orders, groups),
+    'The permutations do not fit the groups: {}. Give those that'
+    ' `lthjax.landscape.align` returned for the same groups.',
+  )
   on = by_leaf(groups)
 
   def move(path, leaf):
@@ -151,6 +143,7 @@ def score_by_group(
     for member in group.members:
       if leaves[member.leaf] is None:
         continue
+      # In float32: squares of float16 overflow at 256.
       x = jnp.square(jnp.asarray(leaves[member.leaf], jnp.float32))
       ends = (*stack_axes(groups, name, member.leaf), member.axis)
       x = jnp.moveaxis(x, ends, range(len(ends)))
@@ -204,11 +197,11 @@ def compact(
       faults.append(f'{name} keeps nothing')
     elif np.ptp(counts):
       faults.append(f'{name} keeps {counts.tolist()}')
-  if faults:
-    raise ValueError(
-      'Layers of one stack must keep equally many units, and at least one, but'
-      f' {"; ".join(faults)}.'
-    )
+  refuse(
+    faults,
+    'Layers of one stack must keep equally many units, and at least one, but'
+    ' {}.',
+  )
   on = by_leaf(groups)
 
   def cut(path, leaf):
@@ -231,6 +224,7 @@ def reorder(
   x: Any, groups: Groups, members: Any, orders: Mapping[str, np.ndarray]
 ) -> Any:
   """Reorders one leaf, of which ``members`` are `by_leaf`'s."""
+  # Orders that differ from layer to layer come first, on the original stack.
   known = [(n, m) for n, m in members if n in orders]
   for name, member in sorted(known, key=lambda item: -orders[item[0]].ndim):
     order, places = orders[name], member.places
@@ -287,9 +281,23 @@ def _unknown(given: Mapping[str, Any], groups: Groups) -> list[str]:
   return [f'{n} is not a group ({known})' for n in given if n not in groups]
 
 
+def _not_permutations(
+  orders: Mapping[str, np.ndarray], groups: Groups
+) -> list[str]:
+  faults = []
+  for name in orders.keys() & groups.keys():
+    size, order = groups[name].size, orders[name]
+    fits = order.shape in _shapes(groups, name)
+    if not fits or (np.sort(order) != np.arange(size)).any():
+      faults.append(
+        f'that of {name} does not hold each of 0 to {size - 1} once'
+      )
+  return faults
+
+
 def check_masks(masks: UnitMasks, groups: Groups) -> UnitMasks:
   """Returns masks of units; raises unless they fit the groups."""
-  mapping('masks of units', masks, '{group: bool array}')
+  _checks.mapping('masks of units', masks, 'groups to bool arrays')
   faults = _unknown(masks, groups)
   for name in (n for n in masks if n in groups):
     shape, shapes = np.shape(masks[name]), _shapes(groups, name)
@@ -297,9 +305,9 @@ def check_masks(masks: UnitMasks, groups: Groups) -> UnitMasks:
     if shape not in shapes or dtype != 'bool':
       wanted = ' or '.join(map(str, dict.fromkeys(shapes)))
       faults.append(f'{name} has {dtype} {shape}, not bool {wanted}')
-  if faults:
-    raise ValueError(
-      f'The masks of units do not fit the groups: {"; ".join(faults)}. Give a'
-      ' bool array, True for the units to keep, for each group by name.'
-    )
+  refuse(
+    faults,
+    'The masks of units do not fit the groups: {}. Give a bool array, True for'
+    ' the units to keep, for each group by name.',
+  )
   return masks

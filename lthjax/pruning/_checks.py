@@ -12,6 +12,7 @@ import numpy as np
 
 from lthjax import _checks, trees
 from lthjax._bisection import count_true
+from lthjax._errors import refuse
 from lthjax.counts import ROUNDINGS
 from lthjax.patterns import Unstructured
 
@@ -43,47 +44,53 @@ def check_budget(
   _checks.densities('densities', densities)
   _checks.one_of('rounding', rounding, ROUNDINGS)
   _checks.one_of('scope', scope, SCOPES)
-  given = [
-    name
-    for name, x in [('sparsity', sparsity), ('fraction', fraction)]
-    if x is not None
-  ]
-  if pattern.density is not None:
-    if given or densities is not None or scope != 'layer':
-      raise ValueError(
-        f'{pattern} fixes the density to {pattern.density:g} in every layer,'
-        ' so `prune` takes no sparsity, fraction, densities or scope with it.'
-        ' Leave them out.'
-      )
+  if fault := _contradiction(sparsity, fraction, scope, pattern, densities):
+    raise ValueError(fault)
+  if sparsity is not None:
+    return _checks.share('sparsity', sparsity), None
+  if isinstance(fraction, Mapping):
+    return None, {g: _checks.share('fraction', x) for g, x in fraction.items()}
+  if fraction is None:
     return None, None
+  return None, _checks.share('fraction', fraction)
+
+
+def _contradiction(
+  sparsity: Any, fraction: Any, scope: Any, pattern: Any, densities: Any
+) -> str | None:
+  """Returns what is wrong with these arguments together."""
+  budgets = {'sparsity': sparsity, 'fraction': fraction}
+  given = [name for name, x in budgets.items() if x is not None]
+  if pattern.density is not None:
+    if not given and densities is None and scope == 'layer':
+      return None
+    return (
+      f'{pattern} fixes the density to {pattern.density:g} in every layer, so'
+      ' `prune` takes no sparsity, fraction, densities or scope with it. Leave'
+      ' them out.'
+    )
   if len(given) != 1:
-    raise ValueError(
-      'Give `prune` either `sparsity` (dead share of all weights) or'
-      ' `fraction` (share of the alive weights to remove);'
+    return (
+      'Give `prune` either `sparsity` (dead share of all weights) or `fraction`'
+      ' (share of the alive weights to remove);'
       f' {" and ".join(given) or "neither"} was given.'
     )
+  if isinstance(fraction, Mapping) and not fraction:
+    return (
+      '`fraction` was empty, but must have a share of the alive weights for at'
+      ' least one glob, such as `{"*": 0.2}`.'
+    )
   if scope == 'global' and not isinstance(pattern, Unstructured):
-    raise ValueError(
+    return (
       f'`scope="global"` ranks single weights across leaves, but {pattern}'
       ' selects within a leaf. Use `scope="layer"`.'
     )
   if densities is not None and (scope == 'global' or sparsity is None):
-    raise ValueError(
-      '`densities` spreads a `sparsity` over layers, so it needs `sparsity`'
-      ' and `scope="layer"`.'
+    return (
+      '`densities` spreads a `sparsity` over layers, so it needs `sparsity` and'
+      ' `scope="layer"`.'
     )
-  if sparsity is not None:
-    return _checks.share('sparsity', sparsity), None
-  if isinstance(fraction, Mapping):
-    if not fraction:
-      raise ValueError(
-        '`fraction` was empty, but must have a share of the alive weights for'
-        ' at least one glob, such as `{"*": 0.2}`.'
-      )
-    return None, {
-      glob: _checks.share('fraction', share) for glob, share in fraction.items()
-    }
-  return None, _checks.share('fraction', fraction)
+  return None
 
 
 def check_enough(count: int, names: Collection[str], least: int) -> None:
@@ -100,7 +107,7 @@ def check_enough(count: int, names: Collection[str], least: int) -> None:
 def check_nan(scores: chex.ArrayTree, masks: chex.ArrayTree) -> None:
   """Raises if an alive weight scores NaN; does nothing under a trace."""
   values = trees.by_name(scores)
-  _raise_nan(
+  _refuse_nan(
     {
       name: jnp.sum(jnp.isnan(values[name]) & mask, dtype=jnp.int32)
       for name, mask in trees.prunable(masks).items()
@@ -112,16 +119,9 @@ def check_pruned(
   scores: Mapping[str, Any],
   before: Mapping[str, Any],
   after: Mapping[str, Any],
-  layers: Mapping[str, tuple[int, ...]],
+  layers: Mapping[str, tuple[int, ...]],  # axes of a single layer
 ) -> None:
-  """Raises if scores said nothing, warns if a layer is empty; not traced.
-
-  Args:
-    scores: ``{name: array}`` of the prunable leaves.
-    before: their masks before pruning.
-    after: and after it.
-    layers: axes of a single layer in each leaf.
-  """
+  """Raises if scores said nothing, warns if a layer is empty; not traced."""
   values = {name: scores[name] for name in before}
   if trees.is_traced(*values.values(), *before.values(), *after.values()):
     return
@@ -132,13 +132,13 @@ def check_pruned(
   }
   if (known := trees.concrete(facts)) is None:
     return
-  _raise_nan({name: nan for name, (nan, _, _) in known.items()})
-  if found := [n or 'the array' for n, (_, zero, _) in known.items() if zero]:
-    raise ValueError(
-      f'All scores of alive weights are zero in {", ".join(found)}. Pruning by'
-      ' them would be arbitrary: do gradients and signals reach these layers?'
-      ' Leave them dense with `lthjax.masks.full(params, where=...)`.'
-    )
+  _refuse_nan({name: nan for name, (nan, _, _) in known.items()})
+  refuse(
+    [name for name, (_, zero, _) in known.items() if zero],
+    'All scores of alive weights are zero in {}. Pruning by them would be'
+    ' arbitrary: do gradients and signals reach these layers? Leave them dense'
+    ' with `lthjax.masks.full(params, where=...)`.',
+  )
   warn_empty({name: empty for name, (_, _, empty) in known.items()})
 
 
@@ -167,12 +167,11 @@ def _facts(x, before, after, axes):
   return nan, zero, jnp.any(before, axes) & ~jnp.any(after, axes)
 
 
-def _raise_nan(numbers: Mapping[str, Any]) -> None:
-  if (known := trees.concrete(numbers)) is None:
-    return
-  if found := [f'{n or "the array"} ({x})' for n, x in known.items() if x]:
-    raise ValueError(
-      f'Scores of alive weights are NaN in {", ".join(found)}. Pruning by'
-      ' them would be arbitrary: did training diverge? Lower the learning'
-      ' rate, or clean the scores with `jnp.nan_to_num`.'
-    )
+def _refuse_nan(numbers: Mapping[str, Any]) -> None:
+  known = trees.concrete(numbers) or {}
+  refuse(
+    [f'{n or "the array"} ({x})' for n, x in known.items() if x],
+    'Scores of alive weights are NaN in {}. Pruning by them would be arbitrary:'
+    ' did training diverge? Lower the learning rate, or clean the scores with'
+    ' `jnp.nan_to_num`.',
+  )

@@ -12,6 +12,7 @@ import numpy as np
 from lthjax import _checks, trees
 from lthjax import masks as masks_lib
 from lthjax._bisection import words
+from lthjax._errors import refuse
 from lthjax.axes import Axes
 from lthjax.counts import ROUNDINGS, Rounding, layer_counts, layer_sizes
 from lthjax.densities import Densities
@@ -84,9 +85,17 @@ def prune_iteratively(
   """
   _checks.function('score_fn', score_fn, 'score_fn(params) -> scores')
   sparsity = _checks.share('sparsity', sparsity)
-  steps = _check_steps(steps)
+  steps = _checks.at_least('steps', steps, 1)
+  if steps > _MAX_STEPS:
+    wanted = f'be at most {_MAX_STEPS}: each step computes all scores again'
+    raise _checks.wrong_value('steps', steps, wanted)
   at_least = _checks.at_least('at_least', at_least, 0)
-  _check_options(scope, densities, rounding)
+  _checks.one_of('scope', scope, SCOPES)
+  _checks.one_of('rounding', rounding, ROUNDINGS)
+  if _checks.densities('densities', densities) and scope == 'global':
+    raise ValueError(
+      '`densities` spreads a sparsity over layers, so it needs `scope="layer"`.'
+    )
   leaves, structure = trees.flatten(params)
   _checks.check_arrays(leaves, 'params')
   masks = masks_lib.full(params, where)
@@ -113,29 +122,9 @@ def prune_iteratively(
     dense,
     kept if isinstance(kept, dict) else words(kept, total),
   )
-  _check_peaks(peaks)
+  _refuse_useless(peaks)
   _warn_if_empty(pruned, its)
   return structure.unflatten((named | pruned).values())
-
-
-def _check_steps(steps: Any) -> int:
-  """Returns the number of steps, if the loop can have so many."""
-  if (steps := _checks.at_least('steps', steps, 1)) > _MAX_STEPS:
-    raise ValueError(
-      f'`steps` was {steps}, but may be at most {_MAX_STEPS}: each of them'
-      ' computes all scores again. Around 100 are usual.'
-    )
-  return steps
-
-
-def _check_options(scope: Any, densities: Any, rounding: Any) -> None:
-  _checks.one_of('scope', scope, SCOPES)
-  _checks.one_of('rounding', rounding, ROUNDINGS)
-  _checks.densities('densities', densities)
-  if densities is not None and scope == 'global':
-    raise ValueError(
-      '`densities` spreads a sparsity over layers, so it needs `scope="layer"`.'
-    )
 
 
 def _schedule(
@@ -167,12 +156,11 @@ def _schedule(
     return spread(total, last)
   kept = layer_counts(shapes, sparsity, densities, rounding, axes)
   kept = {n: max(k, min(at_least, sizes[n])) for n, k in kept.items()}
-  if empty := [name for name, k in kept.items() if sizes[name] and not k]:
-    raise ValueError(
-      f'A sparsity of {sparsity} leaves no weight in {", ".join(empty)}. Lower'
-      ' it, choose other `densities`, give `at_least=1`, or leave them dense'
-      ' with `where=`.'
-    )
+  refuse(
+    [name for name, k in kept.items() if sizes[name] and not k],
+    f'A sparsity of {sparsity} leaves no weight in {{}}. Lower it, choose other'
+    ' `densities`, give `at_least=1`, or leave them dense with `where=`.',
+  )
   return {name: spread(size, kept[name]) for name, size in sizes.items()}
 
 
@@ -190,6 +178,7 @@ def _loop(
   its = dict(axes)
 
   def step(masks, counts):
+    # Scores are those of the network with its dead weights at zero.
     masked = {name: _masked(mask, leaves[name]) for name, mask in masks.items()}
     params = structure.unflatten((leaves | masked).values())
     found = trees.by_name(score_fn(params))
@@ -218,25 +207,22 @@ def _peak(mask: jax.Array, scores: jax.Array) -> jax.Array:
   return jnp.where(jnp.any(mask), peak, 1)
 
 
-def _check_peaks(peaks: dict[str, Any]) -> None:
+def _refuse_useless(peaks: dict[str, Any]) -> None:
   """Raises if pruning went by scores that carry no information."""
-  if (known := trees.concrete(peaks)) is None:
-    return
   faults = []
-  for name, peak in known.items():
-    what = np.where(peak == 0, 'all zero', 'not finite')
+  for name, peak in (trees.concrete(peaks) or {}).items():
     bad = np.flatnonzero((peak == 0) | ~np.isfinite(peak))
     if bad.size:
       step = int(bad[0])
-      name = name or 'the array'
-      faults.append(f'{name} ({what[step]} at step {step + 1})')
-  if faults:
-    raise ValueError(
-      f'The scores of alive weights are useless in {", ".join(faults)}. Pruning'
-      ' by them would be arbitrary: if an earlier layer was emptied, lower'
-      ' `sparsity`, take more `steps` or give `at_least=1`; otherwise look at'
-      ' the scores of the dense params.'
-    )
+      what = 'not finite' if peak[step] else 'all zero'
+      faults.append(f'{name or "the array"} ({what} at step {step + 1})')
+  refuse(
+    faults,
+    'The scores of alive weights are useless in {}. Pruning by them would be'
+    ' arbitrary: if an earlier layer was emptied, lower `sparsity`, take more'
+    ' `steps` or give `at_least=1`; otherwise look at the scores of the dense'
+    ' params.',
+  )
 
 
 def _warn_if_empty(masks: Mapping[str, Any], its: Mapping[str, Axes]) -> None:

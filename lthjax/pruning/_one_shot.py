@@ -212,10 +212,12 @@ def _keep_layers(
 
 def _raised(count: Any, alive: Any, at_least: int) -> Any:
   """Raises a count to what a layer keeps at least, if it has so many."""
+  # Known counts stay on the host.
   lib: Any = jnp if trees.is_traced(count, alive) else np
   return lib.maximum(count, lib.minimum(at_least, alive))
 
 
 def _stay(count: Any, ratio: Fraction, rounding: Rounding) -> Any:
   """Counts what stays when a share goes."""
+  # `rounding` is that of the number removed.
   return count - counts.share_of(count, *ratio.as_integer_ratio(), rounding)

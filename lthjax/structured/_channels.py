@@ -17,6 +17,7 @@ import optax
 
 from lthjax import _checks, trees
 from lthjax import masks as masks_lib
+from lthjax._errors import refuse
 from lthjax.groups import Groups, _groups, expand
 from lthjax.pruning._one_shot import prune
 from lthjax.selection import keep_largest
@@ -113,7 +114,7 @@ def mask_channels(
     {'conv/kernel': 9, 'norm/bias': 1, 'norm/scale': 1, 'output/kernel': 10}
   """
   trees.check_like(channels, params, 'params')
-  alive = {n: m for n, m in trees.by_name(channels).items() if m is not None}
+  alive = trees.prunable(channels)
   if not alive:
     raise ValueError(
       '`channels` are None at every leaf, but must have a mask at some scale:'
@@ -121,14 +122,14 @@ def mask_channels(
     )
   _groups.check_fit(groups, params)
   owners = {n: _owner(n, mask.size, groups) for n, mask in alive.items()}
-  if lost := [name for name, owner in owners.items() if owner is None]:
-    raise ValueError(
-      f'No group holds the channels of {", ".join(lost)}. The groups are'
-      f' {", ".join(groups) or "none"}; make them with'
-      ' `lthjax.groups.from_program(apply, params, x)`, or describe these'
-      ' leaves with `lthjax.groups.by_axes`.'
-    )
-  _check_agreement(alive, owners)
+  refuse(
+    [name for name, owner in owners.items() if owner is None],
+    'No group holds the channels of {}. The groups are'
+    f' {", ".join(groups) or "none"}; make them with'
+    ' `lthjax.groups.from_program(apply, params, x)`, or describe these leaves'
+    ' with `lthjax.groups.by_axes`.',
+  )
+  _refuse_differences(alive, owners)
   units = {owner: alive[name] for name, owner in owners.items() if owner}
   return expand(units, params, groups)
 
@@ -180,6 +181,7 @@ def add_l1(
     def add(path, p, g):
       if g is None or trees.path_name(path) not in chosen:
         return g
+      # Equation 1 of arXiv:1708.06519: the subgradient of strength * |w|.
       return g + (strength * jnp.sign(p)).astype(g.dtype)
 
     updates = jax.tree_util.tree_map_with_path(
@@ -192,7 +194,7 @@ def add_l1(
 
 def _penalized(params, where) -> set[str]:
   """Returns the names of the leaves to penalize, none for an empty tree."""
-  leaves = {n: x for n, x in trees.by_name(params).items() if x is not None}
+  leaves = trees.prunable(params)
   if not leaves:  # Placeholders, when optax asks for the structure of a state.
     return set()
   where = masks_lib.scales if where is None else where
@@ -220,22 +222,20 @@ def _owner(scale: str, size: int, groups: Groups) -> str | None:
   return None
 
 
-def _check_agreement(alive, owners) -> None:
+def _refuse_differences(alive, owners) -> None:
   """Raises if scales of one group are, or may be, chosen differently."""
   scales_of: dict[str, list[str]] = {}
   for name, owner in owners.items():
     scales_of.setdefault(owner, []).append(name)
-  traced = any(trees.is_traced(mask) for mask in alive.values())
-  faults = [
-    f'{" and ".join(names)} of {owner}'
-    for owner, names in scales_of.items()
-    if len(names) > 1
-    and (traced or any((alive[n] != alive[names[0]]).any() for n in names))
-  ]
-  if faults:
-    raise ValueError(
-      'The scales of one group must lose the same channels, but these were'
-      f' chosen separately: {"; ".join(faults)}. Choose scales within the'
-      ' blocks with `where=`, or end groups at sums with'
-      ' `lthjax.groups.from_program(..., sums=False)`.'
-    )
+  traced = trees.is_traced(*alive.values())
+  refuse(
+    (
+      f'{" and ".join(names)} of {owner}'
+      for owner, names in scales_of.items()
+      if len(names) > 1
+      and (traced or any((alive[n] != alive[names[0]]).any() for n in names))
+    ),
+    'The scales of one group must lose the same channels, but these were chosen'
+    ' separately: {}. Choose scales within the blocks with `where=`, or end'
+    ' groups at sums with `lthjax.groups.from_program(..., sums=False)`.',
+  )

@@ -11,6 +11,7 @@ import numpy as np
 from lthjax import _checks, trees
 from lthjax import groups as groups_lib
 from lthjax import masks as masks_lib
+from lthjax._errors import refuse
 from lthjax.groups import _units
 
 UnitMasks = Mapping[str, chex.Array]
@@ -70,42 +71,40 @@ def compact(
   if groups is None:
     groups = groups_lib.from_program(apply, params, *probe)
   _units.check_masks(keeps, groups)
-  if pinned := [
-    f'{name} ({", ".join(sorted(groups[name].pins))})'
-    for name in keeps
-    if name in groups and groups[name].pins
-  ]:
-    free = [name for name, group in groups.items() if not group.pins]
-    raise ValueError(
-      f'{"; ".join(pinned)}: units of pinned groups cannot be removed without'
-      ' changing the function. Groups without pins are'
-      f' {", ".join(free) or "not there"}; `lthjax.groups.compact` removes any,'
-      ' unchecked.'
-    )
+  free = [name for name, group in groups.items() if not group.pins]
+  refuse(
+    [
+      f'{name} ({", ".join(sorted(groups[name].pins))})'
+      for name in keeps
+      if groups[name].pins
+    ],
+    '{}: units of pinned groups cannot be removed without changing the'
+    f' function. Groups without pins are {", ".join(free) or "not there"};'
+    ' `lthjax.groups.compact` removes any, unchecked.',
+  )
 
-  def check(chosen: UnitMasks) -> tuple[chex.ArrayTree, str | None]:
+  def attempt(chosen: UnitMasks) -> tuple[chex.ArrayTree, str | None]:
     small = groups_lib.compact(params, groups, chosen)
     masks = groups_lib.expand(chosen, params, groups)
     zeroed = masks_lib.apply(masks, params)
     return small, _difference(apply, zeroed, small, probe, tolerance)
 
-  small, fault = check(keeps)
-  if fault:
-    alone = {name: check({name: keep})[1] for name, keep in keeps.items()}
-    bad = {name: why for name, why in alone.items() if why}
-    bad = bad or {' with '.join(keeps): fault}
-    raise ValueError(
-      'Without these units the program is another function:'
-      f' {"; ".join(f"{name}: {why}" for name, why in bad.items())}. Is there a'
-      ' size in the program that does not come from the params, or a layer that'
-      ' makes something of a unit that is zero?'
+  small, fault = attempt(keeps)
+  if fault:  # Which group it is, or all of them together.
+    alone = {name: attempt({name: keep})[1] for name, keep in keeps.items()}
+    bad = [f'{name}: {why}' for name, why in alone.items() if why]
+    refuse(
+      bad or [f'{" with ".join(keeps)}: {fault}'],
+      'Without these units the program is another function: {}. Is there a size'
+      ' in the program that does not come from the params, or a layer that'
+      ' makes something of a unit that is zero?',
     )
   return small
 
 
 def _difference(apply, zeroed, small, probe, tolerance) -> str | None:
   """Says how the outputs with zeroed and with smaller params differ."""
-  run = jax.jit(apply)
+  run = jax.jit(apply)  # Two compilations: shapes differ.
   expected = run(zeroed, *probe)
   try:
     found = run(small, *probe)

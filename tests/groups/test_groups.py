@@ -239,8 +239,9 @@ def test_groups_have_to_fit(params, use):
   with pytest.raises(ValueError, match=message):
     use(less, groups)
   for wrong in (None, 'units', 3, AXES, [groups]):
-    name = type(wrong).__name__
-    with pytest.raises(TypeError, match=f'`groups` was a {name}'):
+    with pytest.raises(
+      TypeError, match=r'`groups`.* must map names to `lthjax'
+    ):
       use(params, wrong)
 
 
@@ -267,8 +268,8 @@ def test_permutations_have_to_fit(params, orders, text):
     ({'units': np.ones(5)}, 'units has float64 (5,), not bool (5,)'),
     ({'units': [True] * 5}, 'units has list (5,), not bool (5,)'),
     ({'units': None}, 'units has NoneType (), not bool (5,)'),
-    (np.ones(5, bool), '`masks of units` was a ndarray, but must be'),
-    (None, '`masks of units` was a NoneType, but must be'),
+    (np.ones(5, bool), '`masks of units` was bool[5], but must map'),
+    (None, '`masks of units` was None, but must map'),
   ],
 )
 def test_masks_of_units_have_to_fit(params, masks, text):
@@ -311,11 +312,11 @@ def test_wrong_types(params):
     TypeError, match="`apply` was 'f', but must be a function"
   ):
     lib.from_program('f', params)
-  with pytest.raises(TypeError, match='`layers` was a str, but must be'):
+  with pytest.raises(TypeError, match=r'`layers` was .*, but must be a list'):
     lib.chain(params, 'in')
-  with pytest.raises(TypeError, match='`axes` was a list, but must be'):
+  with pytest.raises(TypeError, match=r'`axes` was .*, but must map names'):
     lib.by_axes(params, [('in', None)])
-  with pytest.raises(TypeError, match='`permutations` was a list, but must be'):
+  with pytest.raises(TypeError, match=r'`permutations` was \[1, 0\], but must'):
     lib.permute(params, groups, [1, 0])
   shapes = jax.eval_shape(lambda: params)
   for f in (lib.score_by_group, lambda p, g: lib.compact(p, g, {})):

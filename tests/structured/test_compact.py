@@ -140,7 +140,7 @@ def test_outputs_are_compared_one_by_one(params, x):
     ({'bias[0]': KEEP[:4]}, 'bias[0] has bool (4,), not bool (8,)'),
     ({'bias[0]': KEEP & False}, 'bias[0] keeps nothing'),
     ({'bias[0]': None}, 'bias[0] has NoneType (), not bool (8,)'),
-    (None, '`masks of units` was a NoneType, but must be'),
+    (None, '`masks of units` was None, but must map'),
   ],
 )
 def test_units_that_cannot_go(params, x, keeps, text):
