@@ -8,6 +8,12 @@ hold alive values and one bit per weight.
 """
 
 from lthjax.deploy._apply import sparse_apply
+from lthjax.deploy._compact import (
+  Compaction,
+  UnitGroup,
+  compact,
+  compaction,
+)
 from lthjax.deploy._compile import CompileError
 from lthjax.deploy._condense import (
   condense,
@@ -26,13 +32,17 @@ from lthjax.deploy._report import Report, report
 from lthjax.deploy._storage import Storage, storage
 
 __all__ = [
+  'Compaction',
   'CompileError',
   'Kernels',
   'Lookup',
   'Report',
   'Sparse',
   'Storage',
+  'UnitGroup',
   'build_kernels',
+  'compact',
+  'compaction',
   'condense',
   'densify',
   'export',

@@ -89,6 +89,7 @@ def from_program(
       tuple(members[i]),
       frozenset(atom.pins),
       _varies(i, found.around[i], kept, members, names),
+      i in found.paired,
     )
     for i, atom in kept.items()
   }

@@ -41,12 +41,15 @@ class Group(NamedTuple):
       members equals zeroing it.
     varies: groups of stacked layers or experts over which the choice may
       differ: a mask of units then is ``[*stack, size]`` or ``[size]``.
+    paired: whether activations are multiplied with each other along it, as
+      queries and keys are; from `lthjax.groups.from_program`.
   """
 
   size: int
   members: tuple[Member, ...]
   pins: frozenset[str] = frozenset()
   varies: tuple[str, ...] = ()
+  paired: bool = False
 
 
 Groups = Mapping[str, Group]

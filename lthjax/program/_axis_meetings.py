@@ -54,6 +54,8 @@ def dot_general(walk, eqn, values, path):
   (cx, cy), (bx, by) = eqn.params['dimension_numbers']
   for i, j in (*zip(cx, cy, strict=True), *zip(bx, by, strict=True)):
     unify(x[i], y[j])
+  if all(value.data for value in values):
+    walk.paired.extend(x[i] for i in cx)
   batch = [x[i] for i in bx]
   left = [t for i, t in enumerate(x) if i not in (*cx, *bx)]
   right = [t for i, t in enumerate(y) if i not in (*cy, *by)]
@@ -88,6 +90,8 @@ def conv(walk, eqn, values, path):
   spec, groups = p['dimension_numbers'], Type(p['feature_group_count'])
   channels, filters = spec.lhs_spec[1], spec.rhs_spec[0]
   unify(image[channels], product([groups, kernel[spec.rhs_spec[1]]]))
+  if all(value.data for value in values):
+    walk.paired.append(image[channels])
   rest = Type(kernel[filters].size // groups.size)
   unify(kernel[filters], product([groups, rest]))
   for value, axes in ((image, spec.lhs_spec), (kernel, spec.rhs_spec)):

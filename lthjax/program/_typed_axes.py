@@ -45,12 +45,14 @@ class Walk(NamedTuple):
     loops: the types of the loops around.
     seen: ``(axes, loops)`` of every value.
     watched: ``{path: inputs}`` of equations to remember.
+    paired: the types along which activations are multiplied with each other.
   """
 
   sums: bool
   loops: tuple[Type, ...]
   seen: list[tuple[tuple[Type, ...], tuple[Type, ...]]]
   watched: dict[Path, Values]
+  paired: list[Type]
 
   def __call__(self, program: Any, values: Values, path: Path) -> list[Value]:
     """Returns what is known of the results of a program."""
@@ -77,10 +79,12 @@ class TypedAxes(NamedTuple):
     leaves: ``{name: type of each axis}``.
     around: for each atom, by `id`, the atoms that are there wherever it is: on
       another axis, or as a loop around.
+    paired: atoms, by `id`, that are contracted between activations.
   """
 
   leaves: dict[str, tuple[Type, ...]]
   around: dict[int, set[int]]
+  paired: set[int]
 
 
 def typed_axes(
@@ -99,11 +103,15 @@ def typed_axes(
     Value(fresh(jnp.shape(x), 'input'), data=True)
     for x in jax.tree.leaves(args)
   ]
-  walk = Walk(sums, (), [], {})
+  walk = Walk(sums, (), [], {}, [])
   outs = walk(closed, [*leaves.values(), *given], ())
   for out in outs:
     pin_all(out, 'output')
-  return TypedAxes({n: v.axes for n, v in leaves.items()}, _around(walk.seen))
+  return TypedAxes(
+    {n: v.axes for n, v in leaves.items()},
+    _around(walk.seen),
+    {id(atom) for t in walk.paired for atom in atoms(t)},
+  )
 
 
 def watch(
@@ -114,7 +122,7 @@ def watch(
   given = [Value(fresh(shape)) for shape in shapes]
   first = len(given) - args
   given[first:] = [Value(fresh(s, 'input'), data=True) for s in shapes[first:]]
-  walk = Walk(True, (), [], dict.fromkeys(paths, ()))
+  walk = Walk(True, (), [], dict.fromkeys(paths, ()), [])
   walk(closed, given, ())
   return given[first:], walk.watched
 

@@ -87,7 +87,8 @@ def compact(
     small = groups_lib.compact(params, groups, chosen)
     masks = groups_lib.expand(chosen, params, groups)
     zeroed = masks_lib.apply(masks, params)
-    return small, _difference(apply, zeroed, small, probe, tolerance)
+    run = jax.jit(apply)
+    return small, difference(run(zeroed, *probe), run, small, probe, tolerance)
 
   small, fault = attempt(keeps)
   if fault:  # Which group it is, or all of them together.
@@ -102,10 +103,18 @@ def compact(
   return small
 
 
-def _difference(apply, zeroed, small, probe, tolerance) -> str | None:
-  """Says how the outputs with zeroed and with smaller params differ."""
-  run = jax.jit(apply)  # Two compilations: shapes differ.
-  expected = run(zeroed, *probe)
+def difference(
+  expected: Any,
+  run: Callable[..., Any],
+  small: chex.ArrayTree,
+  probe: tuple[Any, ...],
+  tolerance: float,
+  floor: float = 0.0,
+) -> str | None:
+  """Says how the outputs with smaller params differ from those expected.
+
+  The tolerance is relative to the largest output, or to ``floor`` if larger.
+  """
   try:
     found = run(small, *probe)
   except (TypeError, ValueError, IndexError) as error:
@@ -123,6 +132,6 @@ def _difference(apply, zeroed, small, probe, tolerance) -> str | None:
     a, b = a.astype(np.float64), b.astype(np.float64)
     gap = np.max(np.abs(a - b), initial=0)
     scale = np.max(np.abs(a), initial=0)
-    if not gap <= tolerance * scale:
+    if not gap <= tolerance * max(scale, floor):
       return f'{name} differs by {gap:.2g}, where it is up to {scale:.2g}'
   return None
