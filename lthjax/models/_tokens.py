@@ -1,0 +1,91 @@
+"""Checks of tokens, before a network looks them up."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lthjax import trees
+
+
+def check(
+  name: str, params: Any, tokens: Any, token_mask: Any
+) -> tuple[jax.Array, jax.Array | None]:
+  """Returns tokens and their mask as arrays, or raises."""
+  tokens = jnp.asarray(tokens)
+  if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+    raise ValueError(
+      f'`{name}` was given tokens of shape {tokens.shape} and type'
+      f' {tokens.dtype}, but needs integers of shape (batch, time). For one'
+      ' sequence, use `tokens[None]`.'
+    )
+  _check_range(name, params, tokens)
+  if token_mask is None:
+    return tokens, None
+  mask = jnp.asarray(token_mask)
+  if mask.shape != tokens.shape:
+    raise ValueError(
+      f'`token_mask` has shape {mask.shape}, but the tokens have shape'
+      f' {tokens.shape}. It needs one entry for each token, true where it is'
+      ' not a pad.'
+    )
+  return tokens, mask.astype(bool)
+
+
+def _check_range(name: str, params: Any, tokens: jax.Array) -> None:
+  """Raises if a token has no embedding; traced tokens are not looked at."""
+  if trees.is_traced(tokens) or not tokens.size:
+    return
+  try:
+    embed = params['embed']
+    count = embed.get('token', embed)['embedding'].shape[0]
+  except (AttributeError, KeyError, TypeError):
+    return  # Params of another structure are refused later, by name.
+  low, high = int(tokens.min()), int(tokens.max())
+  if low < 0 or high >= count:
+    raise ValueError(
+      f'`{name}` was given tokens from {low} to {high}, but its embedding has'
+      f' the {count} tokens from 0 to {count - 1}. Use the tokenizer that'
+      ' belongs to these params.'
+    )
+
+
+def check_room(tokens: jax.Array, cache: Any) -> None:
+  """Raises if a cache has no room for more tokens; a traced one may not."""
+  places = cache.valid.shape[1]
+  known = trees.concrete({'used': cache.used})
+  used = 0 if known is None else int(known['used'])
+  if used + tokens.shape[1] > places:
+    raise ValueError(
+      f'The cache has {places} places, of which {used} are used, but'
+      f' {tokens.shape[1]} more tokens were given. Make a longer one with'
+      ' `init_cache(params, batch, places)`.'
+    )
+
+
+def check_types(tokens: jax.Array, token_types: Any) -> jax.Array | None:
+  """Returns the segments of tokens as an array, or raises."""
+  if token_types is None:
+    return None
+  types = jnp.asarray(token_types)
+  if types.shape != tokens.shape or not jnp.issubdtype(
+    types.dtype, jnp.integer
+  ):
+    raise ValueError(
+      f'`token_types` has shape {types.shape} and type {types.dtype}, but must'
+      f' be integers of the shape {tokens.shape} of the tokens.'
+    )
+  return types
+
+
+def check_length(name: str, params: Any, tokens: jax.Array) -> None:
+  """Raises if there are more tokens than learned positions."""
+  try:
+    places = params['embed']['position']['embedding'].shape[0]
+  except (AttributeError, KeyError, TypeError):
+    return
+  if tokens.shape[1] > places:
+    raise ValueError(
+      f'`{name}` was given sequences of {tokens.shape[1]} tokens, but its'
+      f' params have {places} positions. Cut the sequences into parts.'
+    )
