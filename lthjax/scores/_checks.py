@@ -9,22 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from lthjax import _checks, trees
+from lthjax._errors import refuse
 
 
 def check_params(params: chex.ArrayTree) -> None:
   """Raises unless gradients can be taken by all params."""
   leaves = _checks.arrays(params, 'params')
-  wrong = [
-    f'{name or "it"} is {_checks.describe(x)}'
-    for name, x in leaves.items()
-    if x is not None and not jnp.issubdtype(x.dtype, jnp.inexact)
-  ]
-  if wrong:
-    raise TypeError(
-      f'`params` must be floating point, as gradients need it, but'
-      f' {"; ".join(wrong)}. Leave such leaves out, and let the loss close over'
-      ' them.'
-    )
+  refuse(
+    [
+      f'{name or "it"} is {_checks.describe(x)}'
+      for name, x in leaves.items()
+      if x is not None and not jnp.issubdtype(x.dtype, jnp.inexact)
+    ],
+    '`params` must be floating point, as gradients need it, but {}. Leave such'
+    ' leaves out, and let the loss close over them.',
+    TypeError,
+  )
 
 
 def check_loss(
@@ -35,15 +35,16 @@ def check_loss(
 ) -> None:
   """Raises unless the loss of the batch is a scalar; computes nothing."""
   _checks.function('loss', loss, 'loss(params, batch)')
-  try:
-    found = jax.eval_shape(loss, params, batch, **options)
-  except Exception as error:
-    given = ''.join(f', {name}=...' for name in options)
-    raise ValueError(
-      f'`loss(params, batch{given})` failed on a batch of {describe(batch)},'
-      f' with {type(error).__name__}: {error}. Pass batches with all that the'
-      ' loss reads, labels included, and a loss that takes these arguments.'
-    ) from error
+  given = ''.join(f', {name}=...' for name in options)
+  found = _outputs(
+    loss,
+    params,
+    batch,
+    options=options,
+    call=f'loss(params, batch{given})` failed on a batch of {describe(batch)}',
+    remedy='Pass batches with all that the loss reads, labels included, and a'
+    ' loss that takes these arguments.',
+  )
   if not _is_floating(found) or found.shape != ():
     raise ValueError(
       f'`loss(params, batch)` returned {describe(found)}, but must return one'
@@ -57,20 +58,35 @@ def check_outputs(
 ) -> None:
   """Raises unless the model takes ``x`` and returns an array; computes none."""
   _checks.function('apply', apply, 'apply(params, x)')
-  try:
-    found = jax.eval_shape(apply, params, x)
-  except Exception as error:
-    raise ValueError(
-      f'`apply(params, x)` failed on x of shape {x.shape}, with'
-      f' {type(error).__name__}: {error}. `input_shape` was {x.shape[1:]}, but'
-      ' must be the shape of one example, without the batch axis.'
-    ) from error
+  found = _outputs(
+    apply,
+    params,
+    x,
+    call=f'apply(params, x)` failed on x of shape {x.shape}',
+    remedy=f'`input_shape` was {x.shape[1:]}, but must be the shape of one'
+    ' example, without the batch axis.',
+  )
   if not _is_floating(found):
     raise ValueError(
       f'`apply(params, x)` returned {describe(found)}, but must return a single'
       ' floating-point array. Select one: `lambda params, x:'
       ' model.apply(params, model_state, x)[0]`.'
     )
+
+
+def _outputs(
+  f: Callable[..., Any],
+  *args: Any,
+  options: dict[str, Any] | None = None,
+  call: str,
+  remedy: str,
+) -> Any:
+  """Returns the shapes that a function returns, or says how it failed."""
+  try:  # JAX remembers the function: a new partial would be traced again.
+    return jax.eval_shape(f, *args, **(options or {}))
+  except Exception as error:
+    kind = type(error).__name__
+    raise ValueError(f'`{call}, with {kind}: {error}. {remedy}') from error
 
 
 def check_finite(scores: chex.ArrayTree, what: str) -> chex.ArrayTree:
@@ -80,15 +96,27 @@ def check_finite(scores: chex.ArrayTree, what: str) -> chex.ArrayTree:
     for name, x in trees.by_name(scores).items()
     if x is not None
   }
-  if (known := trees.concrete(bad)) is None:
-    return scores
-  if found := [f'{n} ({x})' for n, x in known.items() if x]:
-    raise ValueError(
-      f'{what} scores are not finite in {", ".join(found)}. Look at the params,'
-      ' the inputs and the loss there: an example or weight is NaN or too'
-      ' large, or the batch is empty.'
-    )
+  refuse(
+    [f'{n} ({x})' for n, x in (trees.concrete(bad) or {}).items() if x],
+    f'{what} scores are not finite in {{}}. Look at the params, the inputs and'
+    ' the loss there: an example or weight is NaN or too large, or the batch is'
+    ' empty.',
+  )
   return scores
+
+
+def losses(
+  loss: Callable[..., Any],
+  params: chex.ArrayTree,
+  batches: Iterable[Any],
+  **options: Any,
+) -> list[Any]:
+  """Returns the batches as a list, if the loss of each has gradients."""
+  check_params(params)
+  found = as_batches(batches)
+  for batch in found:
+    check_loss(loss, params, batch, **options)
+  return found
 
 
 def as_batches(batches: Iterable[Any]) -> list[Any]:
@@ -100,10 +128,7 @@ def as_batches(batches: Iterable[Any]) -> list[Any]:
       ' of batches. Put it into a list: `[batch]`.'
     )
   if not isinstance(batches, Iterable):
-    raise TypeError(
-      f'`batches` was {_checks.describe(batches)}, but must be a sequence of'
-      ' batches.'
-    )
+    raise _checks.wrong_type('batches', batches, 'be a sequence of batches')
   if not (found := list(batches)):
     raise ValueError('`batches` was empty, but at least one batch is needed.')
   return found
@@ -134,13 +159,13 @@ def examples(batch: Any) -> int:
 def describe(tree: Any) -> str:
   """Names the leaves of a tree with their dtypes and shapes."""
 
-  def spell(name, x):
-    kind = type(x).__name__
-    if hasattr(x, 'dtype'):
-      kind = f'{x.dtype}[{", ".join(map(str, x.shape))}]'
-    return f'{name}: {kind}' if name else kind
+  def kind(x):
+    return _checks.describe(x) if hasattr(x, 'dtype') else type(x).__name__
 
-  leaves = [spell(name, x) for name, x in trees.by_name(tree).items()]
+  leaves = [
+    f'{name}: {kind(x)}' if name else kind(x)
+    for name, x in trees.by_name(tree).items()
+  ]
   return ', '.join(leaves) or f'an empty {type(tree).__name__}'
 
 

@@ -61,7 +61,7 @@ def fisher(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _mean_square(loss, params, batch):
-  """One example at a time: all gradients at once would fill the memory."""
+  # One example at a time: all gradients at once would fill the memory.
   leaves, treedef = jax.tree.flatten(batch)
   arrays = {i: jnp.asarray(x) for i, x in enumerate(leaves) if jnp.ndim(x)}
 
@@ -74,5 +74,6 @@ def _mean_square(loss, params, batch):
     return jax.tree.map(lambda t, c: t + c**2, total, changes), None
 
   zeros = jax.tree.map(jnp.zeros_like, product(params, params))
+  # Equation 6 of arXiv:1801.05787: half the mean over examples.
   total, _ = jax.lax.scan(add, zeros, arrays)
   return jax.tree.map(lambda t: t / (2 * _checks.examples(batch)), total)

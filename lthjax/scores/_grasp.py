@@ -63,10 +63,8 @@ def grasp(
     temperature = _lib_checks.positive('temperature', temperature)
   if temperature is not None:
     options['temperature'] = temperature
-  _checks.check_params(params)
-  batches = _checks.as_batches(batches)
-  for batch in batches:
-    _checks.check_loss(loss, params, batch, **options)
+  batches = _checks.losses(loss, params, batches, **options)
+  # Algorithm 1: the gradient g of all examples, then its product with H.
   grads = mean_over_batches(
     lambda batch: _gradient(loss, params, batch, options), batches
   )

@@ -14,14 +14,11 @@ from lthjax.scores import _checks
 def mean_over_batches(
   f: Callable[[Any], chex.ArrayTree], batches: list[Any]
 ) -> chex.ArrayTree:
-  """Averages ``f(batch)``, weighted by the number of examples.
-
-  Sums are in float32 at least: in bfloat16, small parts would be lost.
-  """
+  """Averages ``f(batch)``, weighted by the number of examples."""
   sizes = [_checks.examples(batch) for batch in batches]
 
   def part(size, batch):
-    def weigh(x):
+    def weigh(x):  # In bfloat16, a sum would lose its small parts.
       return x.astype(jnp.promote_types(x.dtype, jnp.float32)) * share
 
     share = size / sum(sizes)

@@ -57,13 +57,12 @@ def _sensitivity(loss, params, batch):
 
 
 def product(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
-  """Multiplies in float32 at least: float16 has no room for small scores.
-
-  Of complex numbers it is the real part. With a gradient, which JAX conjugates,
-  that is the change of the loss to first order when the weight is removed.
-  """
+  """Multiplies in float32 at least; the real part of complex products."""
 
   def multiply(x, y):
+    # JAX conjugates gradients of complex weights, so that the real part is the
+    # first-order change of the loss when the weight is removed. In float16,
+    # small scores would be zero.
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     return jnp.real(x.astype(dtype) * y.astype(dtype))
 

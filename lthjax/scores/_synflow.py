@@ -69,6 +69,7 @@ def _flow(apply, params, shape):
   positive = jax.tree.map(jnp.abs, params)
   x = jnp.ones(shape, jnp.float32)
 
+  # Equation 2: R is the sum of the outputs for ones, here R * 2**exponent.
   def flow(positive):
     total = evaluate(lambda p: jnp.sum(apply(p, x)), positive)
     return total.value, total.exponent

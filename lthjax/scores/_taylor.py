@@ -45,10 +45,7 @@ def taylor(
     Molchanov et al., Importance Estimation for Neural Network Pruning,
     arXiv:1906.10771, equation 8.
   """
-  _checks.check_params(params)
-  batches = _checks.as_batches(batches)
-  for batch in batches:
-    _checks.check_loss(loss, params, batch)
+  batches = _checks.losses(loss, params, batches)
   scores = mean_over_batches(
     lambda batch: _squared_change(loss, params, batch), batches
   )

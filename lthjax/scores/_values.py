@@ -12,6 +12,9 @@
 | `movement` | ``|w - w0|`` |
 | `large_final_same_sign` | ``|w|`` where the sign is the initial one, else 0 |
 
+All take the trained params, and the initial ones where the table has ``w0``,
+and return scores with the structure, shapes and dtypes of the params.
+
 References:
   Zhou et al., Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask,
   arXiv:1905.01067, sections 2 and 5, figure 2.
@@ -25,16 +28,11 @@ import jax
 import jax.numpy as jnp
 
 from lthjax import _checks, trees
+from lthjax._errors import refuse
 
 
 def magnitude(params: chex.ArrayTree) -> chex.ArrayTree:
   """Scores a weight by its absolute value: ``|w|``.
-
-  Args:
-    params: tree of arrays.
-
-  Returns:
-    Scores of the same structure, shapes and dtypes.
 
   Example:
     >>> import jax.numpy as jnp
@@ -55,12 +53,6 @@ large_final = magnitude  # its name among Zhou's criteria
 def small_final(params: chex.ArrayTree) -> chex.ArrayTree:
   """Keeps small trained weights: ``-|w|``.
 
-  Args:
-    params: trained params.
-
-  Returns:
-    Scores of the same structure.
-
   Example:
     >>> import jax.numpy as jnp
     >>> import lthjax as lth
@@ -75,12 +67,7 @@ def large_init(
 ) -> chex.ArrayTree:
   """Keeps weights that were large at initialization: ``|w0|``.
 
-  Args:
-    params: trained params, of which only the structure matters.
-    initial: params at initialization.
-
-  Returns:
-    Scores of the same structure.
+  Of ``params`` only the structure matters.
 
   Example:
     >>> import jax.numpy as jnp
@@ -96,12 +83,7 @@ def small_init(
 ) -> chex.ArrayTree:
   """Keeps weights that were small at initialization: ``-|w0|``.
 
-  Args:
-    params: trained params, of which only the structure matters.
-    initial: params at initialization.
-
-  Returns:
-    Scores of the same structure.
+  Of ``params`` only the structure matters.
 
   Example:
     >>> import jax.numpy as jnp
@@ -116,13 +98,6 @@ def large_init_large_final(
   params: chex.ArrayTree, initial: chex.ArrayTree
 ) -> chex.ArrayTree:
   """Keeps weights that are large before and after: ``min(|w0|, |w|)``.
-
-  Args:
-    params: trained params.
-    initial: params at initialization.
-
-  Returns:
-    Scores of the same structure.
 
   Example:
     >>> import jax.numpy as jnp
@@ -141,13 +116,6 @@ def small_init_small_final(
 ) -> chex.ArrayTree:
   """Keeps weights that are small before and after: ``-max(|w0|, |w|)``.
 
-  Args:
-    params: trained params.
-    initial: params at initialization.
-
-  Returns:
-    Scores of the same structure.
-
   Example:
     >>> import jax.numpy as jnp
     >>> import lthjax as lth
@@ -165,13 +133,6 @@ def magnitude_increase(
 ) -> chex.ArrayTree:
   """Scores a weight by how much training enlarged it: ``|w| - |w0|``.
 
-  Args:
-    params: trained params.
-    initial: params at initialization.
-
-  Returns:
-    Scores of the same structure.
-
   Example:
     >>> import jax.numpy as jnp
     >>> import lthjax as lth
@@ -184,13 +145,6 @@ def magnitude_increase(
 
 def movement(params: chex.ArrayTree, initial: chex.ArrayTree) -> chex.ArrayTree:
   """Scores a weight by how far training moved it: ``|w - w0|``.
-
-  Args:
-    params: trained params.
-    initial: params at initialization.
-
-  Returns:
-    Scores of the same structure.
 
   Example:
     >>> import jax.numpy as jnp
@@ -207,14 +161,7 @@ def large_final_same_sign(
   """Keeps large trained weights that kept their sign; others score zero.
 
   With the weights at their initial values this is the best supermask criterion
-  of the paper.
-
-  Args:
-    params: trained params, not complex.
-    initial: params at initialization.
-
-  Returns:
-    Scores of the same structure.
+  of the paper. Complex weights have no sign.
 
   Example:
     >>> import jax.numpy as jnp
@@ -249,18 +196,19 @@ def _score(
       None if w is None else f(w) for w in leaves.values()
     )
   before = _checks.arrays(initial, 'initial')
-  shapes = {n: w if w is None else w.shape for n, w in leaves.items()}
-  found = {n: w if w is None else w.shape for n, w in before.items()}
-  wrong = [
-    f'{name} ({shapes.get(name)} and {found.get(name)})'
-    for name in shapes | found
-    if name not in shapes or name not in found or shapes[name] != found[name]
-  ]
-  if wrong:
-    raise ValueError(
-      '`params` and `initial` must have the same leaves and shapes, but differ'
-      f' in {", ".join(wrong)}. Pass the params from before training.'
-    )
+  shapes, found = (
+    {name: w if w is None else w.shape for name, w in tree.items()}
+    for tree in (leaves, before)
+  )
+  refuse(
+    [
+      f'{name} ({shapes.get(name)} and {found.get(name)})'
+      for name in shapes | found
+      if name not in shapes or name not in found or shapes[name] != found[name]
+    ],
+    '`params` and `initial` must have the same leaves and shapes, but differ in'
+    ' {}. Pass the params from before training.',
+  )
   return structure.unflatten(
     None if w is None else f(w, before[name]) for name, w in leaves.items()
   )

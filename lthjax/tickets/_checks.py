@@ -10,6 +10,7 @@ import numpy as np
 
 from lthjax import masks as masks_lib
 from lthjax import trees
+from lthjax._errors import refuse
 from lthjax.training._state import TrainState
 
 State = Any
@@ -83,25 +84,26 @@ def check_trained(
     name: jnp.any((values[name] != 0) & ~mask)
     for name, mask in trees.prunable(masks).items()
   }
-  if names := [n for n, x in (trees.concrete(wrong) or {}).items() if x]:
-    raise ValueError(
-      '`train` returned weights that are not zero where the masks are false,'
-      f' in {", ".join(names)}. Start it with'
-      ' `state = lthjax.training.with_masks(state, masks)`, and train with'
-      ' `lthjax.static(tx, masks)`.'
-    )
+  refuse(
+    [name for name, x in (trees.concrete(wrong) or {}).items() if x],
+    '`train` returned weights that are not zero where the masks are false, in'
+    ' {}. Start it with `state = lthjax.training.with_masks(state, masks)`, and'
+    ' train with `lthjax.static(tx, masks)`.',
+  )
 
 
 def check_vmapped(state: State, vmapped: bool) -> None:
   """Raises if runs side by side would be pruned as one, or one as several."""
   if isinstance(state, TrainState) and jnp.ndim(state.best.loss) != vmapped:
-    raise ValueError(
+    several = (
       'The state is that of several runs side by side: pass `vmapped=True` to'
       ' prune each on its own.'
-      if not vmapped
-      else 'The state is that of one run, but `vmapped` was True. Leave it out,'
-      ' or train several runs with `trainer(..., vmapped=True)`.'
     )
+    single = (
+      'The state is that of one run, but `vmapped` was True. Leave it out, or'
+      ' train several runs with `trainer(..., vmapped=True)`.'
+    )
+    raise ValueError(single if vmapped else several)
 
 
 def check_resume(
@@ -117,17 +119,17 @@ def check_resume(
       f'`resume` is not a ticket of this search. {error}'
     ) from error
   trained = resume.trained
-  several = type(trained) is tuple
-  wanted = 'one state'
-  fits = not several or type(state) is tuple
-  if parts is not None:
+  several = type(trained) is tuple  # Not a state that is a NamedTuple.
+  if parts is None:
+    wanted, fits = 'one state', not several or type(state) is tuple
+  else:
     wanted = f'a tuple with a trained state for each of the {parts} parts'
-    empty = several and any(map(trees.is_none, trained))
-    fits = several and len(trained) == parts and not empty
+    fits = several and len(trained) == parts
+    fits = fits and not any(map(trees.is_none, trained))
   if not fits:
-    kind = type(trained).__name__
-    given = f'a tuple of {len(trained)}' if several else f'a {kind}'
+    of = f' of {len(trained)}' if several else ''
     raise ValueError(
-      f'`resume.trained` was {given}, but must be {wanted}. Pass the last'
-      ' ticket that this search yielded, with its states.'
+      f'`resume.trained` was a {type(trained).__name__}{of}, but must be'
+      f' {wanted}. Pass the last ticket that this search yielded, with its'
+      ' states.'
     )

@@ -30,7 +30,7 @@ References:
   arXiv:2009.08576, section 5.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import chex
@@ -38,6 +38,7 @@ import jax
 import jax.numpy as jnp
 
 from lthjax import _checks, _sharding, scores, trees
+from lthjax._errors import refuse
 from lthjax.selection import keep_largest
 
 
@@ -118,7 +119,7 @@ def random_signs(
   """
   key = _checks.key('key', key)
 
-  def draw(name, m, p):
+  def draw(name, m, p):  # The same signs on any mesh.
     own = trees.fold_in_name(key, name)
     signs = _sharding.draw(jax.random.rademacher, own, p, p.dtype)
     return jnp.abs(p) * signs
@@ -259,7 +260,11 @@ def random_quotas(
   """
   key = _checks.key('key', key)
   _checks.bool_masks(masks)
-  _check_quotas(trees.prunable(masks), quotas)
+  refuse(
+    _bad_quotas(trees.prunable(masks), quotas),
+    'The quotas do not fit the masks: {}. Give every prunable leaf a number of'
+    ' weights that it has.',
+  )
   return trees.map_alive(
     lambda name, m, x: keep_largest(x, quotas[name], m),
     masks,
@@ -288,21 +293,15 @@ def _map(
   )
 
 
-def _check_quotas(alive: dict[str, Any], quotas: Mapping[str, int]) -> None:
-  """Raises, naming all leaves, unless every one has its number of weights."""
-  faults = [f'{n} has no quota' for n in alive if n not in quotas]
-  faults += [f'{n} is not a prunable leaf' for n in quotas if n not in alive]
+def _bad_quotas(
+  alive: dict[str, Any], quotas: Mapping[str, int]
+) -> Iterator[str]:
+  """Describes leaves without a number of weights that they have."""
+  yield from (f'{n} has no quota' for n in alive if n not in quotas)
+  yield from (f'{n} is not a prunable leaf' for n in quotas if n not in alive)
   fitting = {n: m.sum() for n, m in alive.items() if n in quotas}
-  sizes = trees.concrete(fitting)
+  sizes = trees.concrete(fitting) or {}
   numbers = trees.concrete({n: quotas[n] for n in fitting})
-  if sizes is not None and numbers is not None:
-    faults += [
-      f'{name} has a quota of {numbers[name]} out of {int(size)}'
-      for name, size in sizes.items()
-      if not 0 <= numbers[name] <= size
-    ]
-  if faults:
-    raise ValueError(
-      f'The quotas do not fit the masks: {"; ".join(faults)}. Give every'
-      ' prunable leaf a number of weights that it has.'
-    )
+  for name, size in sizes.items():
+    if numbers is not None and not 0 <= numbers[name] <= size:
+      yield f'{name} has a quota of {numbers[name]} out of {int(size)}'

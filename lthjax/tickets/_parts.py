@@ -20,6 +20,7 @@ import chex
 
 from lthjax import _checks, trees
 from lthjax import masks as masks_lib
+from lthjax._errors import refuse
 
 Reading = Literal['without_core', 'without_others']
 
@@ -144,11 +145,11 @@ def overlap_against_chance(
       ' `overlap_against_chance` outside of `jax.jit` and `jax.vmap`.'
     )
   sizes = {name: mask.size for name, mask in tables[0].items()}
-  if empty := [name for name, size in sizes.items() if not size]:
-    raise ValueError(
-      f'`masks` are empty in {", ".join(empty)}, but chance needs weights to'
-      ' choose from: put None there.'
-    )
+  refuse(
+    [name for name, size in sizes.items() if not size],
+    '`masks` are empty in {}, but chance needs weights to choose from: put None'
+    ' there.',
+  )
   core = masks_lib.alive_by_name(functools.reduce(masks_lib.intersect, masks))
   alive = [masks_lib.alive_by_name(mask) for mask in masks]
   moments = {

@@ -13,6 +13,7 @@ import numpy as np
 
 from lthjax import _checks, pruning, trees
 from lthjax import masks as masks_lib
+from lthjax._errors import refuse
 from lthjax.pruning._checks import check_nan
 from lthjax.scores import magnitude
 from lthjax.tickets._checks import (
@@ -158,19 +159,9 @@ def one_shot(
 ) -> Iterator[Ticket]:
   """Finds tickets by pruning the trained dense network once to each size.
 
-  The counterpart of `imp`, which documents the other arguments: every ticket is
-  cut from the network of level 0, which is trained once.
-
-  Args:
-    train: ``train(state, masks) -> state``.
-    state: what to rewind to.
-    masks: initial tree of masks.
-    prunes: ``prune(scores, masks) -> masks`` of each ticket.
-    score: as in `imp`.
-    rewind: as in `imp`.
-    evaluate: as in `imp`.
-    params: as in `imp`.
-    vmapped: as in `imp`.
+  The counterpart of `imp`: every ticket is cut from the network of level 0,
+  which is trained once. ``prunes`` has one ``prune(scores, masks) -> masks``
+  per ticket; the other arguments are those of `imp`.
 
   Yields:
     The dense network as level 0, then one `Ticket` per entry of ``prunes``.
@@ -288,7 +279,7 @@ class Search(NamedTuple):
     _checks.bool_masks(self.masks)
     trees.check_like(self.masks, self.params(self.state), 'params')
     check_vmapped(self.state, self.vmapped)
-    # A bad budget raises here, not after hours of training.
+    # On scores of one, a bad budget raises now, not after hours of training.
     ones = jax.tree.map(lambda m: jnp.ones(m.shape), self.masks)
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')  # Of layers that such scores empty.
@@ -299,22 +290,20 @@ class Search(NamedTuple):
 
   def check_common(self, masks: chex.ArrayTree, level: int) -> None:
     """Raises if parts have nothing in common in a layer."""
-    alive = self._alive(masks)
-    if empty := [name for name, runs in alive.items() if not runs.all()]:
-      raise ValueError(
-        f'At level {level}, the parts keep no weight in common in'
-        f' {", ".join(empty)}. Stop before that level, or prune less per'
-        ' level.'
-      )
+    refuse(
+      [name for name, runs in self._alive(masks).items() if not runs.all()],
+      f'At level {level}, the parts keep no weight in common in {{}}. Stop'
+      ' before that level, or prune less per level.',
+    )
 
   def _check_alive(self, masks: chex.ArrayTree, level: int) -> None:
     """Raises if no weight is left."""
     alive = list(self._alive(masks).values())
+    where = ' in some of the runs' if self.vmapped else ''
     if alive and not np.any(alive, axis=0).all():
       raise ValueError(
-        f'At level {level}, no weight is alive'
-        f'{" in some of the runs" if self.vmapped else ""}. Stop before that'
-        ' level, or prune less per level.'
+        f'At level {level}, no weight is alive{where}. Stop before that level,'
+        ' or prune less per level.'
       )
 
   def _alive(self, masks: chex.ArrayTree) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from lthjax import _checks, trees
 from lthjax import masks as masks_lib
+from lthjax._errors import refuse
 from lthjax.tickets._search import Params, Ticket, find_params
 
 
@@ -70,11 +71,11 @@ def transfer(
     initializations across datasets and optimizers, arXiv:1906.02773, section 3.
   """
   if not isinstance(ticket, Ticket):
-    raise TypeError(
-      f'`ticket` was {_checks.describe(ticket)}, but must be a ticket of'
-      ' `lthjax.tickets.imp`. For masks alone, pass'
-      ' `lthjax.tickets.Ticket(0, 1.0, masks, None, None, None)`.'
+    wanted = (
+      'be a ticket of `lthjax.tickets.imp`. For masks alone, pass'
+      ' `lthjax.tickets.Ticket(0, 1.0, masks, None, None, None)`'
     )
+    raise _checks.wrong_type('ticket', ticket, wanted)
   masks, leaves = _checks.bool_masks(ticket.masks), _checks.arrays(onto, 'onto')
   if weights and ticket.start is None:
     raise ValueError(
@@ -83,10 +84,10 @@ def transfer(
       ' masks alone.'
     )
   started = trees.by_name(params(ticket.start)) if weights else None
-  globs = [fresh] if isinstance(fresh, str) else list(fresh)
+  globs = _checks.globs('fresh', fresh)
   names = list(dict.fromkeys([*leaves, *masks]))
   left_out = set(trees.first_match(globs, names, 'fresh', 'leaf'))
-  _check_fit(masks, started, leaves, left_out)
+  _refuse_misfits(masks, started, leaves, left_out)
 
   def mask(path, leaf):  # In the structure of the target, by name.
     name = trees.path_name(path)
@@ -109,7 +110,7 @@ def transfer(
   return tree_map(weight, onto), tree_map(mask, onto)
 
 
-def _check_fit(masks, started, leaves, left_out) -> None:
+def _refuse_misfits(masks, started, leaves, left_out) -> None:
   """Raises if a leaf does not fit, or if nothing is transferred."""
   maskable = [name for name, mask in masks.items() if mask is not None]
   if not maskable:
@@ -118,13 +119,12 @@ def _check_fit(masks, started, leaves, left_out) -> None:
       ' such as those that start from `lthjax.masks.full(params)`.'
     )
   names = [n for n in dict.fromkeys([*leaves, *masks]) if n not in left_out]
-  faults = [x for n in names for x in _misfits(n, masks, started, leaves)]
-  if faults:
-    raise ValueError(
-      f'The ticket does not fit: {"; ".join(faults)}. Networks of one'
-      ' architecture fit; name leaves that keep their values in `onto`, such as'
-      ' a head with other classes, with `fresh="output/*"`.'
-    )
+  refuse(
+    [x for n in names for x in _misfits(n, masks, started, leaves)],
+    'The ticket does not fit: {}. Networks of one architecture fit; name leaves'
+    ' that keep their values in `onto`, such as a head with other classes, with'
+    ' `fresh="output/*"`.',
+  )
   if left_out.issuperset(maskable):
     raise ValueError(
       'Nothing of the ticket is transferred: `fresh` names every leaf that has'

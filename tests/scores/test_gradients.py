@@ -354,5 +354,5 @@ def test_params_and_losses_of_the_wrong_kind(name):
   with pytest.raises(TypeError, match='`loss` was None, but must be a func'):
     criterion(None, network(), batch)
   if name != 'snip':
-    with pytest.raises(TypeError, match='`batches` was an int, but must be a'):
+    with pytest.raises(TypeError, match='`batches` was 3, but must be a seq'):
       criterion(loss, network(), 3)
