@@ -1,7 +1,8 @@
 """Errors that name everything that is wrong at once."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 # A name, perhaps with a remark in parentheses.
 _NAME = re.compile(r'\S+( \(.*\))?')
@@ -18,3 +19,15 @@ def refuse(
   if found := [fault or 'the array' for fault in faults]:
     separator = ', ' if all(map(_NAME.fullmatch, found)) else '; '
     raise error(sentence.replace('{}', separator.join(found), 1))
+
+
+def differences(
+  there: Mapping[str, Any], here: Mapping[str, Any], where: str = 'here'
+) -> list[str]:
+  """Describes the entries in which two tables differ, in order of names."""
+  return [
+    f'{name or "the array"}: {there.get(name, "nothing")} there,'
+    f' {here.get(name, "nothing")} {where}'
+    for name in sorted(there.keys() | here.keys())
+    if there.get(name) != here.get(name)
+  ]

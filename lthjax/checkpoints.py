@@ -22,8 +22,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from lthjax import files, trees
+from lthjax import _checks, files, trees
 from lthjax import masks as masks_lib
+from lthjax._errors import differences, refuse
 from lthjax.tickets import Ticket
 
 _DIGESTS = 'SHA256SUMS'
@@ -48,9 +49,6 @@ def save(
   Raises:
     FileExistsError: if the path exists; nothing is overwritten.
     OSError: if it cannot be written. The disk is left as it was.
-    ValueError: if there is no array, or an empty one, or one whose values
-      would change.
-    TypeError: if a leaf is not an array, or the metadata do not fit into JSON.
 
   Example:
     >>> import tempfile, jax.numpy as jnp
@@ -116,21 +114,14 @@ def load(path: str | os.PathLike[str], like: chex.ArrayTree) -> Any:
   """
   path = files.local_path(path)
   target = jax.tree.map(_abstract, like)
-  found, wanted = _read_header(path)['leaves'], _describe(target)
-  if found != wanted:
-    differ = [
-      f'{name or "the array"}: {found.get(name, "nothing")} there,'
-      f' {wanted.get(name, "nothing")} in `like`'
-      for name in sorted(found.keys() | wanted.keys())
-      if found.get(name) != wanted.get(name)
-    ]
-    raise ValueError(
-      f'The checkpoint {path} holds another tree: {"; ".join(differ)}. Load it'
-      ' into the structure it was saved from.'
-    )
+  refuse(
+    differences(_read_header(path)['leaves'], _describe(target), 'in `like`'),
+    f'The checkpoint {path} holds another tree: {{}}. Load it into the'
+    ' structure it was saved from.',
+  )
   try:
     tree = ocp.load(os.fspath(path), target)
-  except ValueError as error:  # The leaves are the same: see above.
+  except ValueError as error:  # The leaves are the same, as checked above.
     raise ValueError(
       f'The checkpoint {path} holds another tree: containers without leaves'
       ' differ. Load it into the structure it was saved from.'
@@ -139,17 +130,10 @@ def load(path: str | os.PathLike[str], like: chex.ArrayTree) -> Any:
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """Reads what was saved beside the arrays.
-
-  Args:
-    path: what `save` wrote.
+  """Reads what was saved beside the arrays, or raises what `load` raises.
 
   Returns:
     The dict given to `save`, or an empty one.
-
-  Raises:
-    FileNotFoundError: if there is nothing at the path.
-    ValueError: if it is not a checkpoint, or is damaged.
 
   Example:
     >>> import tempfile, jax.numpy as jnp
@@ -165,27 +149,23 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> None:
   """Writes a ticket: masks at one bit per weight, both states, and metrics.
 
+  Raises what `save` raises.
+
   Args:
     path: folder to create.
     ticket: what `lthjax.tickets.imp` yields. Its metrics must be something that
       JSON can hold. States may be left out by ``ticket._replace(start=None)``.
-
-  Raises:
-    FileExistsError: if the path exists; nothing is overwritten.
-    OSError: if it cannot be written. The disk is left as it was.
 
   Example:
     >>> import tempfile, jax.numpy as jnp
     >>> from lthjax import checkpoints
     >>> from lthjax.tickets import Ticket
     >>> masks = {'w': jnp.array([[True, False]])}
-    >>> ticket = Ticket(
-    ...   1, 0.5, masks, None, {'w': jnp.ones((1, 2))}, {'acc': 1}
-    ... )
+    >>> ticket = Ticket(1, 0.5, masks, None, {'w': jnp.ones((1, 2))}, 0.9)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...   checkpoints.save_ticket(f'{folder}/1', ticket)
     ...   checkpoints.load_ticket(f'{folder}/1', like=ticket).metrics
-    {'acc': 1}
+    0.9
   """
   arrays = {
     'masks': masks_lib.pack(ticket.masks),
@@ -197,19 +177,12 @@ def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> None:
 
 
 def load_ticket(path: str | os.PathLike[str], like: Ticket) -> Ticket:
-  """Reads a ticket.
+  """Reads a ticket, or raises what `load` raises.
 
   Args:
     path: what `save_ticket` wrote.
     like: a ticket whose masks and states have the right structure and shapes,
       as arrays or `jax.ShapeDtypeStruct`.
-
-  Returns:
-    The ticket, to the bit as it was saved.
-
-  Raises:
-    FileNotFoundError: if there is nothing at the path.
-    ValueError: if it is not a ticket, is damaged, or has another structure.
 
   Example:
     >>> import tempfile, jax.numpy as jnp
@@ -230,11 +203,11 @@ def load_ticket(path: str | os.PathLike[str], like: Ticket) -> Ticket:
   target = {'masks': packed, 'start': like.start, 'trained': like.trained}
   arrays = load(path, target)
   scalars = read_metadata(path)
-  if missing := {'level', 'density', 'metrics'} - set(scalars):
-    raise ValueError(
-      f'{path} is a checkpoint but not a ticket: it has no'
-      f' {", ".join(sorted(missing))}. Read it with `load`.'
-    )
+  refuse(
+    sorted({'level', 'density', 'metrics'} - set(scalars)),
+    f'{path} is a checkpoint but not a ticket: it has no {{}}. Read it with'
+    ' `load`.',
+  )
   return Ticket(
     scalars['level'],
     scalars['density'],
@@ -247,22 +220,22 @@ def load_ticket(path: str | os.PathLike[str], like: Ticket) -> Ticket:
 
 def check_path(path: str | os.PathLike[str]) -> None:
   """Raises if checkpoints could be written to a path, but not read again."""
-  if found := sorted({*os.fspath(path)} & {*_PATTERN}):
-    raise ValueError(
-      f'{path} has {" and ".join(found)} in its name, which orbax takes for'
-      ' patterns: a checkpoint there could not be read again. Choose another'
-      ' path.'
-    )
+  refuse(
+    sorted({*os.fspath(path)} & {*_PATTERN}),
+    f'{path} has {{}} in its name, which orbax takes for patterns: a checkpoint'
+    ' there could not be read again. Choose another path.',
+  )
 
 
 def plain(value: Any, name: str = 'metadata') -> Any:
   """Returns what JSON gives back, or names the part that it cannot hold."""
   if isinstance(value, dict):
-    if wrong := [key for key in value if not isinstance(key, str)]:
-      raise TypeError(
-        f'{name} has the key {wrong[0]!r}, which JSON would turn into a string.'
-        ' Use strings as keys.'
-      )
+    refuse(
+      [repr(key) for key in value if not isinstance(key, str)],
+      f'{name} has the key {{}}, which JSON would turn into a string. Use'
+      ' strings as keys.',
+      TypeError,
+    )
     return {key: plain(x, f'{name}[{key!r}]') for key, x in value.items()}
   if isinstance(value, list | tuple):
     return [plain(x, f'{name}[{i}]') for i, x in enumerate(value)]
@@ -273,40 +246,42 @@ def plain(value: Any, name: str = 'metadata') -> Any:
   if value is None or isinstance(value, bool | int | float | str):
     return value
   raise TypeError(
-    f'{name} is a {type(value).__name__}, which JSON cannot hold. Put arrays'
+    f'{name} is {_checks.describe(value)}, which JSON cannot hold. Put arrays'
     ' into the tree, and numbers, strings, lists and dicts into the metadata.'
   )
 
 
 def _check_leaves(tree: chex.ArrayTree) -> None:
-  """Checks that every leaf comes back as it is, and under its own name."""
-  leaves = {n: x for n, x in trees.by_name(tree).items() if x is not None}
+  """Raises unless every leaf comes back unchanged, and under its own name."""
+  leaves = trees.prunable(tree)
   if not leaves or not min(np.size(x) for x in leaves.values()):
     raise ValueError(
       'A checkpoint needs at least one array, and none that is empty.'
     )
-  dotted: dict[str, str] = {}  # As orbax joins keys.
-  faults = []
+  refuse(
+    _faults(leaves),
+    'This tree would not come back as it is: {}. Rename such leaves, or convert'
+    ' them to a dtype that JAX keeps.',
+  )
+
+
+def _faults(leaves: dict[str, Any]) -> Iterator[str]:
+  """Describes leaves that a checkpoint would change or confuse."""
+  dotted: dict[str, str] = {}  # as orbax joins keys
   for name, leaf in leaves.items():
     other = dotted.setdefault(name.replace('/', '.'), name)
     if other != name:
-      faults.append(f'{other} and {name} have one name in a file')
+      yield f'{other} and {name} have one name in a file'
     if fault := _fault(leaf):
-      faults.append(f'{name or "the array"} {fault}')
-  if faults:
-    raise ValueError(
-      f'This tree would not come back as it is: {"; ".join(faults)}. Rename'
-      ' such leaves, or convert them to a dtype that JAX keeps.'
-    )
+      yield f'{name or "the array"} {fault}'
 
 
 def _fault(leaf: Any) -> str:
-  """Returns what a conversion to a JAX array would change."""
+  """Describes what a conversion to a JAX array would change."""
   if isinstance(leaf, jax.Array):
     return ''
   if isinstance(leaf, bool | int | float | complex):
-    same = _fits(leaf)
-    return '' if same else f'is {leaf!r}, which 32 bits cannot hold'
+    return '' if _fits(leaf) else f'is {leaf!r}, which 32 bits cannot hold'
   dtype = getattr(leaf, 'dtype', None)
   if dtype is None:
     raise TypeError(
@@ -360,10 +335,8 @@ def _abstract(x: Any) -> Any:
 
 
 def _commit_like(like: Any, x: jax.Array) -> jax.Array:
-  """Frees an array from its device unless its place was asked for.
-
-  A program is compiled again for each mixture of committed arrays and others.
-  """
+  """Frees an array from its device unless its place was asked for."""
+  # Each mixture of committed and other arrays compiles a program again.
   asked = isinstance(like, jax.ShapeDtypeStruct) and like.sharding is not None
   if asked or getattr(like, 'committed', False):
     return x
@@ -411,12 +384,11 @@ def _read_header(path: Path) -> dict[str, Any]:
       f' {_DIGESTS} cannot be read ({error}). It is left untouched.'
     ) from error
   changed = set(expected.splitlines()) ^ set(_digests(path).splitlines())
-  if changed:
-    names = sorted({line.partition('  ')[2] for line in changed})
-    raise ValueError(
-      f'The checkpoint {path} is damaged: {", ".join(names)} changed since it'
-      ' was written. It is left untouched; move it away to start again.'
-    )
+  refuse(
+    sorted({line.partition('  ')[2] for line in changed}),
+    f'The checkpoint {path} is damaged: {{}} changed since it was written. It'
+    ' is left untouched; move it away to start again.',
+  )
   header: Any = ocp.metadata(os.fspath(path)).custom_metadata
   parts = [header.get(key) for key in ('leaves', 'metadata')] if header else []
   if not parts or not all(isinstance(part, dict) for part in parts):

@@ -131,7 +131,7 @@ def custom(
     >>> spread({'a': (2, 5), 'b': (2, 20)}, 0.5)
     {'a': 1.0, 'b': 0.375}
   """
-  fixed = _check_densities(fixed)
+  fixed = _fixed_densities(fixed)
   _checks.densities('others', others)
 
   def spread(
@@ -153,8 +153,8 @@ def custom(
   return spread
 
 
-def _check_densities(fixed: Mapping[str, float]) -> dict[str, float]:
-  """Raises unless all densities are in [0, 1], naming all that are not."""
+def _fixed_densities(fixed: Mapping[str, float]) -> dict[str, float]:
+  """Returns densities by glob as numbers in [0, 1]."""
   _checks.mapping('fixed', fixed, 'globs to densities, as {"conv1/*": 1.0}')
   found, wrong = {}, []
   for glob, density in fixed.items():

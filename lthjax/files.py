@@ -99,7 +99,11 @@ def temporary_folder(path: Path, token: str | None = None) -> Iterator[Path]:
     with _marked_alive(folder):
       yield folder
   finally:
-    shutil.rmtree(folder, ignore_errors=True)
+    for _ in range(20):
+      shutil.rmtree(folder, ignore_errors=True)
+      if not folder.exists():
+        break
+      time.sleep(0.05)  # Threads of a failed write may still create files.
 
 
 def remove_dead(parent: Path, prefix: str) -> None:

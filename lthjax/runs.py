@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lthjax import files
+from lthjax._errors import differences, refuse
 
 
 def config_hash(config: Any) -> str:
@@ -127,18 +128,16 @@ def _check_config(folder: Path, config: Any) -> None:
       f' cannot be read ({error}). It is left untouched; move it away or'
       ' choose another folder.'
     ) from error
-  written = {**_fields(type(config)()), **found}
-  wanted = _fields(config)
-  if written != wanted:
-    differ = [
-      f'{k}: {written.get(k)!r} there, {wanted.get(k)!r} here'
-      for k in sorted(written.keys() | wanted.keys())
-      if written.get(k) != wanted.get(k)
-    ]
-    raise ValueError(
-      f'{folder} was written by another configuration ({"; ".join(differ)}).'
-      ' It is left untouched; move it away or choose another folder.'
-    )
+  # Fields that were added later have their defaults in older folders.
+  written, wanted = {**_fields(type(config)()), **found}, _fields(config)
+  refuse(
+    differences(
+      {k: repr(x) for k, x in written.items() if x != wanted.get(k, ...)},
+      {k: repr(x) for k, x in wanted.items() if x != written.get(k, ...)},
+    ),
+    f'{folder} was written by another configuration ({{}}). It is left'
+    ' untouched; move it away or choose another folder.',
+  )
 
 
 def _fields(config: Any) -> dict[str, Any]:

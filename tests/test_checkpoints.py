@@ -167,7 +167,7 @@ def test_metadata_are_plain(tmp_path):
   ('metadata', 'text'),
   [
     ({'a': {1: 2}}, r"metadata\['a'\] has the key 1, which JSON would turn"),
-    ({'a': [jnp.ones(2)]}, r"metadata\['a'\]\[0\] is a ArrayImpl, which JSON"),
+    ({'a': [jnp.ones(2)]}, r"metadata\['a'\]\[0\] is float32\[2\], which JSON"),
     ({'a': {2, 3}}, r"metadata\['a'\] is a set"),
   ],
 )

@@ -121,7 +121,7 @@ def test_folder_of_another_configuration(tmp_path):
   before = contents(tmp_path)
   with pytest.raises(ValueError, match='another configuration') as caught:
     runs.open_run(tmp_path, 'mnist', Config())
-  text = '(old: True there, None here; steps: 7 there, 100 here)'
+  text = '(old: True there, nothing here; steps: 7 there, 100 here)'
   assert text in str(caught.value)
   assert str(folder) in str(caught.value)
   assert contents(tmp_path) == before

@@ -545,8 +545,8 @@ def test_keys_are_keys(key, vmapped):
     ({'loss': None}, '`loss` was None, but must be a function `loss(params,'),
     ({'batch': 60}, '`batch` was 60, but must be a function `batch(data, key,'),
     ({'evaluate': 'x'}, "`evaluate` was 'x', but must be a function `evaluat"),
-    ({'tx': None}, '`tx` was a NoneType, but must be an optax optimizer, or'),
-    ({'tx': 0.1}, '`tx` was a float, but must be an optax optimizer, or a'),
+    ({'tx': None}, '`tx` was None, but must be an optax optimizer, or'),
+    ({'tx': 0.1}, '`tx` was 0.1, but must be an optax optimizer, or a'),
     (
       {'init': lambda key: {'w': key}},
       '`init` returned a dict, but must return',

@@ -31,7 +31,7 @@ def check_trees(masks: Mapping[str, Any], scores: Mapping[str, Any]) -> None:
   trees.check_tables(masks, scores, 'scores')
 
 
-def check_budget(
+def as_budget(
   sparsity: Any,
   fraction: Any,
   scope: Any,

@@ -15,7 +15,7 @@ from lthjax.counts import Rounding
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
 from lthjax.pruning._checks import (
-  check_budget,
+  as_budget,
   check_enough,
   check_pruned,
   check_trees,
@@ -90,7 +90,7 @@ def prune(
   named, structure = trees.flatten(masks)
   values = trees.by_name(scores)
   check_trees(named, values)
-  sparsity, fraction = check_budget(
+  sparsity, fraction = as_budget(
     sparsity, fraction, scope, pattern, densities, rounding
   )
   at_least = _checks.at_least('at_least', at_least, 0)

@@ -62,7 +62,7 @@ def core_and_specialists(
     >>> [specialist['w'].tolist() for specialist in specialists]
     [[False, True, False, False], [False, False, True, False]]
   """
-  masks = _checked(masks)
+  masks = _of_one_network(masks)
   _checks.one_of(
     'reading',
     reading,
@@ -137,7 +137,7 @@ def overlap_against_chance(
     >>> whole.observed, whole.expected, round(whole.z, 3)
     (20, 10.0, 4.975)
   """
-  masks = _checked(masks)
+  masks = _of_one_network(masks)
   tables = [trees.prunable(mask) for mask in masks]
   if any(trees.is_traced(*table.values()) for table in tables):
     raise ValueError(
@@ -179,7 +179,7 @@ def _moments(size: int, alive: list[int]) -> tuple[Fraction, Fraction]:
   return mean, in_core + mean - mean**2
 
 
-def _checked(masks: Any) -> list[Any]:
+def _of_one_network(masks: Any) -> list[Any]:
   """Returns the masks as a list if they are of one network."""
   several = isinstance(masks, Iterable) and not isinstance(masks, Mapping)
   masks = list(masks) if several else [masks]

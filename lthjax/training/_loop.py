@@ -14,11 +14,15 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from lthjax import _checks, trees
 from lthjax.opt_state import forward_params, keeps_dense_params, share_steps
+from lthjax.training._checks import (
+  check_functions,
+  check_keys,
+  first_and_last_step,
+)
 from lthjax.training._state import (
   Best,
   DivergedError,
@@ -114,7 +118,7 @@ def trainer(
     Array([1., 1.], dtype=float32)
   """
   every = _checks.at_least('every', every, 1)
-  _check_functions(init, loss, tx, batch, evaluate)
+  check_functions(init, loss, tx, batch, evaluate)
   # Updates read masks and keys from the state, so that any key will do here.
   update = (tx(jax.random.key(0)) if callable(tx) else tx).update
   start = functools.partial(_start, init, tx)
@@ -128,11 +132,11 @@ def trainer(
   programs = _compile(start, step, measure, has_bad)
 
   def init_checked(key):
-    _check_keys(key, vmapped)
+    check_keys(key, vmapped)
     return programs.init(key)
 
   def fit(state, data, *, until, report=None):
-    now, until = _check_steps(state, until)
+    now, until = first_and_last_step(state, until)
     if report is not None and evaluate is None:
       raise ValueError(
         '`report` is called after evaluations, but this trainer has no'
@@ -233,63 +237,6 @@ def _compile(start, step, measure, has_bad) -> _Programs:
   return _Programs(init, one_step, scan_steps, mark_bad, evaluate)
 
 
-def _check_functions(init, loss, tx, batch, evaluate) -> None:
-  """Raises unless the parts of a training loop can be called."""
-  _checks.function('init', init, 'init(key) -> (params, model_state)')
-  call = 'loss(params, model_state, batch, key) -> (scalar, model_state)'
-  _checks.function('loss', loss, call)
-  _checks.function('batch', batch, 'batch(data, key, step)')
-  if evaluate is not None:
-    call = 'evaluate(params, model_state, data) -> metrics'
-    _checks.function('evaluate', evaluate, call)
-  if not callable(tx) and not hasattr(tx, 'update'):
-    raise TypeError(
-      f'`tx` was {_checks.describe(tx)}, but must be an optax optimizer, or a'
-      ' function `tx(key)` that makes one.'
-    )
-
-
-def _check_keys(key: Any, vmapped: bool) -> None:
-  """Raises unless there is one key, or one for each of the vmapped runs."""
-  several = np.ndim(key) > 0 and _is_key(key[0])
-  if vmapped and not several:
-    raise ValueError(
-      'The trainer has `vmapped=True` and needs an array of keys, such as'
-      ' `jax.random.split(key, 3)`.'
-    )
-  if not vmapped and several:
-    raise ValueError(
-      'The trainer needs one key; to train several runs side by side, build it'
-      ' with `vmapped=True`.'
-    )
-  if not vmapped:
-    _checks.key('key', key)
-
-
-def _is_key(x: Any) -> bool:
-  """Returns whether a value is a single random key."""
-  try:
-    return _checks.key('key', x) is x
-  except TypeError:
-    return False
-
-
-def _check_steps(state: Any, until: Any) -> tuple[int, int]:
-  """Returns the step of a state, and the one up to which it is trained."""
-  if not isinstance(state, TrainState):
-    raise TypeError(
-      f'`state` was {_checks.describe(state)}, but must be a `TrainState`, as'
-      " the trainer's `init` returns it."
-    )
-  now, until = int(state.step), _checks.integer('until', until)
-  if until < now:
-    raise ValueError(
-      f'The state is already at step {now}, but `until` was {until}. Pass a'
-      ' later step, or start from an earlier state.'
-    )
-  return now, until
-
-
 def _start(init: Init, tx: Optimizer, key: chex.PRNGKey) -> tuple[Any, ...]:
   """Draws one run: params, optimizer state, model state and its key."""
   init_key, run_key = jax.random.split(key)
@@ -300,6 +247,7 @@ def _start(init: Init, tx: Optimizer, key: chex.PRNGKey) -> tuple[Any, ...]:
       ' `(params, model_state)`; the model state is `{}` if there is none.'
     )
   params, model_state = drawn
+  # Its own key, so that masks do not depend on how `init` draws the params.
   own = tx(trees.fold_in_name(key, 'tx')) if callable(tx) else tx
   opt_state = own.init(params)
   return _hold_zeros(opt_state, params), opt_state, model_state, run_key
@@ -309,6 +257,7 @@ def _step(
   loss, batch, update, params, opt_state, model_state, key, step, data
 ) -> tuple[Any, ...]:
   """Trains one run for one step; also returns whether the loss was finite."""
+  # Functions of the state alone: a rewound run repeats its data and noise.
   batch_key, noise_key = jax.random.split(key)
   (value, model_state), grads = jax.value_and_grad(loss, has_aux=True)(
     _run_params(opt_state, params),
@@ -334,11 +283,9 @@ def _run_params(
 def _hold_zeros(
   opt_state: optax.OptState, params: chex.ArrayTree
 ) -> chex.ArrayTree:
-  """Puts +0.0 at dead weights, where updates of -w leave NaN that died as NaN.
-
-  XLA fuses this into the update. Before the loss it would cost a pass of its
-  own over the params.
-  """
+  """Puts +0.0 at dead weights, where updates of -w would leave NaN as NaN."""
+  # XLA fuses this into the update. Before the loss, it would cost a pass of its
+  # own over the params.
   if keeps_dense_params(opt_state):
     return params
   return forward_params(opt_state, params)

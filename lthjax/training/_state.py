@@ -174,9 +174,7 @@ def replace_fields(state: Any, **fields: Any) -> Any:
     return type(state)({**state, **fields})  # pyright: ignore[reportCallIssue]
   if hasattr(state, '_replace'):  # NamedTuples.
     return state._replace(**fields)
-  if hasattr(
-    state, 'replace'
-  ):  # `flax.struct`, whose `replace` may be its own.
+  if hasattr(state, 'replace'):  # `flax.struct`, which may override it.
     return state.replace(**fields)
   if dataclasses.is_dataclass(state) and not isinstance(state, type):
     return dataclasses.replace(state, **fields)
