@@ -60,9 +60,7 @@ def between(name: str, x: Any, low: int, high: int, why: str) -> int:
   """Returns a Python integer from ``low`` to ``high``."""
   value = integer(name, x)
   if not low <= value <= high:
-    raise ValueError(
-      f'`{name}` was {value}, but must be from {low} to {high}: {why}.'
-    )
+    raise wrong_value(name, value, f'be from {low} to {high}: {why}')
   return value
 
 
@@ -112,14 +110,6 @@ def one_of(
   *first, last = texts
   either = f'{", ".join(first)} or ' if first else ''
   raise wrong_value(name, x, f'be {either}{last}')
-
-
-def no_faults(faults: Iterable[str], sentence: str) -> None:
-  """Raises if there are faults, listed where the sentence has ``{}``."""
-  if found := list(faults):
-    names_only = not any(' ' in fault for fault in found)
-    listed = (', ' if names_only else '; ').join(found)
-    raise ValueError(sentence.replace('{}', listed, 1))
 
 
 def needs_params(caller: str, params: Any) -> None:

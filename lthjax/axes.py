@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from lthjax import _checks, _layout, trees
+from lthjax._errors import refuse
 from lthjax._layout import Axes as Axes
 from lthjax._layout import shapes_of as shapes_of
 from lthjax.program._from_program import from_program as from_program
@@ -74,6 +75,7 @@ def columns(
     ((1, 8, 10), (8, 2, 5))
   """
   _check_fit(axes, x)
+  # Of several layers, windows or heads, the first axis varies slowest.
   groups = (axes.stack, axes.summed, axes.outputs)
   order = [axis for group in groups for axis in group]
   moved = x.transpose(order)
@@ -153,15 +155,15 @@ def resolve(
     for name, ways in found.items()
     if len(ways) != 1
   ]
-  if unsure and strict:
-    raise ValueError(
-      'Names and shapes do not say which axes are inputs, neurons or a stack of'
-      f' layers in {", ".join(unsure)}. Ask the program with'
-      ' `axes=lth.axes.from_program(apply, params, inputs)`; or say what is'
-      ' stacked with `axes=lth.axes.by_layout(params, stacked={"blocks/*":'
-      ' 0})`; or give the axes, as in `axes={"*/kernel": lth.axes.Axes('
-      'stack=(0,), inputs=(1,), outputs=(2,))}`.'
-    )
+  refuse(
+    unsure if strict else (),
+    'Names and shapes do not say which axes are inputs, neurons or a stack of'
+    ' layers in {}. Ask the program with'
+    ' `axes=lth.axes.from_program(apply, params, inputs)`; or say what is'
+    ' stacked with `axes=lth.axes.by_layout(params, stacked={"blocks/*": 0})`;'
+    ' or give the axes, as in `axes={"*/kernel": lth.axes.Axes(stack=(0,),'
+    ' inputs=(1,), outputs=(2,))}`.',
+  )
   return {name: ways[0] for name, ways in found.items() if len(ways) == 1}
 
 
@@ -194,11 +196,11 @@ def _readings(
       known[name] = tuple(axis % rank for axis in axes)
     else:
       faults.append(f'{name} {shapes[name]} has no axis {axes}')
-  if faults:
-    raise ValueError(
-      f'`stacked` must name axes that the leaves have, but {"; ".join(faults)}.'
-      ' Narrow the glob, as in `stacked={"blocks/*/kernel": 0}`.'
-    )
+  refuse(
+    faults,
+    '`stacked` must name axes that the leaves have, but {}. Narrow the glob, as'
+    ' in `stacked={"blocks/*/kernel": 0}`.',
+  )
   return _layout.readings(shapes, known)
 
 
@@ -218,8 +220,8 @@ def _given(
     return {}
   example = '{"fc/*": lth.axes.Axes(inputs=(0,), outputs=(1,))}'
   _checks.mapping('axes', axes, f'names or globs to axes, as {example}')
-  # Leaves that are never pruned may be named as well, so only globs that match
-  # nothing are mistakes.
+  # Exact names may be those of leaves that are never pruned, but a glob that
+  # matches nothing is a mistake.
   globs = [key for key in axes if key in shapes or re.search(r'[*?[]', key)]
   match = trees.first_match(globs, shapes, 'axes')
   match |= {name: name for name in shapes if name in axes}
@@ -228,12 +230,11 @@ def _given(
     found[name] = _normalized(axes[key], len(shapes[name]))
     if found[name] is None:
       faults.append(f'{name or "the array"} {shapes[name]} has {axes[key]}')
-  if faults:
-    raise ValueError(
-      '`axes` must have each axis of a leaf once, but'
-      f' {"; ".join(faults)}. The axes of a dense kernel are'
-      ' `lth.axes.Axes(inputs=(0,), outputs=(1,))`.'
-    )
+  refuse(
+    faults,
+    '`axes` must have each axis of a leaf once, but {}. The axes of a dense'
+    ' kernel are `lth.axes.Axes(inputs=(0,), outputs=(1,))`.',
+  )
   return found
 
 

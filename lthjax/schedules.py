@@ -44,10 +44,8 @@ def polynomial_sparsity(
   begin_step = _checks.integer('begin_step', begin_step)
   end_step = _checks.integer('end_step', end_step)
   if end_step <= begin_step:
-    raise ValueError(
-      f'`end_step` was {end_step}, but must come after `begin_step`,'
-      f' {begin_step}.'
-    )
+    wanted = f'come after `begin_step`, {begin_step}'
+    raise _checks.wrong_value('end_step', end_step, wanted)
 
   def schedule(step: Any) -> Any:
     # Equation 1, with floats, as steps above 2^31 would not fit an int32.

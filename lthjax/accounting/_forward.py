@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from lthjax import _table, program, trees
 from lthjax import masks as masks_lib
+from lthjax._errors import refuse
 
 
 class MultiplyAdds(NamedTuple):
@@ -49,11 +50,11 @@ class MultiplyAdds(NamedTuple):
       >>> accounting.MultiplyAdds({'fc': 100}, {'fc': 100}, 50).at({'fc': 0.5})
       100.0
     """
-    if unknown := [name for name in densities if name not in self.dense]:
-      raise ValueError(
-        f'There are densities for {", ".join(unknown)}, but the leaves counted'
-        f' by name are {", ".join(self.dense)}. Choose the same with `where=`.'
-      )
+    refuse(
+      (name for name in densities if name not in self.dense),
+      'There are densities for {}, but the leaves counted by name are'
+      f' {", ".join(self.dense)}. Choose the same with `where=`.',
+    )
     costs = [n * densities.get(name, 1.0) for name, n in self.dense.items()]
     return sum(costs) + self.other
 
@@ -137,11 +138,11 @@ def multiply_adds(
   else:
     shapes = jax.eval_shape(lambda p: masks_lib.full(p, where), params)
     chosen = [n for n, x in trees.by_name(shapes).items() if x is not None]
-  if missing := [name for name in pruned if name not in (chosen or pruned)]:
-    raise ValueError(
-      f'{", ".join(missing)} have masks, but `where` leaves them out. Choose at'
-      ' least the leaves that have masks, or leave `where` to its default.'
-    )
+  refuse(
+    (name for name in pruned if name not in (chosen or pruned)),
+    '{} have masks, but `where` leaves them out. Choose at least the leaves'
+    ' that have masks, or leave `where` to its default.',
+  )
   follow = chosen and (lambda name, leaf: name in chosen)
   uses = program.uses(apply, params, *args, where=follow)
   names = {use.name for use in uses if use.name is not None} | {*(chosen or ())}
@@ -153,6 +154,7 @@ def multiply_adds(
       continue
     dense[use.name] += use.multiply_adds
     if use.name in pruned:
+      # The mask as the matmul sees the leaf: repeated, sliced or transposed.
       seen = jnp.count_nonzero(use.view(pruned[use.name]))
       alive[use.name] += round(use.times * int(seen))
     else:

@@ -12,9 +12,10 @@ once for the gradients of the weights:
 | SNFS, straight-through             | f_S     | f_S         | f_D          |
 | Top-KAST                           | f_S     | f_S         | f_B          |
 
-Every function takes and returns costs in the same unit, be it multiply-adds,
-FLOPs, or shares of the dense forward pass. Comparing weights, moving masks
-and the optimizer are not counted.
+The arguments ``dense`` and ``sparse`` are f_D and f_S, in any unit: multiply-
+adds, FLOPs, or shares of the dense forward pass. Every function returns the
+cost of a training step on one example in the same unit, on average if steps
+differ. Comparing weights, moving masks and the optimizer are not counted.
 
 References:
   Evci et al., Rigging the Lottery: Making All Tickets Winners,
@@ -28,15 +29,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lthjax import _checks
+
 
 def dense(dense: float) -> float:
   """Returns the cost of training all weights: ``3 f_D``.
-
-  Args:
-    dense: cost of a forward pass with all weights.
-
-  Returns:
-    Cost of a step, for one example.
 
   Example:
     >>> from lthjax.accounting import step_cost
@@ -51,12 +48,6 @@ def static(sparse: float) -> float:
 
   This holds for tickets, for SNIP, and for SET, which grows weights at random
   and needs no gradients to do so.
-
-  Args:
-    sparse: cost of a forward pass with the alive weights.
-
-  Returns:
-    Cost of a step, for one example.
 
   Example:
     >>> from lthjax.accounting import step_cost
@@ -74,19 +65,16 @@ def rigl(dense: float, sparse: float, update_every: int) -> float:
   ablated neurons have no weights.
 
   Args:
-    dense: cost of a forward pass with all weights.
-    sparse: cost of a forward pass with the alive weights.
+    dense: cost f_D.
+    sparse: cost f_S.
     update_every: number of steps T from one move of the masks to the next.
-
-  Returns:
-    Cost of a step on average, for one example.
 
   Example:
     >>> from lthjax.accounting import step_cost
     >>> round(step_cost.rigl(1.0, 0.1, update_every=100), 4)
     0.3089
   """
-  _check_every(update_every)
+  update_every = _checks.at_least('update_every', update_every, 1)
   moving = 2 * sparse + dense
   return (3 * sparse * update_every + moving) / (update_every + 1)
 
@@ -95,13 +83,6 @@ def snfs(dense: float, sparse: float) -> float:
   """Returns the cost of SNFS, sparse momentum: ``2 f_S + f_D``.
 
   The momentum of all weights needs the gradients of all weights at every step.
-
-  Args:
-    dense: cost of a forward pass with all weights.
-    sparse: cost of a forward pass with the alive weights.
-
-  Returns:
-    Cost of a step, for one example.
 
   Example:
     >>> from lthjax.accounting import step_cost
@@ -117,13 +98,6 @@ def straight_through(dense: float, sparse: float) -> float:
   Forward and backward passes use the alive weights, and all weights have
   gradients, as in STE and SR-STE. For hardware whose sparse format cannot be
   transposed, the backward pass uses all weights: add ``f_D - f_S``.
-
-  Args:
-    dense: cost of a forward pass with all weights.
-    sparse: cost of a forward pass with the alive weights.
-
-  Returns:
-    Cost of a step, for one example.
 
   Example:
     >>> from lthjax.accounting import step_cost
@@ -143,9 +117,6 @@ def top_kast(sparse: float, backward: float) -> float:
     sparse: cost of a forward pass with the weights in A.
     backward: cost of a forward pass with the weights in B.
 
-  Returns:
-    Cost of a step, for one example.
-
   Example:
     >>> from lthjax.accounting import step_cost
     >>> step_cost.top_kast(0.25, 0.5)
@@ -162,12 +133,9 @@ def ac_dc(dense: float, sparse: float, dense_share: float) -> float:
   """Returns the cost of AC/DC: ``3 f_D`` or ``3 f_S``, by phases.
 
   Args:
-    dense: cost of a forward pass with all weights.
-    sparse: cost of a forward pass with the alive weights.
+    dense: cost f_D.
+    sparse: cost f_S.
     dense_share: share of the steps that are in dense phases, in [0, 1].
-
-  Returns:
-    Cost of a step on average, for one example.
 
   Example:
     >>> from lthjax.accounting import step_cost
@@ -178,11 +146,7 @@ def ac_dc(dense: float, sparse: float, dense_share: float) -> float:
     Peste et al., AC/DC: Alternating Compressed/DeCompressed Training of Deep
     Neural Networks, arXiv:2106.12379, algorithm 1.
   """
-  if not 0 <= dense_share <= 1:
-    raise ValueError(
-      f'`dense_share` was {dense_share}, but must be a share of the steps, in'
-      ' [0, 1].'
-    )
+  dense_share = _checks.closed_share('dense_share', dense_share)
   return 3 * (dense_share * dense + (1 - dense_share) * sparse)
 
 
@@ -201,9 +165,6 @@ def gradual(
     steps: number of training steps.
     update_every: number of steps from one change of the masks to the next.
 
-  Returns:
-    Cost of a step on average, for one example.
-
   Example:
     >>> import optax
     >>> from lthjax.accounting import step_cost
@@ -215,21 +176,12 @@ def gradual(
     Zhu & Gupta, To prune, or not to prune: exploring the efficacy of pruning
     for model compression, arXiv:1710.01878.
   """
-  _check_every(update_every)
-  if steps < 1:
-    raise ValueError(f'`steps` was {steps}, but must be at least 1.')
+  update_every = _checks.at_least('update_every', update_every, 1)
+  steps = _checks.at_least('steps', steps, 1)
+  # One evaluation for each density, however many steps have it.
   moves = jnp.arange(steps) // update_every * update_every
   values, counts = np.unique(jax.vmap(density)(moves), return_counts=True)
   total = sum(
     int(n) * cost(float(value)) for value, n in zip(values, counts, strict=True)
   )
   return 3 * total / steps
-
-
-def _check_every(update_every: int) -> None:
-  """Raises if masks would move more than once per step."""
-  if update_every < 1:
-    raise ValueError(
-      f'`update_every` was {update_every}, but must be at least 1: the number'
-      ' of steps from one move of the masks to the next.'
-    )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lthjax import _checks
+from lthjax._errors import refuse
 from lthjax.data._batches import Split
 from lthjax.data._loading import Dataset
 
@@ -175,7 +176,7 @@ def _checked(
 
 def _check_not_empty(numbers: dict[str, np.ndarray], parts: int) -> None:
   """Raises if a part is empty where the whole is not."""
-  _checks.no_faults(
+  refuse(
     (
       f'part {part} has no {name} example'
       for name, of_split in numbers.items()

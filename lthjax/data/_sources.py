@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lthjax import _checks
+from lthjax._errors import refuse
 
 
 class Source(NamedTuple):
@@ -136,7 +136,7 @@ def _data_sources(name: str, builder: Any) -> Any:
   if not isinstance(label, tfds.features.ClassLabel):
     lacks.append("a feature 'label' with one class per image")
   lacks += [f'a split {s!r}' for s in ('train', 'test') if s not in splits]
-  _checks.no_faults(
+  refuse(
     lacks,
     f'Data set {name!r} lacks {{}}. It has features {sorted(features)} and'
     f' splits {sorted(splits)}. Choose an image classification set with splits'

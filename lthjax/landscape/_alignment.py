@@ -15,7 +15,8 @@ import chex
 import jax
 import numpy as np
 
-from lthjax import _checks, trees
+from lthjax import trees
+from lthjax._errors import refuse
 from lthjax.groups import Groups, Member, by_leaf, permute
 from lthjax.groups._groups import check_fit, stack_axes, stack_shape
 from lthjax.groups._units import reorder
@@ -72,13 +73,13 @@ def align(
   check_alike(params_a, params_b)
   check_fit(groups, params_a)
   movable = {n: g for n, g in groups.items() if not g.pins - {'reduced'}}
-  _checks.no_faults(
+  refuse(
     _on_two_axes(movable),
     '{}: matching the units of a group on two axes of one leaf is not an'
     ' assignment problem. Leave the group out to keep its units in place.',
   )
   first, second = _on_host(params_a), _on_host(params_b)
-  _checks.no_faults(
+  refuse(
     (n for n, x in first.items() if not np.isfinite([x, second[n]]).all()),
     'Units cannot be matched where weights are not finite: {}. Did the training'
     ' diverge?',

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from lthjax import _checks, trees
+from lthjax._errors import refuse
 from lthjax.landscape import _pairs
 from lthjax.landscape._barrier import Barrier, Error, error_barrier
 from lthjax.opt_state import forward_params
@@ -161,7 +162,7 @@ def compare(
     [4.] [-1.] [0.75]
   """
   _checks.at_least('len(networks)', len(networks), 2)
-  _checks.no_faults(
+  refuse(
     (
       f'network {i}: {", ".join(found)}'
       for i, other in enumerate(networks)
@@ -264,7 +265,7 @@ def _check_keys(keys: Any, like: chex.PRNGKey) -> chex.PRNGKey:
 def _network(state: Any) -> Callable[[Any], chex.ArrayTree]:
   """Returns the default ``network``; raises if params are not all of it."""
   model_state: Any = getattr(state, 'model_state', None)
-  _checks.no_faults(
+  refuse(
     (n for n, x in trees.by_name(model_state).items() if x is not None),
     'The model has a state besides its params: {}. Between two networks it must'
     ' be recomputed from data or interpolated. Give `network=lambda state:'

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lthjax import _checks, trees
+from lthjax._errors import refuse
 
 
 def check_alike(a: chex.ArrayTree, b: chex.ArrayTree) -> dict[str, Any]:
   """Returns the leaves of the second; raises unless both have the same."""
-  _checks.no_faults(
+  refuse(
     differences(a, b),
     'The two networks differ: {}. Interpolation needs two networks of the same'
     ' structure: give two of one model, without leaves that are not'

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lthjax import _checks, trees
+from lthjax._errors import refuse
 from lthjax.landscape import _pairs
 
 Apply = Callable[[chex.ArrayTree, chex.ArrayTree, Any], tuple[Any, Any]]
@@ -113,7 +114,7 @@ def _check_batches(batches: Any) -> None:
   """Raises unless batches are arrays of one leading length, at least 1."""
   one_by_one = isinstance(batches, Iterator)
   leaves: list[Any] = [batches] if one_by_one else jax.tree.leaves(batches)
-  _checks.no_faults(
+  refuse(
     (_checks.describe(x) for x in leaves if not getattr(x, 'shape', ())),
     '`batches` must be a tree of arrays with a leading axis of batches, but'
     ' held {}. Stack single batches, as in `jnp.stack(list_of_images)`.',
@@ -150,7 +151,7 @@ def _check_apply(returned: Any, model_state: chex.ArrayTree) -> None:
   ]
   if not faults and list(old) != list(new):
     faults = ['its leaves have another order']
-  _checks.no_faults(
+  refuse(
     faults,
     '`apply` returned another model state than it was given: {}. Give a'
     ' `model_state` of the same model.',

@@ -55,8 +55,8 @@ def unpack(packed: chex.ArrayTree, like: chex.ArrayTree) -> chex.ArrayTree:
     if bits.dtype != np.uint8 or bits.shape != (number,):
       raise ValueError(
         f'{name or "The mask"} is packed in {_checks.describe(bits)}, which'
-        f' does not fit the shape {shape} in `like`. Unpack with the params, or'
-        ' the masks, that were packed.'
+        f' does not fit the shape {shape} in `like`. Give the params of these'
+        ' masks.'
       )
     return _sharding.unpack_bits(bits, shapes[name])
 

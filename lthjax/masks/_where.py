@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from lthjax import _checks, _names, trees
 from lthjax import axes as axes_lib
+from lthjax._errors import refuse
 
 Where = Callable[[str, Any], bool]
 
@@ -156,16 +157,15 @@ def _chosen_by_globs(
   others = [glob for glob in globs if glob not in exact]
   allowed = {name for name, x in layers if rule(name, x)}
   matched = set(trees.first_match(others, arrays, 'where', 'leaf'))
-  idle = [
-    glob
-    for glob in others
-    if not any(trees.matches([glob], name) for name in allowed | exact)
-  ]
-  if idle:
-    name = getattr(rule, '__name__', 'the rule')
-    raise ValueError(
-      f'`where` has globs that match no leaf among the {name}:'
-      f' {", ".join(map(repr, idle))}. To choose other leaves, give their exact'
-      ' names, or `where=lambda name, leaf: ...`.'
-    )
+  found = allowed | exact
+  refuse(
+    (
+      repr(glob)
+      for glob in others
+      if not any(trees.matches([glob], name) for name in found)
+    ),
+    '`where` has globs that match no leaf among the'
+    f' {getattr(rule, "__name__", "the rule")}: {{}}. To choose other leaves,'
+    ' give their exact names, or `where=lambda name, leaf: ...`.',
+  )
   return exact | (matched & allowed)

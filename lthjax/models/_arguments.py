@@ -7,17 +7,7 @@ import operator
 def check(
   name: str, input_shape: tuple[int, int, int], classes: int, pixels: int = 1
 ) -> tuple[tuple[int, int, int], int]:
-  """Returns valid arguments as Python ints, or names all invalid ones.
-
-  Args:
-    name: the function to name in the error.
-    input_shape: height, width and channels of one image.
-    classes: number of outputs.
-    pixels: the smallest height and width that the network can take.
-
-  Returns:
-    ``input_shape`` and ``classes``.
-  """
+  """Returns Python ints, for images of at least ``pixels`` by ``pixels``."""
   problems = []
   shape = _ints(input_shape)
   if shape is None or len(shape) != 3 or min(shape) < 1:
@@ -27,15 +17,14 @@ def check(
     )
   elif min(shape[:2]) < pixels:
     problems.append(
-      f'input_shape={input_shape!r}, but its poolings halve the image until'
-      f' nothing is left: it needs at least {pixels} x {pixels} pixels, so'
-      ' resize the images or use a network with fewer poolings'
+      f'input_shape={input_shape!r}, but with its poolings it needs at least'
+      f' {pixels} x {pixels} pixels: resize the images or use a network with'
+      ' fewer poolings'
     )
   count = _ints([classes])
   if count is None or count[0] < 2:
     problems.append(
-      f'classes={classes!r}, but it needs an integer of at least 2: the'
-      ' number of labels'
+      f'classes={classes!r}, but it needs an integer of at least 2'
     )
   if problems or shape is None or count is None:
     raise ValueError(f'`{name}` was given {"; and ".join(problems)}.')
@@ -44,16 +33,7 @@ def check(
 
 
 def scaled(name: str, width: float, *sizes: int) -> tuple[int, ...]:
-  """Multiplies the sizes of hidden layers.
-
-  Args:
-    name: the function to name in the error.
-    width: what to multiply them by.
-    *sizes: of the layers at width 1.
-
-  Returns:
-    The sizes, rounded.
-  """
+  """Multiplies the sizes of hidden layers, and rounds them."""
   try:
     factor = 0.0 if isinstance(width, str) else float(width)
   except (TypeError, ValueError, OverflowError):
@@ -63,9 +43,9 @@ def scaled(name: str, width: float, *sizes: int) -> tuple[int, ...]:
     found = tuple(round(size * factor) for size in sizes)
   if min(found) < 1:
     raise ValueError(
-      f'`{name}` was given width={width!r}, but it multiplies the'
-      f' {min(sizes)} units of its narrowest layer and must leave at least one.'
-      ' Give a positive number, such as 0.5.'
+      f'`{name}` was given width={width!r}, but it multiplies the {min(sizes)}'
+      ' units of its narrowest layer and must leave at least one. Give a'
+      ' positive number, such as 0.5.'
     )
   return found
 

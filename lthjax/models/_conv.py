@@ -11,15 +11,7 @@ from lthjax.models._functional import Model, functional
 
 
 class ConvNet(nnx.Module):
-  """3x3 convolutions with a pooling after each pair, and three linear layers.
-
-  Args:
-    widths: filters of each convolution; a pooling follows every second one.
-    input_shape: height, width and channels of one image.
-    classes: number of logits.
-    hidden: units of the two hidden linear layers.
-    rngs: source of the weights.
-  """
+  """Pairs of 3x3 convolutions, each with a pooling, and three linear layers."""
 
   def __init__(
     self,
@@ -47,15 +39,7 @@ class ConvNet(nnx.Module):
     self.output = linear(hidden, classes)
 
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """Computes logits.
-
-    Args:
-      x: images of shape ``(batch, height, width, channels)``.
-      train: has no effect on this network.
-
-    Returns:
-      Logits of shape ``(batch, classes)``.
-    """
+    """Computes logits."""
     del train
     for i in range(1, self.depth + 1):
       x = nnx.relu(getattr(self, f'conv{i}')(x))
@@ -79,14 +63,6 @@ def conv_2(
   at two standard deviations), biases start at zero. On CIFAR-10 it has
   4,300,992 weights, 38,592 of them in the convolutions.
 
-  Args:
-    input_shape: height, width and channels of one image.
-    classes: number of logits.
-    width: factor of the numbers of filters and hidden units.
-
-  Returns:
-    The network as a `Model`; its ``model_state`` is empty.
-
   Example:
     >>> import jax
     >>> from lthjax import models
@@ -96,8 +72,8 @@ def conv_2(
     [('conv1', 1728), ('conv2', 36864), ('fc1', 4194304)]
 
   References:
-    J. Frankle, M. Carbin, The Lottery Ticket Hypothesis: Finding Sparse,
-    Trainable Neural Networks, arXiv:1803.03635, Figure 2.
+    Frankle & Carbin, The Lottery Ticket Hypothesis: Finding Sparse, Trainable
+    Neural Networks, arXiv:1803.03635, Figure 2.
   """
   return _conv_net('conv_2', (64, 64), input_shape, classes, width)
 
@@ -111,14 +87,6 @@ def conv_4(
 
   On CIFAR-10 it has 2,425,024 weights, 259,776 of them in the convolutions.
 
-  Args:
-    input_shape: height, width and channels of one image.
-    classes: number of logits.
-    width: factor of the numbers of filters and hidden units.
-
-  Returns:
-    The network as a `Model`; its ``model_state`` is empty.
-
   Example:
     >>> import jax
     >>> from lthjax import models
@@ -127,8 +95,8 @@ def conv_4(
     ['conv1', 'conv2', 'conv3', 'conv4', 'fc1', 'fc2', 'output']
 
   References:
-    J. Frankle, M. Carbin, The Lottery Ticket Hypothesis: Finding Sparse,
-    Trainable Neural Networks, arXiv:1803.03635, Figure 2.
+    Frankle & Carbin, The Lottery Ticket Hypothesis: Finding Sparse, Trainable
+    Neural Networks, arXiv:1803.03635, Figure 2.
   """
   return _conv_net('conv_4', (64, 64, 128, 128), input_shape, classes, width)
 
@@ -143,14 +111,6 @@ def conv_6(
   On CIFAR-10 it has 2,261,184 weights, 1,144,512 of them in the convolutions.
   (The paper's table says 1.7 million in total; its layers add up to this.)
 
-  Args:
-    input_shape: height, width and channels of one image.
-    classes: number of logits.
-    width: factor of the numbers of filters and hidden units.
-
-  Returns:
-    The network as a `Model`; its ``model_state`` is empty.
-
   Example:
     >>> import jax
     >>> from lthjax import models
@@ -159,8 +119,8 @@ def conv_6(
     ((3, 3, 256, 256), (4096, 256))
 
   References:
-    J. Frankle, M. Carbin, The Lottery Ticket Hypothesis: Finding Sparse,
-    Trainable Neural Networks, arXiv:1803.03635, Figure 2.
+    Frankle & Carbin, The Lottery Ticket Hypothesis: Finding Sparse, Trainable
+    Neural Networks, arXiv:1803.03635, Figure 2.
   """
   return _conv_net(
     'conv_6', (64, 64, 128, 128, 256, 256), input_shape, classes, width
@@ -175,14 +135,6 @@ def conv_8(
   """Builds Conv-8: as `conv_6`, with two more convolutions of 512 filters.
 
   On CIFAR-10 it has 5,275,840 weights, 4,683,456 of them in the convolutions.
-
-  Args:
-    input_shape: height, width and channels of one image.
-    classes: number of logits.
-    width: factor of the numbers of filters and hidden units.
-
-  Returns:
-    The network as a `Model`; its ``model_state`` is empty.
 
   Example:
     >>> import jax

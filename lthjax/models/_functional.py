@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
 
+from lthjax._errors import refuse
+
 
 class Model(NamedTuple):
   """A network as two pure functions over plain nested dicts.
@@ -20,7 +22,8 @@ class Model(NamedTuple):
   Attributes:
     init: ``init(key)`` returns ``(params, model_state)``.
     apply: ``apply(params, model_state, x, *, train=False)`` returns ``(outputs,
-      new_model_state)``. Under `jax.jit`, make ``train`` a static argument.
+      new_model_state)``. With ``train``, which must be static under `jax.jit`,
+      batch normalization uses the batch's statistics and records them.
   """
 
   init: Callable[[jax.Array], tuple[chex.ArrayTree, chex.ArrayTree]]
@@ -116,16 +119,13 @@ def _to_state(name: str, tree: chex.ArrayTree, paths) -> nnx.State:
     jax.tree_util.keystr(path, simple=True, separator='/'): leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
-  if leaves.keys() != paths.keys():
-    problems = []
-    if missing := sorted(paths.keys() - leaves.keys()):
-      problems.append(f'lacks {", ".join(missing)}')
-    if unknown := sorted(leaves.keys() - paths.keys()):
-      problems.append(f'has the unknown {", ".join(unknown)}')
-    raise ValueError(
-      f'`{name}` {" and ".join(problems)}. Pass what `init` or `apply` of this'
-      ' very model returned.'
-    )
+  faults = [f'lacks {n}' for n in paths if n not in leaves]
+  faults += [f'has the unknown {n}' for n in leaves if n not in paths]
+  refuse(
+    faults,
+    f'`{name}` is of another model: it {{}}. Pass what `init` or `apply` of'
+    ' this model returned.',
+  )
   return nnx.from_flat_state(
     [(path, leaves[plain]) for plain, path in paths.items()]
   )

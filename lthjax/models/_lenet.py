@@ -11,14 +11,7 @@ from lthjax.models._functional import Model, functional
 
 
 class LeNet300100(nnx.Module):
-  """Two hidden layers of 300 and 100 ReLUs over flattened images.
-
-  Args:
-    input_shape: height, width and channels of one image.
-    classes: number of logits.
-    hidden: units of the two hidden layers.
-    rngs: source of the weights.
-  """
+  """Two hidden layers of 300 and 100 ReLUs over flattened images."""
 
   def __init__(
     self,
@@ -37,15 +30,7 @@ class LeNet300100(nnx.Module):
     self.output = linear(second, classes)
 
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """Computes logits.
-
-    Args:
-      x: images of shape ``(batch, height, width, channels)``.
-      train: has no effect on this network.
-
-    Returns:
-      Logits of shape ``(batch, classes)``.
-    """
+    """Computes logits."""
     del train
     x = x.reshape(x.shape[0], -1)
     x = nnx.relu(self.fc1(x))
@@ -64,14 +49,6 @@ def lenet_300_100(
   truncated at two standard deviations), biases start at zero. On MNIST it has
   266,200 weights: 235,200 + 30,000 + 1,000.
 
-  Args:
-    input_shape: height, width and channels of one image.
-    classes: number of logits.
-    width: factor of the 300 and 100 hidden units.
-
-  Returns:
-    The network as a `Model`; its ``model_state`` is empty.
-
   Example:
     >>> import jax
     >>> from lthjax import models
@@ -88,8 +65,8 @@ def lenet_300_100(
     Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-Based Learning Applied
     to Document Recognition, Proceedings of the IEEE, 1998.
 
-    J. Frankle, M. Carbin, The Lottery Ticket Hypothesis: Finding Sparse,
-    Trainable Neural Networks, arXiv:1803.03635, Figure 2.
+    Frankle & Carbin, The Lottery Ticket Hypothesis: Finding Sparse, Trainable
+    Neural Networks, arXiv:1803.03635, Figure 2.
   """
   input_shape, classes = _arguments.check('lenet_300_100', input_shape, classes)
   hidden = _arguments.scaled('lenet_300_100', width, 300, 100)

@@ -11,14 +11,7 @@ from lthjax.models._functional import Model, functional
 
 
 class Block(nnx.Module):
-  """Two 3x3 convolutions beside a shortcut.
-
-  Args:
-    features: channels of the input.
-    filters: channels of the output.
-    stride: of the first convolution and of the shortcut.
-    rngs: source of the weights.
-  """
+  """Two 3x3 convolutions beside a shortcut."""
 
   expansion = 1
 
@@ -37,15 +30,7 @@ class Block(nnx.Module):
       self.shortcut_norm = _normed.norm(filters, rngs=rngs)
 
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """Adds the block's output to its, possibly projected, input.
-
-    Args:
-      x: features of shape ``(batch, height, width, features)``.
-      train: normalize with the batch's statistics and record them.
-
-    Returns:
-      Features of shape ``(batch, height / stride, width / stride, filters)``.
-    """
+    """Adds the block's output to its, possibly projected, input."""
     frozen = not train
     y = nnx.relu(self.norm1(self.conv1(x), use_running_average=frozen))
     y = self.norm2(self.conv2(y), use_running_average=frozen)
@@ -55,14 +40,7 @@ class Block(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-  """A 3x3 convolution between two of 1x1, beside a shortcut.
-
-  Args:
-    features: channels of the input.
-    filters: channels of the 3x3 convolution; the output has four times as many.
-    stride: of the 3x3 convolution and of the shortcut.
-    rngs: source of the weights.
-  """
+  """A 3x3 convolution between two of 1x1, beside a shortcut."""
 
   expansion = 4
 
@@ -84,16 +62,7 @@ class Bottleneck(nnx.Module):
       self.shortcut_norm = _normed.norm(outputs, rngs=rngs)
 
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """Adds the block's output to its, possibly projected, input.
-
-    Args:
-      x: features of shape ``(batch, height, width, features)``.
-      train: normalize with the batch's statistics and record them.
-
-    Returns:
-      Features of shape ``(batch, height / stride, width / stride, 4 *
-      filters)``.
-    """
+    """Adds the block's output to its, possibly projected, input."""
     frozen = not train
     y = nnx.relu(self.norm1(self.conv1(x), use_running_average=frozen))
     y = nnx.relu(self.norm2(self.conv2(y), use_running_average=frozen))
@@ -104,18 +73,7 @@ class Bottleneck(nnx.Module):
 
 
 class ResNet(nnx.Module):
-  """Stages of blocks, each with half the image size and twice the filters.
-
-  Args:
-    block: `Block` or `Bottleneck`.
-    filters: of the first convolution, and of the blocks in the first stage.
-    depths: blocks in each stage.
-    channels: channels of the images.
-    classes: number of logits.
-    large: whether a 7x7 convolution and a pooling, both of stride 2, make the
-      images smaller first; a 3x3 convolution otherwise.
-    rngs: source of the weights.
-  """
+  """Stages of blocks, each with half the image size and twice the filters."""
 
   def __init__(
     self,
@@ -142,15 +100,7 @@ class ResNet(nnx.Module):
     self.output = _normed.linear(features, classes, rngs=rngs)
 
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """Computes logits.
-
-    Args:
-      x: images of shape ``(batch, height, width, channels)``.
-      train: normalize with the batch's statistics and record them.
-
-    Returns:
-      Logits of shape ``(batch, classes)``.
-    """
+    """Computes logits."""
     x = nnx.relu(self.norm1(self.conv1(x), use_running_average=not train))
     if self.large:
       # Zero is the least value after ReLUs.
@@ -171,14 +121,6 @@ def resnet_20(
   on CIFAR-10 can be pruned. Kernels are drawn from Kaiming's Gaussian,
   convolutions have no bias, normalization starts with scale 1 and bias 0
   (OpenLTH draws the scale from [0, 1)).
-
-  Args:
-    input_shape: height, width and channels of one image.
-    classes: number of logits.
-
-  Returns:
-    The network as a `Model`; its ``model_state`` holds the running means and
-    variances.
 
   Example:
     >>> import jax
@@ -217,14 +159,6 @@ def resnet_50(
   image does so in its 3x3 convolution, not in the 1x1 before. Initialized as
   `resnet_20`. On ImageNet it has 25,502,912 weights, 2,048,000 of them in
   ``output``, and a forward pass takes 4,089,184,256 multiply-adds.
-
-  Args:
-    input_shape: height, width and channels of one image.
-    classes: number of logits.
-
-  Returns:
-    The network as a `Model`; its ``model_state`` holds the running means and
-    variances.
 
   Example:
     >>> import jax

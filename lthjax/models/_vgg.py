@@ -12,15 +12,7 @@ _WIDTHS = (64, 128, 256, 512, 512)
 
 
 class VGG(nnx.Module):
-  """Five stages of normalized 3x3 convolutions and one linear layer.
-
-  Args:
-    depths: number of convolutions in each of the five stages, which have 64,
-      128, 256, 512 and 512 filters.
-    channels: channels of the images.
-    classes: number of logits.
-    rngs: source of the weights.
-  """
+  """Five stages of normalized 3x3 convolutions and one linear layer."""
 
   def __init__(
     self,
@@ -43,15 +35,7 @@ class VGG(nnx.Module):
     self.output = _normed.linear(features, classes, rngs=rngs)
 
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """Computes logits.
-
-    Args:
-      x: images of shape ``(batch, height, width, channels)``.
-      train: normalize with the batch's statistics and record them.
-
-    Returns:
-      Logits of shape ``(batch, classes)``.
-    """
+    """Computes logits."""
     for stage, depth in enumerate(self.depths, start=1):
       if stage > 1:
         x = nnx.max_pool(x, (2, 2), strides=(2, 2))
@@ -69,14 +53,6 @@ def vgg_11(
 
   As `vgg_16`, with one, one, two, two and two convolutions in its stages. On
   CIFAR-10 these have 9,217,728 weights, and ``output`` has 5,120.
-
-  Args:
-    input_shape: height, width and channels of one image.
-    classes: number of logits.
-
-  Returns:
-    The network as a `Model`; its ``model_state`` holds the running means and
-    variances.
 
   Example:
     >>> import jax
@@ -104,14 +80,6 @@ def vgg_16(
   subtracts it), normalization starts with scale 1 and bias 0 (OpenLTH draws
   the scale from [0, 1)). On CIFAR-10 the convolutions have 14,710,464
   weights, and ``output`` has 5,120.
-
-  Args:
-    input_shape: height, width and channels of one image.
-    classes: number of logits.
-
-  Returns:
-    The network as a `Model`; its ``model_state`` holds the running means and
-    variances.
 
   Example:
     >>> import jax

@@ -8,14 +8,7 @@ from lthjax.models._functional import Model, functional
 
 
 class WideBlock(nnx.Module):
-  """Two 3x3 convolutions, each after its normalization, beside a shortcut.
-
-  Args:
-    features: channels of the input.
-    filters: channels of the output.
-    stride: of the first convolution and of the shortcut.
-    rngs: source of the weights.
-  """
+  """Two 3x3 convolutions, each after its normalization, beside a shortcut."""
 
   def __init__(
     self, features: int, filters: int, stride: int, *, rngs: nnx.Rngs
@@ -31,15 +24,7 @@ class WideBlock(nnx.Module):
       )
 
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """Adds the block's output to its, possibly projected, input.
-
-    Args:
-      x: features of shape ``(batch, height, width, features)``.
-      train: normalize with the batch's statistics and record them.
-
-    Returns:
-      Features of shape ``(batch, height / stride, width / stride, filters)``.
-    """
+    """Adds the block's output to its, possibly projected, input."""
     frozen = not train
     y = nnx.relu(self.norm1(x, use_running_average=frozen))
     if self.project:
@@ -49,15 +34,7 @@ class WideBlock(nnx.Module):
 
 
 class WideResNet(nnx.Module):
-  """Three stages of 16, 32 and 64 filters, ``width`` times over.
-
-  Args:
-    depth: blocks in each stage; the network has ``6 * depth + 4`` layers.
-    width: factor of the numbers of filters.
-    channels: channels of the images.
-    classes: number of logits.
-    rngs: source of the weights.
-  """
+  """Three stages of 16, 32 and 64 filters, ``width`` times over."""
 
   def __init__(
     self,
@@ -81,15 +58,7 @@ class WideResNet(nnx.Module):
     self.output = _normed.linear(features, classes, rngs=rngs)
 
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """Computes logits.
-
-    Args:
-      x: images of shape ``(batch, height, width, channels)``.
-      train: normalize with the batch's statistics and record them.
-
-    Returns:
-      Logits of shape ``(batch, classes)``.
-    """
+    """Computes logits."""
     x = self.conv1(x)
     for block in self.blocks:
       x = block(x, train=train)
@@ -108,14 +77,6 @@ def wide_resnet_22_2(
   Gaussian, convolutions have no bias, normalization starts with scale 1 and
   bias 0. On CIFAR-10 it has 1,076,912 weights, and a forward pass takes
   157,730,048 multiply-adds.
-
-  Args:
-    input_shape: height, width and channels of one image.
-    classes: number of logits.
-
-  Returns:
-    The network as a `Model`; its ``model_state`` holds the running means and
-    variances.
 
   Example:
     >>> import jax

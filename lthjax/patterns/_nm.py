@@ -50,8 +50,8 @@ class NM:
     """Returns the axes; raises if n, m or the size of an axis is off."""
     if not (_pattern.are_whole(self.n, self.m) and 1 <= self.n <= self.m):
       raise ValueError(
-        f'N:M sparsity needs 1 <= n <= m, but n is {self.n} and m is'
-        f' {self.m}. 2:4 is `NM(2, 4)`.'
+        f'N:M sparsity needs 1 <= n <= m, but n is {self.n} and m is {self.m}.'
+        ' For 2:4 use `NM(2, 4)`.'
       )
     found = axes_lib.resolve(axes, leaves)
     shapes = axes_lib.shapes_of(leaves)
@@ -68,7 +68,7 @@ class NM:
 
   def drop(self, scores, mask, count, axes):
     """Keeps the ``count`` largest scores of each layer, in any groups."""
-    # A group that keeps fewer than n is filled up by what grows.
+    # Groups may be left with fewer than n: `fill` completes them.
     return keep_largest(scores, count, mask, axis=axes.layer)
 
   def fill(self, scores, keep, count, axes):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lthjax import trees
+from lthjax._errors import refuse
 from lthjax.axes import Axes
 
 Shape = tuple[int, ...]
@@ -94,18 +95,17 @@ def check_sizes(
   """Raises if axes are missing, or not multiples of what they must be."""
   faults = []
   for name, needed in sizes.items():
-    leaf = f'{name or "the array"} {shapes[name]}'
+    leaf = f'{name or "the array"} {shapes[name]} has'
     for axis, number in needed.items():
       if not axis:
-        faults.append(f'{leaf} has no axis of inputs')
-      elif shapes[name][axis[0]] % number:
-        size = shapes[name][axis[0]]
+        faults.append(f'{leaf} no axis of inputs')
+      elif (size := shapes[name][axis[0]]) % number:
         faults.append(
-          f'{leaf} has {size} on axis {axis[0]}, not a multiple of {number}'
+          f'{leaf} {size} on axis {axis[0]}, not a multiple of {number}'
         )
-  if faults:
-    raise ValueError(
-      f'{what} does not fit: {"; ".join(faults)}. Leave these leaves dense with'
-      ' `lthjax.masks.full(params, where=...)`, or correct their axes with'
-      ' `axes=`.'
-    )
+  refuse(
+    faults,
+    f'{what} does not fit: {{}}. Leave these leaves dense with'
+    ' `lthjax.masks.full(params, where=...)`, or correct their axes with'
+    ' `axes=`.',
+  )

@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 class _Tiles:
   """Patterns that keep or remove whole tiles of a kernel.
 
-  A tile's score is the sum of the scores in it: its L1 norm for
+  A tile's score is the sum of its scores: the L1 norm for
   `lthjax.scores.magnitude`. A budget is rounded to whole tiles, and leaves at
   least one unless it is zero.
   """
@@ -50,7 +50,7 @@ class _Tiles:
   def select(self, scores, eligible, count, axes):
     """Keeps the tiles with the largest sums of scores."""
     tile = self.tile(scores.shape, axes)
-    # Of a tile that is alive in part, the alive weights count and survive.
+    # In a tile that is partly alive, only alive weights count and survive.
     keep = keep_largest(
       _sums(jnp.where(eligible, scores, 0), tile),
       _tiles_of(count, tile),
@@ -92,7 +92,7 @@ class Block(_Tiles):
 
   Blocks lie on a grid of inputs by neurons, at each place of a convolution's
   window and within a head of attention. A block's score is the sum of its
-  scores, so its L1 norm for `lthjax.scores.magnitude`; budgets are rounded to
+  scores (the L1 norm for `lthjax.scores.magnitude`); budgets are rounded to
   whole blocks.
 
   Attributes:
@@ -125,7 +125,7 @@ class Block(_Tiles):
     ):
       raise ValueError(
         f'`Block` takes two positive integers, inputs and neurons, but got'
-        f' {shape!r}. Four inputs of one neuron are `Block((4, 1))`.'
+        f' {shape!r}. For four inputs of one neuron use `Block((4, 1))`.'
       )
     return super().fit(axes, leaves)
 
@@ -213,7 +213,7 @@ def _reduce(
 ) -> jax.Array:
   """Reduces every tile to one entry; ``f(x, axis, keepdims)`` an axis."""
   for axis, reach in enumerate(tile):
-    if reach == x.shape[axis]:
+    if reach == x.shape[axis]:  # One tile: no reshape, so sharding stays.
       x = f(x, axis, True)
     elif reach > 1:
       x = f(_sharding.split(x, axis, reach), axis + 1, False)

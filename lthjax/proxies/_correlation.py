@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lthjax import _checks
+from lthjax._errors import refuse
 
 
 def spearman(
@@ -67,7 +68,7 @@ def _paired(
   scores: Mapping[str, float], accuracies: Mapping[str, float]
 ) -> tuple[list[float], list[float]]:
   """Returns scores and accuracies in the same order."""
-  _checks.no_faults(
+  refuse(
     sorted(scores.keys() ^ accuracies.keys()),
     'Scores and accuracies are of different candidates: {} appear in only one'
     ' of them. Give both for the same candidates.',

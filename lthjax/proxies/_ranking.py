@@ -8,6 +8,7 @@ import chex
 import jax
 
 from lthjax import _checks
+from lthjax._errors import refuse
 
 Proxy = Callable[..., jax.Array]
 
@@ -98,7 +99,7 @@ def rank(
       programs[program] = lowered.compile()
     found = [float(programs[program](*arrays)) for arrays in args]
     scores[name] = sum(found) / samples
-  _checks.no_faults(
+  refuse(
     (name for name, score in scores.items() if math.isnan(score)),
     'The scores of {} are NaN. Check the batch and the initial params, or leave'
     ' these candidates out.',

@@ -72,18 +72,12 @@ def capacity(
     1 of 4 weights alive: 25
   """
   if (initial is None) != (final is None):
-    given, other = (
-      ('initial', 'final') if final is None else ('final', 'initial')
-    )
-    raise ValueError(
-      f'`{given}` was given without `{other}`, but movement is between params'
-      ' before and after training. Give both or neither.'
-    )
+    names = ('initial', 'final')[:: 1 if final is None else -1]
+    raise ValueError('`{}` was given without `{}`. Give both.'.format(*names))
   if input_shape is not None and not input_layers:
     raise ValueError(
-      f'`input_shape` was given, {input_shape}, without `input_layers`.'
-      ' Name the kernel that reads the input, as in'
-      ' `input_layers="fc1/kernel"`.'
+      f'`input_shape` was given, {input_shape}, without `input_layers`. Name'
+      ' the kernel that reads the input, as in `input_layers="fc1/kernel"`.'
     )
   leaves = _leaves.arrays(masks)  # Flattened and checked once.
   names = (input_layers,) if isinstance(input_layers, str) else input_layers
@@ -93,7 +87,7 @@ def capacity(
   if names:
     saliency = saliency_of(leaves, names, input_shape, axes)
   if compared is not None:
-    check(compared)
+    check('compared', compared)
     common = similarity_of(
       {name: _leaves.arrays(tree, name) for name, tree in compared.items()},
       like=leaves,

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from lthjax import trees
+from lthjax._errors import refuse
 from lthjax.report import _leaves
 from lthjax.report._leaves import label
 
@@ -60,7 +61,7 @@ def distance_moved(
 def distances_of(
   leaves: Mapping[str, Any], initial: chex.ArrayTree, final: chex.ArrayTree
 ) -> dict[str, DistanceMoved]:
-  """Does the same for masks that are NumPy arrays by name."""
+  """Does the same for NumPy masks by name."""
   before = _on_host(initial, leaves, 'initial')
   after = _on_host(final, leaves, 'final')
   found = {}
@@ -82,11 +83,11 @@ def _on_host(
     if masks[name] is not None
   }
   bad = {name: np.sum(~np.isfinite(x)) for name, x in leaves.items()}
-  if found := [f'{label(name)} ({n})' for name, n in bad.items() if n]:
-    raise ValueError(
-      f'The {what} params are not finite in {", ".join(found)}, so there is'
-      ' no distance. Did the training diverge?'
-    )
+  refuse(
+    (f'{label(name)} ({n})' for name, n in bad.items() if n),
+    f'The {what} params are not finite in {{}}, so there is no distance. Did'
+    ' the training diverge?',
+  )
   return leaves
 
 

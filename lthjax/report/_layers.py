@@ -76,7 +76,7 @@ def layers(
 def layers_of(
   leaves: Mapping[str, Any], axes: Mapping[str, Axes] | None
 ) -> tuple[Layer, ...]:
-  """Does the same for masks that are NumPy arrays by name."""
+  """Does the same for NumPy masks by name."""
   shapes = {
     name: mask.shape
     for name, mask in leaves.items()
@@ -91,6 +91,7 @@ def layers_of(
     layer = Layer(name, mask.shape, int(mask.sum()), mask.size)
     if name in known:
       its = known[name]
+      # Inputs along the window and neurons, neurons along what is summed.
       pairs = [
         _dead(mask, (*its.window, *its.outputs)),
         _dead(mask, its.summed),

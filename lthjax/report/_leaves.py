@@ -6,6 +6,7 @@ import chex
 import numpy as np
 
 from lthjax import _checks, _table, trees
+from lthjax._errors import refuse
 
 
 def arrays(masks: chex.ArrayTree, what: str = 'masks') -> dict[str, Any]:
@@ -17,23 +18,21 @@ def arrays(masks: chex.ArrayTree, what: str = 'masks') -> dict[str, Any]:
       f'There is nothing to report: every leaf of `{what}` is None. Choose'
       ' prunable leaves with `lthjax.masks.full(params, where=...)`.'
     )
-  if empty := [n for n, x in prunable.items() if not np.size(x)]:
-    raise ValueError(
-      f'Masks hold no weights in {", ".join(map(label, empty))}, so they have'
-      ' no density. Leave these leaves out, or set their masks to None.'
-    )
+  refuse(
+    (label(n) for n, x in prunable.items() if not np.size(x)),
+    'Masks hold no weights in {}, so they have no density. Leave these leaves'
+    ' out, or set their masks to None.',
+  )
   known = trees.concrete(prunable)
   if known is None:
     raise ValueError(
-      'The masks were traced, but a report counts on the host and needs their'
-      ' values. Call it outside of `jax.jit`, `jax.vmap` and the like.'
+      'The masks were traced, but a report needs their values. Call it outside'
+      ' of `jax.jit`, `jax.vmap` and the like.'
     )
   return {name: known.get(name) for name in leaves}
 
 
 def label(name: str) -> str:
-  """Returns what to call a leaf: a tree that is one array has no name.
-
-  Control characters, which could reach a terminal, are spelled out.
-  """
+  """Returns what to call a leaf; a tree that is one array has no name."""
+  # Control characters, which could reach a terminal, are spelled out.
   return _table.printable(name) or 'the array'

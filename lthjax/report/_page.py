@@ -160,7 +160,7 @@ def _row(row: tuple[_tables.Cell, ...]) -> str:
 def _cell(cell: _tables.Cell) -> str:
   attributes = ''
   if cell.value is not None and not math.isnan(cell.value):
-    # JavaScript's spelling.
+    # JavaScript spells infinity this way.
     value = repr(cell.value).replace('inf', 'Infinity')
     attributes += f' data-value="{value}"'
   if cell.share is not None:

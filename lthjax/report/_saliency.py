@@ -10,7 +10,9 @@ from typing import Any
 import chex
 import numpy as np
 
+from lthjax import _checks
 from lthjax import axes as axes_lib
+from lthjax._errors import refuse
 from lthjax.axes import Axes
 from lthjax.report import _leaves
 
@@ -67,7 +69,7 @@ def saliency_of(
   input_shape: Sequence[int] | None,
   axes: Mapping[str, Axes] | None,
 ) -> np.ndarray:
-  """Does the same for masks that are NumPy arrays by name."""
+  """Does the same for NumPy masks by name."""
   names = [layers] if isinstance(layers, str) else list(layers)
   kernels = {
     name: mask
@@ -76,19 +78,22 @@ def saliency_of(
   }
   unknown = [name for name in names if name not in kernels]
   if unknown or not names:
+    given, known = (', '.join(map(repr, x)) or 'none' for x in (names, kernels))
     raise ValueError(
-      f'The layers were {", ".join(map(repr, names)) or "none"}, but must be'
-      ' kernels that have masks. Choose from'
-      f' {", ".join(map(repr, kernels)) or "none"}.'
+      f'The layers were {given}, but must be kernels that have masks. Choose'
+      f' from {known}.'
     )
   its = axes_lib.resolve(axes, {name: kernels[name].shape for name in names})
-  _check_single(names, its)
+  refuse(
+    (repr(name) for name in names if its[name].stack),
+    '{} stacks several layers, but a map of inputs belongs to one. Pass the'
+    ' masks of one layer, as in `jax.tree.map(lambda m: m[0], masks)`.',
+  )
   matrices: list[Any] = [
     axes_lib.columns(kernels[name], its[name])[0][0] for name in names
   ]
-  if len(names) > 1:
-    _check_dense(names, kernels)
-  _check_chain(names, matrices)
+  _check_chain(names, kernels, matrices)
+  # From the outputs back: the paths that leave each unit.
   counts = np.ones(matrices[-1].shape[1])
   for matrix in reversed(matrices):
     counts = matrix @ counts
@@ -103,8 +108,8 @@ def saliency_of(
     raise ValueError(
       f'`input_shape` was {tuple(shape)}, which has {math.prod(shape)} values,'
       f' but {names[0]!r} {first.shape} has {counts.size} inputs. Give the'
-      ' shape of one example, without the axis of a batch; for a convolution,'
-      ' leave it out: the map is that of its window.'
+      ' shape of one example, without the batch axis; for a convolution, give'
+      ' none: the map is of its window.'
     )
   return counts.reshape(shape)
 
@@ -116,25 +121,22 @@ def _sizes(input_shape: Any) -> list[int]:
   except TypeError:
     sizes = [0]
   if any(size < 1 for size in sizes):
-    raise ValueError(
-      f'`input_shape` was {input_shape!r}, but a shape has positive integers.'
-      ' Pass the shape of one example, such as (28, 28, 1).'
-    )
+    wanted = 'be positive integers: the shape of one example, as (28, 28, 1)'
+    raise _checks.wrong_value('input_shape', input_shape, wanted)
   return sizes
 
 
-def _check_single(names: list[str], axes: Mapping[str, Axes]) -> None:
-  """Checks that no kernel stacks several layers."""
-  if stacked := [name for name in names if axes[name].stack]:
-    raise ValueError(
-      f'{", ".join(map(repr, stacked))} stacks several layers, but a map of'
-      ' inputs belongs to one. Pass the masks of one layer, as in'
-      ' `jax.tree.map(lambda m: m[0], masks)`.'
-    )
-
-
-def _check_dense(names: list[str], kernels: dict[str, Any]) -> None:
-  """Checks that a chain has dense kernels only, and each of them once."""
+def _check_chain(
+  names: list[str], kernels: dict[str, Any], matrices: list[Any]
+) -> None:
+  """Raises unless different dense kernels read each other's outputs."""
+  if len(names) == 1:
+    return
+  sentence = (
+    'These layers do not form a chain of dense kernels: {}. Paths are counted'
+    ' through different kernels of shape (inputs, outputs): name them in the'
+    ' order in which they are applied, or name one layer alone.'
+  )
   faults = [
     f'{name!r} has shape {kernels[name].shape}'
     for name in dict.fromkeys(names)
@@ -145,26 +147,13 @@ def _check_dense(names: list[str], kernels: dict[str, Any]) -> None:
     for name, n in collections.Counter(names).items()
     if n > 1
   ]
-  if faults:
-    raise ValueError(
-      'These layers do not form a chain of dense kernels:'
-      f' {"; ".join(faults)}. Paths'
-      ' are counted through different kernels of shape (inputs, outputs): name'
-      ' those, or one layer alone.'
-    )
-
-
-def _check_chain(names: list[str], matrices: list[Any]) -> None:
-  """Checks that every kernel reads the outputs of the one before."""
+  refuse(faults, sentence)
   pairs = itertools.pairwise(zip(names, matrices, strict=True))
-  faults = [
-    f'{a!r} has {x.shape[1]} outputs, but {b!r} has {y.shape[0]} inputs'
-    for (a, x), (b, y) in pairs
-    if x.shape[1] != y.shape[0]
-  ]
-  if faults:
-    raise ValueError(
-      'These layers do not form a chain of dense kernels:'
-      f' {"; ".join(faults)}. Name'
-      ' kernels in the order in which they are applied, or the first one only.'
-    )
+  refuse(
+    (
+      f'{a!r} has {x.shape[1]} outputs, but {b!r} has {y.shape[0]} inputs'
+      for (a, x), (b, y) in pairs
+      if x.shape[1] != y.shape[0]
+    ),
+    sentence,
+  )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import chex
 import numpy as np
 
-from lthjax import trees
+from lthjax import _checks, trees
 from lthjax.report import _leaves
 
 
@@ -43,7 +43,7 @@ def similarity(masks: Mapping[str, chex.ArrayTree]) -> Similarity:
     array([[1. , 0.5],
            [0.5, 1. ]])
   """
-  check(masks)
+  check('masks', masks)
   return similarity_of(
     {name: _leaves.arrays(tree, name) for name, tree in masks.items()}
   )
@@ -76,23 +76,15 @@ def similarity_of(
   )
 
 
-def check(masks: Mapping[str, chex.ArrayTree]) -> None:
+def check(name: str, masks: Mapping[str, chex.ArrayTree]) -> None:
   """Checks that there are two trees or more, with a name each."""
-  if not isinstance(masks, Mapping):
-    raise ValueError(
-      f'Trees of masks to compare were given as a {type(masks).__name__}, but'
-      ' each needs a name. Give `{name: masks, other_name: other_masks}`.'
-    )
-  if len(masks) < 2:
-    raise ValueError(
-      'Similarity is between two or more trees of masks, but there are'
-      f' {len(masks)}: {", ".join(masks) or "none"}. Give'
-      ' `{name: masks, other_name: other_masks}`.'
-    )
+  example = '{"imp": masks, "snip": other_masks}'
+  _checks.mapping(name, masks, f'names to trees of masks, as {example}')
+  _checks.at_least(f'len({name})', len(masks), 2)
 
 
 def _jaccard(both: np.ndarray) -> np.ndarray:
-  """Turns counts of common weights into indices; the diagonal has all."""
+  """Turns counts of common weights into indices."""
   alive = both.diagonal()
   either = alive[:, None] + alive - both
   return np.where(either > 0, both / np.maximum(either, 1), 1.0)

@@ -41,10 +41,8 @@ def init_logits(
   """
   p = _checks.closed_share('probability', probability)
   if p in (0, 1):
-    raise ValueError(
-      f'`probability` was {probability}, but must be between 0 and 1: at either'
-      ' end the logits are infinite.'
-    )
+    wanted = 'be between 0 and 1: at either end the logits are infinite'
+    raise _checks.wrong_value('probability', probability, wanted)
   _checks.arrays(params)
   logit = math.log(p / (1 - p))
   return trees.map_alive(
@@ -152,6 +150,7 @@ def _draw(logits: dict[str, Any], key: chex.PRNGKey | None) -> dict[str, Any]:
     if key is None:
       return logit >= 0
     own = trees.fold_in_name(key, name)
+    # In the logits' dtype: u < p with probability p, up to its resolution.
     p = jax.nn.sigmoid(logit)
     return _sharding.draw(jax.random.uniform, own, p, p.dtype) < p
 

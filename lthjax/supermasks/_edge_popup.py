@@ -132,16 +132,9 @@ def edge_popup_masks(
 ) -> chex.ArrayTree:
   """Returns the masks behind `edge_popup`, to count, keep or deploy.
 
-  Counts are exact and ties go to the lowest index. The number removed is
-  rounded to the nearest integer; the authors' code rounds it down.
-
-  Args:
-    scores: as in `edge_popup`.
-    sparsity: as in `edge_popup`.
-    scope: as in `edge_popup`.
-    densities: as in `edge_popup`.
-    pattern: as in `edge_popup`.
-    axes: as in `edge_popup`.
+  All arguments are those of `edge_popup`. Counts are exact and ties go to the
+  lowest index. The number removed is rounded to the nearest integer; the
+  authors' code rounds it down.
 
   Returns:
     Tree of masks, `None` at the leaves without scores.
@@ -171,10 +164,13 @@ def _keep(
   """Selects the largest scores by name; `None` where there are none."""
   given = {name: x for name, x in scores.items() if x is not None}
   if sparsity is not None:
-    _check_sparsity(sparsity)
+    why = 'with all weights or none there is no mask to learn'
+    if not _checks.share('sparsity', sparsity, why):
+      raise _checks.wrong_value('sparsity', sparsity, f'be above 0: {why}')
     if scope == 'layer' and pattern.density is None:
       shapes = {name: x.shape for name, x in given.items()}
       _moves.check_not_empty(shapes, sparsity, densities, axes)
+  # Section 3: the top k by absolute score; no gradient through the choice.
   keep: Any = prune(
     {name: jnp.abs(jax.lax.stop_gradient(x)) for name, x in given.items()},
     {name: jnp.ones_like(x, bool) for name, x in given.items()},
@@ -185,10 +181,3 @@ def _keep(
     axes=axes,
   )
   return dict.fromkeys(scores) | keep
-
-
-def _check_sparsity(sparsity: float) -> None:
-  """Raises where no mask would be left to learn."""
-  why = 'with all weights or none there is no mask to learn'
-  if not _checks.share('sparsity', sparsity, why):
-    raise ValueError(f'`sparsity` was {sparsity}, but must be above 0: {why}.')

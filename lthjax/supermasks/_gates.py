@@ -8,16 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from lthjax import _checks, trees
+from lthjax._errors import refuse
 from lthjax.selection import check_floating
 
 
 @jax.custom_jvp
 def gate(keep: jax.Array, w: jax.Array, soft: jax.Array) -> jax.Array:
-  """Lets a weight through or replaces it by +0.0.
-
-  The derivative with respect to ``soft`` is that of ``soft * w``, straight
-  through the choice of ``keep``; with respect to ``w``, it is 1 where kept.
-  """
+  """Lets a weight through or replaces it by +0.0."""
   del soft
   return jnp.where(keep, w, jnp.zeros((), w.dtype))
 
@@ -26,6 +23,7 @@ def gate(keep: jax.Array, w: jax.Array, soft: jax.Array) -> jax.Array:
 def _gate_jvp(primals, tangents):
   keep, w, soft = primals
   _, dw, dsoft = tangents
+  # For `soft` that of `soft * w`, straight through `keep`; for w, 1 where kept.
   moved = jnp.where(keep, dw, jnp.zeros((), w.dtype))
   return gate(keep, w, soft), moved + (w * dsoft).astype(w.dtype)
 
@@ -46,10 +44,7 @@ def run_gates(
 def tables(
   scores: chex.ArrayTree, params: chex.ArrayTree, what: str
 ) -> tuple[dict[str, Any], dict[str, Any], Any]:
-  """Returns params and scores by name, and the structure of the params.
-
-  Every score, or logit, must belong to a weight.
-  """
+  """Returns params and scores by name, and the structure of the params."""
   (leaves, structure), values = trees.flatten(params), trees.by_name(scores)
   _checks.check_arrays(leaves, 'params')
   _checks.check_arrays(values, what)
@@ -62,12 +57,11 @@ def tables(
     for name, x in given.items()
     if name in leaves and x.shape != jnp.shape(leaves[name])
   ]
-  if faults:
-    raise ValueError(
-      f'The {what} do not fit the params: {"; ".join(faults)}. A tree of'
-      f' {what} has the structure of the params, with an array of the same'
-      ' shape or None at each leaf;'
-      f' `lthjax.supermasks.init_{what}` makes one.'
-    )
+  refuse(
+    faults,
+    f'The {what} do not fit the params: {{}}. A tree of {what} has the'
+    ' structure of the params, with an array of the same shape or None at each'
+    f' leaf; `lthjax.supermasks.init_{what}` makes one.',
+  )
   check_floating(given)
   return leaves, values, structure

@@ -128,6 +128,7 @@ def _replace(
   def visit(path, w):
     if (name := trees.path_name(path)) not in inputs:
       return w
+    # Kaiming's deviation, sqrt(2 / fan_in), of the weights that are kept.
     deviation = math.sqrt(2 / (inputs[name] * kept))
     return make(name, w, deviation).astype(w.dtype)
 

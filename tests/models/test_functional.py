@@ -175,13 +175,13 @@ def test_trees_of_another_model_are_refused():
   # As many leaves as before: NNX alone would take these without a word.
   renamed = {**params, 'norm': {'bias': X, 'gain': X}}
   message = (
-    '`params` lacks norm/scale and has the unknown norm/gain. Pass what `init`'
-    ' or `apply` of this very model returned.'
+    '`params` is of another model: it lacks norm/scale; has the unknown'
+    ' norm/gain. Pass what `init` or `apply` of this model returned.'
   )
   with pytest.raises(ValueError, match=re.escape(message)):
     model.apply(renamed, model_state, X)
   with pytest.raises(
-    ValueError, match=r'`model_state` lacks .*norm/mean, norm'
+    ValueError, match=r'`model_state` .* lacks norm/mean; lacks norm'
   ):
     model.apply(params, {}, X)
 

@@ -388,8 +388,7 @@ def test_bad_arguments_are_refused_at_once(name):
   message = (
     f'`{name}` was given input_shape=(32, 32), but it needs three positive'
     ' integers: (height, width, channels) of one image, without the batch axis;'
-    ' and classes=1, but it needs an integer of at least 2: the number of'
-    ' labels.'
+    ' and classes=1, but it needs an integer of at least 2.'
   )
   with pytest.raises(ValueError, match=re.escape(message)):
     getattr(models, name)(input_shape=(32, 32), classes=1)
@@ -422,10 +421,9 @@ def test_too_small_images_are_refused(name, pixels):
   network = getattr(models, name)
   network(input_shape=(pixels, pixels, 1))
   message = (
-    f'`{name}` was given input_shape=({pixels}, {pixels - 1}, 1), but its'
-    ' poolings halve the image until nothing is left: it needs at least'
-    f' {pixels} x {pixels} pixels, so resize the images or use a network with'
-    ' fewer poolings.'
+    f'`{name}` was given input_shape=({pixels}, {pixels - 1}, 1), but with its'
+    f' poolings it needs at least {pixels} x {pixels} pixels: resize the images'
+    ' or use a network with fewer poolings.'
   )
   with pytest.raises(ValueError, match=re.escape(message)):
     network(input_shape=(pixels, pixels - 1, 1))
