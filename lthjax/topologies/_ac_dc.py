@@ -125,14 +125,14 @@ def ac_dc(
 
 
 def _phases(sparse: Sequence[int], dense: Sequence[int]) -> list[int]:
-  """Returns when phases begin, in order, if their kinds take turns."""
+  """Returns the steps at which phases begin, in order."""
   steps = sorted([*sparse, *dense])
   take_turns = (sorted(sparse), sorted(dense)) == (steps[::2], steps[1::2])
   one_by_one = all(a < b for a, b in itertools.pairwise([0, *steps]))
   if not (steps and take_turns and one_by_one):
     raise ValueError(
       f'`sparse_steps` were {list(sparse)} and `dense_steps` {list(dense)}, but'
-      ' sparse and dense phases must take turns, no two at the same step,'
-      ' beginning with a sparse one at step 1 or later.'
+      ' phases must take turns at different steps from 1 on, a sparse one'
+      ' first.'
     )
   return steps

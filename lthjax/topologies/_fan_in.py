@@ -7,6 +7,7 @@ import numpy as np
 
 from lthjax import axes as axes_lib
 from lthjax import trees
+from lthjax._errors import refuse
 from lthjax.axes import Axes
 from lthjax.counts import layer_sizes
 from lthjax.patterns import count_along
@@ -20,17 +21,9 @@ def faults(
   axes: Mapping[str, Axes],
   needed: Mapping[str, float],
 ) -> list[str]:
-  """Lists the masks without a constant fan-in, or with neurons missing.
-
-  Args:
-    masks: ``{name: mask}``.
-    axes: ``{name: Axes}``.
-    needed: ``{name: number}`` of the layers whose neurons may be ablated, those
-      with fewer salient weights than that. All others keep their neurons.
-
-  Returns:
-    One line per layer at fault; none if masks are traced.
-  """
+  """Lists layers without a constant fan-in, or with neurons missing."""
+  # `needed` has the layers whose neurons may be ablated, those with fewer
+  # salient weights than that. Traced masks are not looked at.
   fan_ins = trees.concrete(
     {
       name: count_along(mask, axes[name].summed)
@@ -79,48 +72,36 @@ def check_budgets(
   budgets: Mapping[str, np.ndarray],
   needed: Mapping[str, float],
 ) -> None:
-  """Checks that every neuron gets a weight, and as many as it needs to stay.
-
-  Args:
-    shapes: ``{name: shape}`` of the prunable leaves.
-    axes: ``{name: Axes}``.
-    budgets: ``{name: int32[moves]}``, the most alive weights of each layer.
-    needed: see `faults`.
-
-  Raises:
-    ValueError: naming every layer that has fewer weights than that.
-  """
+  """Raises unless every neuron gets the weights that it needs to stay."""
   neurons = {
     name: axes_lib.size(shape, axes[name].outputs)
     for name, shape in shapes.items()
   }
   sizes = layer_sizes(shapes, axes)
-  faults = [
-    f'{name} has {least} weights for {neurons[name]} neurons; one each is a'
-    f' sparsity of {_moves.sparsity_of(neurons[name], sizes[name])}'
-    for name, size in sizes.items()
-    # An empty leaf has no weights to spread.
-    if size and (least := budgets[name].min()) < neurons[name]
-  ]
-  if faults:
-    raise ValueError(
-      'A constant fan-in needs at least one weight per neuron, but'
-      f' {"; ".join(faults)}. Lower the sparsity, spread it with `densities=`,'
-      ' or leave these layers dense with `where=`.'
-    )
+  refuse(
+    (
+      f'{name} has {least} weights for {neurons[name]} neurons; one each is a'
+      f' sparsity of {_moves.sparsity_of(neurons[name], sizes[name])}'
+      for name, size in sizes.items()
+      # An empty leaf has no weights to spread.
+      if size and (least := budgets[name].min()) < neurons[name]
+    ),
+    'A constant fan-in needs at least one weight per neuron, but {}. Lower the'
+    ' sparsity, spread it with `densities=`, or leave these layers dense with'
+    ' `where=`.',
+  )
   fan_ins = {
     name: budgets[name].min() // neurons[name]
     for name, size in sizes.items()
     if size
   }
-  faults = [
-    f'{name} has a fan-in of {fan_ins[name]}'
-    for name, least in needed.items()
-    if name in fan_ins and fan_ins[name] < least
-  ]
-  if faults:
-    raise ValueError(
-      f'`min_salient` was {max(needed.values())}, more weights than a neuron'
-      f' has: {"; ".join(faults)}. Lower it, give a share of the fan-in below'
-      ' 1, or lower the sparsity.'
-    )
+  refuse(
+    (
+      f'{name} has a fan-in of {fan_ins[name]}'
+      for name, least in needed.items()
+      if name in fan_ins and fan_ins[name] < least
+    ),
+    f'`min_salient` was {max(needed.values(), default=0)}, more weights than a'
+    ' neuron has: {}. Lower it, give a share of the fan-in below 1, or lower'
+    ' the sparsity.',
+  )

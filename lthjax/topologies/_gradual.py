@@ -138,43 +138,28 @@ def _as_schedule(
   last: int,
 ) -> optax.Schedule:
   """Returns a schedule of sparsity that the pattern agrees with."""
-  if pattern.density is not None:
-    fixed = max(0, 1 - pattern.density)  # `init` checks n and m.
-    if callable(sparsity) or densities is not None:
-      raise ValueError(
-        f'{pattern} fixes the sparsity of every layer to {fixed:g}, so it takes'
-        ' no schedule of `sparsity` and no `densities`. Leave them out.'
-      )
-    if sparsity is not None and not abs(sparsity - fixed) <= 1e-6:
-      raise ValueError(
-        f'{pattern} has a sparsity of {fixed:g}, but `sparsity` was {sparsity}.'
-        ' Leave it out.'
-      )
-    return polynomial_sparsity(fixed, 0, last)
-  if sparsity is None:
-    raise ValueError(
-      f'`sparsity` was not given, but {pattern} leaves it open: give a number'
-      ' in [0, 1), or a pattern such as `lthjax.patterns.NM(2, 4)`.'
-    )
-  if callable(sparsity):
+  fixed = _moves.fixed_sparsity(sparsity, densities, pattern)
+  if fixed is None and callable(sparsity):
     return sparsity
-  sparsity = _checks.share('sparsity', sparsity)
-  return polynomial_sparsity(sparsity, 0, last)
+  if fixed is None:
+    fixed = _checks.share('sparsity', sparsity)
+  return polynomial_sparsity(fixed, 0, last)
 
 
 def _group_counts(pattern: NM, wanted: np.ndarray) -> np.ndarray:
   """Counts the weights that each move keeps of a group: n after the last."""
+  # At least n on the way, however the schedule rounds.
   kept = np.maximum(pattern.n, np.rint(pattern.m * (1 - wanted)))
   kept[-1] = pattern.n
   return kept.astype(np.int32)
 
 
 def _check_only_prunes(wanted: np.ndarray, steps: np.ndarray) -> None:
-  """Raises if a sparsity falls: this method cannot bring weights back."""
+  """Raises if a sparsity falls."""
   if (falls := np.diff(wanted) < 0).any():
     i = int(np.argmax(falls))
     raise ValueError(
       f'`sparsity` falls from {wanted[i]} to {wanted[i + 1]} at step'
-      f' {steps[i + 1]}, but this method only prunes: give a schedule that'
-      ' never falls.'
+      f' {steps[i + 1]}, but pruned weights never come back: give a schedule'
+      ' that never falls.'
     )

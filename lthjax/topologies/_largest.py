@@ -69,6 +69,7 @@ def run_largest(
       counts = {name: jnp.asarray(column) for name, column in table.items()}
     if backward_sparsity is not None:
       trained = layer_counts(shapes, backward_sparsity, densities, axes=its)
+      # Top-KAST: A is part of B, so B has at least as many weights.
       backward_counts = {
         name: jnp.maximum(counts[name][0], trained[name]) for name in shapes
       }
@@ -85,6 +86,7 @@ def run_largest(
     counts: dict[str, Any] = dict.fromkeys(every)
     for name, table in state.counts.items():
       counts[name] = table[jnp.minimum(times.entry(step) + 1, len(table) - 1)]
+    # Every weight may come back: eligible are all, not only the alive ones.
     new = _select.select(pattern, weights, every, counts, its)
     state = state._replace(masks=_select.put(state.masks, new))
     if not state.backward_counts:
@@ -110,45 +112,20 @@ def run_largest(
   return sparsify(inner, topology)
 
 
-def check_decay(decay: Any) -> None:
-  """Raises if a penalty would make weights grow."""
-  if not trees.is_traced(decay) and not decay >= 0:
-    raise ValueError(
-      f'`decay` was {decay}, but must be at least 0: it pulls weights toward'
-      ' zero.'
-    )
-
-
 def _sparsities(
   sparsity: float | optax.Schedule | None,
   pattern: Pattern,
   densities: Densities | None,
   times: _moves.Times | None,
 ) -> np.ndarray:
-  """Returns the sparsity at the start and at each move, if it is open."""
-  if pattern.density is not None:
-    fixed = 1 - pattern.density
-    if callable(sparsity) or densities is not None:
-      raise ValueError(
-        f'{pattern} fixes the sparsity of every layer to {fixed:g}, so it takes'
-        ' no schedule of `sparsity` and no `densities`. Leave them out.'
-      )
-    if sparsity is not None and not abs(sparsity - fixed) <= 1e-6:
-      raise ValueError(
-        f'{pattern} has a sparsity of {fixed:g}, but `sparsity` was {sparsity}.'
-        ' Leave it out.'
-      )
+  """Returns the sparsity at the start and at each move; none if fixed."""
+  if _moves.fixed_sparsity(sparsity, densities, pattern) is not None:
     return np.zeros(0)
-  if sparsity is None:
-    raise ValueError(
-      f'`sparsity` was not given, but {pattern} leaves it open: give a number'
-      ' in [0, 1), or a pattern such as `lthjax.patterns.NM(2, 4)`.'
-    )
   if not callable(sparsity):
     return np.array([_checks.share('sparsity', sparsity)])
   if times is None:
     raise ValueError(
-      '`sparsity` is a schedule, which is evaluated before training, so'
-      ' `stop_step` is needed: give the step at which it ends.'
+      '`sparsity` is a schedule, so `stop_step` is needed: give the step at'
+      ' which it ends.'
     )
   return _moves.sparsities(sparsity, np.array([0, *times.table_steps()]))

@@ -21,17 +21,7 @@ Given = Mapping[str, Axes] | None
 def remember(
   axes: Given, params: chex.ArrayTree, masks: chex.ArrayTree
 ) -> tuple[dict[str, Axes], dict[str, jax.Array]]:
-  """Returns the axes of prunable leaves, and what masks alone do not say.
-
-  Args:
-    axes: those that the user gave.
-    params: all params.
-    masks: tree of masks.
-
-  Returns:
-    ``{name: Axes}`` of the leaves that can be read in one way; and ``{name:
-    array}`` for `recall`, whose shape is 2 where an axis counts layers.
-  """
+  """Returns the axes of prunable leaves, and what masks alone do not say."""
   shapes = _layout.shapes_of(masks)
   found = axes_lib.resolve(axes, params, strict=False)
   found = {name: found[name] for name in shapes if name in found}
@@ -39,6 +29,7 @@ def remember(
   stacks = {}
   for name, its in found.items():
     if name not in alone or alone[name].stack != its.stack:
+      # For `recall`: of size 2 where an axis counts layers.
       size = [2 if i in its.stack else 1 for i in range(len(shapes[name]))]
       stacks[name] = jnp.zeros(size, jnp.int8)
   return found, stacks

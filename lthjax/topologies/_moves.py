@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from lthjax import _checks, counts, trees
+from lthjax._errors import refuse
 from lthjax.axes import Axes
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern
@@ -34,11 +35,8 @@ class Times(NamedTuple):
     return (step % self.update_every == 0) & (step <= last)
 
   def table_steps(self) -> np.ndarray:
-    """Returns the steps that a table has entries for.
-
-    These are all moves, or evenly spaced ones if there are very many. The last
-    move is always among them.
-    """
+    """Returns the steps of all moves, or evenly spaced ones of very many."""
+    # The last move is always among them.
     moves = min(self.stop_step, _LAST) // self.update_every
     ends = np.arange(self._stride, moves + self._stride, self._stride)
     return np.minimum(ends, moves) * self.update_every
@@ -62,20 +60,19 @@ def times(
   stop_step = _checks.integer('stop_step', stop_step)
   if update_every > _LAST:
     raise ValueError(
-      f'`update_every` was {update_every}, but steps are counted in int32: it'
-      ' must be below 2^31.'
+      f'`update_every` was {update_every}, but must be below 2^31: steps are'
+      ' counted in int32.'
     )
   if stop_step < update_every:
     raise ValueError(
       f'`stop_step` was {stop_step}, before the first move at step'
-      f' {update_every}: masks would never move. Give a later step, or move'
-      ' them more often.'
+      f' {update_every}. Give a later step, or move masks more often.'
     )
   if update_every == 1 and not applies_gradient:
     raise ValueError(
-      '`update_every` was 1 and `applies_gradient` False: every step would move'
-      f' masks and none would train until step {stop_step}. Raise'
-      ' `update_every`, or give `applies_gradient=True`.'
+      '`update_every` was 1 and `applies_gradient` False: no step would train'
+      f' until step {stop_step}. Raise `update_every`, or give'
+      ' `applies_gradient=True`.'
     )
   return Times(update_every, stop_step)
 
@@ -92,7 +89,7 @@ def drop_ratios(
     i = int(np.argmax(wrong))
     raise ValueError(
       f'`drop_fraction` gave {shares[i]:g} at step {steps[i]}, but must be in'
-      ' [0, 1]: it is the share of the alive weights that a move replaces.'
+      ' [0, 1].'
     )
   return counts.ratios(shares)
 
@@ -100,16 +97,14 @@ def drop_ratios(
 def drop_counts(
   ratios: jax.Array, alive: Mapping[str, jax.Array], step: Any, times: Times
 ) -> dict[str, jax.Array]:
-  """Counts how many weights of each layer the move at a step drops.
-
-  Rounded down as in RigL's code, but exact above 2^24 weights too.
-  """
+  """Counts how many weights of each layer the move at a step drops."""
+  # Rounded down as in RigL's code, in integers: exact above 2^24 weights too.
   numerator, denominator = ratios[times.entry(step)]
 
   def share(n):
     return counts.share_of(n, numerator, denominator, 'floor')
 
-  # Leaves of a single layer go together: fewer operations for XLA to compile.
+  # Leaves of a single layer share one division: XLA compiles fewer operations.
   single = [name for name, n in alive.items() if n.size == 1]
   found = {name: share(n) for name, n in alive.items() if n.size != 1}
   if single:
@@ -125,8 +120,7 @@ def sparsities(schedule: optax.Schedule, steps: np.ndarray) -> np.ndarray:
     raise TypeError(
       f'`sparsity` was {schedule!r}, but must be an optax schedule, such as'
       ' `lthjax.schedules.polynomial_sparsity(0.9, 0, 1000)`. A fixed sparsity'
-      ' is that of the initial masks: pass `lthjax.random_masks(key,'
-      ' sparsity=...)` as the second argument.'
+      ' belongs to the initial masks: `lthjax.random_masks(key, sparsity=...)`.'
     )
   values = counts.at_steps(schedule, steps)
   if (wrong := ~((values >= 0) & (values < 1))).any():
@@ -148,8 +142,7 @@ def scheduled(
     if densities is not None:
       raise ValueError(
         '`densities` spread a schedule of `sparsity` over layers, but there is'
-        ' none. Those of the initial masks go to `lthjax.random_masks(key,'
-        ' sparsity=..., densities=...)`.'
+        ' none. Give those of the initial masks to `lthjax.random_masks`.'
       )
     return np.zeros(0)
   if pattern.density is not None:
@@ -161,6 +154,31 @@ def scheduled(
   return sparsities(sparsity, times.table_steps())
 
 
+def fixed_sparsity(
+  sparsity: Any, densities: Densities | None, pattern: Pattern
+) -> float | None:
+  """Returns the sparsity that a pattern fixes, or `None` if it is given."""
+  if pattern.density is None:
+    if sparsity is None:
+      raise ValueError(
+        f'`sparsity` was not given, but {pattern} leaves it open: give a number'
+        ' in [0, 1), or a pattern such as `lthjax.patterns.NM(2, 4)`.'
+      )
+    return None
+  fixed = max(0, 1 - pattern.density)  # `fit` checks n and m later.
+  if callable(sparsity) or densities is not None:
+    raise ValueError(
+      f'{pattern} fixes the sparsity of every layer to {fixed:g}, so it takes'
+      ' no schedule of `sparsity` and no `densities`. Leave them out.'
+    )
+  if sparsity is not None and not abs(sparsity - fixed) <= 1e-6:
+    raise ValueError(
+      f'{pattern} has a sparsity of {fixed:g}, but `sparsity` was {sparsity}.'
+      ' Leave it out.'
+    )
+  return fixed
+
+
 def check_not_empty(
   shapes: Mapping[str, tuple[int, ...]],
   sparsity: float,
@@ -170,25 +188,21 @@ def check_not_empty(
   """Raises if a sparsity leaves a layer empty, and names every such layer."""
   kept = counts.layer_counts(shapes, sparsity, densities, axes=axes)
   sizes = counts.layer_sizes(shapes, axes)
-  empty = [
-    f'{name} (of {size} weights; keeping one is a sparsity of'
-    f' {sparsity_of(1, size)})'
-    for name, count in kept.items()
-    if not count and (size := sizes[name])
-  ]
-  if empty:
-    raise ValueError(
-      f'A sparsity of {sparsity} leaves no weight alive in {", ".join(empty)}.'
-      ' Lower it, spread it with `densities=`, or leave these layers dense with'
-      ' `where=`.'
-    )
+  refuse(
+    (
+      f'{name} (of {size} weights; keeping one is a sparsity of'
+      f' {sparsity_of(1, size)})'
+      for name, count in kept.items()
+      if not count and (size := sizes[name])
+    ),
+    f'A sparsity of {sparsity} leaves no weight alive in {{}}. Lower it, spread'
+    ' it with `densities=`, or leave these layers dense with `where=`.',
+  )
 
 
 def sparsity_of(alive: int, size: int) -> float:
-  """Returns the sparsity of so many alive weights, rounded down to six digits.
-
-  That is for messages: whoever follows them keeps at least as many.
-  """
+  """Returns the sparsity of so many alive weights, to six digits."""
+  # Rounded down: whoever follows a message keeps at least as many.
   return math.floor((1 - Fraction(alive, size)) * 10**6) / 10**6
 
 

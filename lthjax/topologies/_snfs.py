@@ -173,38 +173,23 @@ def _redistribute(
 def _share_out(
   total: jax.Array, weights: jax.Array, room: jax.Array
 ) -> jax.Array:
-  """Splits a number into integers in proportion to weights, within limits.
-
-  What does not fit goes on to the next that has room.
-
-  Args:
-    total: int32, at most the sum of ``room``.
-    weights: float[n], not negative.
-    room: int32[n], the most that each may get.
-
-  Returns:
-    int32[n] with exactly the sum ``total``.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from lthjax.topologies._snfs import _share_out
-    >>> _share_out(jnp.int32(4), jnp.array([1.0, 3.0]), jnp.array([9, 1]))
-    Array([3, 1], dtype=int32)
-  """
+  """Splits a total into integers in proportion to weights, within ``room``."""
   weights = jnp.where(jnp.isfinite(weights), weights, 0)
   even = jnp.full_like(weights, 1 / len(weights))
   shares = jnp.where(weights.sum() > 0, weights / weights.sum(), even)
+  # Rounding the ends of intervals, not their lengths, keeps the total.
   ends = jnp.round(jnp.cumsum(shares) * total).astype(jnp.int32)
   ends = jnp.minimum(ends, total).at[-1].set(total)  # Never past the total.
   wanted = jnp.diff(ends, prepend=0)
 
+  # What does not fit goes on to the next layer that has room ...
   def give(rest, layer):
     wanted, room = layer
     more = jnp.clip(rest + wanted, 0, room)
     return rest + wanted - more, more
 
   rest, given = jax.lax.scan(give, jnp.int32(0), (wanted, room))
-  # What the last ones cannot take, the first ones can.
+  # ... and from the last one to the first.
   nothing = jnp.zeros_like(wanted)
   _, more = jax.lax.scan(give, rest, (nothing, room - given))
   return given + more

@@ -4,6 +4,7 @@ A neuron is an output of a kernel, such as ``out`` of ``[in, out]``. Its fan-in
 is the number of its alive weights.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -110,18 +111,13 @@ def srigl(
   _start.check(inner, masks)
   if min_salient is not None:
     min_salient = _checks.positive('min_salient', min_salient)
-  globs = [never_ablate] if isinstance(never_ablate, str) else never_ablate
+  globs = _checks.globs('never_ablate', never_ablate)
   masks = _start.completed(masks, None, axes)
   times = _moves.times(update_every, stop_step, applies_gradient)
   ratios = _moves.drop_ratios(drop_fraction, times)
   wanted = _moves.scheduled(sparsity, densities, Unstructured(), times)
   densities = densities or _start.densities_of(masks)
-
-  def least(names):
-    """The salient weights that a neuron needs, where any may be ablated."""
-    if min_salient is None:
-      return {}
-    return {n: min_salient for n in names if not trees.matches(globs, n)}
+  least = functools.partial(_least, min_salient, globs)
 
   def faults(masks):
     names = trees.prunable(masks)
@@ -150,9 +146,9 @@ def srigl(
   def move_fn(state, params, grads, step):
     given = _layers.recall(axes, state.stacks, state.masks)
     its = axes_lib.resolve(given, state.masks)
-    masks, entry = trees.prunable(state.masks), times.entry(step)
+    masks = trees.prunable(state.masks)
     budgets = {
-      n: table[jnp.minimum(entry, len(table) - 1)]
+      n: table[jnp.minimum(times.entry(step), len(table) - 1)]
       for n, table in state.budgets.items()
     }
     alive = _select.count(masks, its)
@@ -168,10 +164,19 @@ def srigl(
     )
     return state._replace(masks=_select.put(state.masks, new))
 
-  topology = Topology(
-    init_fn, move_fn, times.due, applies_gradient=applies_gradient
+  return sparsify(
+    inner,
+    Topology(init_fn, move_fn, times.due, applies_gradient=applies_gradient),
   )
-  return sparsify(inner, topology)
+
+
+def _least(
+  min_salient: float | None, globs: list[str], names: Iterable[str]
+) -> dict[str, float]:
+  """Returns the salient weights that neurons need, if they may be ablated."""
+  if min_salient is None:
+    return {}
+  return {n: min_salient for n in names if not trees.matches(globs, n)}
 
 
 def _draw(
@@ -204,41 +209,11 @@ def move_layers(
   least: Mapping[str, float],
   axes: Mapping[str, Axes],
 ) -> dict[str, jax.Array]:
-  """Moves the masks of all layers.
-
-  Args:
-    masks: ``{name: mask}``; all arguments are by the name of the leaf.
-    magnitude: absolute weights.
-    growth: absolute gradients of all weights.
-    drop: how many weights each layer drops of those that the budget lets stay.
-    budget: the most alive weights of each layer.
-    least: ``min_salient`` of `srigl`, of leaves whose neurons may be ablated.
-    axes: of the kernels.
-
-  Returns:
-    The new masks: ``budget // active neurons`` weights in every active neuron.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from lthjax.axes import Axes
-    >>> from lthjax.topologies._srigl import move_layers
-    >>> mask = jnp.array([[True, False], [False, True], [False, False]])
-    >>> weights = jnp.array([[3.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
-    >>> grads = jnp.array([[0.0, 0.0], [0.0, 0.0], [2.0, 9.0]])
-    >>> axes = {'w': Axes(inputs=(0,), outputs=(1,))}
-    >>> tables = [{'w': x} for x in (mask, weights, grads, 1, 2)]
-    >>> move_layers(*tables, {}, axes)['w'].astype(int)
-    Array([[1, 0],
-           [0, 0],
-           [0, 1]], dtype=int32)
-
-  References:
-    Lasby et al., Dynamic Sparse Training with Structured Sparsity,
-    arXiv:2305.02299, section 3.1, steps 1 to 7.
-  """
+  """Moves the masks: ``budget // active neurons`` weights per active neuron."""
   layer = _select.layers(axes)
   summed = {n: its.summed for n, its in axes.items()}
-  # Steps 1 and 2 give `magnitude`, `growth` and `drop`, the paper's K.
+  # The numbers are the paper's, section 3.1. Steps 1 and 2 give `magnitude` of
+  # the weights, `growth` of the gradients, and `drop`, the paper's K.
   alive = _select.count(masks, axes)
   stay = {n: jnp.minimum(alive[n], budget[n]) - drop[n] for n in masks}
   # 3. Count the salient weights of each neuron: those kept by magnitude, and
@@ -283,7 +258,7 @@ def _active(
       fan_in = budget[n] // max(axes_lib.size(shapes[n], axes[n].outputs), 1)
       ratio = ratio_of(share).as_integer_ratio()
       needed[n] = jnp.maximum(1, share_of(fan_in, *ratio, 'floor'))
-  # Never so few neurons that they would need more than all their inputs.
+  # Never so few neurons that a neuron would need more than all of its inputs.
   most_salient = _select.largest(
     {n: k.astype(jnp.float32) for n, k in salient.items()},
     {

@@ -11,6 +11,7 @@ import optax
 from lthjax import _checks, trees
 from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
+from lthjax._errors import refuse
 from lthjax.axes import Axes
 from lthjax.counts import Rounding, layer_counts
 from lthjax.densities import Densities
@@ -39,10 +40,10 @@ class RandomMasks:
     dense, axes = self.dense(params)
     pattern = self.pattern or Unstructured()
     its = pattern.fit(axes, dense)
-    if pattern.density is not None:
-      self._check_density(pattern)
+    sparsity = self.sparsity
+    if _moves.fixed_sparsity(sparsity, self.densities, pattern) is not None:
       return prune(self.noise(dense), dense, pattern=pattern, axes=its)
-    sparsity = self._given_sparsity()
+    assert sparsity is not None
     shapes = _moves.shapes_of(dense)
     _moves.check_not_empty(shapes, sparsity, self.densities, its)
     return prune(
@@ -75,31 +76,9 @@ class RandomMasks:
     axes: Mapping[str, Axes],
   ) -> dict[str, int]:
     """Counts the alive weights of each layer."""
-    sparsity = self._given_sparsity()
-    return layer_counts(shapes, sparsity, self.densities, rounding, axes)
-
-  def _given_sparsity(self) -> float:
-    if self.sparsity is None:
-      raise ValueError(
-        '`random_masks` was given no `sparsity`, which only a pattern with a'
-        ' density of its own can do without. Give one, such as 0.9.'
-      )
-    return self.sparsity
-
-  def _check_density(self, pattern: Pattern) -> None:
-    """Raises if more than the pattern fixes the density."""
-    assert pattern.density is not None
-    if self.densities is not None:
-      raise ValueError(
-        f'{pattern} fixes the density of every layer, so it takes no'
-        ' `densities`. Leave them out.'
-      )
-    fixed = 1 - pattern.density
-    if self.sparsity is not None and not abs(self.sparsity - fixed) <= 1e-6:
-      raise ValueError(
-        f'{pattern} has a sparsity of {fixed:g}, but `sparsity` was'
-        f' {self.sparsity}. Leave it out, or give {fixed:g}.'
-      )
+    _moves.fixed_sparsity(self.sparsity, self.densities, Unstructured())
+    assert self.sparsity is not None
+    return layer_counts(shapes, self.sparsity, self.densities, rounding, axes)
 
 
 def random_masks(
@@ -156,28 +135,19 @@ def initial_masks(
   params: chex.ArrayTree,
   faults: Callable[[chex.ArrayTree], list[str]],
 ) -> chex.ArrayTree:
-  """Copies the masks that a topology starts from, if it can.
-
-  Args:
-    masks: tree of masks, or a function of params.
-    params: tree of arrays that they must fit.
-    faults: finds what is wrong with a tree of masks.
-
-  Returns:
-    Tree of masks of the structure of the params.
-  """
+  """Copies the masks that a topology starts from, if nothing is wrong."""
   alive = evaluate(masks, params)
   if alive is masks:
-    # Also where `init` is compiled: the masks themselves are not traced there.
+    # Checked even where `init` is compiled: the masks are not traced there.
     with jax.ensure_compile_time_eval():
       wrong = _faults(alive, faults)
   else:
     wrong = _faults(alive, faults)
-  if wrong:
-    raise ValueError(
-      f'Training cannot start from these `masks`: {"; ".join(wrong)}. Correct'
-      ' them, or leave a layer dense with None.'
-    )
+  refuse(
+    wrong,
+    'Training cannot start from these `masks`: {}. Correct them, or leave a'
+    ' layer dense with None.',
+  )
   return trees.copy_into(params, alive)
 
 
@@ -220,11 +190,11 @@ def check(inner: Any, masks: Any) -> None:
   if is_function(masks):
     return
   if isinstance(masks, int | float | str):
-    raise TypeError(
-      f'`masks` was {masks!r}, but must be a tree of masks or a function of'
-      ' params, such as `lthjax.random_masks(jax.random.key(0),'
-      ' sparsity=0.9)`.'
+    wanted = (
+      'be a tree of masks or a function of params, such as'
+      ' `lthjax.random_masks(jax.random.key(0), sparsity=0.9)`'
     )
+    raise _checks.wrong_type('masks', masks, wanted)
   _checks.bool_masks(masks)
 
 

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lthjax import _checks, trees
 from lthjax import masks as masks_lib
-from lthjax import trees
 from lthjax.axes import Axes
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
-from lthjax.topologies._largest import check_decay, run_largest
+from lthjax.topologies._largest import run_largest
 
 
 def straight_through(
@@ -128,7 +128,8 @@ def sr_ste(
     Zhou et al., Learning N:M Fine-grained Structured Sparse Neural Networks
     From Scratch, arXiv:2102.04010, section 3.3.
   """
-  check_decay(decay)
+  if not trees.is_traced(decay):
+    _checks.not_negative('decay', decay)
 
   def penalize(state, grads, params):
     def refine(m, g, w):

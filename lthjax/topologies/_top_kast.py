@@ -10,7 +10,7 @@ from lthjax import _checks, trees
 from lthjax import masks as masks_lib
 from lthjax.axes import Axes
 from lthjax.densities import Densities
-from lthjax.topologies._largest import check_decay, run_largest
+from lthjax.topologies._largest import run_largest
 
 
 def top_kast(
@@ -81,15 +81,16 @@ def top_kast(
     raise ValueError(
       f'`backward_sparsity` was {backward_sparsity} and `sparsity` {sparsity},'
       ' but more weights must train than run forward: give a backward sparsity'
-      ' of at least 0 and below the other.'
+      ' from 0 to below the other.'
     )
-  check_decay(decay)
+  if not trees.is_traced(decay):
+    _checks.not_negative('decay', decay)
 
   def penalize(state, grads, params):
     def strength(name, m):
       return jnp.where(m, decay, decay * m.size / state.counts[name][0])
 
-    # Half the square of w, divided by D in the rest of B.
+    # The gradient of half the square of w, divided by D in the rest of B.
     def pull(strength, g, w):
       if strength is None or g is None:
         return g

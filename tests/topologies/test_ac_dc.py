@@ -128,9 +128,8 @@ def test_densities():
 )
 def test_phases_take_turns(sparse, dense):
   message = (
-    f'`sparse_steps` were {sparse} and `dense_steps` {dense}, but sparse and'
-    ' dense phases must take turns, no two at the same step, beginning with a'
-    ' sparse one at step 1 or later.'
+    f'`sparse_steps` were {sparse} and `dense_steps` {dense}, but phases must'
+    ' take turns at different steps from 1 on, a sparse one first.'
   )
   with pytest.raises(ValueError, match=re.escape(message)):
     make(sparse_steps=sparse, dense_steps=dense)

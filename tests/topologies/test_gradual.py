@@ -93,8 +93,8 @@ def test_densities():
   [
     (
       {'sparsity': lambda step: 0.5 if step < 3 else 0.4},
-      '`sparsity` falls from 0.5 to 0.4 at step 3, but this method only'
-      ' prunes: give a schedule that never falls.',
+      '`sparsity` falls from 0.5 to 0.4 at step 3, but pruned weights never'
+      ' come back: give a schedule that never falls.',
     ),
     (
       {'sparsity': lambda step: 0.5 * step},

@@ -53,9 +53,6 @@ def test_the_decay_may_be_injected():
 @pytest.mark.parametrize('method', ['sr_ste', 'top_kast'])
 def test_decay_must_not_be_negative(method, decay):
   options = {'backward_sparsity': 0.2} if method == 'top_kast' else {}
-  message = (
-    f'`decay` was {decay}, but must be at least 0: it pulls weights toward'
-    ' zero.'
-  )
+  message = f'`decay` was {decay}, but must not be negative.'
   with pytest.raises(ValueError, match=re.escape(message)):
     getattr(lth, method)(optax.sgd(1.0), sparsity=0.5, decay=decay, **options)

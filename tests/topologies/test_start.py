@@ -72,10 +72,10 @@ def test_a_pattern_that_fixes_the_sparsity(sparsity):
   ('options', 'message'),
   [
     ({'sparsity': 0.9}, 'has a sparsity of 0.5, but `sparsity` was 0.9.'),
-    ({'sparsity': float('nan')}, 'Leave it out, or give 0.5.'),
+    ({'sparsity': float('nan')}, 'but `sparsity` was nan. Leave it out.'),
     (
       {'densities': lth.densities.erk},
-      'fixes the density of every layer, so it takes no `densities`.',
+      'so it takes no schedule of `sparsity` and no `densities`.',
     ),
   ],
 )
@@ -87,7 +87,7 @@ def test_a_pattern_fixes_the_sparsity_alone(options, message):
 
 
 def test_a_sparsity_is_needed_without_such_a_pattern():
-  with pytest.raises(ValueError, match='was given no `sparsity`'):
+  with pytest.raises(ValueError, match='`sparsity` was not given, but'):
     draw(SMALL, sparsity=None)
 
 
@@ -189,8 +189,7 @@ def test_a_module_of_masks_that_can_be_called_is_a_tree():
       TypeError,
       '`sparsity` was 0.9, but must be an optax schedule, such as'
       ' `lthjax.schedules.polynomial_sparsity(0.9, 0, 1000)`. A fixed sparsity'
-      ' is that of the initial masks: pass `lthjax.random_masks(key,'
-      ' sparsity=...)` as the second argument.',
+      ' belongs to the initial masks: `lthjax.random_masks(key, sparsity=...',
     ),
     (
       {'densities': lth.densities.erk},

@@ -150,7 +150,7 @@ NM = lth.patterns.NM(2, 4)
     ({'sparsity': -0.5}, '`sparsity` was -0.5, but must be in [0, 1)'),
     (
       {'sparsity': lambda step: 0.5},
-      '`sparsity` is a schedule, which is evaluated before training, so'
+      '`sparsity` is a schedule, so'
       ' `stop_step` is needed: give the step at which it ends.',
     ),
     (

@@ -140,8 +140,8 @@ def test_layers_follow_the_densities():
 def test_more_must_train_than_run_forward(backward_sparsity):
   message = (
     f'`backward_sparsity` was {backward_sparsity} and `sparsity` 0.5, but more'
-    ' weights must train than run forward: give a backward sparsity of at least'
-    ' 0 and below the other.'
+    ' weights must train than run forward: give a backward sparsity from 0 to'
+    ' below the other.'
   )
   with pytest.raises(ValueError, match=re.escape(message)):
     lth.top_kast(
