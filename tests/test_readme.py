@@ -16,8 +16,8 @@ def blocks(page):
   )
 
 
-MASKS, NNX, SPARSE, TICKET, FASTER = blocks('README.md')
-AT_INIT, SEVERAL, REPORT = blocks('docs/guide.md')
+MASKS, SPARSE, TICKET, FASTER = blocks('README.md')
+NNX, AT_INIT, SEVERAL, REPORT = blocks('docs/guide.md')
 NNX_MODEL = """
 import optax
 from flax import nnx
