@@ -99,17 +99,8 @@ def _read_together(
   chains: Mapping[str, list[str]],
   read: Callable[[str, Shape], Axes | None],
 ) -> dict[str, list[Axes | None]]:
-  """Reads leaves of containers that stack all of their leaves or none.
-
-  Args:
-    shapes: ``{name: shape}``.
-    chains: ``{name: [container]}``, the possible stacks around each leaf.
-    read: reads a leaf with some axes taken for those of a stack.
-
-  Returns:
-    ``{name: readings}`` with one for each choice of stacks under which all
-    leaves make sense.
-  """
+  """Reads leaves of containers that stack all of their leaves or none."""
+  # One reading for each choice of stacks under which all leaves make sense.
   every = sorted({c for chain in chains.values() for c in chain})[:8]
   choices = []
   for flags in itertools.product([False, True], repeat=len(every)):
@@ -246,11 +237,9 @@ def _containers(name: str) -> list[str]:
 
 
 def _attends(names: Iterable[str]) -> Callable[[str], bool]:
-  """Returns a function that says whether a leaf is part of attention.
-
-  It is if a component of its name says so, or if a query, a key or a value is
-  beside it.
-  """
+  """Returns a function that says whether a leaf is part of attention."""
+  # It is if a component of its name says so, or if a query, a key or a value is
+  # beside it.
   beside: dict[str, set[str]] = {}
   for name in names:
     parts = name.split('/')

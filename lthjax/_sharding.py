@@ -31,7 +31,7 @@ def split(x: jax.Array, axis: int, size: int) -> jax.Array:
     return x.reshape(shape)
   names = sharding.spec[axis] or ()
   names = names if isinstance(names, tuple) else (names,)
-  # Mesh axes that groups do not divide by are gathered.
+  # Mesh axes whose devices would share a group are gathered.
   while number % _devices(sharding, names):
     names = names[:-1]
   spec = [*sharding.spec]
@@ -60,6 +60,7 @@ def pack_bits(x: jax.Array) -> jax.Array:
     return jnp.packbits(x.reshape(-1))
   parts = (p if isinstance(p, tuple) else (p,) for p in sharding.spec)
   names = tuple(name for part in parts for name in part if name is not None)
+  # Packed in place if every device has whole bytes; otherwise gathered first.
   fits = x.size % (8 * _devices(sharding, names)) == 0
   flat = _named(sharding, [names if fits else None])
   x = jnp.reshape(x, (-1,), out_sharding=flat)
@@ -103,6 +104,7 @@ def draw(
 ) -> jax.Array:
   """Draws by ``sample(key, shape, dtype)`` in an array's shape and sharding."""
   dtype = jnp.dtype(dtype)
+  # With `jax_threefry_partitionable`, numbers do not depend on the sharding.
   if trees.is_traced(like):
     return sample(key, like.shape, dtype, out_sharding=in_type(like))
   if not isinstance(like, jax.Array) or len(like.sharding.device_set) == 1:

@@ -30,7 +30,7 @@ class Slots:
       return [None] * len(jax.tree.leaves(inner_state))
     shapes = [(x.shape, x.dtype) for x in jax.tree.leaves(params)]
     kind = jax.tree.structure(params), shapes
-    if self._known[0] != kind:  # For params of one kind it is always the same.
+    if self._known[0] != kind:  # Once for params of one kind.
       self._known = kind, self._follows(inner_state, masks, params)
     pairs = self._pair(
       lambda slot, mask: _Of(mask if _same_shape(slot, mask) else None),
@@ -52,11 +52,9 @@ class Slots:
     return jax.tree.unflatten(treedef, leaves)
 
   def _follows(self, inner_state, masks, params) -> list[bool]:
-    """Returns which leaves have a shape that follows that of the params.
-
-    Seen from `init` on abstract params of other shapes: a matrix as [2, 3] and
-    as [3, 2]. An optimizer that takes no such shapes is assumed to follow.
-    """
+    """Returns which leaves have a shape that follows that of the params."""
+    # Seen from `init` on abstract params of other shapes: a matrix as [2, 3]
+    # and as [3, 2]. An optimizer that takes no such shapes is taken to follow.
     self._check(inner_state, masks)
     follows = [True] * len(jax.tree.leaves(inner_state))
     for order in 1, -1:

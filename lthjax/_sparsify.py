@@ -79,6 +79,7 @@ def sparsify(
     topology_state = topology.init(_steps.fast(params))
     state = SparsifyState(step, topology_state, ())
     masks = _steps.trained(state)
+    # Dead weights must not enter the initial state, as in copies of the params.
     inner_state = inner.init(_steps.where(masks, params))
     inner_state = slots.empty(inner_state, masks, _steps.fast(params))
     if topology.grows and topology.move:
@@ -91,6 +92,7 @@ def sparsify(
     topology_state = state.topology_state
     if topology.observe is not None:
       topology_state = topology.observe(topology_state, updates)
+    # Steps count from 1: masks move at multiples of `update_every`.
     state = state._replace(step=state.step + 1, topology_state=topology_state)
     step = _steps.Step(topology, inner, slots, updates, params, extra_args)
     update = _steps.update_dense if state.keeps_dense else _steps.update_sparse

@@ -74,6 +74,7 @@ def _move(step: Step, state: SparsifyState, moving: Any) -> tuple[Any, Any]:
       updates = _hold(_land_on_zero, old, updates, params)
       params = optax.apply_updates(params, updates)
     moved = step.move(topology_state, where(old, params), state.step)
+    # What has just come alive is zero, and must stay so until the next step.
     return moved, None if trained is None else _both(moved.masks, old)
 
   def begin(carry):

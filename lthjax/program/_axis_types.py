@@ -117,12 +117,12 @@ def unify(a: Type, b: Type) -> None:
     return
   if b.kind == 'atom':
     a, b = b, a
-  if a.kind == 'atom':
+  if a.kind == 'atom':  # An atom takes whatever structure the other has.
     same = True
     pin(b, *a.pins)
   elif a.kind == b.kind == 'product':
     same = _match([a], [b])
-  elif a.kind == b.kind == 'sum':
+  elif a.kind == b.kind == 'sum':  # Cut both where either is cut.
     cuts = sorted({*_bounds(flat(a, 'sum')), *_bounds(flat(b, 'sum'))})
     pieces = cut(a, cuts), cut(b, cuts)
     same = all(pieces)
@@ -179,7 +179,7 @@ def cut(t: Type, offsets: Sequence[int]) -> list[Type] | None:
   if t.kind == 'product':
     head, *rest = flat(t, 'product')
     inner = math.prod(x.size for x in rest)
-    if any(bound % inner for bound in bounds):
+    if any(bound % inner for bound in bounds):  # Not between whole rows.
       return None
     pieces = cut(head, [bound // inner for bound in bounds])
     return pieces and [product([piece, *rest]) for piece in pieces]
@@ -212,6 +212,7 @@ def occurrences(
     for part, end in zip(t.parts, ends, strict=True):
       yield from occurrences(part, places[end - part.size : end])
   else:
+    # Row-major: a factor's position is the same all along the other factors.
     grid = places.reshape(*(part.size for part in t.parts), -1)
     for i, part in enumerate(t.parts):
       own = np.moveaxis(grid, i, 0).reshape(part.size, -1)

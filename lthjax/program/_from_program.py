@@ -5,6 +5,7 @@ from typing import Any
 
 import chex
 
+from lthjax._errors import refuse
 from lthjax._layout import Axes
 from lthjax.program._interpreter import trace
 from lthjax.program._kernels import Where, classify, select
@@ -71,12 +72,12 @@ def from_program(
   faults, axes = [], {}
   for name, each in by_name.items():
     axes[name] = _agreed(name, each, faults)
-  if faults:
-    raise ValueError(
-      f'The axes of some kernels are not certain: {"; ".join(faults)}. Exclude'
-      ' these leaves with `where=`, and give their axes yourself:'
-      ' `axes={name: lth.axes.Axes(inputs=..., outputs=...)}`.'
-    )
+  refuse(
+    faults,
+    'The axes of some kernels are not certain: {}. Exclude these leaves with'
+    ' `where=`, and give their axes yourself:'
+    ' `axes={name: lth.axes.Axes(inputs=..., outputs=...)}`.',
+  )
   return axes
 
 

@@ -15,6 +15,8 @@ import jax
 import jax.extend.core as jex
 from jax.tree_util import keystr
 
+from lthjax._errors import refuse
+
 Path = tuple[int, ...]
 Step = Callable[[jex.JaxprEqn, list[Any], Path], Sequence[Any]]
 
@@ -32,19 +34,20 @@ def trace(f: Callable[..., Any], *args: Any) -> tuple[jex.ClosedJaxpr, Any]:
       f'The function was {f!r}, but must be callable: pass the one that applies'
       ' the model, before its arguments.'
     )
-  faults = [
+  faults = (
     f'argument {path[0].idx} has {type(x).__name__}'
     f' at {keystr(path[1:], simple=True, separator="/") or "its top"}'
     for path, x in jax.tree_util.tree_leaves_with_path(args)
     if not (hasattr(x, 'shape') and hasattr(x, 'dtype'))
     and not isinstance(x, bool | int | float | complex)
-  ]
-  if faults:
-    raise TypeError(
-      'A program takes trees of arrays or of `jax.ShapeDtypeStruct`, but'
-      f' {"; ".join(faults)}. Bind everything else beforehand, as in'
-      ' `lambda params, x: model.apply(params, x, train=False)`.'
-    )
+  )
+  refuse(
+    faults,
+    'A program takes trees of arrays or of `jax.ShapeDtypeStruct`, but {}. Bind'
+    ' everything else beforehand, as in'
+    ' `lambda params, x: model.apply(params, x, train=False)`.',
+    TypeError,
+  )
   closed, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
   return closed, jax.tree.structure(shapes)
 
@@ -56,20 +59,9 @@ def interpret(
   constant: Callable[[Any], Any] = lambda value: value,
   path: Path = (),
 ) -> list[Any]:
-  """Goes through a program, equation by equation.
-
-  Args:
-    program: the program.
-    facts: one for each of its arguments.
-    step: ``step(eqn, facts, path) -> facts``: from those of the inputs of an
-      equation to those of its outputs. It goes into inner programs, which
-      `inside` gives, by calling `interpret`.
-    constant: the fact of a literal or constant, given its value.
-    path: of the equation that the program is inside.
-
-  Returns:
-    The facts of the program's results.
-  """
+  """Takes facts about a program's arguments to facts about its results."""
+  # `step(eqn, facts, path)` takes the facts about the inputs of an equation to
+  # those about its outputs; for inner programs it calls `interpret` again.
   closed = isinstance(program, jex.ClosedJaxpr)
   jaxpr = program.jaxpr if closed else program
   consts = [constant(x) for x in program.consts] if closed else []
@@ -79,6 +71,8 @@ def interpret(
   def read(atom):
     return constant(atom.val) if isinstance(atom, jex.Literal) else env[atom]
 
+  # A value is dropped after its last reader, so that memory is freed as in the
+  # program itself; results are kept.
   kept = {atom for atom in jaxpr.outvars if not isinstance(atom, jex.Literal)}
   last = {
     atom: number
@@ -89,7 +83,7 @@ def interpret(
   for number, eqn in enumerate(jaxpr.eqns):
     outs = step(eqn, [read(atom) for atom in eqn.invars], (*path, number))
     env.update(zip(eqn.outvars, outs, strict=True))
-    for atom in eqn.invars:  # Values that are not read again are dropped.
+    for atom in eqn.invars:
       if not isinstance(atom, jex.Literal) and last.get(atom) == number:
         env.pop(atom, None)
   return [read(atom) for atom in jaxpr.outvars]
@@ -98,11 +92,9 @@ def interpret(
 def inside(
   eqn: jex.JaxprEqn, path: Path
 ) -> list[tuple[Path, jex.Jaxpr | jex.ClosedJaxpr]]:
-  """Returns the programs inside an equation, with their paths.
-
-  The body of a call or a scan is at the path of the equation itself; several
-  programs, as the branches of `jax.lax.cond`, are numbered.
-  """
+  """Returns the programs inside an equation, with their paths."""
+  # The body of a call or a scan is at the path of the equation itself; several
+  # programs, such as the branches of a `jax.lax.cond`, are numbered.
   programs = _programs(eqn)
   if len(programs) == 1 and eqn.primitive.name != 'cond':
     return [(path, programs[0])]
@@ -156,17 +148,10 @@ def scan(
   run: Callable[[list[Any], Any], tuple[Sequence[Any], Any]],
   fed: Any = None,
 ) -> tuple[list[Any], Any]:
-  """Runs a scan as a scan, with another body.
-
-  Args:
-    eqn: the scan.
-    values: its inputs; carries may be trees.
-    run: the body, ``run(inputs, slice of fed) -> (outputs, notes)``.
-    fed: more to slice: a tree of arrays with the loop as their leading axis.
-
-  Returns:
-    The outputs of the scan, and the notes of all turns, stacked.
-  """
+  """Runs a scan as a scan, with another body; returns stacked notes as well."""
+  # Emitted again, never unrolled: the program does not grow with the number of
+  # turns, and neither does its compile time. `run(inputs, slice of fed)` gives
+  # outputs and notes; carries may be trees, such as numbers with an exponent.
   consts, carry, stacks = loop_parts(eqn, values)
 
   def body(carry, slices):

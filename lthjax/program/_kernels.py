@@ -9,6 +9,7 @@ import jax
 import jax.extend.core as jex
 
 from lthjax import trees
+from lthjax._errors import refuse
 from lthjax.program._interpreter import (
   CALLS,
   Path,
@@ -123,12 +124,12 @@ def kernels(
       ' no kernels. Pass the function that applies the model, its params, and'
       ' then inputs.'
     )
-  if unsure := sorted(chosen & found.together):
-    raise ValueError(
-      f'{" and ".join(unsure)} are multiplied with each other, so it is not'
-      ' certain which of them are kernels. Exclude the others with `where=`,'
-      ' so that they are treated as inputs.'
-    )
+  refuse(
+    sorted(chosen & found.together),
+    '{} are multiplied with each other, so it is not certain which of them are'
+    ' kernels. Exclude the others with `where=`, so that they are treated as'
+    ' inputs.',
+  )
   return lambda name, leaf: name in chosen
 
 
@@ -172,6 +173,7 @@ def _follow(program: Any, facts: Facts, path: Path, found: Found) -> list[Fact]:
     name = eqn.primitive.name
     rule = _RULES.get(name, _elsewhere)
     facts = [*map(_flatten, facts, eqn.invars)]
+    # Only a sum turns a product into a matmul; anything else settles it.
     if rule not in (_move, _same, _sum):
       facts = [None if fact and fact.product else fact for fact in facts]
     outs = rule(eqn, facts, path, found)
@@ -286,6 +288,7 @@ def _picked(eqn, table: Fact) -> Fact:
 
 def _sum(eqn, facts, path, found) -> Fact:
   (fact,) = facts
+  # A matmul in disguise: the sum of an elementwise product.
   if fact and (fact.product or fact.mixed):
     _lose(fact, found)
     return None
@@ -346,6 +349,7 @@ def _while(eqn, facts, path, found) -> list[Fact]:
 
 def _turn(body, consts, carry, xs, path, found) -> list[Fact]:
   """Repeats the body of a loop until the facts of its carries are stable."""
+  # It ends: `_either` only adds leaves and flags, or gives up with `None`.
   while True:
     trial = Found.nothing(found.inputs)
     outs = _follow(body, [*consts, *carry, *xs], path, trial)

@@ -42,8 +42,10 @@ def conv(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
   """A convolution: grouped, strided, dilated or transposed."""
   image, kernel, out = map(shape, (*eqn.invars, *eqn.outvars))
   spec, dilation = eqn.params['dimension_numbers'], eqn.params['lhs_dilation']
-  number = math.prod(kernel[axis] for axis in spec.rhs_spec[1:])  # a filter
+  # Multiply-adds: the entries of a filter, for each filter, example and place.
+  number = math.prod(kernel[axis] for axis in spec.rhs_spec[1:])
   number *= out[spec.out_spec[0]] * out[spec.out_spec[1]]
+  # Where the image is dilated, zeros between its pixels do not count.
   axes = zip(spec.lhs_spec[2:], spec.out_spec[2:], dilation, strict=True)
   number *= math.prod(out[o] if d == 1 else image[i] for i, o, d in axes)
   if values[0] and not values[0].derived:
@@ -59,6 +61,7 @@ def conv(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
 
 def _multiply(walk, eqn, values, path, multiply_adds, roles) -> Values:
   """Attributes a product to its kernel."""
+  # One kernel is a use of it, none a product of activations; two are a fault.
   weights = [w for w in values if w]
   kernels = [side for side, w in enumerate(values) if w and not w.derived]
   if len(kernels) == 1:

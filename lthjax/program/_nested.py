@@ -29,6 +29,8 @@ def scan(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
   slices = [w and w._replace(scans=(*w.scans, here)) for w in stacks]
   inner = walk._replace(loops=(*walk.loops, here))
   after = inner(eqn.params['jaxpr'], [*consts, *carry, *slices], path)
+  # A leaf may be carried along unchanged, and slices of it may be stacked again
+  # as they were; anything else depends on the number of the turn.
   outputs = []
   for old, new in zip(carry, after[:count], strict=True):
     kept = new is old or (new is not None and new.same(old))
@@ -121,6 +123,7 @@ def _blocks(weight, dims, names, loops) -> Weight:
     split.append(size)
   mine = tuple(loop for loop in loops if loop.axis in blocks)
   order = [*(blocks[loop.axis] for loop in mine), *local]
+  # [a * n, m] split by a mesh axis of a devices: [a, n, m], with a in front.
   weight = weight.then(jnp.reshape, [tuple(split)])
   weight = weight.then(jnp.transpose, [tuple(order)])
   return weight._replace(scans=(*weight.scans, *mine))

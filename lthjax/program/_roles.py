@@ -22,6 +22,7 @@ def roles(use: Use) -> list[set[str]]:
   axes: list[Axis] = [
     [Factor(frozenset([k]), size)] for k, size in enumerate(use.shape)
   ]
+  # What the program does to the leaf is done to its axes, as lists of factors.
   for step in use.steps:
     kept = axes[: step.batch]
     axes = kept + _RULES.get(step.name, _stay)(axes[step.batch :], step, use)

@@ -50,6 +50,7 @@ def join(walk: Walk, eqn: jex.JaxprEqn, values: Values, path: Path) -> Values:
   out, start, parts = shape(eqn.outvars[0]), 0, []
   for atom, weight in zip(eqn.invars, weights, strict=True):
     stop = start + (1 if new else shape(atom)[axis])
+    # Padded with zeros to its place in the whole, whose sum the parts are.
     around = [(0, 0)] * len(out)
     around[axis] = (start, out[axis] - stop)
     part = weight.then(jnp.expand_dims, [axis]) if new else weight
@@ -85,6 +86,8 @@ def combine(
   if not weights:  # Next to activations, derived values are activations too.
     activations = any(dims and not w for dims, w in inputs)
     return [None if activations else next(filter(None, values), None)]
+  # What must hold: dead entries stay zero, entries stay at their places, and
+  # the result is not yet a matmul.
   first, name = weights[0], eqn.primitive.name
   others = [dims for dims, w in inputs if not w or w.derived]
   arrays = any(others)  # Not only scalars.

@@ -48,21 +48,11 @@ class Scaled(NamedTuple):
 
 
 def evaluate(f: Callable[..., jax.Array], *args: chex.ArrayTree) -> Scaled:
-  """Computes ``f(*args)``, a floating-point array, without overflow.
-
-  Products, sums, comparisons, rearrangements and roots keep their scale, also
-  through calls and scans. Other functions, such as tanh and exp, and other
-  control flow see the numbers themselves, clipped to the largest finite ones.
-  Custom derivative rules are ignored: the functions inside are differentiated.
-
-  Args:
-    f: any function that JAX can trace.
-    *args: trees of arrays.
-
-  Returns:
-    The result, with a peak of about one. Its exponent is a constant to
-    differentiation.
-  """
+  """Computes ``f(*args)``, a floating-point array, without overflow."""
+  # Products, sums, comparisons, rearrangements and roots keep their scale, also
+  # through calls and scans. Other functions, such as tanh and exp, and other
+  # control flow see the numbers themselves, clipped to the largest finite ones.
+  # Custom derivative rules are ignored: what is inside is differentiated.
   closed, _ = trace(f, *args)
   (out,) = _run(closed, jax.tree.leaves(args))
   return _normal(out)
@@ -136,7 +126,8 @@ def _normal(x: Any) -> Scaled:
   each = (bits >> 23 & 255) - 126 + exponent
   known = (value != 0) & _is_finite(value)
   peak = jnp.max(jnp.where(known, each, _NONE), initial=_NONE)
-  shift = jnp.minimum(exponent - peak, _LIMIT)  # Zeros have no peak.
+  # Zeros have no peak, so their shift is limited.
+  shift = jnp.minimum(exponent - peak, _LIMIT)
   return Scaled(_times(value, _float(shift)), peak)
 
 
@@ -206,6 +197,7 @@ def _power(eqn, values):
 
 def _root(eqn, values):
   x, exponent = _normal(*values)
+  # Roots halve the exponent; what is odd goes into the value first.
   odd = exponent % 2
   (out,) = bind(eqn, [_times(x, _float(odd))])
   half = (exponent - odd) // 2

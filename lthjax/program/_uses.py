@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lthjax import trees
+from lthjax._errors import refuse
 from lthjax.program._interpreter import trace
 from lthjax.program._kernels import Where, classify, select
 from lthjax.program._nested import unknown
@@ -39,11 +40,6 @@ def uses(
   Returns:
     The uses in the order of the program. A leaf may have several, or none.
 
-  Raises:
-    ValueError: if a leaf goes where it cannot be followed, such as into a sum
-      with activations; or if matmuls cannot be counted, such as those inside
-      `jax.lax.while_loop`, or inside `jax.lax.cond` where branches differ.
-
   Example:
     >>> import jax, jax.numpy as jnp
     >>> from lthjax import program
@@ -68,13 +64,12 @@ def uses_of(closed: Any, params: chex.ArrayTree, chosen: set[str]) -> list[Use]:
   weights = [Weight((part,)) if part.name in chosen else None for part in parts]
   walk = Walk(RULES, unknown, uses=[], faults=[])
   walk(closed, weights + [None] * (len(closed.in_avals) - len(weights)))
-  if walk.faults:
-    raise ValueError(
-      'The matmuls of this function and their kernels are not certain:'
-      f' {"; ".join(dict.fromkeys(walk.faults))}. Kernels may only be cast,'
-      ' masked or rearranged before their matmuls; exclude other leaves with'
-      ' `where=`.'
-    )
+  refuse(
+    dict.fromkeys(walk.faults),
+    'The matmuls of this function and their kernels are not certain: {}.'
+    ' Kernels may only be cast, masked or rearranged before their matmuls;'
+    ' exclude other leaves with `where=`.',
+  )
   return walk.uses
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 
+from lthjax._errors import refuse
 from lthjax.program._interpreter import (
   CALLS,
   Path,
@@ -70,7 +71,12 @@ def run(
   """
   closed, tree = trace(f, *args)
   found = _resolve(closed, visits)
-  _check_feeds(feeds or {}, found)
+  refuse(
+    [str(path) for path in feeds or () if path not in found],
+    'There are feeds for {}, where nothing is visited. Feed paths that are'
+    ' visited, by path or by name.',
+  )
+  # Only equations on the way to a visit are opened; all others run as they are.
   leads = frozenset(path[:n] for path in found for n in range(len(path)))
   inputs = jax.tree.leaves(args)
   outs, notes = _Run(found, leads)(closed, inputs, (), dict(feeds or {}))
@@ -82,28 +88,17 @@ def _resolve(
 ) -> dict[Path, Visit]:
   """Turns names of primitives into paths."""
   known = dict(equations(closed))
-  lost = [
-    key for key in visits if not isinstance(key, str) and key not in known
-  ]
-  if lost:
-    raise ValueError(
-      f'The program has no equations at {", ".join(map(str, lost))}. Visits are'
-      ' by name of a primitive, or by path: take the paths from'
-      ' `lthjax.program.uses` of the same function and shapes.'
-    )
+  refuse(
+    [str(x) for x in visits if not isinstance(x, str) and x not in known],
+    'The program has no equations at {}. Visits are by name of a primitive, or'
+    ' by path: take the paths from `lthjax.program.uses` of the same function'
+    ' and shapes.',
+  )
   pairs = {
     path: visits.get(path, visits.get(eqn.primitive.name))
     for path, eqn in known.items()
   }
   return {path: visit for path, visit in pairs.items() if visit is not None}
-
-
-def _check_feeds(feeds: Mapping[Path, Any], visits: Mapping[Path, Visit]):
-  if lost := [path for path in feeds if path not in visits]:
-    raise ValueError(
-      f'There are feeds for {", ".join(map(str, lost))}, where nothing is'
-      ' visited. Feed paths that are visited, by path or by name.'
-    )
 
 
 def _checked(eqn: jex.JaxprEqn, path: Path, result: Any) -> tuple[Any, Any]:
