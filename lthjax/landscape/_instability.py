@@ -248,16 +248,12 @@ def _check_keys(keys: Any, like: chex.PRNGKey) -> chex.PRNGKey:
   if isinstance(keys, list | tuple):
     keys = jnp.stack(keys) if keys else like[None][:0]
   data, needed = map(jax.random.key_data, (keys, like))
-  if data.ndim != needed.ndim + 1 or len(data) < 2:
-    copies = len(data) if data.ndim > needed.ndim else 1
+  several = data.ndim == needed.ndim + 1
+  different = len(np.unique(data, axis=0)) if several else 1
+  if different < 2 or different < len(data):
     raise ValueError(
-      f'`keys` held {copies} key{"s" * (copies != 1)}, but at least 2 are'
-      ' needed, one per copy, such as `jax.random.split(key, 3)`.'
-    )
-  if len(np.unique(data, axis=0)) < len(data):
-    raise ValueError(
-      '`keys` holds the same key twice, and these copies would be identical.'
-      ' Give different keys.'
+      f'`keys` held {different} different key{"s" * (different != 1)}, but each'
+      ' copy, at least 2, needs its own, such as `jax.random.split(key, 3)`.'
     )
   return keys
 

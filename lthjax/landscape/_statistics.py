@@ -114,20 +114,13 @@ def _check_batches(batches: Any) -> None:
   """Raises unless batches are arrays of one leading length, at least 1."""
   one_by_one = isinstance(batches, Iterator)
   leaves: list[Any] = [batches] if one_by_one else jax.tree.leaves(batches)
-  refuse(
-    (_checks.describe(x) for x in leaves if not getattr(x, 'shape', ())),
-    '`batches` must be a tree of arrays with a leading axis of batches, but'
-    ' held {}. Stack single batches, as in `jnp.stack(list_of_images)`.',
-  )
-  if not all(len(x) for x in leaves or [()]):
+  sizes = {len(x) if getattr(x, 'shape', ()) else 0 for x in leaves} or {0}
+  if len(sizes) > 1 or 0 in sizes:
+    held = ', '.join(map(_checks.describe, leaves)) or 'no array'
     raise ValueError(
-      'The model has running statistics, but there are no batches to compute'
-      ' them from. Give training data in `batches`.'
-    )
-  if len({len(x) for x in leaves}) > 1:
-    raise ValueError(
-      f'The arrays in `batches` have shapes {[x.shape for x in leaves]}, but'
-      ' all need the same leading axis of batches. Stack batches of equal size.'
+      '`batches` must be a tree of arrays with the same leading axis of'
+      f' batches, at least one, but held {held}. Stack batches of equal size, as in'
+      ' `jnp.stack(list_of_images)`.'
     )
 
 

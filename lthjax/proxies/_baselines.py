@@ -21,9 +21,6 @@ def num_params(
 
   For the arguments, see `lthjax.proxies`; only ``params`` is used.
 
-  Returns:
-    A scalar; higher is better.
-
   Example:
     >>> import jax.numpy as jnp
     >>> from lthjax import proxies
@@ -47,9 +44,6 @@ def multiply_adds(
   See `lthjax.accounting.multiply_adds`; FLOPs are twice as many.
 
   For the arguments, see `lthjax.proxies`; labels and key are not used.
-
-  Returns:
-    A scalar; higher is better.
 
   Example:
     >>> import jax.numpy as jnp

@@ -30,9 +30,6 @@ def fisher(
   first axis; channels are on the last axis, or on the channel axis of a
   convolution.
 
-  Returns:
-    A scalar; higher is better.
-
   Example:
     >>> import jax.numpy as jnp
     >>> from lthjax import proxies

@@ -24,9 +24,6 @@ def grad_norm(
 
   For the arguments, see `lthjax.proxies`; the key is not used.
 
-  Returns:
-    A scalar; higher is better.
-
   Example:
     >>> import jax.numpy as jnp
     >>> from lthjax import proxies
@@ -58,9 +55,6 @@ def snip(
   """Sums `lthjax.scores.snip` over the kernels: ``sum |w * dL/dw|``.
 
   For the arguments, see `lthjax.proxies`; the key is not used.
-
-  Returns:
-    A scalar; higher is better.
 
   Example:
     >>> import jax.numpy as jnp
@@ -95,9 +89,6 @@ def grasp(
   a whole, reduce the gradient score higher.
 
   For the arguments, see `lthjax.proxies`; the key is not used.
-
-  Returns:
-    A scalar; higher is better.
 
   Example:
     >>> import jax.numpy as jnp

@@ -32,9 +32,6 @@ def jacob_cov(
   For the arguments, see `lthjax.proxies`. The batch needs two examples or more;
   labels and key are not used.
 
-  Returns:
-    A scalar; higher is better.
-
   Example:
     >>> import jax.numpy as jnp
     >>> from lthjax import proxies

@@ -34,9 +34,6 @@ def zen(
   pooling and the last layer (to do the same, return the features before them),
   and draws params from a Gaussian.
 
-  Returns:
-    A scalar; higher is better.
-
   Example:
     >>> import jax, jax.numpy as jnp
     >>> from lthjax import proxies

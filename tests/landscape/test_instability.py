@@ -157,7 +157,11 @@ def test_running_statistics_need_a_decision():
 
 @pytest.mark.parametrize(
   ('keys', 'copies'),
-  [(seeds()[0], '1 key,'), (seeds()[:1], '1 key,'), (seeds()[:0], '0 keys,')],
+  [
+    (seeds()[0], '1 different key,'),
+    (seeds()[:1], '1 different key,'),
+    (seeds()[:0], '0 different keys,'),
+  ],
 )
 def test_fewer_than_two_copies(keys, copies):
   with pytest.raises(ValueError, match=f'`keys` held {copies} .* at least 2'):
@@ -169,9 +173,9 @@ def test_fewer_than_two_copies(keys, copies):
 def test_keys_may_be_a_list():
   listed = report_of(keys=list(seeds()))
   np.testing.assert_array_equal(listed.distances, report_of().distances)
-  with pytest.raises(ValueError, match='held 0 keys, but'):
+  with pytest.raises(ValueError, match='held 0 different keys, but'):
     report_of(keys=[])
-  with pytest.raises(ValueError, match='holds the same key twice'):
+  with pytest.raises(ValueError, match='held 1 different key, but'):
     report_of(keys=[seeds()[0], seeds()[0]])
 
 
@@ -201,7 +205,7 @@ def test_cosines_are_not_above_one():
 
 
 def test_bad_copies(trainer):
-  with pytest.raises(ValueError, match='holds the same key twice'):
+  with pytest.raises(ValueError, match='held 2 different keys, but each copy'):
     report_of(keys=seeds()[jnp.array([0, 1, 0])])
   with pytest.raises(ValueError, match='is a dict without a field `key`'):
     landscape.instability(lambda x: x, {'w': DATA}, seeds(), error=error)
