@@ -1,4 +1,4 @@
-"""Axes of kernels as names and shapes tell them."""
+"""Axes of kernels, read off their names and shapes."""
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping

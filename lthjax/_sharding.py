@@ -1,4 +1,4 @@
-"""Arrays that are made or cut up in the sharding of those they belong to."""
+"""Arrays that are created or split in the sharding of others."""
 
 import functools
 import math
@@ -46,6 +46,7 @@ def merge(x: jax.Array, like: jax.Array) -> jax.Array:
 
 def match(x: jax.Array, like: jax.Array) -> jax.Array:
   """Puts an array where another one is, as far as that is known."""
+  # Explicit shardings are in types, even while JAX traces; others are not.
   if (sharding := in_type(like)) is not None:
     return jax.sharding.reshard(x, sharding)
   place = None if trees.is_traced(x, like) else getattr(like, 'sharding', None)

@@ -1,4 +1,4 @@
-"""Optimizer slots of single weights: which they are, and how to empty them."""
+"""Optimizer slots that belong to single weights, and how to empty them."""
 
 from typing import Any
 

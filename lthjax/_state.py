@@ -1,4 +1,4 @@
-"""What `sparsify` is given, and the state that it keeps."""
+"""A topology, which `sparsify` is given, and the state that it keeps."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

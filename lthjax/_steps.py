@@ -1,4 +1,4 @@
-"""One update of `sparsify`, where the other weights are zero and where not."""
+"""One update of `sparsify`: other weights are held at zero, or wait."""
 
 import functools
 from collections.abc import Callable

@@ -75,6 +75,7 @@ def set_masks(
   trees.check_like(masks, old, 'masks in the optimizer state')
   trees.check_like(old, masks, 'new masks')
 
+  # A copy for each tree of masks: one buffer cannot be donated twice.
   def copy():
     return trees.copy_into(old, masks)
 
@@ -139,6 +140,7 @@ def forward_params(opt_state: optax.OptState, params: Any) -> Any:
     return optax.LookaheadParams(
       *(forward_params(opt_state, p) for p in params)
     )
+  # By name: states of an `nnx.Optimizer` and pure trees differ in structure.
   named: dict[str, Any] = trees.by_name(params)
   for node in _find(opt_state):
     # Under `optax.partition` a state knows a part of the leaves only.
@@ -168,16 +170,16 @@ def _mask_jvp(primals, tangents):
 def strip(opt_state: optax.OptState, params: Any) -> tuple[Any, optax.OptState]:
   """Returns plain params and the optimizer state without masks.
 
-  For the end of sparse training: to go on with the optimizer that was wrapped,
-  which then trains all weights, or to hand the params to someone else.
+  For the end of sparse training: to continue with the wrapped optimizer, which
+  then trains all weights, or to hand the params on.
 
   Args:
     opt_state: state of a transformation that contains one of `lthjax`.
     params: tree of arrays, as the optimizer trains it.
 
   Returns:
-    The params, with exactly +0.0 where a mask is false, and the state of the
-    optimizer inside, where it stood.
+    The params, with exactly +0.0 where a mask is false, and the current state
+    of the optimizer inside.
 
   Example:
     >>> import jax.numpy as jnp, optax
@@ -258,6 +260,7 @@ def share_steps(opt_state: optax.OptState) -> tuple[optax.OptState, Any]:
     return node._replace(step=node.step[0], inner_state=inner_state)
 
   def axes(node):
+    # `in_axes`: all leaves have an axis of replicates, except shared steps.
     every = jax.tree.map(lambda _: 0, node)
     if not _holds_masks(node):
       return every

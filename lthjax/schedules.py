@@ -1,4 +1,4 @@
-"""Schedules of sparsity and drop fraction over steps, as optax has them."""
+"""Optax schedules of sparsity and drop fraction."""
 
 from typing import Any
 

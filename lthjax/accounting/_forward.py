@@ -149,7 +149,7 @@ def multiply_adds(
   dense = {name: 0 for name in trees.by_name(params) if name in names}
   alive, other = dict(dense), 0
   for use in uses:
-    if use.name is None:
+    if use.name is None:  # Activations meet activations, as in attention.
       other += use.multiply_adds
       continue
     dense[use.name] += use.multiply_adds

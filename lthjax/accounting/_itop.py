@@ -90,6 +90,7 @@ def itop_rate(
   shapes = jax.eval_shape(lambda p: masks_lib.full(p, where), params)
   kernels = {n for n, x in trees.by_name(shapes).items() if x is not None}
   alive = masks_lib.alive_by_name(explored)
+  # Kernels without a mask are alive from the start.
   sizes = {
     name: leaf.size
     for name, leaf in trees.by_name(params).items()

@@ -75,6 +75,7 @@ def rigl(dense: float, sparse: float, update_every: int) -> float:
     0.3089
   """
   update_every = _checks.at_least('update_every', update_every, 1)
+  # T steps train the alive weights; one computes all gradients and moves masks.
   moving = 2 * sparse + dense
   return (3 * sparse * update_every + moving) / (update_every + 1)
 

@@ -47,7 +47,7 @@ def read_digits() -> Source:
 
 
 def read_tfds(name: str) -> Source:
-  """Reads a prepared set of TensorFlow Datasets, from the cache if it can."""
+  """Reads a prepared set of TensorFlow Datasets, or its cache."""
   with _quiet():
     builder = _open(name)
     path = _cache_path(builder)
@@ -72,7 +72,7 @@ def _missing(name: str, package: str) -> ImportError:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Holds back log lines below errors, such as which decoder is in use."""
+  """Suppresses log messages below errors, such as the choice of decoder."""
   from absl import logging
 
   verbosity = logging.get_verbosity()

@@ -119,8 +119,8 @@ def _check_batches(batches: Any) -> None:
     held = ', '.join(map(_checks.describe, leaves)) or 'no array'
     raise ValueError(
       '`batches` must be a tree of arrays with the same leading axis of'
-      f' batches, at least one, but held {held}. Stack batches of equal size, as in'
-      ' `jnp.stack(list_of_images)`.'
+      f' batches, at least one, but held {held}. Stack batches of equal size,'
+      ' as in `jnp.stack(list_of_images)`.'
     )
 
 

@@ -110,6 +110,7 @@ def jaccard(a: chex.ArrayTree, b: chex.ArrayTree) -> float:
     >>> lth.masks.jaccard(jnp.array([True, True]), jnp.array([True, False]))
     0.5
   """
+  # Python integers, exact at any size, unless masks are traced.
   both, either = count(intersect(a, b)), count(union(a, b))
   if trees.is_traced(either):
     return jnp.where(either > 0, both / jnp.maximum(either, 1), 1.0)  # pyright: ignore
@@ -196,6 +197,7 @@ def _combine(f, a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
   trees.check_tables(right, left, 'other masks')
   _checks.check_masks(left)
   _checks.check_masks(right)
+  # By name, so that trees of Flax NNX and pure trees go together.
   return structure.unflatten(
     None if x is None else f(x, right[name]) for name, x in left.items()
   )

@@ -57,7 +57,8 @@ def shuffle(
   key = _checks.key('key', key)
   _checks.one_of('within', within, _WITHIN)
   prunable = _algebra.prunable(masks)
-  # Where the masks are, and the same numbers on any number of devices.
+  # The k largest of random numbers are at k random places. They are drawn where
+  # the masks are, and are the same on any number of devices.
   noise = {
     name: _sharding.uniform(trees.fold_in_name(key, name), mask)
     for name, mask in prunable.items()
@@ -72,6 +73,7 @@ def shuffle(
     along = tuple(range(mask.ndim))
     if name in its:
       along = its[name].outputs if within == 'input' else its[name].layer
+    # Counted along the neurons, every input keeps its number.
     alive = counts.along(mask, along)
     return keep_largest(noise[name], alive, axis=along)
 

@@ -44,7 +44,7 @@ def summary(
       continue
     share = _percent(alive[name], mask.size)
     layers = _alive_by_layer(mask, stacks[name])
-    if len(set(layers)) > 1:
+    if len(set(layers)) > 1:  # Layers of a stack differ.
       ends = (_percent(n, mask.size // len(layers)) for n in sorted(layers))
       least, *_, most = ends
       share += f' ({least[:-2]} to {most[:-2]})'

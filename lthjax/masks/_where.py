@@ -75,9 +75,9 @@ def full(
       functions, are never pruned.
     where: which leaves may be pruned. A function ``where(name, leaf)`` decides
       on its own. A glob over names, or a list of them, such as
-      ``'encoder/*'``, narrows the rule down; the exact name of a leaf chooses
-      it whatever it is.
-    rule: what globs narrow down: `kernels` or `scales`, for instance.
+      ``'encoder/*'``, narrows the rule down; the exact name of a leaf selects
+      it in any case.
+    rule: what globs narrow down, such as `kernels` or `scales`.
 
   Returns:
     Tree of masks: all true where chosen, `None` elsewhere.
@@ -153,6 +153,7 @@ def _chosen_by_globs(
   rule: Where,
 ) -> set[str]:
   """Returns leaves named exactly, and those matched that the rule allows."""
+  # A name that happens to contain `*` or `[` is still a name.
   exact = {glob for glob in globs if glob in arrays}
   others = [glob for glob in globs if glob not in exact]
   allowed = {name for name, x in layers if rule(name, x)}

@@ -32,6 +32,7 @@ class ConvNet(nnx.Module):
     for i, filters in enumerate(widths, start=1):
       setattr(self, f'conv{i}', conv(features, filters))
       features = filters
+    # Every second convolution is followed by a pooling, which rounds down.
     shrink = 2 ** (self.depth // 2)
     pixels = (height // shrink) * (width // shrink)
     self.fc1 = linear(pixels * features, hidden)

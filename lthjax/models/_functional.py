@@ -86,6 +86,7 @@ def functional(
   def apply(params, model_state, x, *, train=False):
     if input_shape is not None:
       _check_input(x, tuple(input_shape))
+    # A copy, because modules write to their variables.
     merged = nnx.merge(
       graphdef,
       _to_state('params', params, params_paths),

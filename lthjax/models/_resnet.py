@@ -93,6 +93,7 @@ class ResNet(nnx.Module):
     blocks, features = [], filters
     for stage, depth in enumerate(depths):
       for i in range(depth):
+        # The first block of a stage halves the image; the first stage keeps it.
         stride = 2 if stage > 0 and i == 0 else 1
         blocks.append(block(features, filters * 2**stage, stride, rngs=rngs))
         features = filters * 2**stage * block.expansion
@@ -155,10 +156,10 @@ def resnet_50(
 ) -> Model:
   """Builds ResNet-50: ``conv1``, sixteen ``blocks`` and ``output``.
 
-  Version 1.5, as the papers on sparse training have it: a block that halves the
-  image does so in its 3x3 convolution, not in the 1x1 before. Initialized as
-  `resnet_20`. On ImageNet it has 25,502,912 weights, 2,048,000 of them in
-  ``output``, and a forward pass takes 4,089,184,256 multiply-adds.
+  Version 1.5, which papers on sparse training use: a block that halves the
+  image does so in its 3x3 convolution, not in the 1x1 convolution before it.
+  Initialized as `resnet_20`. On ImageNet it has 25,502,912 weights, 2,048,000
+  of them in ``output``, and a forward pass takes 4,089,184,256 multiply-adds.
 
   Example:
     >>> import jax

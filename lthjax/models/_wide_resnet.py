@@ -30,7 +30,7 @@ class WideBlock(nnx.Module):
     if self.project:
       x = self.shortcut(y)  # It shares the normalization.
     y = nnx.relu(self.norm2(self.conv1(y), use_running_average=frozen))
-    return x + self.conv2(y)
+    return x + self.conv2(y)  # No ReLU: the next block begins with one.
 
 
 class WideResNet(nnx.Module):

@@ -55,6 +55,7 @@ class NM:
       )
     found = axes_lib.resolve(axes, leaves)
     shapes = axes_lib.shapes_of(leaves)
+    # Groups run along the last axis of inputs.
     sizes = {n: {its.inputs[-1:]: self.m} for n, its in found.items()}
     _pattern.check_sizes(f'{self.n}:{self.m} sparsity', shapes, sizes)
     return found

@@ -30,7 +30,7 @@ class Unstructured:
     return None
 
   def fit(self, axes, leaves):
-    """Accepts every leaf; one in doubt counts as a single layer."""
+    """Accepts every leaf; leaves in doubt count as single layers."""
     found = axes_lib.resolve(axes, leaves, strict=False)
     shapes = axes_lib.shapes_of(leaves)
     one = {n: Axes(outputs=tuple(range(len(s)))) for n, s in shapes.items()}

@@ -53,6 +53,7 @@ def naswot(
 
   def visit(eqn, inputs):
     outs, code = program.bind(eqn, inputs), None
+    # A maximum with a literal zero is a ReLU; the other operand is its input.
     signals = [
       value
       for atom, value in zip(eqn.invars, inputs, strict=True)

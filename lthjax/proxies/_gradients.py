@@ -120,6 +120,7 @@ def over_kernels(
       'The params have no kernels to sum over (see `lthjax.masks.kernels`). Use'
       ' a proxy of activations or outputs.'
     )
+  # In float32: sums over millions of bfloat16 entries would stall.
   return sum((f(x.astype(jnp.float32)) for x in leaves), jnp.float32(0))
 
 

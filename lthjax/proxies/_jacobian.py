@@ -54,5 +54,6 @@ def jacob_cov(
   rows -= jnp.mean(rows, 1, keepdims=True)
   rows /= jnp.linalg.norm(rows, axis=1, keepdims=True)
   values = jnp.linalg.svd(rows, compute_uv=False) ** 2
+  # Of n eigenvalues, those beyond the number of singular values are zero.
   values = jnp.pad(values, (0, n - len(values))) + _K
   return -jnp.sum(jnp.log(values) + 1 / values)

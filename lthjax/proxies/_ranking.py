@@ -104,6 +104,7 @@ def rank(
     'The scores of {} are NaN. Check the batch and the initial params, or leave'
     ' these candidates out.',
   )
+  # `sorted` is stable: ties stay in the order given.
   order = sorted(scores, key=lambda name: -scores[name])
   return Ranking(scores, order)
 

@@ -1,4 +1,4 @@
-"""Everything that a report shows."""
+"""The contents of a report."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -77,6 +77,7 @@ def _on_host(
   """Returns the prunable leaves in double precision, if all are finite."""
   named = trees.by_name(params)
   trees.check_tables(masks, named, f'{what} params')
+  # In double precision, differences of half-precision weights are exact.
   leaves = {
     name: np.asarray(jax.device_get(x), np.float64)
     for name, x in named.items()

@@ -50,6 +50,7 @@ def figure(found: Capacity) -> 'Figure':
   panels += [_inputs] if found.saliency is not None else []
   panels += [_movement] if found.movement is not None else []
   panels += [_overlap] if found.overlaps is not None else []
+  # Room for one bar per layer.
   height = max(3.2, 0.8 + 0.28 * len(found.layers))
   fig = Figure(figsize=(4.4 * len(panels), height), layout='constrained')
   axes = fig.subplots(1, len(panels), squeeze=False)[0]
@@ -95,6 +96,7 @@ def _overlap(found: Capacity, ax: 'Axes') -> None:
   names, total = found.overlaps.names, found.overlaps.total
   ax.imshow(total, cmap='Blues', vmin=0, vmax=1)
   for (i, j), x in np.ndenumerate(total):
+    # Legible on the dark end of the color map.
     color = 'white' if x > 0.6 else 'black'
     ax.text(j, i, f'{x:.2f}', ha='center', va='center', color=color, fontsize=8)
   places = range(len(names))

@@ -191,6 +191,7 @@ def _png(counts: np.ndarray) -> bytes:
   stops = np.linspace(0, 255, len(_COLORS))
   palette = [np.interp(np.arange(256), stops, x) for x in np.transpose(_COLORS)]
   pixels = np.rint(255 * (counts / max(counts.max(), 1))).astype(np.uint8)
+  # Every line begins with its filter: 0 for none.
   lines = b''.join(b'\0' + line.tobytes() for line in pixels)
 
   def chunk(kind, data):
@@ -199,6 +200,7 @@ def _png(counts: np.ndarray) -> bytes:
       struct.pack('>I', len(data)) + kind + data + struct.pack('>I', checksum)
     )
 
+  # Eight bits per pixel, color type 3: indices into the palette.
   height, width = counts.shape
   return (
     b'\x89PNG\r\n\x1a\n'

@@ -86,5 +86,6 @@ def check(name: str, masks: Mapping[str, chex.ArrayTree]) -> None:
 def _jaccard(both: np.ndarray) -> np.ndarray:
   """Turns counts of common weights into indices."""
   alive = both.diagonal()
+  # |a or b| = |a| + |b| - |a and b|; the diagonal has |a|.
   either = alive[:, None] + alive - both
   return np.where(either > 0, both / np.maximum(either, 1), 1.0)

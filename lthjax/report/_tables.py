@@ -74,6 +74,7 @@ def movement(found: Capacity) -> Table | None:
   if found.movement is None:
     return None
   distances = [x for pair in found.movement.values() for x in pair]
+  # Bars are relative to the longest finite distance.
   largest = max([x for x in distances if math.isfinite(x)], default=0) or 1
 
   def cell(x):
@@ -138,6 +139,7 @@ def picture(counts: np.ndarray) -> np.ndarray:
   """Returns the map of the inputs as an image; channels are summed."""
   if counts.ndim < 2:
     return counts.reshape(1, -1)
+  # The first two axes of an example are height and width.
   return counts.reshape(*counts.shape[:2], -1).sum(-1)
 
 

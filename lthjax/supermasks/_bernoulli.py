@@ -66,8 +66,9 @@ def bernoulli(
   to a logit it is ``p * (1 - p) * w * g``, where ``g`` is the gradient of the
   loss with respect to the weight as the network runs with it, kept or not.
 
-  Evaluate the way it was trained, under drawn masks. The likely weights alone
-  make a different network until most probabilities are close to 0 or 1.
+  Evaluate the network the way it was trained, under drawn masks. The likely
+  weights alone make a different network until most probabilities are close to 0
+  or 1.
 
   Args:
     params: random weights, which never change.

@@ -1,4 +1,4 @@
-"""Edge-popup: random weights, of which those with the largest scores run."""
+"""Edge-popup: only the random weights with the largest scores run."""
 
 import math
 from collections.abc import Mapping
@@ -51,6 +51,7 @@ def init_scores(
   inputs = fan_ins(params, where, axes)
 
   def draw(name, mask, w):
+    # As in the authors' code: `kaiming_uniform_` with a = sqrt(5).
     bound = 1 / math.sqrt(inputs[name])
     own = trees.fold_in_name(key, name)
     noise = _sharding.draw(jax.random.uniform, own, w, w.dtype)

@@ -1,4 +1,4 @@
-"""How the alive set starts and moves, and the optimizers that train with it."""
+"""Topologies: how masks start and move, and the optimizers that move them."""
 
 from lthjax.topologies._ac_dc import ACDCState, ac_dc
 from lthjax.topologies._drop_and_grow import DropAndGrowState, drop_and_grow

@@ -61,9 +61,9 @@ def drop_and_grow(
   """Makes the topology: drop by magnitude, grow by a score, layer by layer.
 
   The number alive in a layer changes with a schedule of sparsity only. Where it
-  falls, the smallest weights die first, and the drop fraction is of those that
-  are left. Weights just dropped may be grown again at once, and then keep their
-  value and their optimizer slots.
+  falls, the smallest weights die first, and the drop fraction applies to those
+  that are left. Weights just dropped may grow again at once, and then keep
+  their value and their optimizer slots.
 
   Args:
     grow_scores: ``grow_scores(grow_state, grads, step) -> {name: scores}``, of

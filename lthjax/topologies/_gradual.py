@@ -116,6 +116,7 @@ def gradual(
     del grads
     given = _layers.recall(axes, state.stacks, state.masks)
     entry = times.entry(step)
+    # Eligible are the alive weights only, so masks nest.
     new = _select.select(
       pattern,
       _select.magnitudes(_select.leaves_of(state.masks, params)),

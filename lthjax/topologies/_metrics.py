@@ -68,6 +68,7 @@ def metrics(
   def both(f, a, b):
     return {name: f(jnp.asarray(a[name]), b[name]) for name in a}
 
+  # The maxima below keep ratios of empty leaves and masks finite.
   size = sum(m.size for m in now.values())
   alive, union = total(now), total(both(jnp.logical_or, was, now))
   grown = total(both(lambda x, y: ~x & y, was, now))

@@ -1,4 +1,4 @@
-"""Selection in all layers at once, for programs that stay small.
+"""Selection in all layers at once, which keeps programs small.
 
 A table is ``{name: array}`` of the prunable leaves.
 """
@@ -51,7 +51,7 @@ def largest(
 ) -> dict[str, jax.Array]:
   """Selects the largest scores along some axes, in one loop for all leaves."""
   names = list(eligible)
-  if not names:
+  if not names:  # Every leaf is dense.
     return {}
   found = keep_each(
     [scores[n] for n in names],
@@ -122,6 +122,7 @@ def grow(
   along: Mapping[str, Shape],
 ) -> dict[str, jax.Array]:
   """Adds the largest scores of weights that are not kept."""
+  # What was dropped at this move may grow again: eligible is all but `keep`.
   others = {n: ~k for n, k in keep.items()}
   grown = largest(scores, missing, others, along)
   return {n: k | grown[n] for n, k in keep.items()}

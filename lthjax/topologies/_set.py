@@ -37,19 +37,8 @@ def sparse_evolution(
   The paper drops the smallest positive and the largest negative weights; like
   the code of RigL, this drops by magnitude.
 
-  Args:
-    inner: any optax transformation; wrap a whole chain, not a part of it.
-    masks: initial masks, as for `lthjax.rigl`.
-    key: random key of all growth.
-    sparsity: optional schedule, as for `lthjax.rigl`.
-    densities: how a schedule of sparsity spreads over layers.
-    pattern: which shapes may survive, as for `lthjax.rigl`.
-    axes: as for `lthjax.rigl`.
-    update_every: steps between moves.
-    stop_step: the last step at which masks may move.
-    drop_fraction: share of the alive weights to replace, as for `lthjax.rigl`.
-    applies_gradient: whether a step that moves masks also trains, before they
-      move.
+  The random ``key`` is that of all growth. All other arguments are those of
+  `lthjax.rigl`, but a step that moves masks also trains by default.
 
   Returns:
     A transformation whose ``update`` requires ``params``.

@@ -50,20 +50,11 @@ def snfs(
   RigL, and it needs the dense gradient at every step. Entries of a gradient
   that are not finite leave their average unchanged.
 
-  Args:
-    inner: any optax transformation; wrap a whole chain, not a part of it.
-    masks: initial masks, as for `lthjax.rigl`.
-    sparsity: optional schedule, as for `lthjax.rigl`.
-    densities: how a schedule of sparsity spreads over layers.
-    axes: as for `lthjax.rigl`.
-    update_every: steps between moves.
-    stop_step: the last step at which masks may move.
-    drop_fraction: share of the alive weights to replace, as for `lthjax.rigl`.
-    momentum: weight of the past in the average.
-    redistribute: grow in each layer in proportion to the mean absolute momentum
-      of its alive weights, as in the paper. Then only the total is constant.
-    applies_gradient: whether a step that moves masks also trains, before they
-      move.
+  The arguments are those of `lthjax.rigl`, but a step that moves masks also
+  trains by default, and two more: ``momentum``, the weight of the past in the
+  average; and ``redistribute``, whether layers grow in proportion to the mean
+  absolute momentum of their alive weights, as in the paper. Then only the total
+  number of alive weights is constant.
 
   Returns:
     A transformation whose ``update`` requires ``params``.
@@ -157,6 +148,7 @@ def _redistribute(
     for n, mask in masks.items()
   }
   means = {n: total[n] / jnp.maximum(alive[n], 1) for n in masks}
+  # A layer cannot grow more weights than it has dead ones.
   room = _select.count({n: ~k for n, k in kept.items()}, its)
   dropped = sum(jnp.sum(alive[n]) - jnp.sum(left[n]) for n in masks)
   # Step 3: grow that part of all that was dropped, by momentum.

@@ -163,6 +163,7 @@ def _part(masks: Any, params: chex.ArrayTree) -> chex.ArrayTree:
   leaves, _ = jax.tree_util.tree_flatten_with_path(
     params, is_leaf=lambda x: isinstance(x, optax.MaskedNode)
   )
+  # Leaves of other optimizers are hidden; masks for them are left out as well.
   hidden = [
     trees.path_name(path)
     for path, leaf in leaves

@@ -42,6 +42,7 @@ def fixed(masks: _start.Masks) -> Topology:
     {'w': Array([[ True, False]], dtype=bool)}
   """
 
+  # Copied into the state: donating it must not delete the caller's masks.
   def init_fn(params):
     first = _start.evaluate(masks, params)
     return FixedState(trees.copy_into(params, first))

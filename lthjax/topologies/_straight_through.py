@@ -99,17 +99,9 @@ def sr_ste(
   pulled toward zero, so that the choice of masks settles. Params stay dense:
   give the loss ``lthjax.forward_params(opt_state, params)``.
 
-  Args:
-    inner: any optax transformation; wrap a whole chain, not a part of it.
-    sparsity: as for `lthjax.straight_through`.
-    densities: how the budget spreads over layers; evenly by default.
-    where: which leaves may be pruned, as for `lthjax.masks.full`.
-    pattern: which shapes may survive, such as `lthjax.patterns.NM`.
-    axes: as for `lthjax.rigl`.
-    decay: strength of the pull, the paper's lambda: ``decay * w`` is added to
-      the gradient of the weights left out, before ``inner`` sees it.
-    update_every: steps after which masks are chosen again.
-    stop_step: the last step at which masks are chosen; `None` for no end.
+  The strength of the pull is ``decay``, the paper's lambda: ``decay * w`` is
+  added to the gradient of the weights left out, before ``inner`` sees it. All
+  other arguments are those of `lthjax.straight_through`.
 
   Returns:
     A transformation whose ``update`` requires ``params``.
