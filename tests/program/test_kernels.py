@@ -171,7 +171,7 @@ def test_leaves_that_are_multiplied_with_each_other():
     return jax.nn.softmax(queries @ (x @ params['v']).T) @ x
 
   params = {'queries': shaped(3, 4), 'w': shaped(4, 4), 'v': shaped(4, 4)}
-  message = 'queries and w are multiplied with each other, so it is not certain'
+  message = 'queries, w are multiplied with each other, so it is not certain'
   with pytest.raises(ValueError, match=message):
     program.kernels(apply, params, X)
   with pytest.raises(ValueError, match='queries and w meet in `dot_general`'):
