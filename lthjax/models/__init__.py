@@ -4,10 +4,10 @@ Every network for images is a `Model`: ``init(key)`` draws parameters,
 ``apply(params, model_state, x, train=...)`` computes logits. Networks with
 batch normalization keep its running means and variances in ``model_state``,
 which is empty in the others. The classification layer is always called
-``output``, so that ``'output/*'`` finds it in every network. The functions that build them take
-``input_shape``, the height, width and channels of one image; ``classes``, the
-number of logits; and some take ``width``, which multiplies the numbers of
-filters and hidden units.
+``output``, so that ``'output/*'`` finds it in every network. The functions that
+build them take ``input_shape``, the height, width and channels of one image;
+``classes``, the number of logits; and some take ``width``, which multiplies the
+numbers of filters and hidden units.
 
 Language models have no state: ``apply(params, tokens, token_mask)`` computes
 logits, and params come from files or from ``init(key)``.
