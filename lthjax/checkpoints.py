@@ -66,7 +66,7 @@ def save(
       ' another path, or remove it first.'
     )
   _check_leaves(tree)
-  tree = jax.tree.map(jnp.asarray, tree)
+  tree = jax.tree.map(jnp.asarray, tree)  # With the same values, as checked.
   header = {'leaves': _describe(tree), 'metadata': plain(metadata or {})}
   token = _agree_on(secrets.token_hex(8))
   try:

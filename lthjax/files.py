@@ -36,34 +36,19 @@ def local_path(path: str | os.PathLike[str]) -> Path:
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-  """Writes a file atomically; an earlier one stays if that fails.
-
-  Args:
-    path: the file, which is replaced if it exists.
-    data: its content.
-
-  Raises:
-    OSError: if it cannot be written.
-  """
+  """Writes a file atomically, or raises `OSError` and keeps an earlier one."""
   path = local_path(path)
   with temporary_folder(path) as folder:
     written = folder / path.name
     with open(written, 'wb') as file:
       file.write(data)
       file.flush()
-      os.fsync(file.fileno())
+      os.fsync(file.fileno())  # Before the rename, or a crash leaves it empty.
     os.replace(written, path)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-  """Writes a text file atomically, in UTF-8.
-
-  Args:
-    path: the file, which is replaced if it exists.
-    text: its content.
-
-  Raises:
-    OSError: if it cannot be written; an earlier file stays as it was.
+  """Writes a text file atomically, in UTF-8, as `write_bytes`.
 
   Example:
     >>> import pathlib, tempfile
@@ -78,14 +63,9 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 @contextlib.contextmanager
 def temporary_folder(path: Path, token: str | None = None) -> Iterator[Path]:
-  """Makes a hidden folder beside a path, and removes dead ones.
+  """Makes a hidden folder beside a path, and removes it and dead ones.
 
-  Args:
-    path: what will be renamed out of the folder.
-    token: the end of its name, for processes that share it; fresh by default.
-
-  Yields:
-    The folder, which is removed at the end.
+  Processes that share the folder give the same token.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   prefix = f'.{path.name}.tmp-'
@@ -139,16 +119,8 @@ def _marked_alive(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def only_process(folder: Path) -> Iterator[None]:
-  """Holds a folder for this process.
-
-  The lock goes with the process, however it ends.
-
-  Args:
-    folder: an existing folder.
-
-  Raises:
-    RuntimeError: if another process holds it, naming that process.
-  """
+  """Holds a folder for this process, or raises `RuntimeError`."""
+  # The operating system drops the lock with the process, however that ends.
   path = folder / _LOCK
   try:
     with _locked(path, owner=f'{os.getpid()} on {socket.gethostname()}'):

@@ -36,6 +36,7 @@ def config_hash(config: Any) -> str:
     False
   """
   defaults = _fields(type(config)())
+  # As text: 1, 1.0 and True are equal in Python, but different settings.
   changed = {
     name: value
     for name, value in sorted(_fields(config).items())
@@ -97,9 +98,6 @@ def only_process(folder: str | os.PathLike[str]) -> Iterator[None]:
   """Holds the folder of a run, so that no second process trains in it.
 
   The lock goes with the process, however that ends.
-
-  Args:
-    folder: what `open_run` returned.
 
   Raises:
     RuntimeError: if another process holds it, naming that process.

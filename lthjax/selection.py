@@ -215,6 +215,7 @@ def _keep(
     )
   ]
   keep: dict[int, list[jax.Array]] = {}
+  # Arrays of one group are stacked; groups of one loop are bisected in step.
   for groups in _loops(budgets):
     stacks = [_stack([budgets[i] for i in group]) for group in groups]
     for group, found in zip(groups, search_all(stacks), strict=True):

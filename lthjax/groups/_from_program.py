@@ -108,7 +108,7 @@ def _names(members: dict[int, list[Member]]) -> dict[int, str]:
 
 def _varies(i, around, kept, members, names) -> tuple[str, ...]:
   """Names the loops that are wherever the group is, and in all its leaves."""
-  if 'loop' in kept[i].pins:
+  if 'loop' in kept[i].pins:  # The loop itself does not vary.
     return ()
   return tuple(
     names[loop]

@@ -256,6 +256,7 @@ def _alive(leaf, groups, members, masks) -> dict[int, Any]:
 
 def _at(x: Any, stack: tuple[int, ...], axis: int, ndim: int) -> Any:
   """Gives ``[*stack, n]`` or ``[n]`` the axes of a leaf, for broadcasting."""
+  # Axes of the stack may come after that of the units.
   ends = (*stack, axis) if x.ndim > 1 else (axis,)
   x = x.transpose(np.argsort(ends))
   return x.reshape(
@@ -265,7 +266,7 @@ def _at(x: Any, stack: tuple[int, ...], axis: int, ndim: int) -> Any:
 
 def _take(x: Any, index: np.ndarray, axis: int) -> Any:
   """Takes along an axis, by an index with as many axes as the array."""
-  if index.size == index.shape[axis]:
+  if index.size == index.shape[axis]:  # The same for all layers.
     return x.take(index.ravel(), axis=axis)
   lib = np if isinstance(x, np.ndarray) else jnp
   return lib.take_along_axis(x, index, axis)

@@ -150,6 +150,7 @@ def _schedule(
 
   sizes = layer_sizes(shapes, axes)
   if scope == 'global':
+    # Python integers, exact beyond 2^63.
     total = sum(np.prod(shape, dtype=object) for shape in shapes.values())
     (last,) = layer_counts({'': (total,)}, sparsity, None, rounding).values()
     check_enough(last, shapes, at_least)
@@ -203,6 +204,7 @@ def _masked(mask: jax.Array, w: jax.Array) -> jax.Array:
 
 def _peak(mask: jax.Array, scores: jax.Array) -> jax.Array:
   """The largest absolute score of the alive weights; 1 if there are none."""
+  # Zero and not finite are told apart later, outside of the loop.
   peak = jnp.max(jnp.where(mask, jnp.abs(scores), 0), initial=0)
   return jnp.where(jnp.any(mask), peak, 1)
 

@@ -153,7 +153,7 @@ def group_budgets(
   if fraction is None:
     total = sum(mask.size for mask in alive.values())
     return [(list(alive), _stay(total, counts.exact(sparsity), rounding))]
-  groups: dict[str, list[str]] = {}
+  groups: dict[str, list[str]] = {}  # The first glob that matches decides.
   shares = trees.per_leaf(fraction, alive, 'fraction')
   for name, (glob, _) in shares.items():
     groups.setdefault(glob, []).append(name)

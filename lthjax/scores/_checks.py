@@ -91,6 +91,7 @@ def _outputs(
 
 def check_finite(scores: chex.ArrayTree, what: str) -> chex.ArrayTree:
   """Returns the scores, or raises naming leaves that hold NaN or infinity."""
+  # Only one number per leaf goes to the host.
   bad = {
     name: jnp.sum(~jnp.isfinite(x), dtype=jnp.int32)
     for name, x in trees.by_name(scores).items()

@@ -214,6 +214,7 @@ def _penalized(params, where) -> set[str]:
 
 def _owner(scale: str, size: int, groups: Groups) -> str | None:
   """Returns the group whose indices are the entries of a scale."""
+  # A scale has one entry per unit, in order; other members may have several.
   identity = np.arange(size)[:, None]
   for name, group in groups.items():
     for member in group.members:

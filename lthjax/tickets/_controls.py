@@ -19,8 +19,9 @@ For random tickets of the smart ratio, prune `lthjax.scores.noise` with
 A ticket sets its dead weights to zero. `with_frozen_dead` keeps them at other
 values, such as those of `zero_shrunk`.
 
-Every control changes the prunable leaves of one run. For several runs, use
-`jax.vmap`.
+Controls of params return a tree like the params. They change the prunable
+leaves; where the masks are `None`, params stay unchanged. Random controls fold
+the name of each leaf into the key. For several runs, use `jax.vmap`.
 
 References:
   Zhou et al., Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask,
@@ -45,15 +46,7 @@ from lthjax.selection import keep_largest
 def sign_preserved(
   params: chex.ArrayTree, fresh: chex.ArrayTree, masks: chex.ArrayTree
 ) -> chex.ArrayTree:
-  """Draws new magnitudes and keeps the signs.
-
-  Args:
-    params: params to take signs from, usually at initialization.
-    fresh: params of another seed, to take magnitudes from.
-    masks: tree of masks; `None` leaves keep their params.
-
-  Returns:
-    Tree like the params.
+  """Keeps the signs, and takes magnitudes from the params of another seed.
 
   Example:
     >>> import jax.numpy as jnp
@@ -75,12 +68,7 @@ def signed_constant(
 ) -> chex.ArrayTree:
   """Keeps the signs and nothing else: ``sign(w) * std(w)`` in each layer.
 
-  Args:
-    params: params at initialization, before any mask is applied.
-    masks: tree of masks; `None` leaves keep their params.
-
-  Returns:
-    Tree like the params.
+  Pass the params at initialization, before any mask is applied.
 
   Example:
     >>> import jax.numpy as jnp
@@ -89,7 +77,8 @@ def signed_constant(
     >>> lth.tickets.signed_constant(params, lth.masks.full(params))
     Array([[-2.738...,  2.738...,  2.738..., -2.738...]], dtype=float32)
   """
-  # The deviation of the whole layer, not only of its alive weights.
+  # The deviation of the whole layer: that of the alive weights alone, which
+  # masks by magnitude choose, is not that of the initialization.
   return _map(
     lambda _, m, p: jnp.sign(p) * jnp.std(p), masks, {'params': params}
   )
@@ -99,14 +88,6 @@ def random_signs(
   key: chex.PRNGKey, params: chex.ArrayTree, masks: chex.ArrayTree
 ) -> chex.ArrayTree:
   """Keeps the magnitudes and draws new signs.
-
-  Args:
-    key: random key; each leaf folds in its name.
-    params: tree of arrays.
-    masks: tree of masks; `None` leaves keep their params.
-
-  Returns:
-    Tree like the params.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -131,14 +112,6 @@ def reshuffle(
   key: chex.PRNGKey, params: chex.ArrayTree, masks: chex.ArrayTree
 ) -> chex.ArrayTree:
   """Permutes the values of the alive weights within each layer.
-
-  Args:
-    key: random key; each leaf folds in its name.
-    params: tree of arrays.
-    masks: tree of masks; `None` leaves keep their params.
-
-  Returns:
-    Tree like the params; dead entries keep their values.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -168,18 +141,10 @@ def reshuffle(
 def with_frozen_dead(
   masks: chex.ArrayTree, params: chex.ArrayTree, initial: chex.ArrayTree
 ) -> chex.ArrayTree:
-  """Puts the dead weights at given values instead of zero.
+  """Puts the dead weights at their initial values, or any others, not at zero.
 
   In a loss, ``loss(with_frozen_dead(masks, params, initial))`` keeps them
   there: no gradient reaches them.
-
-  Args:
-    masks: tree of masks; `None` leaves keep their params.
-    params: tree of arrays, for the weights that are alive.
-    initial: tree of arrays, for those that are dead.
-
-  Returns:
-    Tree like the params.
 
   Example:
     >>> import jax.numpy as jnp
@@ -200,16 +165,11 @@ def with_frozen_dead(
 def zero_shrunk(
   params: chex.ArrayTree, initial: chex.ArrayTree, masks: chex.ArrayTree
 ) -> chex.ArrayTree:
-  """Returns the initial params, zero where training moved towards zero.
+  """Returns the initial params, with zeros where training shrank a weight.
 
   A mask that sets such weights to zero does what training would have done. Pass
   the result to `with_frozen_dead` to treat dead weights this way; pass it as
   params as well to treat all weights.
-
-  Args:
-    params: trained params.
-    initial: params at initialization.
-    masks: tree of masks; `None` leaves keep their initial params.
 
   Returns:
     Tree like the params: ``initial``, and +0.0 where ``|initial| > |params|``.

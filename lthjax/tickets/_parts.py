@@ -73,6 +73,7 @@ def core_and_specialists(
   )
   core = functools.reduce(masks_lib.intersect, masks)
 
+  # What a specialist leaves out; for two parts, both readings give the same.
   def rest(i):
     if reading == 'without_core':
       return core

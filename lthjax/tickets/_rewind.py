@@ -29,13 +29,6 @@ def rewind_weights(start: Any, trained: Any) -> Any:
   With masks that keep everything, training from there is bit for bit the run
   that was never interrupted.
 
-  Args:
-    start: state at initialization or after k steps.
-    trained: state at the end of training; ignored.
-
-  Returns:
-    The start.
-
   Example:
     >>> import lthjax as lth
     >>> lth.tickets.rewind_weights('theta_k', 'theta_T')
@@ -87,13 +80,6 @@ def fine_tune(start: Any, trained: Any) -> Any:
   for instance ``until=int(state.step) + 100``, at whatever learning rate the
   schedule has there.
 
-  Args:
-    start: state at initialization or after k steps; ignored.
-    trained: state at the end of training.
-
-  Returns:
-    The trained state.
-
   Example:
     >>> import lthjax as lth
     >>> lth.tickets.fine_tune('theta_k', 'theta_T')
@@ -115,13 +101,6 @@ def fresh_slots(
   A rewound state has the optimizer slots of step k. This gives the variant that
   starts there without them, as open_lth does.
 
-  Args:
-    tx: the optimizer that the state belongs to.
-    opt_state: its state.
-
-  Returns:
-    The state with zeros in every params-shaped slot.
-
   Example:
     >>> import jax.numpy as jnp, optax
     >>> import lthjax as lth
@@ -130,6 +109,7 @@ def fresh_slots(
     >>> lth.tickets.fresh_slots(tx, opt_state)[0].trace
     Array([0., 0.], dtype=float32)
   """
+  # Steps and schedules are not params-shaped, so they keep their values.
   return optax.tree.map_params(
     tx,
     lambda slot: None if slot is None else jnp.zeros_like(slot),

@@ -236,7 +236,7 @@ class Search(NamedTuple):
     self._check_alive(masks, number)
     check_unchanged = watch(start, self.params)
     trained = train(start, masks)
-    check_unchanged()
+    check_unchanged()  # Every later level starts from this state again.
     if trained is None:
       raise TypeError('`train` returned None, but must return a trained state.')
     check_trained(masks, start, trained, self.params(trained))
@@ -322,6 +322,7 @@ def _wants_initial(score: Score) -> bool:
     parameters = inspect.signature(score).parameters.values()
   except (TypeError, ValueError):  # Some callables do not tell.
     return True
+  # Only required arguments count: a score may have options with defaults.
   required = [
     p
     for p in parameters

@@ -93,6 +93,7 @@ def transfer(
     name = trees.path_name(path)
     if name not in left_out:
       return masks[name]
+    # A fresh leaf is dense, and prunable if it is so in the ticket.
     prunable = (
       masks[name] is not None
       if name in masks
@@ -100,7 +101,7 @@ def transfer(
     )
     return jnp.ones_like(leaf, dtype=bool) if prunable else None
 
-  def weight(path, leaf):
+  def weight(path, leaf):  # In the dtype of the target.
     name = trees.path_name(path)
     if started is None or name in left_out:
       return leaf

@@ -217,12 +217,13 @@ def _compile(start, step, measure, has_bad) -> _Programs:
 
   @jax.jit
   def scan_steps(state, data, until):
+    # The last step is an argument, so that another one compiles nothing.
     return jax.lax.fori_loop(
       state.step, until, lambda _, state: step_from(state, data), clean(state)
     )
 
   @jax.jit
-  def mark_bad(state):
+  def mark_bad(state):  # The last update may have made weights infinite.
     params = _run_params(state.opt_state, state.params)
     return state._replace(diverged=_mark(state, has_bad(params)))
 
@@ -295,6 +296,7 @@ def _step_runs(
   step, params, opt_state, model_state, key, count, data
 ) -> tuple[Any, ...]:
   """Trains several runs for one step."""
+  # With one step for all runs, `vmap` takes the branch of a move only then.
   opt_state, axes = share_steps(opt_state)
   return jax.vmap(step, in_axes=(0, axes, 0, 0, None, None))(
     params, opt_state, model_state, key, count, data
