@@ -14,6 +14,7 @@ Deconstructing Lottery Tickets, arXiv:1905.01067, figure 5.
   python experiments/lottery_ticket.py                    # digits
   python experiments/lottery_ticket.py --preset mnist
   python experiments/lottery_ticket.py --preset mnist --seeds 8
+  python experiments/lottery_ticket.py --preset mnist --sparse-from 0.25
 
   digits    LeNet-300-100 on digits, 5 seeds. Under a minute on 2 CPU cores.
             At 2 % of the weights, the ticket is at least 2 points above reinit
@@ -51,6 +52,7 @@ from lthjax import files
 from lthjax.tickets import Ticket
 from lthjax.training import Trainer, TrainState, with_masks
 from methods import controls
+from methods.alive_only import AliveOnly, milliseconds
 from methods.controls import Control
 from reports import lottery_ticket as report
 
@@ -79,12 +81,18 @@ class Config(TicketConfig):
   """What to rewind after pruning: everything, or all but the weights."""
   rewind_step: int = 0
   """Step to rewind to; 0 is initialization."""
+  sparse_from: float | None = None
+  """Density from which on alive weights train alone, with sparse kernels."""
 
   def __post_init__(self):
     super().__post_init__()
     checks.at_least(self, levels=1, control_every=1)
     checks.each_once(self, 'controls', none=True)
     checks.rewindable(self, 'rewind_step')
+    if self.sparse_from is not None:
+      checks.between_0_and_1(
+        self, 'sparse_from', because=': a share of weights'
+      )
     if self.rewind_step // self.eval_every == self.steps // self.eval_every:
       raise ValueError(
         f'There is no evaluation from step {self.rewind_step} to step'
@@ -177,6 +185,9 @@ class Experiment(command.Experiment):
     self.masks = seeds.repeat(dense, config.seeds)
     self.keys, self.control_keys = seeds.keys(config.seeds, 2)
     self._last: Ticket | None = None
+    self._alive: AliveOnly | None = None
+    if config.sparse_from is not None:
+      AliveOnly(self.task, config, self.masks)  # Raises now if it cannot be.
 
   @functools.cached_property
   def frozen(self) -> tuple[Classification, Trainer]:
@@ -200,20 +211,60 @@ class Experiment(command.Experiment):
   def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
 
     def train(state, masks):
+      state, until = with_masks(state, masks), self.config.steps
+      if self.is_sparse(cell, masks):
+        alive = self.alive_only(cell, masks, store)
+        return alive.fit(state, masks, until=until, report=evaluated)
       return self.fit(
-        with_masks(state, masks),
-        until=self.config.steps,
-        report=evaluated,
-        control=cell.control,
+        state, until=until, report=evaluated, control=cell.control
       )
 
     if cell.control == 'ticket':
       ticket = self.next_ticket(cell.level, store, train)
-      return self.test(cell, ticket.trained, ticket.masks), self._keep(ticket)
+      result = self.test(cell, ticket.trained, ticket.masks)
+      if self._alive and cell.level == self.config.levels - 1:
+        times = self.time_steps(self._alive, ticket.masks)
+        result['milliseconds'] = times
+      return result, self._keep(ticket)
     ticket = self.ticket(cell.level, store)
     state, masks = self.begin(cell.control, ticket)
     result = self.test(cell, train(state, masks), masks)
     return result, np.float32(result['test_accuracy'])
+
+  def is_sparse(self, cell: Cell, masks: chex.ArrayTree) -> bool:
+    """Returns whether a cell trains alive weights only."""
+    share = self.config.sparse_from
+    if share is None or cell.control == 'frozen':
+      return False
+    return float(np.max(lth.masks.density(masks))) <= share
+
+  def alive_only(
+    self, cell: Cell, masks: chex.ArrayTree, store: grid.Store
+  ) -> AliveOnly:
+    """Training of alive weights, with room for those of its first level."""
+    if self._alive is None:
+      for level in range(cell.level):
+        known = store.has(name := f'tickets/{level:02d}') and store.read(name)
+        if known and known['density'] <= (self.config.sparse_from or 0):
+          masks = self.ticket(level, store).masks
+          break
+      self._alive = AliveOnly(self.task, self.config, masks)
+    return self._alive
+
+  def time_steps(
+    self, alive: AliveOnly, masks: chex.ArrayTree
+  ) -> dict[str, float]:
+    """Milliseconds of a training step of all seeds, both ways."""
+    first, every = self.config.rewind_step, self.config.eval_every
+    until = min(self.config.steps, first + every)
+    start = with_masks(self.start, masks)
+    return milliseconds(
+      {
+        'masked': lambda: self.fit(start, until=until).params,
+        'alive only': lambda: alive.fit(start, masks, until=until).params,
+      },
+      until - first,
+    )
 
   def next_ticket(self, level: int, store: grid.Store, train: Any) -> Ticket:
     """Prunes the ticket of the level before, rewinds, and trains."""
@@ -268,6 +319,8 @@ class Experiment(command.Experiment):
 
   def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
     self.task.check_compiled()
+    if self._alive:
+      self._alive.task.check_compiled()
     dense, last = (
       self.ticket(level, store) for level in (0, self.config.levels - 1)
     )

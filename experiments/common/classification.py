@@ -66,7 +66,9 @@ class Classification:
       self.dataset, model, batch_size=self._batch_size, augment=self._augment
     )
 
-  def trainer(self, tx: Any, *, every: int) -> lth.Trainer:
+  def trainer(
+    self, tx: Any, *, every: int, vmapped: bool = True
+  ) -> lth.Trainer:
     """A training loop that validates after every ``every`` steps."""
     return lth.trainer(
       self.model.init,
@@ -75,8 +77,9 @@ class Classification:
       self._batch,
       evaluate=self._validate,
       every=every,
-      vmapped=True,
+      vmapped=vmapped,
       scanned=scans_well(self.params),
+      check_finite=vmapped,  # One of several runs may diverge.
     )
 
   def check_compiled(self, programs: int = 1) -> None:
@@ -160,11 +163,17 @@ def static_optimizer(
   config: Any, masks: chex.ArrayTree
 ) -> optax.GradientTransformation:
   """The optimizer of a `TicketConfig`, under masks that stay."""
+  return lth.static(plain_optimizer(config, masks), masks)
+
+
+def plain_optimizer(
+  config: Any, masks: chex.ArrayTree
+) -> optax.GradientTransformation:
+  """The optimizer of a `TicketConfig`, without masks."""
   learning_rate = steps_down(config.learning_rate, config.decay_steps)
-  tx = make_optimizer(
+  return make_optimizer(
     config.optimizer, learning_rate, config.weight_decay, masks
   )
-  return lth.static(tx, masks)
 
 
 def make_optimizer(

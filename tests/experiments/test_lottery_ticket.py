@@ -483,3 +483,47 @@ def check_mnist(folder):
   tickets = load_tickets(folder, lottery_ticket.PRESETS['mnist'])
   assert alive(tickets[1].masks) == [[188160, 24000, 900]] * 3
   assert alive(tickets[15].masks) == [[8275, 1056, 206]] * 3
+
+
+# Alive weights only.
+
+
+@pytest.mark.slow
+def test_alive_weights_alone_train_to_the_same_tickets(run):
+  """From 64 % on: the levels before are the same, those after nearly so."""
+  options = {'levels': 4, 'steps': 60, 'controls': ('shuffled',)}
+  folder, tickets, made = run(**options, sparse_from=0.65)
+  accuracy = mean_accuracy(folder)
+  plain, others, _ = run(**options)
+  expected = mean_accuracy(plain)
+  assert accuracy[1, 'ticket'] == expected[1, 'ticket']
+  assert bits(tickets[2].masks) == bits(others[2].masks)
+  for cell in [(2, 'ticket'), (3, 'ticket'), (3, 'shuffled')]:
+    assert abs(accuracy[cell] - expected[cell]) < 3
+  largest = jax.tree.map(
+    lambda a, b: float(abs(a - b).max()),
+    tickets[2].trained.params,
+    others[2].trained.params,
+  )
+  assert max(jax.tree.leaves(largest)) < 1e-3
+  alive = made._alive
+  assert alive.task.compilations == 1
+  assert alive.capacity == {
+    'fc1/kernel': 12288,
+    'fc2/kernel': 19200,
+    'output/kernel': 810,
+  }
+  page = (folder / 'results.md').read_text().replace('\n', ' ')
+  assert 'of at most 65 % were trained on alive weights only.' in page
+  assert re.search(r'takes [\d.]+ ms with masks and [\d.]+ ms so: ', page)
+  shutil.rmtree(folder / 'tickets' / '03')
+  _, again, made = run(**options, sparse_from=0.65)
+  assert made._alive.capacity == alive.capacity
+  assert bits(again[3].trained) == bits(tickets[3].trained)
+
+
+def test_convolutions_do_not_train_on_alive_weights_alone(main, tmp_path):
+  options = ['--model', 'conv_2', '--sparse-from', '0.5']
+  code, _, errors = main(*options, '--output', str(tmp_path))
+  assert code == 1
+  assert 'conv1/kernel, conv2/kernel cannot be trained on alive' in errors
