@@ -4,6 +4,8 @@ TINY = {
   name: options.split()
   for name, options in {
     'lottery_ticket': '--levels 4 --steps 60 --seeds 2 --eval-every 20',
+    'deployed_ticket': '--levels 3 --steps 20 --seeds 2 --eval-every 20'
+    ' --repeats 3 --sparse-from None',
     'dynamic_sparse_training': '--dataset digits --validation 180 --steps 40'
     ' --seeds 2 --sparsities 0.8 0.9 --methods dense rigl sr_ste'
     ' --eval-every 20 --update-every 10 --batch-size 60',

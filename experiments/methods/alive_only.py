@@ -104,7 +104,8 @@ class AliveOnly:
       ]
       if report is not None and found:
         report(now, seeds.stack(found))
-    trained = seeds.stack([self.end(run) for run in runs])
+    ended: list[Any] = [self.end(run) for run in runs]
+    trained = seeds.stack(ended)
     return trained._replace(step=runs[0].step, opt_state=state.opt_state)
 
   def begin(self, state: TrainState, masks: chex.ArrayTree) -> TrainState:

@@ -126,7 +126,7 @@ def _find(library: str | None = None) -> Kernels:
       False, None, None, 'LTHJAX_KERNELS=0 switches compiled kernels off.'
     )
   cap = os.environ.get('LTHJAX_ISA', '')
-  if cap and not cap.isdigit():
+  if cap and not (cap.isascii() and cap.isdigit()):
     raise ValueError(
       f'LTHJAX_ISA was {cap!r}, but must be 0 (baseline), 3 (AVX2) or 4'
       ' (AVX-512). Higher ones than the processor has are capped.'

@@ -363,10 +363,11 @@ def test_a_library_of_a_newer_interface_is_left_alone(monkeypatch):
 
 
 @needs_kernels
-def test_instruction_sets_are_numbers(monkeypatch):
-  monkeypatch.setenv('LTHJAX_ISA', 'avx')
+@pytest.mark.parametrize('isa', ['avx', '-1', '4.0', '\u00b2', ' '])
+def test_instruction_sets_are_numbers(isa, monkeypatch):
+  monkeypatch.setenv('LTHJAX_ISA', isa)
   _kernels._find.cache_clear()
-  with pytest.raises(ValueError, match="LTHJAX_ISA was 'avx', but must be 0"):
+  with pytest.raises(ValueError, match=f"LTHJAX_ISA was '{isa}', but must"):
     deploy.kernels()
   monkeypatch.undo()
   _kernels._find.cache_clear()

@@ -1,4 +1,4 @@
-"""What holds for each of the nine commands."""
+"""What holds for each of the ten commands."""
 
 import dataclasses
 import importlib
@@ -17,6 +17,7 @@ from lthjax import runs
 
 FIRST_PRESETS = {
   'lottery_ticket': 'digits',
+  'deployed_ticket': 'digits',
   'dynamic_sparse_training': 'mnist',
   'pruning_at_init': 'mnist',
   'zero_cost_ranking': 'fashion_mnist',
@@ -35,6 +36,7 @@ PRESETS = [
 COUNTS = {
   ('lottery_ticket', 'digits'): 19 + 9 * 4,
   ('lottery_ticket', 'signs'): 16 + 2 * 7,
+  ('deployed_ticket', 'digits'): 19 + 1,
   ('dynamic_sparse_training', 'mnist'): 1 + 10 * 3,
   ('dynamic_sparse_training', 'mnist_longer'): 5 * 4,
   ('zero_cost_ranking', 'digits'): 10 + 32,
@@ -48,6 +50,7 @@ COUNTS = {
 # Lines of pages, and how often they are there.
 LINES = {
   'lottery_ticket': {'|  | sign | magnitude | mask | 80.20 % | 51.63 % |': 1},
+  'deployed_ticket': {'| compacted | ': 1, '| int8 | ': 1},
   'dynamic_sparse_training': {'| RigL | ': 2},
   'pruning_at_init': {'| SNIP | ': 2},
   'zero_cost_ranking': {'| num_params | ': 1, '| by snip alone | ': 1},
@@ -67,6 +70,7 @@ LINES = {
 # Steps of the evaluations, and those of cells that are different.
 STEPS = {
   'lottery_ticket': [20, 40, 60],
+  'deployed_ticket': [20],
   'dynamic_sparse_training': [20, 40],
   'pruning_at_init': [20],
   'zero_cost_ranking': [30],
@@ -75,6 +79,7 @@ STEPS = {
   'disentangled_tickets': [6, 12],
   'early_bird': [1, 2],
   'supermasks': [10, 20],
+  'deployed': [],
   'scores/num_params': [],
   'scores/snip': [],
   'networks/colt-01': [6, 12, 18, 24],
@@ -83,6 +88,7 @@ STEPS = {
 # Refused by the command line, whatever else it says.
 BAD_COMMAND_LINES = {
   'lottery_ticket': [
+    ('--sparse-from 1', 'sparse_from was 1.0, but must be between 0 and 1'),
     ('--rewind-step 60', 'rewind_step was 60, but must be from 0 to 59'),
     ('--rewind-step -1', 'rewind_step was -1, but must be from 0 to 59'),
     ('--rewind-step 59 --eval-every 61', 'There is no evaluation from step'),
@@ -97,6 +103,12 @@ BAD_COMMAND_LINES = {
     ('--sparsity 0.9', '--sparsity'),
     ('--weight-decay -1', 'weight_decay was -1.0, but must be at least 0'),
     ('--weight-decay nan', 'weight_decay had nan, but must be a finite'),
+  ],
+  'deployed_ticket': [
+    ('--levels 1', 'levels was 1, but must be at least 2'),
+    ('--repeats 0', 'repeats was 0, but must be at least 1'),
+    ('--sparse-from 0', 'sparse_from was 0.0, but must be between 0 and 1'),
+    ('--model mlp', "invalid choice 'mlp' for argument '--model'"),
   ],
   'dynamic_sparse_training': [
     ('--sparsities 1.0', 'sparsities had 1.0, but must be between 0 and 1'),
@@ -176,7 +188,11 @@ BAD_VALUES = {
   'lottery_ticket': [
     ('--fraction * 1.0', '`fraction` was 1.0, but must be in [0, 1)'),
     ('--fraction conv* 0.2', "match no prunable leaf: 'conv*'"),
-    ('--validation 1437', 'validation=1437 examples cannot be held out'),
+    ('--validation 1437', '`validation` was 1437, but must be from 0 to 1436'),
+  ],
+  'deployed_ticket': [
+    ('--fraction x* 0.2', "match no prunable leaf: 'x*'"),
+    ('--model conv_2 --sparse-from 0.5', 'cannot be trained on alive weights'),
   ],
   'dynamic_sparse_training': [
     ('--update-every 35', '`stop_step` was 30, before the first move'),
