@@ -16,9 +16,10 @@ def refuse(
   Names are joined by commas, clauses by semicolons. The empty name, that of a
   tree that is a single array, reads "the array".
   """
-  if found := [fault or 'the array' for fault in faults]:
-    separator = ', ' if all(map(_NAME.fullmatch, found)) else '; '
-    raise error(sentence.replace('{}', separator.join(found), 1))
+  if found := list(faults):
+    names = all(not fault or _NAME.fullmatch(fault) for fault in found)
+    listed = (', ' if names else '; ').join(x or 'the array' for x in found)
+    raise error(sentence.replace('{}', listed, 1))
 
 
 def differences(

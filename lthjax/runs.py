@@ -115,7 +115,7 @@ def only_process(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _check_config(folder: Path, config: Any) -> None:
-  """Checks that a folder is that of a run with this configuration."""
+  """Raises unless a folder belongs to a run with this configuration."""
   try:
     found = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
     if not isinstance(found, dict):

@@ -195,7 +195,7 @@ def _check_broadcast(
 
 
 def _size(x: Any, axes: tuple[int, ...] | None) -> int:
-  """How many scores share a count."""
+  """Returns how many scores share a count."""
   shape = jnp.shape(x)
   return math.prod(shape if axes is None else (shape[a] for a in axes))
 

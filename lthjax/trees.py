@@ -179,7 +179,7 @@ def check_like(masks: chex.ArrayTree, tree: chex.ArrayTree, what: str) -> None:
 def check_tables(
   masks: Mapping[str, Any], leaves: Mapping[str, Any], what: str
 ) -> None:
-  """Does the same for trees that are already flat."""
+  """Checks what `check_like` checks, for trees that are already flat."""
   refuse(
     _misfits(masks, leaves, what),
     f'The masks do not fit the {what}: {{}}. A tree of masks has the structure'

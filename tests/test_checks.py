@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lthjax import _checks, densities, patterns
+from lthjax._errors import differences, refuse
 
 NOT_NUMBERS = [
   True,
@@ -199,3 +200,34 @@ def test_arguments_of_the_right_kind():
     assert _checks.predicate('where', where) is where
   with pytest.raises(TypeError, match=re.escape('a function `f(x)`')):
     _checks.function('f', 3, 'f(x)')
+
+
+@pytest.mark.parametrize(
+  ('faults', 'listed'),
+  [
+    (['a/b'], 'a/b'),
+    (['a', ''], 'a, the array'),
+    (['a (2)', 'b (zero at 1, 2)'], 'a (2), b (zero at 1, 2)'),
+    (iter(['a is None', 'b']), 'a is None; b'),
+  ],
+)
+def test_faults_are_listed_at_once(faults, listed):
+  message = f'These are wrong: {listed}. Give {{"*": 1}}, not {{}}.'
+  with pytest.raises(KeyError) as caught:
+    refuse(faults, 'These are wrong: {}. Give {"*": 1}, not {}.', KeyError)
+  assert caught.value.args == (message,)
+
+
+def test_nothing_to_refuse():
+  refuse([], 'These are wrong: {}.')
+  refuse((x for x in ()), 'These are wrong: {}.')
+
+
+def test_differences_of_tables():
+  there, here = {'b': 1, 'a': 2, '': 3}, {'a': 2, 'b': 4, 'c': 5}
+  assert differences(there, there) == []
+  assert differences(there, here, 'in `like`') == [
+    'the array: 3 there, nothing in `like`',
+    'b: 1 there, 4 in `like`',
+    'c: nothing there, 5 in `like`',
+  ]

@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -42,6 +43,20 @@ def test_write_text_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
     files.write_text(tmp_path / 'a.txt', 'new')
   assert (tmp_path / 'a.txt').read_text() == 'old'
   assert names(tmp_path) == ['a.txt']
+
+
+def test_a_folder_is_removed_even_if_threads_still_write(tmp_path, monkeypatch):
+  remove, tries = shutil.rmtree, []
+
+  def busy(folder, **options):
+    tries.append(folder)
+    if len(tries) > 2:
+      remove(folder, **options)
+
+  monkeypatch.setattr(shutil, 'rmtree', busy)
+  with files.temporary_folder(tmp_path / 'x'):
+    assert len(names(tmp_path)) == 1
+  assert names(tmp_path) == []
 
 
 def test_only_leftovers_of_dead_processes_are_removed(tmp_path):

@@ -71,7 +71,7 @@ def _same(a: Any, b: Any) -> bool:
 def check_trained(
   masks: chex.ArrayTree, start: State, trained: State, params: chex.ArrayTree
 ) -> None:
-  """Raises if training took no steps or did not hold dead weights at zero."""
+  """Raises if training took no steps, or dead weights are not zero."""
   if isinstance(trained, TrainState) and trained.step == start.step:
     raise ValueError(
       f'`train` took no steps: the state was already at step {int(start.step)}.'

@@ -123,14 +123,9 @@ def settled(
 ) -> bool:
   """Returns whether it is time to draw the ticket.
 
-  Args:
-    distances: from the newest masks to the previous ones, the latest first.
-    window: as in `early_bird`.
-    threshold: as in `early_bird`.
-
-  Returns:
-    Whether there are enough masks, and all in the window are within the
-    threshold of the newest.
+  That is when there are enough masks, and all in the window are within the
+  threshold of the newest. The distances are from the newest masks to the
+  previous ones, the latest first; `early_bird` documents the other arguments.
 
   Example:
     >>> import lthjax as lth

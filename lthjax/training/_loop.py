@@ -330,7 +330,7 @@ def _has_bad(params: chex.ArrayTree) -> jax.Array:
 
 
 def _mark(state: TrainState, bad: jax.Array) -> jax.Array:
-  """Returns ``diverged`` with the present step where a run is bad now."""
+  """Returns ``diverged``, with the current step where a run is bad now."""
   new = bad & (state.diverged < 0)
   return jnp.where(new, state.step, state.diverged).astype(jnp.int32)
 
