@@ -80,7 +80,7 @@ def set_masks(
     return trees.copy_into(old, masks)
 
   def replace(node):
-    if not _holds_masks(node):
+    if not _holds_masks(node):  # A leaf of some other state.
       return node
     topology_state = node.topology_state._replace(masks=copy())
     if node.keeps_dense:

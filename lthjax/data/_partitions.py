@@ -116,6 +116,7 @@ def _assign(
     rng = np.random.default_rng(seed)
     return lambda split: rng.permutation(len(split.labels)) % parts
   if by == 'class':
+    # Consecutive classes; the first parts have one more if they do not divide.
     groups = np.array_split(classes, parts)
     part_of = np.repeat(np.arange(parts), [len(group) for group in groups])
     return lambda split: part_of[np.searchsorted(classes, split.labels)]

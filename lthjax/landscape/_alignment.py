@@ -84,6 +84,7 @@ def align(
     'Units cannot be matched where weights are not finite: {}. Did the training'
     ' diverge?',
   )
+  # Algorithm 1 starts from the identity.
   orders = {
     name: np.broadcast_to(
       np.arange(group.size), (*stack_shape(groups, name), group.size)
@@ -134,6 +135,7 @@ def _assign(likeness: np.ndarray) -> np.ndarray:
   # Importing it takes most of a second, which most programs need not spend.
   from scipy import optimize
 
+  # Each layer of a stack is an assignment problem, solved exactly.
   flat = likeness.reshape(-1, *likeness.shape[-2:])
   found = [optimize.linear_sum_assignment(x, maximize=True)[1] for x in flat]
   return np.reshape(found, likeness.shape[:-1])

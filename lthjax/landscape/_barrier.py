@@ -139,6 +139,7 @@ def error_barrier(
 def _between(a: jax.Array, b: jax.Array, alpha: chex.Numeric) -> jax.Array:
   """Interpolates from the nearer end; exact at both."""
   a, b = _pairs.widened(a), _pairs.widened(b)
+  # `a + alpha * (b - a)` alone would miss b by a rounding error.
   way = b - a
   point = jnp.where(alpha < 0.5, a + alpha * way, b - (1 - alpha) * way)
   # Exact ends even where `b - a` overflows.

@@ -114,6 +114,7 @@ def instability(
     )
   keys = _check_keys(keys, state.key)
   network = network or _network(state)
+  # NamedTuples and dataclasses spell it differently.
   replace = getattr(state, '_replace', None) or state.replace
   networks = []
   for key in keys:  # Algorithm 1, steps 2 to 4: copies differ by noise alone.

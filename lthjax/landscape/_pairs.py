@@ -27,29 +27,30 @@ def differences(a: chex.ArrayTree, b: chex.ArrayTree) -> list[str]:
   first, second = _arrays(a, 'params_a'), _arrays(b, 'params_b')
   faults = [f'{n} is in the first only' for n in first if n not in second]
   faults += [f'{n} is in the second only' for n in second if n not in first]
-  for name in first:
-    if name not in second:
-      continue
-    x, y = first[name], second[name]
-    name = name or 'the array'
-    if (x is None) != (y is None):
-      faults.append(f'{name} is None in one of them')
-    elif x is None:
-      continue
-    elif jnp.shape(x) != jnp.shape(y):
-      faults.append(f'{name} has shapes {jnp.shape(x)} and {jnp.shape(y)}')
-    elif not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
-      faults.append(f'{name} has dtype {jnp.result_type(x)}, not floating')
-    elif jnp.result_type(x) != jnp.result_type(y):
-      faults.append(
-        f'{name} has dtypes {jnp.result_type(x)} and {jnp.result_type(y)}'
-      )
-  return faults
+  both = [name for name in first if name in second]
+  return faults + [
+    f'{name or "the array"} {fault}'
+    for name in both
+    if (fault := _difference(first[name], second[name]))
+  ]
+
+
+def _difference(x: Any, y: Any) -> str:
+  """Describes why two leaves cannot be interpolated, if they cannot."""
+  if x is None or y is None:
+    return '' if x is y else 'is None in one of them'
+  types = [jnp.result_type(leaf) for leaf in (x, y)]
+  if jnp.shape(x) != jnp.shape(y):
+    return f'has shapes {jnp.shape(x)} and {jnp.shape(y)}'
+  if not jnp.issubdtype(types[0], jnp.inexact):
+    return f'has dtype {types[0]}, not floating'
+  return '' if types[0] == types[1] else f'has dtypes {types[0]} and {types[1]}'
 
 
 def _arrays(network: chex.ArrayTree, what: str) -> dict[str, Any]:
   """Returns the leaves by name: arrays, Python floats or `None`."""
   leaves = trees.by_name(network)
+  # Python floats are scalar leaves, but a bare one is not a network.
   as_arrays = {
     name: np.asarray(x) if name and isinstance(x, float) else x
     for name, x in leaves.items()

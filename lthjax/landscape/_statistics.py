@@ -68,6 +68,7 @@ def batch_statistics(
   if not floating:
     return model_state
   _check_batches(batches)
+  # By shapes alone: nothing is computed yet.
   first = jax.tree.map(lambda x: x[0], batches)
   _check_apply(jax.eval_shape(apply, params, model_state, first), model_state)
 

@@ -51,6 +51,7 @@ def unpack(packed: chex.ArrayTree, like: chex.ArrayTree) -> chex.ArrayTree:
 
   def restore(name: str, bits: jax.Array) -> jax.Array:
     shape = getattr(shapes.get(name), 'shape', None)
+    # Eight weights per byte, rounded up.
     number = -(-math.prod(shape) // 8) if shape is not None else -1
     if bits.dtype != np.uint8 or bits.shape != (number,):
       raise ValueError(

@@ -124,6 +124,7 @@ def is_array(x: Any) -> bool:
     x, 'dtype'
   ):
     return False
+  # Random keys have a shape as well, but an extended dtype.
   return not jnp.issubdtype(x.dtype, jax.dtypes.extended)
 
 

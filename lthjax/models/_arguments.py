@@ -34,6 +34,7 @@ def check(
 
 def scaled(name: str, width: float, *sizes: int) -> tuple[int, ...]:
   """Multiplies the sizes of hidden layers, and rounds them."""
+  # A string such as "2" would convert, but is a mistake.
   try:
     factor = 0.0 if isinstance(width, str) else float(width)
   except (TypeError, ValueError, OverflowError):

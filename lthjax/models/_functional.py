@@ -102,6 +102,7 @@ def functional(
 
 def _to_dict(state: nnx.State) -> dict[str, Any]:
   """Returns a plain nested dict of arrays, with integer keys as strings."""
+  # JAX cannot sort dicts that mix both, and names of leaves are strings.
   flat = nnx.to_flat_state(state)
   return traverse_util.unflatten_dict(
     {tuple(map(str, path)): leaf.get_value() for path, leaf in flat}

@@ -66,6 +66,7 @@ class _Tiles:
   def fill(self, scores, keep, count, axes):
     """Adds the tiles with the largest sums until there are enough."""
     tile = self.tile(scores.shape, axes)
+    # A tile that is kept in part counts as kept, and is completed.
     there = _any(keep, tile)
     missing = _tiles_of(count, tile) - counts.along(there, axes.layer)
     missing = jnp.maximum(missing, 0)
@@ -74,6 +75,7 @@ class _Tiles:
 
   def faults(self, masks, axes):
     """Finds tiles that are alive in part, and empty layers."""
+    # In part: some entries are alive and some are not.
     parts = {}
     for name, mask in masks.items():
       tile = self.tile(mask.shape, axes[name])

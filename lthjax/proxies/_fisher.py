@@ -52,7 +52,7 @@ def fisher(
 
   def visit(eqn, inputs, shift=0):
     (output,) = program.bind(eqn, inputs)
-    if output.shape[:1] != x.shape[:1]:
+    if output.shape[:1] != x.shape[:1]:  # A product of params alone.
       return [output], None
     axis = _channel_axis(eqn)
     moved = jnp.moveaxis(output, axis, -1)

@@ -46,6 +46,7 @@ def synflow(
   del key
   ones = jnp.ones_like(_inputs.as_batch(batch).x[:1], jnp.float32)
   _inputs.check_outputs(apply, params, ones)
+  # With ones and absolute weights, all paths add up.
   positive = jax.tree.map(jnp.abs, params)
 
   def flow(positive):

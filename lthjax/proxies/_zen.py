@@ -60,6 +60,7 @@ def zen(
     outs, note = program.bind(eqn, inputs), None
     if not isinstance(eqn.invars[0], jex.Literal):
       variance = inputs[0].astype(jnp.float32)
+      # The log of the root of the mean variance.
       note = jnp.log(jnp.mean(variance)) / 2
     return outs, note
 

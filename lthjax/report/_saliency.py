@@ -93,11 +93,12 @@ def saliency_of(
     axes_lib.columns(kernels[name], its[name])[0][0] for name in names
   ]
   _check_chain(names, kernels, matrices)
-  # From the outputs back: the paths that leave each unit.
+  # Paths are counted by a product of matrices, from the outputs back. Sums of
+  # doubles are exact up to 2**53.
   counts = np.ones(matrices[-1].shape[1])
   for matrix in reversed(matrices):
     counts = matrix @ counts
-  if counts.max() <= 2**53:  # Doubles are exact up to here.
+  if counts.max() <= 2**53:
     counts = counts.astype(np.int64)
 
   first = kernels[names[0]]

@@ -109,7 +109,8 @@ def bernoulli(
     if rescale:
       layer = tuple(axis for axis in range(m.ndim) if axis not in stacks[name])
       size = math.prod(m.shape[axis] for axis in layer)
-      # No gradient flows through the number of weights that are kept.
+      # Dynamic weight rescaling, section 5.2. No gradient flows through the
+      # number of weights that are kept.
       kept = jnp.sum(m, axis=layer, keepdims=True, dtype=jnp.int32)
       w = (w * (size / jnp.maximum(kept, 1))).astype(w.dtype)
     return gate(m, w, jax.nn.sigmoid(logit))

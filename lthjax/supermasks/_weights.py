@@ -126,7 +126,7 @@ def _replace(
   inputs = fan_ins(params, where, axes)
 
   def visit(path, w):
-    if (name := trees.path_name(path)) not in inputs:
+    if (name := trees.path_name(path)) not in inputs:  # Not chosen.
       return w
     # Kaiming's deviation, sqrt(2 / fan_in), of the weights that are kept.
     deviation = math.sqrt(2 / (inputs[name] * kept))

@@ -100,6 +100,7 @@ def ac_dc(
       masks, {name: jnp.int32(n) for name, n in counts.items()}, stacks
     )
 
+  # Phases are at given steps, not at multiples of a period.
   def moves(step):
     return jnp.any(step == jnp.asarray(phases))
 

@@ -96,6 +96,7 @@ def run_largest(
     )
     return state._replace(backward=_select.put(state.masks, new))
 
+  # Without a last step, masks are chosen again for as long as training lasts.
   def moves(step):
     if stop_step is not None:
       return times.due(step)
