@@ -15,7 +15,7 @@ class Axes(NamedTuple):
   """What the axes of one kernel count; each axis is in one of the tuples.
 
   Attributes:
-    stack: layers: those of a scan, or the experts of a mixture.
+    stack: layers, such as those of a scan or the experts of a mixture.
     window: places in the window of a convolution.
     inputs: the other axes that the layer sums over.
     outputs: neurons.
@@ -117,7 +117,7 @@ def _read_together(
     alike = all(len(sizes) == 1 for sizes in numbers.values())
     if alike and holds_kernel == stacks:
       choices.append(found)
-  # A leaf that makes no sense in any choice has no say in the others.
+  # A leaf that makes no sense in any choice does not rule out the others.
   sensible = {n for n in chains if any(found[n] for found in choices)}
   fitting = [found for found in choices if all(found[n] for n in sensible)]
   return {n: [found[n] for found in fitting or choices] for n in chains}

@@ -140,12 +140,8 @@ def compare(
 ) -> Comparison:
   """Compares networks pair by pair: barrier, distance, angle, disagreement.
 
-  Args:
-    networks: trees of floating-point arrays of the same structure.
-    error: as in `instability`.
-    predict: as in `instability`.
-    points: as in `error_barrier`.
-    batch_size: as in `error_barrier`.
+  The networks are trees of floating-point arrays of the same structure. All
+  other arguments are as in `instability`.
 
   Returns:
     A `Comparison` of all pairs.
@@ -198,10 +194,6 @@ def compare(
 def distance(params_a: chex.ArrayTree, params_b: chex.ArrayTree) -> jax.Array:
   """Returns the Euclidean distance between two networks in weight space.
 
-  Args:
-    params_a: tree of floating-point arrays.
-    params_b: tree with leaves of the same names, shapes and dtypes.
-
   Returns:
     A scalar, summed in at least single precision.
 
@@ -221,10 +213,6 @@ def distance(params_a: chex.ArrayTree, params_b: chex.ArrayTree) -> jax.Array:
 
 def cosine(params_a: chex.ArrayTree, params_b: chex.ArrayTree) -> jax.Array:
   """Returns the cosine of the angle between two networks in weight space.
-
-  Args:
-    params_a: tree of floating-point arrays.
-    params_b: tree with leaves of the same names, shapes and dtypes.
 
   Returns:
     A scalar in [-1, 1], summed in at least single precision; NaN if all weights

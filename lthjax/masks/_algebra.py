@@ -78,10 +78,6 @@ def difference(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
 def hamming(a: chex.ArrayTree, b: chex.ArrayTree) -> float:
   """Returns the share of prunable positions at which two masks differ.
 
-  Args:
-    a: tree of masks.
-    b: tree of masks that prunes the same leaves.
-
   Returns:
     Normalized Hamming distance in [0, 1].
 
@@ -96,10 +92,6 @@ def hamming(a: chex.ArrayTree, b: chex.ArrayTree) -> float:
 
 def jaccard(a: chex.ArrayTree, b: chex.ArrayTree) -> float:
   """Returns the Jaccard index of two masks: ``|a & b| / |a | b|``.
-
-  Args:
-    a: tree of masks.
-    b: tree of masks that prunes the same leaves.
 
   Returns:
     A number in [0, 1]; 1 for two masks that keep nothing.
@@ -120,9 +112,6 @@ def jaccard(a: chex.ArrayTree, b: chex.ArrayTree) -> float:
 def count(masks: chex.ArrayTree) -> int:
   """Counts the alive weights of the prunable leaves.
 
-  Args:
-    masks: tree of masks.
-
   Returns:
     An exact Python integer; a traced int32 inside a transformation.
 
@@ -137,9 +126,6 @@ def count(masks: chex.ArrayTree) -> int:
 
 def density(masks: chex.ArrayTree) -> float:
   """Returns the alive share of the prunable weights; `None` leaves are out.
-
-  Args:
-    masks: tree of masks.
 
   Returns:
     A number in [0, 1]; 1 if there are no weights at all.
@@ -156,9 +142,6 @@ def density(masks: chex.ArrayTree) -> float:
 
 def alive_by_name(masks: chex.ArrayTree) -> dict[str, Any]:
   """Counts the alive weights of each prunable leaf.
-
-  Args:
-    masks: tree of masks.
 
   Returns:
     ``{name: number}``: Python integers, or traced int32 inside a

@@ -1,4 +1,4 @@
-"""Which leaves may be pruned: predicates over names, and globs."""
+"""Choices of prunable leaves: predicates over names, and globs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

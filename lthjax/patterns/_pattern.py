@@ -1,4 +1,4 @@
-"""What a pattern is, and what patterns share."""
+"""The interface of patterns, and helpers that they share."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol

@@ -76,7 +76,7 @@ def run(
     'There are feeds for {}, where nothing is visited. Feed paths that are'
     ' visited, by path or by name.',
   )
-  # Only equations on the way to a visit are opened; all others run as they are.
+  # Only equations on the way to a visit are opened; all others just run.
   leads = frozenset(path[:n] for path in found for n in range(len(path)))
   inputs = jax.tree.leaves(args)
   outs, notes = _Run(found, leads)(closed, inputs, (), dict(feeds or {}))

@@ -123,9 +123,7 @@ def bernoulli_masks(
 ) -> chex.ArrayTree:
   """Returns the masks behind `bernoulli`, to count, keep or deploy.
 
-  Args:
-    logits: as in `bernoulli`.
-    key: as in `bernoulli`; each leaf folds in its name.
+  Both arguments are as in `bernoulli`; each leaf folds its name into the key.
 
   Returns:
     Tree of masks, `None` at the leaves without logits.

@@ -133,7 +133,7 @@ def edge_popup_masks(
 ) -> chex.ArrayTree:
   """Returns the masks behind `edge_popup`, to count, keep or deploy.
 
-  All arguments are those of `edge_popup`. Counts are exact and ties go to the
+  All arguments are as in `edge_popup`. Counts are exact and ties go to the
   lowest index. The number removed is rounded to the nearest integer; the
   authors' code rounds it down.
 

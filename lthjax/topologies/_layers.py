@@ -1,4 +1,4 @@
-"""Which axes of each leaf count layers, known at `init` and at every move.
+"""The axes of each leaf that count layers, known at `init` and every move.
 
 Flax's metadata and leaves that are never pruned may say more at `init` than
 masks alone do at a move. What would be lost is kept in the state, in the shapes

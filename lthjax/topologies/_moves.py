@@ -47,7 +47,7 @@ class Times(NamedTuple):
 
   @property
   def _stride(self) -> int:
-    """How many moves in a row share an entry, that of the last of them."""
+    """The number of consecutive moves that share the entry of the last one."""
     moves = min(self.stop_step, _LAST) // self.update_every
     return -(-moves // _MAX_ENTRIES)
 

@@ -37,8 +37,8 @@ def sparse_evolution(
   The paper drops the smallest positive and the largest negative weights; like
   the code of RigL, this drops by magnitude.
 
-  The random ``key`` is that of all growth. All other arguments are those of
-  `lthjax.rigl`, but a step that moves masks also trains by default.
+  All growth is drawn from ``key``. All other arguments are as in `lthjax.rigl`,
+  but a step that moves masks also trains by default.
 
   Returns:
     A transformation whose ``update`` requires ``params``.

@@ -50,11 +50,11 @@ def snfs(
   RigL, and it needs the dense gradient at every step. Entries of a gradient
   that are not finite leave their average unchanged.
 
-  The arguments are those of `lthjax.rigl`, but a step that moves masks also
-  trains by default, and two more: ``momentum``, the weight of the past in the
-  average; and ``redistribute``, whether layers grow in proportion to the mean
-  absolute momentum of their alive weights, as in the paper. Then only the total
-  number of alive weights is constant.
+  Two arguments are its own: ``momentum`` is the weight of the past in the
+  average; with ``redistribute``, layers grow in proportion to the mean absolute
+  momentum of their alive weights, as in the paper, so that only the total
+  number of alive weights is constant. All other arguments are as in
+  `lthjax.rigl`, but a step that moves masks also trains by default.
 
   Returns:
     A transformation whose ``update`` requires ``params``.

@@ -101,7 +101,7 @@ def sr_ste(
 
   The strength of the pull is ``decay``, the paper's lambda: ``decay * w`` is
   added to the gradient of the weights left out, before ``inner`` sees it. All
-  other arguments are those of `lthjax.straight_through`.
+  other arguments are as in `lthjax.straight_through`.
 
   Returns:
     A transformation whose ``update`` requires ``params``.
