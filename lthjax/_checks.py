@@ -6,7 +6,7 @@ name. A wrong type raises `TypeError`, a wrong value `ValueError`.
 
 import math
 import numbers
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import chex
@@ -16,7 +16,10 @@ import numpy as np
 from jax.core import Tracer
 
 from lthjax import trees
+from lthjax._errors import describe as describe
+from lthjax._errors import evaluated as evaluated
 from lthjax._errors import refuse
+from lthjax._errors import spell as spell
 
 
 def wrong_type(name: str, x: Any, wanted: str) -> TypeError:
@@ -31,7 +34,7 @@ def wrong_value(name: str, x: Any, wanted: str) -> ValueError:
 
 def number(name: str, x: Any) -> float:
   """Returns a finite number; one of low precision by its shortest decimal."""
-  value = _number(name, x)
+  value = real(name, x)
   if isinstance(value, float) and not math.isfinite(value):
     raise wrong_value(name, value, 'be a finite number')
   return value
@@ -68,7 +71,7 @@ def share(
   name: str, x: Any, why: str = 'at 1 no weight would be left'
 ) -> float:
   """Returns a share in [0, 1), such as a sparsity."""
-  value = _number(name, x)
+  value = real(name, x)
   if not 0 <= value < 1:
     raise wrong_value(name, value, f'be in [0, 1): {why}{_percent(value)}')
   return value
@@ -76,7 +79,7 @@ def share(
 
 def closed_share(name: str, x: Any) -> float:
   """Returns a share in [0, 1], such as a density."""
-  value = _number(name, x)
+  value = real(name, x)
   if not 0 <= value <= 1:
     raise wrong_value(name, value, f'be in [0, 1]{_percent(value)}')
   return value
@@ -84,16 +87,59 @@ def closed_share(name: str, x: Any) -> float:
 
 def positive(name: str, x: Any) -> float:
   """Returns a number above zero."""
-  if not (value := _number(name, x)) > 0:
+  if not (value := real(name, x)) > 0:
     raise wrong_value(name, value, 'be positive')
   return value
 
 
 def not_negative(name: str, x: Any) -> float:
   """Returns a number of at least zero."""
-  if not (value := _number(name, x)) >= 0:
+  if not (value := real(name, x)) >= 0:
     raise wrong_value(name, value, 'not be negative')
   return value
+
+
+def flag(name: str, x: Any) -> bool:
+  """Returns True or False."""
+  if not isinstance(x, bool | np.bool):
+    raise wrong_type(name, x, 'be True or False')
+  return bool(x)
+
+
+def text(name: str, x: Any) -> str:
+  """Returns a string."""
+  if not isinstance(x, str):
+    raise wrong_type(name, x, 'be a string')
+  return x
+
+
+def integers(name: str, x: Any) -> tuple[int, ...]:
+  """Returns several Python integers, such as a shape or steps."""
+  kinds = Sequence | np.ndarray | jax.Array
+  if isinstance(x, str | bytes) or not isinstance(x, kinds) or _is_scalar(x):
+    raise wrong_type(name, x, 'be a sequence of integers')
+  return tuple(integer(name, n) for n in x)
+
+
+def step(name: str, x: Any) -> Any:
+  """Returns a step, which may be traced, counted from 0."""
+  traced = isinstance(x, Tracer) and jnp.issubdtype(x.dtype, jnp.integer)
+  return x if traced else at_least(name, x, 0)
+
+
+def having(name: str, x: Any, fields: str, what: str) -> Any:
+  """Returns a value with these fields; ``what`` says what to pass."""
+  if isinstance(x, type) or not all(hasattr(x, f) for f in fields.split()):
+    raise wrong_type(name, x, f'be {what}')
+  return x
+
+
+def array(name: str, x: Any) -> Any:
+  """Returns an array, or a number in place of one."""
+  kinds = jax.Array | np.ndarray | np.generic | int | float
+  if isinstance(x, bool) or not isinstance(x, kinds) or not _is_real(x):
+    raise wrong_type(name, x, 'be an array of numbers')
+  return x
 
 
 def one_of(
@@ -191,7 +237,7 @@ def predicate(name: str, x: Any) -> Any:
   """Returns a choice of leaves: a function, a glob, or a list of globs."""
   globs = [x] if isinstance(x, str) else x
   # Anything else that is iterable, such as a tree of bools, is a mistake.
-  if callable(x) or (
+  if (callable(x) and not isinstance(x, type)) or (
     isinstance(globs, list | tuple | set | frozenset)
     and globs
     and all(isinstance(glob, str) for glob in globs)
@@ -235,7 +281,7 @@ def shapes(name: str, x: Any) -> Mapping[str, tuple[int, ...]]:
 
 def densities(name: str, x: Any) -> Any:
   """Returns a distribution over layers, or `None`."""
-  if x is None or callable(x):
+  if x is None or (callable(x) and not isinstance(x, type)):
     return x
   hint = '`lthjax.densities.erk`'
   if isinstance(x, str) and x.isidentifier():
@@ -274,24 +320,8 @@ def function(name: str, x: Any, call: str) -> Any:
   return x
 
 
-def describe(x: Any) -> str:
-  """Names the type of a value, with dtype and shape where it has them."""
-  if hasattr(x, 'dtype') and hasattr(x, 'shape'):
-    return f'{x.dtype}[{", ".join(map(str, x.shape))}]'
-  kind = type(x).__name__
-  return f'{"an" if kind[0] in "aeiouAEIOU" else "a"} {kind}'
-
-
-def spell(x: Any) -> str:
-  """Returns the value as Python spells it, or its type where that is long."""
-  if hasattr(x, 'dtype') and np.shape(x):
-    return describe(x)
-  text = repr(x)
-  return text if len(text) <= 60 else describe(x)
-
-
-def _number(name: str, x: Any) -> float:
-  """A Python number, not checked to be finite."""
+def real(name: str, x: Any) -> float:
+  """Returns a number, which may be infinite or NaN."""
   scalar = _scalar(name, x, 'a number')
   if _is_integer(scalar):
     return int(scalar)
@@ -316,6 +346,16 @@ def _scalar(name: str, x: Any, kind: str) -> Any:
     if any(jnp.issubdtype(x.dtype, kind) for kind in kinds):
       return np.asarray(x)[()]
   raise wrong_type(name, x, f'be {kind}')
+
+
+def _is_scalar(x: Any) -> bool:
+  return getattr(x, 'shape', None) == ()
+
+
+def _is_real(x: Any) -> bool:
+  dtype = getattr(x, 'dtype', np.dtype(float))
+  kinds = (jnp.integer, jnp.floating, bool)
+  return any(jnp.issubdtype(dtype, kind) for kind in kinds)
 
 
 def _is_integer(scalar: Any) -> bool:

@@ -1,8 +1,11 @@
-"""Errors that name everything that is wrong at once."""
+"""Errors that name everything that is wrong at once, and values in them."""
 
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import jax
+import numpy as np
 
 # A name, perhaps with a remark in parentheses.
 _NAME = re.compile(r'\S+( \(.*\))?')
@@ -32,3 +35,31 @@ def differences(
     for name in sorted(there.keys() | here.keys())
     if there.get(name) != here.get(name)
   ]
+
+
+def describe(x: Any) -> str:
+  """Names the type of a value, with dtype and shape where it has them."""
+  if hasattr(x, 'dtype') and hasattr(x, 'shape'):
+    return f'{x.dtype}[{", ".join(map(str, x.shape))}]'
+  kind = type(x).__name__
+  return f'{"an" if kind[0] in "aeiouAEIOU" else "a"} {kind}'
+
+
+def spell(x: Any) -> str:
+  """Returns the value as Python spells it, or its type where that is long."""
+  if hasattr(x, 'dtype') and np.shape(x):
+    return describe(x)
+  text = repr(x)
+  return text if len(text) <= 60 else describe(x)
+
+
+def evaluated(call: str, f: Any, *args: Any) -> Any:
+  """Returns the shapes that a function returns, where it takes arguments."""
+  try:
+    return jax.eval_shape(f, *args)
+  except Exception as error:
+    given = ', '.join(map(describe, jax.tree.leaves(args[1:])))
+    raise ValueError(
+      f'`{call}` failed on {given or "no arrays"}, with {type(error).__name__}:'
+      f' {error}. Pass what the function takes.'
+    ) from error

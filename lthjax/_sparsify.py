@@ -65,6 +65,8 @@ def sparsify(
     arXiv:1308.3432 (dense weights behind a sparse forward pass).
   """
   _checks.optimizer(inner)
+  what = 'a topology, such as `lthjax.topologies.fixed(masks)`'
+  _checks.having('topology', topology, 'init move', what)
   inner = optax.with_extra_args_support(inner)
   slots = _slots.Slots(inner)
 

@@ -222,7 +222,9 @@ def _given(
   _checks.mapping('axes', axes, f'names or globs to axes, as {example}')
   # Exact names may be those of leaves that are never pruned, but a glob that
   # matches nothing is a mistake.
-  globs = [key for key in axes if key in shapes or re.search(r'[*?[]', key)]
+  globs = [
+    key for key in map(str, axes) if key in shapes or re.search(r'[*?[]', key)
+  ]
   match = trees.first_match(globs, shapes, 'axes')
   match |= {name: name for name in shapes if name in axes}
   found, faults = {}, []
@@ -235,6 +237,9 @@ def _given(
     '`axes` must have each axis of a leaf once, but {}. The axes of a dense'
     ' kernel are `lth.axes.Axes(inputs=(0,), outputs=(1,))`.',
   )
+  for key, value in axes.items():
+    if not isinstance(value, Axes):
+      raise _checks.wrong_type(f'axes[{key!r}]', value, 'be `lthjax.axes.Axes`')
   return found
 
 

@@ -167,6 +167,9 @@ def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> None:
     ...   checkpoints.load_ticket(f'{folder}/1', like=ticket).metrics
     0.9
   """
+  _checks.having(
+    'ticket', ticket, 'masks start trained', 'a `lthjax.tickets.Ticket`'
+  )
   arrays = {
     'masks': masks_lib.pack(ticket.masks),
     'start': ticket.start,
@@ -195,6 +198,10 @@ def load_ticket(path: str | os.PathLike[str], like: Ticket) -> Ticket:
     ...   checkpoints.load_ticket(f'{folder}/1', like=ticket).masks
     {'w': Array([[ True, False]], dtype=bool)}
   """
+  _checks.having(
+    'like', like, 'masks start trained', 'a `lthjax.tickets.Ticket`'
+  )
+  _checks.bool_masks(like.masks, 'like.masks', shapes=True)
   packed = jax.eval_shape(
     lambda: masks_lib.pack(
       jax.tree.map(lambda m: jnp.zeros(m.shape, bool), like.masks)

@@ -142,6 +142,7 @@ def call(
   axes: Mapping[str, Axes] | None,
 ) -> Any:
   """Calls a distribution, with axes if it takes them."""
+  _checks.densities('densities', densities)
   parameters = inspect.signature(densities).parameters.values()
   if any(p.name == 'axes' or p.kind is p.VAR_KEYWORD for p in parameters):
     return densities(shapes, sparsity, axes=axes)

@@ -26,6 +26,8 @@ _SECONDS_TO_MARK = 3600  # A folder that is older and has no mark is dead.
 
 def local_path(path: str | os.PathLike[str]) -> Path:
   """Returns an absolute path, with ``~`` expanded; URLs are refused."""
+  if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+    raise TypeError(f'The path was {path!r}, but must be a string or a Path.')
   text = os.fspath(path)
   if '://' in text:
     raise ValueError(

@@ -35,6 +35,7 @@ def config_hash(config: Any) -> str:
     >>> runs.config_hash(Config(7)) == runs.config_hash(Config(8))
     False
   """
+  _check_dataclass(config)
   defaults = _fields(type(config)())
   # As text: 1, 1.0 and True are equal in Python, but different settings.
   changed = {
@@ -75,7 +76,12 @@ def open_run(parent: str | os.PathLike[str], name: str, config: Any) -> Path:
     }
     <BLANKLINE>
   """
-  if not name or name in ('.', '..') or {*name} & {*'/\\\0'}:
+  if (
+    not isinstance(name, str)
+    or not name
+    or name in ('.', '..')
+    or {*name} & {*'/\\\0'}
+  ):
     raise ValueError(
       f'`name` was {name!r}, but must be the name of one folder, without'
       ' slashes. The folder that it goes into is `parent`.'
@@ -112,6 +118,13 @@ def only_process(folder: str | os.PathLike[str]) -> Iterator[None]:
   """
   with files.only_process(files.local_path(folder)):
     yield
+
+
+def _check_dataclass(config: Any) -> None:
+  if isinstance(config, type) or not dataclasses.is_dataclass(config):
+    raise TypeError(
+      f'`config` was {config!r}, but must be a dataclass instance.'
+    )
 
 
 def _check_config(folder: Path, config: Any) -> None:

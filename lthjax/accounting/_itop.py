@@ -7,8 +7,8 @@ the masks have moved. It works inside `jax.jit` and `jax.lax.scan` as well.
 import chex
 import jax
 
+from lthjax import _checks, trees
 from lthjax import masks as masks_lib
-from lthjax import trees
 
 
 def itop_init(masks: chex.ArrayTree) -> chex.ArrayTree:
@@ -29,6 +29,7 @@ def itop_init(masks: chex.ArrayTree) -> chex.ArrayTree:
     >>> round(accounting.itop_rate(explored), 3)
     0.667
   """
+  _checks.bool_masks(masks)
   return trees.copy_into(masks, masks)
 
 

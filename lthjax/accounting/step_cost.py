@@ -25,11 +25,12 @@ References:
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from lthjax import _checks
+
+_MAX_MOVES = 2**22  # Densities are worked out for all of them at once.
 
 
 def dense(dense: float) -> float:
@@ -40,6 +41,7 @@ def dense(dense: float) -> float:
     >>> step_cost.dense(1.0)
     3.0
   """
+  _check(dense=dense)
   return 3 * dense
 
 
@@ -54,6 +56,7 @@ def static(sparse: float) -> float:
     >>> step_cost.static(0.25)
     0.75
   """
+  _check(sparse=sparse)
   return 3 * sparse
 
 
@@ -75,6 +78,7 @@ def rigl(dense: float, sparse: float, update_every: int) -> float:
     0.3089
   """
   update_every = _checks.at_least('update_every', update_every, 1)
+  _check(dense=dense, sparse=sparse)
   # T steps train the alive weights; one computes all gradients and moves masks.
   moving = 2 * sparse + dense
   return (3 * sparse * update_every + moving) / (update_every + 1)
@@ -90,6 +94,7 @@ def snfs(dense: float, sparse: float) -> float:
     >>> step_cost.snfs(1.0, 0.25)
     1.5
   """
+  _check(dense=dense, sparse=sparse)
   return 2 * sparse + dense
 
 
@@ -105,6 +110,7 @@ def straight_through(dense: float, sparse: float) -> float:
     >>> step_cost.straight_through(1.0, 0.5)
     2.0
   """
+  _check(dense=dense, sparse=sparse)
   return 2 * sparse + dense
 
 
@@ -127,6 +133,7 @@ def top_kast(sparse: float, backward: float) -> float:
     Jayakumar et al., Top-KAST: Top-K Always Sparse Training, arXiv:2106.03517,
     section 2.
   """
+  _check(sparse=sparse, backward=backward)
   return 2 * sparse + backward
 
 
@@ -148,6 +155,7 @@ def ac_dc(dense: float, sparse: float, dense_share: float) -> float:
     Neural Networks, arXiv:2106.12379, algorithm 1.
   """
   dense_share = _checks.closed_share('dense_share', dense_share)
+  _check(dense=dense, sparse=sparse)
   return 3 * (dense_share * dense + (1 - dense_share) * sparse)
 
 
@@ -179,10 +187,25 @@ def gradual(
   """
   update_every = _checks.at_least('update_every', update_every, 1)
   steps = _checks.at_least('steps', steps, 1)
+  _checks.function('cost', cost, 'cost(density)')
+  _checks.function('density', density, 'density(step)')
+  if (moves := -(-steps // update_every)) > _MAX_MOVES or steps >= 2**31:
+    raise ValueError(
+      f'`steps` was {steps} and `update_every` {update_every}, but there may be'
+      f' at most {_MAX_MOVES} moves and 2^31 - 1 steps: raise `update_every`.'
+    )
   # One evaluation for each density, however many steps have it.
-  moves = jnp.arange(steps) // update_every * update_every
-  values, counts = np.unique(jax.vmap(density)(moves), return_counts=True)
+  starts = np.arange(moves, dtype=np.int32) * update_every
+  lengths = np.minimum(steps - starts, update_every)
+  values, each = np.unique(jax.vmap(density)(starts), return_inverse=True)
+  counts = np.bincount(each, lengths).tolist()
   total = sum(
-    int(n) * cost(float(value)) for value, n in zip(values, counts, strict=True)
+    n * cost(float(value)) for value, n in zip(values, counts, strict=True)
   )
   return 3 * total / steps
+
+
+def _check(**costs: float) -> None:
+  """Raises unless costs are numbers."""
+  for name, cost in costs.items():
+    _checks.not_negative(name, cost)

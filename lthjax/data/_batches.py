@@ -47,6 +47,8 @@ def normalize(
     Array([[-2.],
            [ 2.]], dtype=float32)
   """
+  given = {'images': images, 'mean': mean, 'std': std}
+  images, mean, std = (jnp.asarray(_checks.array(*x)) for x in given.items())
   return (images.astype(jnp.float32) / 255 - mean) / std
 
 
@@ -85,6 +87,8 @@ def epoch_indices(
     Hoang, Morris and Rogaway, "An enciphering scheme based on a card shuffle",
     arXiv:1208.1176.
   """
+  _checks.key('key', key)
+  step, size = _checks.step('step', step), _checks.at_least('size', size, 1)
   batch_size = _checks.between(
     'batch_size', batch_size, 1, size, 'examples are drawn without replacement'
   )
@@ -137,6 +141,7 @@ def batch(
     >>> images.shape, labels.shape
     ((4, 8, 8, 1), (4,))
   """
+  _checks.having('split', split, 'images labels', 'a `lthjax.data.Split`')
   indices = epoch_indices(
     key, step, batch_size=batch_size, size=len(split.labels)
   )
@@ -171,7 +176,10 @@ def random_crop_flip(
     He et al., "Deep residual learning for image recognition",
     arXiv:1512.03385, section 4.2.
   """
+  _checks.key('key', key)
   pad = _checks.at_least('pad', pad, 0)
+  if jnp.ndim(_checks.array('images', images)) != 4:
+    raise _checks.wrong_value('images', images, 'have axes [N, H, W, C]')
   n, height, width, _ = images.shape
   shift_key, flip_key = jax.random.split(key)
   top, left = jax.random.randint(shift_key, (2, n, 1), 0, 2 * pad + 1)

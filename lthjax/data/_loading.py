@@ -1,6 +1,6 @@
 """Data sets by name, split and measured, on the device."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +73,7 @@ def load(name: str, *, validation: int | None = None, seed: int = 0) -> Dataset:
     >>> len(dataset.validation.labels), len(dataset.test.labels)
     (180, 360)
   """
+  _checks.text('name', name)
   seed = _checks.integer('seed', seed)
   digits = name == 'digits'
   source = _sources.read_digits() if digits else _sources.read_tfds(name)
@@ -114,6 +115,12 @@ def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return mean / 255, np.maximum(std, 1) / 255
 
 
+def check_dataset(dataset: Any) -> None:
+  """Raises unless a data set has its splits."""
+  what = 'a `lthjax.data.Dataset`, as `lthjax.data.load` returns it'
+  _checks.having('dataset', dataset, 'train validation test', what)
+
+
 def num_classes(dataset: Dataset) -> int:
   """Counts the classes: one more than the largest label in any split.
 
@@ -128,5 +135,6 @@ def num_classes(dataset: Dataset) -> int:
     >>> num_classes(load('digits'))
     10
   """
+  check_dataset(dataset)
   splits = (dataset.train, dataset.validation, dataset.test)
   return 1 + max(int(split.labels.max(initial=0)) for split in splits)

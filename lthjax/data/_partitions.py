@@ -10,7 +10,7 @@ import numpy as np
 from lthjax import _checks
 from lthjax._errors import refuse
 from lthjax.data._batches import Split
-from lthjax.data._loading import Dataset
+from lthjax.data._loading import Dataset, check_dataset
 
 Assign = Callable[[Split], chex.Array]
 
@@ -75,6 +75,8 @@ def partition(
     By class: Hossain et al., COLT, arXiv:2212.12770, section 3.
   """
   parts, seed = _checks.integer('parts', parts), _checks.integer('seed', seed)
+  check_dataset(dataset)
+  relabel = _checks.flag('relabel', relabel)
   if not callable(by):
     _checks.one_of('by', by, _WAYS)
   assign = _assign(dataset, by, parts, seed)

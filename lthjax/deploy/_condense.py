@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lthjax import _checks, trees
 from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
-from lthjax import trees
 from lthjax.deploy import _kernels, _layouts
 from lthjax.deploy._layouts import Sparse
 
@@ -65,11 +65,16 @@ def condense(
     Array([5., 6.], dtype=float32)
   """
   trees.check_like(masks, params, 'params')
-  if not 0 <= max_density <= 1:
-    raise ValueError(
-      f'`max_density` was {max_density}, but must be in [0, 1]: it is the'
-      ' largest alive share at which a kernel becomes sparse.'
-    )
+  max_density = _checks.closed_share('max_density', max_density)
+  if where is not None:
+    _checks.function('where', where, '(name, leaf) -> bool')
+  if lookup != 'auto':
+    _checks.flag('lookup', lookup)
+  int8 = _checks.flag('int8', int8)
+  rooms = capacity.values() if isinstance(capacity, Mapping) else [capacity]
+  for room in rooms:
+    if room is not None:
+      _checks.at_least('capacity', room, 0)
   if lookup == 'auto':
     lookup = capacity is None and _kernels.kernels().isa == 'avx512'
   elif lookup and capacity is not None:
@@ -147,6 +152,8 @@ def _check_values(
       )
     elif alive > _MOST:
       faults.append(f'{name} has {alive} alive weights (at most {_MOST})')
+    elif room is not None and room > max(leaf.size, alive):
+      faults.append(f'{name} has {leaf.size} weights, less than {room}')
     elif room is not None and room < alive:
       faults.append(
         f'{name} has {alive} alive weights for a capacity of {room} (raise it)'
@@ -317,6 +324,7 @@ def to_bcsr(sparse: Sparse) -> Any:
   """
   from jax.experimental import sparse as jax_sparse
 
+  _checks.having('sparse', sparse, 'values indices starts', 'a `Sparse` kernel')
   if trees.is_traced(sparse.values):
     raise ValueError(
       '`to_bcsr` counts entries, so call it outside of `jax.jit`.'

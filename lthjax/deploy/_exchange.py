@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from lthjax import files, trees
+from lthjax import _checks, files, trees
 from lthjax.deploy import _kernels, _layouts
 
 _FORMAT = 'lthjax-sparse-1'
@@ -89,7 +88,7 @@ def save(
       ' Rename them.'
     )
   metadata = {'format': _FORMAT, 'leaves': json.dumps(leaves)}
-  path = pathlib.Path(path)
+  path = files.local_path(path)
   data = library.numpy.save(
     {k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata
   )
@@ -130,7 +129,7 @@ def load(
     ValueError: if the file is damaged, or not one of `save`.
   """
   library = _safetensors()
-  path = pathlib.Path(path)
+  path = files.local_path(path)
   data = path.read_bytes()
   try:
     tensors = {name: _array(x) for name, x in library.deserialize(data)}
@@ -259,6 +258,8 @@ def load_export(data: bytes) -> Callable[..., Any]:
     RuntimeError: if it needs compiled kernels, and there are none.
     ValueError: if the bytes are not those of an export.
   """
+  if not isinstance(data, bytes | bytearray):
+    raise _checks.wrong_type('data', data, 'be the bytes of an export')
   try:
     exported = jax.export.deserialize(bytearray(data))
   except ImportError:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
 
+from lthjax import _checks
 from lthjax.deploy import _kernels
 from lthjax.deploy._layouts import Lookup, Sparse, to_matrix
 
@@ -52,7 +53,7 @@ def linear(
     >>> deploy.linear(jnp.array([10.0, 100.0, 1000.0]), sparse)
     Array([ 10., 400.], dtype=float32)
   """
-  x = jnp.asarray(x)
+  x = jnp.asarray(_checks.array('x', x))
   _check(x, sparse, bias)
   single = x.astype(jnp.float32)
   shift = jnp.zeros(0) if bias is None else jnp.asarray(bias, jnp.float32)

@@ -158,6 +158,7 @@ def by_axes(
 
 def by_leaf(groups: Groups) -> dict[str, list[tuple[str, Member]]]:
   """Lists the groups on each leaf: ``{leaf: [(name of group, member)]}``."""
+  check_groups(groups)
   found: dict[str, list[tuple[str, Member]]] = {}
   for name, group in groups.items():
     for member in group.members:
@@ -167,6 +168,7 @@ def by_leaf(groups: Groups) -> dict[str, list[tuple[str, Member]]]:
 
 def table(groups: Groups) -> str:
   """Formats groups as a table: their sizes, pins and members."""
+  check_groups(groups)
   rows = [('group', 'size', 'pins', 'members')]
   for name, group in groups.items():
     pins = ', '.join(sorted(group.pins)) or '--'
@@ -179,8 +181,8 @@ def table(groups: Groups) -> str:
   )
 
 
-def check_fit(groups: Any, tree: chex.ArrayTree) -> dict[str, Any]:
-  """Returns the leaves by name; raises unless groups fit them."""
+def check_groups(groups: Any) -> None:
+  """Raises unless this is a dict of groups."""
   make = 'Make them with `lthjax.groups.from_program`, `chain` or `by_axes`'
   _checks.mapping('groups', groups, f'names to `lthjax.groups.Group`. {make}')
   refuse(
@@ -189,6 +191,11 @@ def check_fit(groups: Any, tree: chex.ArrayTree) -> dict[str, Any]:
     f' one. {make}.',
     TypeError,
   )
+
+
+def check_fit(groups: Any, tree: chex.ArrayTree) -> dict[str, Any]:
+  """Returns the leaves by name; raises unless groups fit them."""
+  check_groups(groups)
   leaves = trees.by_name(tree)
   refuse(
     _misfits(groups, leaves),

@@ -278,7 +278,7 @@ def _shapes(groups: Groups, name: str) -> list[tuple[int, ...]]:
 
 
 def _unknown(given: Mapping[str, Any], groups: Groups) -> list[str]:
-  known = ', '.join(groups) or 'none'
+  known = ', '.join(map(str, groups)) or 'none'
   return [f'{n} is not a group ({known})' for n in given if n not in groups]
 
 

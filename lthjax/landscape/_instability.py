@@ -106,6 +106,9 @@ def instability(
     Frankle et al., Linear Mode Connectivity and the Lottery Ticket Hypothesis,
     arXiv:1912.05671, algorithm 1.
   """
+  _checks.function('train', train, 'train(state) -> state')
+  if network is not None:
+    _checks.function('network', network, 'network(state)')
   if not hasattr(state, 'key'):
     raise ValueError(
       f'The state is a {type(state).__name__} without a field `key`, by which'
@@ -158,6 +161,11 @@ def compare(
     >>> print(report.distances, report.cosines, report.disagreements)
     [4.] [-1.] [0.75]
   """
+  if predict is not None:
+    _checks.function('predict', predict, 'predict(network)')
+  if not isinstance(networks, Sequence) or isinstance(networks, str | bytes):
+    wanted = 'be a list of trees of arrays'
+    raise _checks.wrong_type('networks', networks, wanted)
   _checks.at_least('len(networks)', len(networks), 2)
   refuse(
     (

@@ -70,7 +70,9 @@ def batch_statistics(
   _check_batches(batches)
   # By shapes alone: nothing is computed yet.
   first = jax.tree.map(lambda x: x[0], batches)
-  _check_apply(jax.eval_shape(apply, params, model_state, first), model_state)
+  call = 'apply(params, model_state, batch)'
+  found = _checks.evaluated(call, apply, params, model_state, first)
+  _check_apply(found, model_state)
 
   def with_statistics(values):
     new = leaves.copy()

@@ -15,7 +15,7 @@ import jax
 import jax.extend.core as jex
 from jax.tree_util import keystr
 
-from lthjax._errors import refuse
+from lthjax._errors import describe, refuse
 
 Path = tuple[int, ...]
 Step = Callable[[jex.JaxprEqn, list[Any], Path], Sequence[Any]]
@@ -48,7 +48,14 @@ def trace(f: Callable[..., Any], *args: Any) -> tuple[jex.ClosedJaxpr, Any]:
     ' `lambda params, x: model.apply(params, x, train=False)`.',
     TypeError,
   )
-  closed, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
+  try:
+    closed, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
+  except Exception as error:
+    leaves = ', '.join(map(describe, jax.tree.leaves(args[1:])))
+    raise ValueError(
+      f'The function failed on {leaves or "these arguments"}, with'
+      f' {type(error).__name__}: {error}. Pass what it takes, params first.'
+    ) from error
   return closed, jax.tree.structure(shapes)
 
 

@@ -8,7 +8,7 @@ import chex
 import jax
 import jax.extend.core as jex
 
-from lthjax import trees
+from lthjax import _checks, trees
 from lthjax._errors import refuse
 from lthjax.program._interpreter import (
   CALLS,
@@ -138,6 +138,7 @@ def select(params: chex.ArrayTree, where: Where | None) -> set[str]:
   leaves = {n: x for n, x in trees.by_name(params).items() if x is not None}
   if where is None:
     return set(leaves)
+  _checks.predicate('where', where)
   if callable(where):
     chosen = {name for name, leaf in leaves.items() if where(name, leaf)}
   else:

@@ -9,6 +9,7 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 
+from lthjax import _checks
 from lthjax._errors import refuse
 from lthjax.program._interpreter import (
   CALLS,
@@ -69,6 +70,7 @@ def run(
     >>> list(notes.values())
     [Array([ 1.,  1., -1.], dtype=float32)]
   """
+  _checks.mapping('visits', visits, 'primitives or paths to visits')
   closed, tree = trace(f, *args)
   found = _resolve(closed, visits)
   refuse(

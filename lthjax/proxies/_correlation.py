@@ -68,6 +68,9 @@ def _paired(
   scores: Mapping[str, float], accuracies: Mapping[str, float]
 ) -> tuple[list[float], list[float]]:
   """Returns scores and accuracies in the same order."""
+  for what, given in [('scores', scores), ('accuracies', accuracies)]:
+    for x in _checks.mapping(what, given, 'candidates to numbers').values():
+      _checks.real(what, x)
   refuse(
     sorted(scores.keys() ^ accuracies.keys()),
     'Scores and accuracies are of different candidates: {} appear in only one'

@@ -31,6 +31,7 @@ def as_batch(batch: Any) -> Batch:
       ' and labels: `(x, labels)`, or `(x, None)` for proxies without a loss.'
     )
   x, labels = batch
+  _checks.array('inputs', x)
   if jnp.ndim(x) < 2:
     raise ValueError(
       f'The inputs have shape {jnp.shape(x)}, but need a first axis of examples'
@@ -47,6 +48,7 @@ def as_labelled(batch: Any) -> tuple[jax.Array, jax.Array]:
       'The batch has no labels, but this proxy uses a loss. Give `(x, labels)`,'
       ' or use a proxy without one: `jacob_cov`, `naswot`, `synflow` or `zen`.'
     )
+  _checks.array('labels', labels)
   if jnp.shape(labels)[:1] != x.shape[:1]:
     raise ValueError(
       f'The inputs have shape {x.shape}, but labels of shape'
@@ -57,7 +59,8 @@ def as_labelled(batch: Any) -> tuple[jax.Array, jax.Array]:
 
 def check_outputs(apply: Apply, params: chex.ArrayTree, x: Any) -> None:
   """Raises unless the model returns one array with one row per example."""
-  found = jax.eval_shape(apply, params, x)
+  _checks.function('apply', apply, 'apply(params, x)')
+  found = _checks.evaluated('apply(params, x)', apply, params, x)
   good = hasattr(found, 'dtype') and jnp.issubdtype(found.dtype, jnp.floating)
   if good and found.ndim > 1 and found.shape[0] == x.shape[0]:
     return
@@ -73,6 +76,7 @@ def mean_loss(
   apply: Apply, loss: Loss
 ) -> Callable[[chex.ArrayTree, tuple[jax.Array, jax.Array]], jax.Array]:
   """Returns the mean loss as a function of params and a batch."""
+  _checks.function('loss', loss, 'loss(logits, labels)')
 
   def of_batch(params, batch):
     x, labels = batch

@@ -85,12 +85,17 @@ def rank(
   References:
     Abdelfattah et al., Zero-Cost Proxies for Lightweight NAS, arXiv:2101.08134.
   """
+  _checks.mapping('candidates', candidates, 'names to models')
+  _checks.function('proxy', proxy, 'proxy(apply, params, batch, key)')
+  _checks.key('key', key)
+  train = _checks.flag('train', train)
   _checks.at_least('len(candidates)', len(candidates), 2)
   samples = _checks.at_least('samples', samples, 1)
   draws = [jax.random.split(k) for k in jax.random.split(key, samples)]
   programs: dict[Any, jax.stages.Compiled] = {}
   scores = {}
   for name, candidate in candidates.items():
+    _checks.having(name, candidate, 'init apply', 'a `lthjax.models.Model`')
     args = [(*candidate.init(k), batch, proxy_key) for k, proxy_key in draws]
     lowered = _lower(name, candidate, proxy, train, args[0])
     # The text has shapes and constants too: equal text, equal program.

@@ -7,7 +7,7 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 
-from lthjax import program
+from lthjax import _checks, program
 from lthjax.proxies import _inputs
 from lthjax.proxies._inputs import Apply
 
@@ -52,6 +52,7 @@ def zen(
     raise ValueError(
       '`zen` draws its inputs, so it needs a key, such as `jax.random.key(0)`.'
     )
+  key, scale = _checks.key('key', key), _checks.positive('scale', scale)
   shape = _inputs.as_batch(batch).x.shape
   x, noise = jax.random.normal(key, (2, *shape))
   _inputs.check_outputs(apply, params, x)

@@ -38,6 +38,7 @@ def figure(found: Capacity) -> 'Figure':
     >>> [ax.get_title(loc='left') for ax in fig.axes]
     ['density (%)', 'alive weights by input', '']
   """
+  _tables.check(found)
   try:
     from matplotlib.figure import Figure
   except ModuleNotFoundError as error:

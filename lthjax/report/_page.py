@@ -14,7 +14,7 @@ import zlib
 
 import numpy as np
 
-from lthjax import files
+from lthjax import _checks, files
 from lthjax.report import _tables
 from lthjax.report._capacity import Capacity
 
@@ -67,6 +67,8 @@ def html(found: Capacity, *, title: str = 'Where capacity lives') -> str:
     >>> '<h1>a &lt; b</h1>' in page
     True
   """
+  _tables.check(found)
+  _checks.text('title', title)
   body = [
     f'<p class="headline">{_escape(_tables.headline(found))}</p>',
     _section('Layers', _table(_tables.layers(found))),

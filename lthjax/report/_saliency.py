@@ -70,7 +70,7 @@ def saliency_of(
   axes: Mapping[str, Axes] | None,
 ) -> np.ndarray:
   """Does the same for NumPy masks by name."""
-  names = [layers] if isinstance(layers, str) else list(layers)
+  names = _checks.globs('layers', layers)
   kernels = {
     name: mask
     for name, mask in leaves.items()

@@ -1,10 +1,11 @@
 """Tables and sentences of a report, shared by text and page."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from lthjax import _checks
 from lthjax.report._capacity import Capacity
 from lthjax.report._layers import Layer
 from lthjax.report._leaves import label
@@ -43,6 +44,12 @@ class Table(NamedTuple):
 
 
 MISSING = Cell('–', math.nan)
+
+
+def check(found: Any) -> None:
+  """Raises unless this is a report."""
+  what = 'what `lthjax.report.capacity` returned'
+  _checks.having('found', found, 'layers overlaps', what)
 
 
 def headline(found: Capacity) -> str:

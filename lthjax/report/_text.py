@@ -31,6 +31,7 @@ def text(found: Capacity) -> str:
     Alive weights of fc from each of 2 inputs: 0 to 1, 0.50 on average, none
     from 1 of 2.
   """
+  _tables.check(found)
   parts = [_tables.headline(found), _write(_tables.layers(found))]
   if inputs := _tables.inputs(found):
     parts.append(textwrap.fill(inputs, 80))

@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from lthjax._checks import integers
 from lthjax.program._scaled import evaluate, power_of_two
 from lthjax.scores import _checks
 from lthjax.scores._snip import product
@@ -59,7 +60,7 @@ def synflow(
     Tanaka et al., Pruning neural networks without any data by iteratively
     conserving synaptic flow, arXiv:2006.05467, equation 2 and algorithm 1.
   """
-  shape = (1, *map(int, input_shape))
+  shape = (1, *integers('input_shape', input_shape))
   _checks.check_outputs(apply, params, jax.ShapeDtypeStruct(shape, jnp.float32))
   return _checks.check_finite(_flow(apply, params, shape), 'SynFlow')
 

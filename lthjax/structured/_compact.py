@@ -68,6 +68,10 @@ def compact(
     raise ValueError(
       '`compact` compares numbers and shapes: call it outside of `jax.jit`.'
     )
+  _checks.function('apply', apply, 'apply(params, *probe)')
+  _checks.arrays(params)
+  _checks.evaluated('apply(params, *probe)', apply, params, *probe)
+  tolerance = _checks.positive('tolerance', tolerance)
   if groups is None:
     groups = groups_lib.from_program(apply, params, *probe)
   _units.check_masks(keeps, groups)

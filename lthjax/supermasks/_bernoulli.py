@@ -100,6 +100,7 @@ def bernoulli(
     Zhou et al., Deconstructing Lottery Tickets: Zeros, Signs, and the
     Supermask, arXiv:1905.01067, section 5.2.
   """
+  rescale = _checks.flag('rescale', rescale)
   leaves, values, structure = tables(logits, params, 'logits')
   keep = _draw(values, key)
   stacks = axes_lib.stacks(axes, logits) if rescale else {}

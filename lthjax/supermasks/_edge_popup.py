@@ -14,6 +14,7 @@ from lthjax import masks as masks_lib
 from lthjax.axes import Axes
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
+from lthjax.pruning._checks import SCOPES
 from lthjax.pruning._one_shot import Scope, prune
 from lthjax.supermasks._gates import gate, run_gates, tables
 from lthjax.supermasks._weights import fan_ins
@@ -164,6 +165,9 @@ def _keep(
 ) -> dict[str, Any]:
   """Selects the largest scores by name; `None` where there are none."""
   given = {name: x for name, x in scores.items() if x is not None}
+  _checks.pattern('pattern', pattern)
+  _checks.densities('densities', densities)
+  _checks.one_of('scope', scope, SCOPES)
   if sparsity is not None:
     why = 'with all weights or none there is no mask to learn'
     if not _checks.share('sparsity', sparsity, why):

@@ -1,6 +1,6 @@
 """Checks of the arguments of a search and of the states that come back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import chex
@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lthjax import _checks, trees
 from lthjax import masks as masks_lib
-from lthjax import trees
 from lthjax._errors import refuse
 from lthjax.training._state import TrainState
 
@@ -18,6 +18,8 @@ State = Any
 
 def as_functions(name: str, functions: Any) -> list[Any]:
   """Returns functions as a list, of which there is at least one."""
+  if not callable(functions) and not isinstance(functions, Iterable):
+    raise _checks.wrong_type(name, functions, 'be a list of functions')
   if callable(functions) or not (found := list(functions)):
     given = 'a function' if callable(functions) else 'empty'
     raise ValueError(
@@ -94,6 +96,7 @@ def check_trained(
 
 def check_vmapped(state: State, vmapped: bool) -> None:
   """Raises if runs side by side would be pruned as one, or one as several."""
+  _checks.flag('vmapped', vmapped)
   if isinstance(state, TrainState) and jnp.ndim(state.best.loss) != vmapped:
     several = (
       'The state is that of several runs side by side: pass `vmapped=True` to'
@@ -112,6 +115,8 @@ def check_resume(
   """Raises if a search cannot go on from a ticket; parts are those of COLT."""
   if resume is None:
     return
+  what = 'the last ticket of this search'
+  _checks.having('resume', resume, 'masks start trained', what)
   try:
     masks_lib.intersect(masks, resume.masks)
   except ValueError as error:

@@ -257,6 +257,7 @@ def _bad_quotas(
   alive: dict[str, Any], quotas: Mapping[str, int]
 ) -> Iterator[str]:
   """Describes leaves without a number of weights that they have."""
+  _checks.mapping('quotas', quotas, 'prunable leaves to numbers of weights')
   yield from (f'{n} has no quota' for n in alive if n not in quotas)
   yield from (f'{n} is not a prunable leaf' for n in quotas if n not in alive)
   fitting = {n: m.sum() for n, m in alive.items() if n in quotas}

@@ -138,6 +138,8 @@ def settled(
     You et al., arXiv:1909.11957, section 3.2.
   """
   window, threshold = _check(window, threshold)
+  if not isinstance(distances, Sequence):
+    raise _checks.wrong_type('distances', distances, 'be a list of numbers')
   # NaN compares as false, so that it never settles.
   seen = distances[: window - 1]
   return len(seen) == window - 1 and all(d <= threshold for d in seen)

@@ -17,7 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from lthjax import trees
+from lthjax import _checks, trees
 from lthjax.training._state import field, has_field, replace_fields
 
 Rewind = Callable[[Any, Any], Any]
@@ -110,9 +110,16 @@ def fresh_slots(
     Array([0., 0.], dtype=float32)
   """
   # Steps and schedules are not params-shaped, so they keep their values.
-  return optax.tree.map_params(
-    tx,
-    lambda slot: None if slot is None else jnp.zeros_like(slot),
-    opt_state,
-    is_leaf=trees.is_none,
-  )
+  _checks.optimizer(tx)
+  try:
+    return optax.tree.map_params(
+      tx,
+      lambda slot: None if slot is None else jnp.zeros_like(slot),
+      opt_state,
+      is_leaf=trees.is_none,
+    )
+  except (AttributeError, TypeError, ValueError) as error:
+    raise ValueError(
+      f'`opt_state` was {_checks.describe(opt_state)}, but must be a state of'
+      f' this `tx`: {error}'
+    ) from error

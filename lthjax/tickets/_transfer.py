@@ -76,6 +76,7 @@ def transfer(
       ' `lthjax.tickets.Ticket(0, 1.0, masks, None, None, None)`'
     )
     raise _checks.wrong_type('ticket', ticket, wanted)
+  weights = _checks.flag('weights', weights)
   masks, leaves = _checks.bool_masks(ticket.masks), _checks.arrays(onto, 'onto')
   if weights and ticket.start is None:
     raise ValueError(

@@ -88,7 +88,10 @@ def ac_dc(
   _checks.densities('densities', densities)
   _checks.predicate('where', where)
   sparsity = _checks.share('sparsity', sparsity)
-  phases = _phases(sparse_steps, dense_steps)
+  phases = _phases(
+    _checks.integers('sparse_steps', sparse_steps),
+    _checks.integers('dense_steps', dense_steps),
+  )
 
   def init_fn(params):
     masks = masks_lib.full(params, where)

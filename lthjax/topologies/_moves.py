@@ -56,6 +56,7 @@ def times(
   update_every: Any, stop_step: Any, applies_gradient: bool = True
 ) -> Times:
   """Checks when masks move, and that some steps train before they stop."""
+  _checks.flag('applies_gradient', applies_gradient)
   update_every = _checks.at_least('update_every', update_every, 1)
   stop_step = _checks.integer('stop_step', stop_step)
   if update_every > _LAST:

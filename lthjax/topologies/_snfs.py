@@ -73,6 +73,7 @@ def snfs(
   """
   _start.check(inner, masks)
   momentum = _checks.share('momentum', momentum, 'at 1 nothing is learned')
+  _checks.flag('redistribute', redistribute)
   if redistribute and sparsity is not None:
     raise ValueError(
       '`redistribute` keeps the number of all alive weights, so it takes no'

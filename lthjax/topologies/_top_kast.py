@@ -77,6 +77,7 @@ def top_kast(
     experiments: half the square of each weight, divided by D in B without A.
   """
   sparsity = _checks.share('sparsity', sparsity)
+  backward_sparsity = _checks.real('backward_sparsity', backward_sparsity)
   if not 0 <= backward_sparsity < sparsity:
     raise ValueError(
       f'`backward_sparsity` was {backward_sparsity} and `sparsity` {sparsity},'

@@ -118,6 +118,9 @@ def trainer(
     Array([1., 1.], dtype=float32)
   """
   every = _checks.at_least('every', every, 1)
+  flags = {'vmapped': vmapped, 'scanned': scanned, 'check_finite': check_finite}
+  for name, x in flags.items():
+    _checks.flag(name, x)
   check_functions(init, loss, tx, batch, evaluate)
   # Updates read masks and keys from the state, so that any key will do here.
   update = (tx(jax.random.key(0)) if callable(tx) else tx).update
