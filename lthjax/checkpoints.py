@@ -29,6 +29,7 @@ from lthjax.tickets import Ticket
 
 _DIGESTS = 'SHA256SUMS'
 _PATTERN = '[]*?'  # Orbax looks files up by patterns.
+_TICKET = 'masks start trained', 'a `lthjax.tickets.Ticket`'
 
 
 def save(
@@ -81,8 +82,9 @@ def save(
         os.rename(written, path)
       _wait_for_all(f'renamed {path}')
   except Exception as error:  # Orbax has a ValueError for a full disk.
+    reason = str(error).partition('\n')[0].rstrip('.:')
     raise OSError(
-      f'Could not write the checkpoint {path}: {_first_line(error)}.'
+      f'Could not write the checkpoint {path}: {reason}.'
       ' Nothing was changed: earlier checkpoints are as they were.'
     ) from error
 
@@ -167,9 +169,7 @@ def save_ticket(path: str | os.PathLike[str], ticket: Ticket) -> None:
     ...   checkpoints.load_ticket(f'{folder}/1', like=ticket).metrics
     0.9
   """
-  _checks.having(
-    'ticket', ticket, 'masks start trained', 'a `lthjax.tickets.Ticket`'
-  )
+  _checks.having('ticket', ticket, *_TICKET)
   arrays = {
     'masks': masks_lib.pack(ticket.masks),
     'start': ticket.start,
@@ -198,9 +198,7 @@ def load_ticket(path: str | os.PathLike[str], like: Ticket) -> Ticket:
     ...   checkpoints.load_ticket(f'{folder}/1', like=ticket).masks
     {'w': Array([[ True, False]], dtype=bool)}
   """
-  _checks.having(
-    'like', like, 'masks start trained', 'a `lthjax.tickets.Ticket`'
-  )
+  _checks.having('like', like, *_TICKET)
   _checks.bool_masks(like.masks, 'like.masks', shapes=True)
   packed = jax.eval_shape(
     lambda: masks_lib.pack(
@@ -355,10 +353,6 @@ def _commit_like(like: Any, x: jax.Array) -> jax.Array:
       data = jnp.asarray(np.asarray(jax.random.key_data(x)))
       return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
     return jnp.asarray(np.asarray(x))
-
-
-def _first_line(error: Exception) -> str:
-  return str(error).partition('\n')[0].rstrip('.:')
 
 
 def _describe(tree: chex.ArrayTree) -> dict[str, str]:
