@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
+OPTIMIZATION = 'JAX_DISABLE_MOST_OPTIMIZATIONS'
+
 # Subprocesses (experiments, notebooks, many devices) inherit all of this.
 os.environ.setdefault('MPLBACKEND', 'Agg')  # Figures go to files.
 # Programs are compiled once for all workers and later runs. JAX keys them by
@@ -26,8 +28,26 @@ os.environ.setdefault(
   'PYTHONWARNINGS',
   'ignore:Error reading persistent compilation cache:UserWarning',
 )
+# Most tests run each program for milliseconds: half the time of compiling it
+# well is never earned back. To optimize everywhere, set this to 0.
+os.environ.setdefault(OPTIMIZATION, '1')
+
+import jax  # noqa: E402  The variables are read when it is imported.
+
+QUICK = os.environ[OPTIMIZATION] == '1'
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+  """Has XLA optimize programs in tests marked `optimized` or `slow`."""
+  marks = map(item.get_closest_marker, ('optimized', 'slow'))
+  wanted = '1' if QUICK and not any(marks) else '0'
+  if os.environ[OPTIMIZATION] != wanted:
+    os.environ[OPTIMIZATION] = wanted
+    jax.config.update('jax_disable_most_optimizations', wanted == '1')
+    jax.clear_caches()
 
 
 @pytest.fixture(scope='session')

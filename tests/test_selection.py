@@ -15,6 +15,8 @@ import lthjax as lth
 from lthjax import _bisection
 from lthjax.selection import keep_each
 
+pytestmark = pytest.mark.optimized
+
 DTYPES = ['float32', 'bfloat16', 'float16']
 
 

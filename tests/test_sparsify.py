@@ -13,6 +13,8 @@ import pytest
 
 import lthjax as lth
 
+pytestmark = pytest.mark.optimized
+
 W = {'w': jnp.array([[1.0, 2.0]])}
 FIRST = {'w': jnp.array([[True, False]])}
 SECOND = {'w': jnp.array([[False, True]])}

@@ -23,6 +23,8 @@ import lthjax as lth
 from lthjax import training
 from lthjax.training._state import no_best
 
+pytestmark = pytest.mark.optimized
+
 STEPS, EVERY = 10, 4
 KEYS = keys(0, 1, 2)
 X = random_like((32, 4), seed=1)

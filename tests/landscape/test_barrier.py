@@ -7,6 +7,8 @@ import pytest
 
 from lthjax import landscape
 
+pytestmark = pytest.mark.optimized
+
 RNG = np.random.default_rng(8)
 X = RNG.normal(size=(50, 9)).astype(np.float32)
 LABELS = RNG.integers(4, size=50)
