@@ -41,9 +41,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-  """Has XLA optimize programs in tests marked `optimized` or `slow`."""
-  marks = map(item.get_closest_marker, ('optimized', 'slow'))
-  wanted = '1' if QUICK and not any(marks) else '0'
+  """Has XLA optimize the programs of tests marked `optimized`."""
+  wanted = '1' if QUICK and not item.get_closest_marker('optimized') else '0'
   if os.environ[OPTIMIZATION] != wanted:
     os.environ[OPTIMIZATION] = wanted
     jax.config.update('jax_disable_most_optimizations', wanted == '1')

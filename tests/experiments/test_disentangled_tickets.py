@@ -191,6 +191,7 @@ def test_other_starts_are_shown_where_there_are_any():
     assert ('Other starts' in table.caption) == bool(more)
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_mnist(main, tmp_path, tfds_data_dir):
   """Tickets of 3 % of the weights, for classes 0 to 4 and 5 to 9."""

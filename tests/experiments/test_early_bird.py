@@ -105,6 +105,7 @@ def test_layers_are_in_order():
   ]
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_digits(main, tmp_path):
   code, _, errors = main('--sparsities', '0.5', '--output', str(tmp_path))

@@ -51,7 +51,7 @@ COUNTS = {
 LINES = {
   'lottery_ticket': {'|  | sign | magnitude | mask | 80.20 % | 51.63 % |': 1},
   'deployed_ticket': {'| compacted | ': 1, '| int8 | ': 1},
-  'dynamic_sparse_training': {'| RigL | ': 2},
+  'dynamic_sparse_training': {'| RigL | ': 1},
   'pruning_at_init': {'| SNIP | ': 2},
   'zero_cost_ranking': {'| num_params | ': 1, '| by snip alone | ': 1},
   'linear_mode_connectivity': {'| winning ticket | ': 2},

@@ -217,6 +217,7 @@ def test_summaries_by_hand():
   ]
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_mnist(main, tmp_path, tfds_data_dir):
   """LeNet and its ticket are stable from the start (mean of 3 seeds)."""

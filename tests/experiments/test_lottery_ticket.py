@@ -452,6 +452,7 @@ def test_damaged_run(damage, copied, main, monkeypatch):
 # The numbers of the papers.
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_digits(launch, tmp_path):
   finish(launch('--output', str(tmp_path)))
@@ -464,6 +465,7 @@ def test_digits(launch, tmp_path):
   assert accuracy[level, 'ticket'] - accuracy[level, 'shuffled'] >= 10
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_mnist(launch, tmp_path, tfds_data_dir):
   arguments = ['--preset', 'mnist', '--output', str(tmp_path)]

@@ -133,6 +133,7 @@ def test_rounds_of_imp():
   assert {cell.check for cell in on_the_way} == {''}
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_mnist(main, tmp_path, tfds_data_dir):
   """Masks at initialization are no better than their shuffles; IMP's are."""

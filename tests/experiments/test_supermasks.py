@@ -185,6 +185,7 @@ def test_widths(tmp_path):
   assert table.rows[0] == ['dense, trained', '100', '85.00 ± 5.00']
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_mnist(main, tmp_path, tfds_data_dir):
   """Strong tickets of LeNet-300-100 in 6,000 steps (mean of 3 seeds)."""

@@ -156,6 +156,7 @@ def test_table_and_picture_by_hand():
   assert 'tickets have 25.00 % of' in transfer_report.caption(results)
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_digits(main, tmp_path):
   """A ticket with its weights wins, and on its own pixels only."""
