@@ -21,6 +21,7 @@ from lthjax import (
   pruning,
   quantization,
   report,
+  rules,
   runs,
   schedules,
   scores,
@@ -37,7 +38,7 @@ from lthjax._state import SparsifyState, Topology
 from lthjax.calibration import Calibration, calibrate, stats
 from lthjax.opt_state import forward_params, get_masks, set_masks, strip
 from lthjax.proxies import rank
-from lthjax.pruning import prune, prune_iteratively
+from lthjax.pruning import prune, prune_iteratively, prune_program
 from lthjax.selection import keep_largest
 from lthjax.topologies import (
   ac_dc,
@@ -92,12 +93,14 @@ __all__ = [
   'proxies',
   'prune',
   'prune_iteratively',
+  'prune_program',
   'pruning',
   'quantization',
   'random_masks',
   'rank',
   'report',
   'rigl',
+  'rules',
   'runs',
   'schedules',
   'scores',

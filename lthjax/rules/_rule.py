@@ -1,0 +1,140 @@
+"""What a rule is, and the choice of how many weights it keeps."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lthjax import _checks, counts
+from lthjax.patterns import NM
+from lthjax.selection import keep_largest
+
+Within = Literal['output', 'layer']
+Ratio = tuple[Any, Any]
+
+
+class Pruned(NamedTuple):
+  """What a rule returns for one kernel.
+
+  Attributes:
+    keep: bool ``[inputs, outputs]``.
+    kernel: new values ``[inputs, outputs]``; `None` if weights stay.
+    failed: whether the statistic could not be used, such as a Gram matrix that
+      is not positive definite.
+  """
+
+  keep: jax.Array
+  kernel: jax.Array | None = None
+  failed: jax.Array | bool = False
+
+
+class Target(NamedTuple):
+  """How many weights a rule keeps.
+
+  Attributes:
+    sparsity: dead share in [0, 1]; the number is rounded, and exact.
+    pattern: N:M along the inputs, instead of a sparsity.
+    within: where scores are compared: within each output or over the layer.
+  """
+
+  sparsity: float | None
+  pattern: NM | None
+  within: Within
+
+  @classmethod
+  def of(
+    cls, sparsity: Any, pattern: Any, within: Within = 'output'
+  ) -> 'Target':
+    """Checks what the user asks for."""
+    if (sparsity is None) == (pattern is None):
+      raise ValueError(
+        'A rule needs either `sparsity=0.5` or'
+        ' `pattern=lthjax.patterns.NM(2, 4)`.'
+      )
+    if sparsity is not None:
+      sparsity = _checks.closed_share('sparsity', sparsity)
+    elif not isinstance(pattern, NM) or not 1 <= pattern.n <= pattern.m:
+      raise ValueError(
+        f'`pattern` was {pattern!r}, but must be N:M with 1 <= n <= m, such as'
+        ' `lthjax.patterns.NM(2, 4)`.'
+      )
+    where = {'output': 'for each output', 'layer': 'over the whole kernel'}
+    _checks.one_of('within', within, where)
+    return cls(sparsity, pattern, within)
+
+  def kept(self, size: int, ratio: Ratio | None = None) -> Any:
+    """Counts the weights to keep among ``size``."""
+    ratio = ratio or counts.exact(self.sparsity).as_integer_ratio()
+    return size - counts.share_of(size, *ratio, 'nearest')
+
+  def select(
+    self, scores: jax.Array, alive: jax.Array, ratio: Ratio | None = None
+  ) -> jax.Array:
+    """Keeps the largest scores ``[inputs, outputs]``."""
+    depth, width = scores.shape
+    if self.pattern is not None:
+      groups = (depth // self.pattern.m, self.pattern.m, width)
+      scores, alive = scores.reshape(groups), alive.reshape(groups)
+      keep = keep_largest(scores, self.pattern.n, alive, axis=1)
+      return keep.reshape(depth, width)
+    if self.within == 'output':
+      return keep_largest(scores, self.kept(depth, ratio), alive, axis=0)
+    return keep_largest(scores, self.kept(depth * width, ratio), alive)
+
+
+@dataclass(frozen=True)
+class Rule:
+  """A way to prune a kernel, given a statistic of its activations.
+
+  Rules of your own are made of this class too.
+
+  Attributes:
+    prune: ``prune(kernel, statistic, alive, target, ratio, **options) ->
+      Pruned``, with a float32 kernel ``[inputs, outputs]``; ``ratio`` is
+      `None`, or the sparsity of this layer as an integer numerator and
+      denominator, where they vary.
+    target: how many weights to keep.
+    needs: the statistic, a function of `lthjax.stats`; `None` for none.
+    updates: whether it returns new values.
+    options: more keywords, as pairs.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> rule = lth.rules.wanda(sparsity=0.5)
+    >>> kernel = jnp.array([[1.0, -4.0], [2.0, 1.0]])
+    >>> alive, squares = jnp.ones((2, 2), bool), jnp.array([100.0, 1.0])
+    >>> rule('w', kernel, squares, alive).keep
+    Array([[ True,  True],
+           [False, False]], dtype=bool)
+  """
+
+  prune: Callable[..., Pruned]
+  target: Target
+  needs: Callable[[jax.Array], jax.Array] | None = None
+  updates: bool = False
+  options: tuple[tuple[str, Any], ...] = ()
+
+  def __call__(
+    self,
+    name: str,
+    kernel: jax.Array,
+    statistic: jax.Array | None,
+    alive: jax.Array,
+    ratio: Ratio | None = None,
+  ) -> Pruned:
+    """Prunes ``[batch.., inputs, outputs]``, each kernel by itself."""
+    del name
+
+    def prune(kernel, statistic, alive):
+      options = dict(self.options)
+      found = self.prune(
+        kernel, statistic, alive, self.target, ratio, **options
+      )
+      return found._replace(failed=jnp.asarray(found.failed))
+
+    for _ in range(kernel.ndim - 2):
+      prune = jax.vmap(prune)
+    return prune(kernel, statistic, alive)
