@@ -184,6 +184,60 @@ def _sparsity_of_rest(
   return 1 - min(max((budget - taken) / free, 0.0), 1.0) if free else sparsity
 
 
+def owl(outliers: Mapping[str, float], *, lam: float = 0.08) -> Densities:
+  """OWL: layers whose scores have more outliers keep more weights.
+
+  Args:
+    outliers: ``{name: share}`` of the scores of a leaf, or of its block, that
+      are far above their mean, such as five times.
+    lam: the largest deviation of a density from the mean, before the mean,
+      weighed by size, is corrected.
+
+  Returns:
+    A distribution. Its total is exact, also where densities are clipped.
+
+  Example:
+    >>> from lthjax import densities
+    >>> spread = densities.owl({'a': 1, 'b': 2, 'c': 5})
+    >>> found = spread({'a': (10, 10), 'b': (10, 10), 'c': (10, 20)}, 0.7)
+    >>> {name: round(1 - density, 4) for name, density in found.items()}
+    {'a': 0.79, 'b': 0.75, 'c': 0.63}
+
+  References:
+    Yin et al., Outlier Weighed Layerwise Sparsity, arXiv:2310.05175, section 4.
+  """
+  _checks.mapping('outliers', outliers, 'names of leaves to shares')
+  lam = _checks.not_negative('lam', lam)
+
+  def spread(
+    shapes: Shapes, sparsity: float, *, axes: Mapping[str, Axes] | None = None
+  ) -> dict[str, float]:
+    del axes
+    density = 1 - _checks.share('sparsity', sparsity)
+    if missing := sorted(set(_checks.shapes('shapes', shapes)) - set(outliers)):
+      raise ValueError(f'`outliers` has no share for {", ".join(missing)}.')
+    low = min(outliers[name] for name in shapes)
+    width = max(outliers[name] for name in shapes) - low
+    raised = {
+      n: 2 * lam * (outliers[n] - low) / width if width else 0.0 for n in shapes
+    }
+    size = {name: math.prod(shape) for name, shape in shapes.items()}
+
+    def moved(shift: float) -> dict[str, float]:
+      return {
+        n: min(max(density + up + shift, 0.0), 1.0) for n, up in raised.items()
+      }
+
+    bottom, top = -1 - 2 * lam, 1.0
+    for _ in range(80):  # The shift that makes the total exact.
+      middle = (bottom + top) / 2
+      over = sum(size[n] * (d - density) for n, d in moved(middle).items())
+      bottom, top = (bottom, middle) if over > 0 else (middle, top)
+    return moved(top)
+
+  return spread
+
+
 def smart_ratio(
   order: Sequence[str] | None = None,
   *,
