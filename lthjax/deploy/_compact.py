@@ -1,7 +1,7 @@
 """Networks without the units that pruning has left useless."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -14,8 +14,6 @@ from lthjax import groups as groups_lib
 from lthjax import masks as masks_lib
 from lthjax.deploy import _units
 from lthjax.structured._compact import difference
-
-_TOLERANCE = 1e-5
 
 
 class UnitGroup(NamedTuple):
@@ -67,6 +65,8 @@ def compact(
   masks: chex.ArrayTree,
   *example: Any,
   rebuilt: Callable[..., Any] | None = None,
+  whole: str | Sequence[str] = (),
+  tolerance: float = 1e-5,
 ) -> tuple[chex.ArrayTree, chex.ArrayTree]:
   """Removes units that pruning has left useless, so that networks get smaller.
 
@@ -85,6 +85,9 @@ def compact(
     *example: trees of arrays, such as a batch of examples.
     rebuilt: the function for the smaller params, if ``apply`` has sizes of its
       own. `compaction` says which ones to build it with.
+    whole: names or globs of groups to leave as they are.
+    tolerance: the largest difference between the two networks, relative to the
+      largest output if that is above 1. Programs in bfloat16 need more.
 
   Returns:
     The smaller params, with their masks applied, and the masks. If the program
@@ -113,7 +116,8 @@ def compact(
   """
   if rebuilt is not None:
     _checks.function('rebuilt', rebuilt, 'rebuilt(params, *example)')
-  state = _State.of(apply, params, masks, example)
+  tolerance = _checks.not_negative('tolerance', tolerance)
+  state = _State.of(apply, params, masks, example, whole)
   if not state.groups:
     warnings.warn(
       'The program has no groups of units, so `compact` changed nothing:'
@@ -127,12 +131,23 @@ def compact(
   masked = masks_lib.apply(masks, params)
   expected = jax.jit(apply)(masked, *example)
   run = jax.jit(rebuilt or apply)
-  if fault := difference(expected, run, small, example, _TOLERANCE, floor=1.0):
+
+  def fault_of(small):
+    return difference(expected, run, small, example, tolerance, floor=1.0)
+
+  if fault := fault_of(small):
+    # Which groups it is, unless the program has to be built again.
+    alone = {
+      name: None if rebuilt else fault_of(state.cut({name: keep})[0])
+      for name, keep in keeps.items()
+    }
+    bad = [f'{name}: {why}' for name, why in alone.items() if why]
     raise ValueError(
-      f'The smaller network is another function: {fault}. Is there a size in'
-      ' the program that does not come from the params? Then build it with the'
-      ' shapes that `lthjax.deploy.compaction` gives, and pass it as'
-      ' `rebuilt=`.'
+      f'The smaller network is another function: {"; ".join(bad) or fault}. Is'
+      ' there a size in the program that does not come from the params? Then'
+      ' build it with the shapes that `lthjax.deploy.compaction` gives, and'
+      ' pass it as `rebuilt=`, or leave these groups as they are with'
+      ' `whole=`.'
     )
   return small, small_masks
 
@@ -142,6 +157,7 @@ def compaction(
   params: chex.ArrayTree,
   masks: chex.ArrayTree,
   *example: Any,
+  whole: str | Sequence[str] = (),
 ) -> Compaction:
   """Says which units `compact` would remove, and why others stay.
 
@@ -150,6 +166,7 @@ def compaction(
     params: tree of arrays.
     masks: tree of masks.
     *example: trees of arrays, such as a batch of examples.
+    whole: names or globs of groups to leave as they are.
 
   Returns:
     The `Compaction`, which prints as a table.
@@ -167,7 +184,7 @@ def compaction(
     w1[1]      3     2       1         0  --
     w2[1]      2     2       0         0  output
   """
-  state = _State.of(apply, params, masks, example)
+  state = _State.of(apply, params, masks, example, whole)
   state.remove()
   keeps = state.keeps()
   small, _ = state.cut(keeps)
@@ -207,7 +224,7 @@ class _State:
     self.why: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
 
   @classmethod
-  def of(cls, apply, params, masks, example) -> '_State':
+  def of(cls, apply, params, masks, example, whole) -> '_State':
     """Checks what was given, and finds the groups."""
     _checks.function('apply', apply, 'apply(params, *example)')
     trees.check_like(masks, params, 'params')
@@ -221,7 +238,21 @@ class _State:
       )
     masked = masks_lib.apply(masks, params)
     groups = groups_lib.from_program(apply, masked, *example)
-    return cls(apply, masked, masks, example, groups)
+    state = cls(apply, masked, masks, example, groups)
+    globs = _checks.globs('whole', whole)
+    # Names have brackets, which globs read in their own way.
+    chosen = {
+      glob: [n for n in groups if n == glob or trees.matches([glob], n)]
+      for glob in globs
+    }
+    trees.refuse(
+      [repr(glob) for glob, names in chosen.items() if not names],
+      '`whole` has patterns that match no group: {}. The groups are'
+      f' {", ".join(groups) or "none"}.',
+    )
+    for name in (n for names in chosen.values() for n in names):
+      state.roles[name] = state.roles[name]._replace(whole='asked for')
+    return state
 
   def tree(self) -> chex.ArrayTree:
     return self.rebuild.unflatten(list(self.params.values()))

@@ -329,7 +329,7 @@ def test_a_program_with_a_size_of_its_own():
   masks = {**dict.fromkeys(params), 'w2': np.ones((4, 3), bool)}
   masks['w2'][1] = False
   x = random_like({'x': (5, 3)}, 1)['x']
-  text = 'is another function: ValueError: 3 is not 4.. Is there a size'
+  text = 'is another function: b1[0]: ValueError: 3 is not 4.. Is there a'
   with pytest.raises(ValueError, match=re.escape(text)):
     deploy.compact(program, params, masks, x)
   width = deploy.compaction(program, params, masks, x).groups['b1[0]'].kept
@@ -341,6 +341,21 @@ def test_a_program_with_a_size_of_its_own():
     rebuilt=lambda p, x: program(p, x, width),
   )
   assert small['w1'].shape == (3, 3)
+  small, _ = deploy.compact(program, params, masks, x, whole='b1*')
+  assert small['w1'].shape == (3, 4)
+  found = deploy.compaction(program, params, masks, x, whole=['b1[0]'])
+  assert found.groups['b1[0]'] == deploy.UnitGroup(4, 4, 0, 0, 'asked for')
+
+
+def test_low_precision_needs_tolerance():
+  params = {**random_like(SHAPES, 0), 'b1': np.ones(4, np.float32)}
+  params = {name: jnp.asarray(x, jnp.bfloat16) for name, x in params.items()}
+  masks = {**dict.fromkeys(params), 'w1': np.ones((3, 4), bool)}
+  masks['w1'][:, 2] = False
+  x = jnp.asarray(random_like({'x': (5, 3)}, 1)['x'], jnp.bfloat16)
+  small, _ = deploy.compact(apply, params, masks, x, tolerance=0.05)
+  assert small['w1'].shape == (3, 3)
+  assert small['b2'].dtype == jnp.bfloat16
 
 
 def test_a_program_without_groups():
@@ -375,19 +390,25 @@ def test_what_is_unknown_stays_whole():
     ({'masks': {'w1': None}}, 'b1'),
     ({'example': ()}, '`compact` needs an example, such as a batch'),
     ({'rebuilt': 3}, '`rebuilt` was'),
+    ({'whole': 'conv*'}, "'conv*'"),
+    ({'tolerance': -1}, '`tolerance` was -1'),
   ],
 )
 def test_bad_input(change, text):
   params, masks = by_hand(2)
   given = {'apply': apply, 'masks': masks, 'example': (array([1, 2]),)}
-  given |= {'rebuilt': None, **change}
+  given |= change
+  options = {
+    name: given[name]
+    for name in ('rebuilt', 'whole', 'tolerance') & given.keys()
+  }
   with pytest.raises((TypeError, ValueError), match=re.escape(text)):
     deploy.compact(
       given['apply'],
       params,
       given['masks'],
       *given['example'],
-      rebuilt=given['rebuilt'],
+      **options,
     )
   with pytest.raises(ValueError, match=r'call it outside of `jax\.jit`'):
     jax.jit(lambda p: deploy.compact(apply, p, masks, array([1, 2])))(params)
