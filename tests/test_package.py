@@ -1,5 +1,6 @@
 """The package as a whole: light to import, documented, no private JAX."""
 
+import ast
 import importlib
 import inspect
 import json
@@ -148,3 +149,19 @@ def test_no_private_jax():
     if private.search(path.read_text())
   ]
   assert offenders == []
+
+
+def test_files_and_functions_are_short():
+  """Files of at most 400 lines, and bodies of functions of at most 60."""
+  long = []
+  for path in SOURCES:
+    source = path.read_text()
+    name = path.relative_to(ROOT)
+    if len(source.splitlines()) > 400:
+      long.append(str(name))
+    for node in ast.walk(ast.parse(source)):
+      if isinstance(node, ast.FunctionDef):
+        body = node.body[ast.get_docstring(node) is not None :]
+        if body and body[-1].end_lineno - body[0].lineno >= 60:
+          long.append(f'{name}: {node.name}')
+  assert long == []
