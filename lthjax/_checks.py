@@ -6,7 +6,7 @@ name. A wrong type raises `TypeError`, a wrong value `ValueError`.
 
 import math
 import numbers
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import chex
@@ -253,7 +253,7 @@ def predicate(name: str, x: Any) -> Any:
 def globs(name: str, x: Any) -> list[str]:
   """Returns a list of names or globs; one may come alone."""
   found = [x] if isinstance(x, str) else x
-  if isinstance(found, Iterable):
+  if isinstance(found, list | tuple | set | frozenset):
     found = list(found)
     if all(isinstance(glob, str) for glob in found):
       return found

@@ -133,6 +133,7 @@ def custom(
   """
   fixed = _fixed_densities(fixed)
   _checks.densities('others', others)
+  keep_total = _checks.flag('keep_total', keep_total)
 
   def spread(
     shapes: Shapes, sparsity: float, *, axes: Mapping[str, Axes] | None = None

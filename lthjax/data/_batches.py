@@ -177,7 +177,7 @@ def random_crop_flip(
     arXiv:1512.03385, section 4.2.
   """
   _checks.key('key', key)
-  pad = _checks.at_least('pad', pad, 0)
+  pad = _checks.between('pad', pad, 0, 2**15, 'images are padded by it')
   if jnp.ndim(_checks.array('images', images)) != 4:
     raise _checks.wrong_value('images', images, 'have axes [N, H, W, C]')
   n, height, width, _ = images.shape

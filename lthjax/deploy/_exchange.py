@@ -65,6 +65,7 @@ def save(
     >>> params['w'], masks['b'] is None
     (Array([[0., 2.]], dtype=float32), True)
   """
+  int8 = _checks.flag('int8', int8)
   library = _safetensors()
   trees.check_like(masks, params, 'params')
   alive = trees.by_name(masks)

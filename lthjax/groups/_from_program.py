@@ -68,6 +68,7 @@ def from_program(
   """
   _checks.function('apply', apply, 'apply(params, *args)')
   _checks.arrays(params, shapes=True)
+  sums = _checks.flag('sums', sums)
   found = typed_axes(apply, params, *args, sums=sums)
   atoms: dict[int, types.Type] = {}
   members: dict[int, list[Member]] = {}

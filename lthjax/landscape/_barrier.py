@@ -109,7 +109,8 @@ def error_barrier(
     Frankle et al., Linear Mode Connectivity and the Lottery Ticket Hypothesis,
     arXiv:1912.05671, section 2.
   """
-  points = _checks.at_least('points', points, 2)
+  why = 'the error is computed at each of them'
+  points = _checks.between('points', points, 2, 100_000, why)
   size = points
   if batch_size is not None:
     size = _checks.at_least('batch_size', batch_size, 1)

@@ -244,6 +244,10 @@ def _check_keys(keys: Any, like: chex.PRNGKey) -> chex.PRNGKey:
   """Returns keys as an array; raises unless several, all different."""
   if isinstance(keys, list | tuple):
     keys = jnp.stack(keys) if keys else like[None][:0]
+  if not hasattr(keys, 'dtype') or not len(np.shape(keys)):
+    raise _checks.wrong_type('keys', keys, 'be an array of random keys')
+  for key in keys:
+    _checks.key('keys', key)
   data, needed = map(jax.random.key_data, (keys, like))
   several = data.ndim == needed.ndim + 1
   different = len(np.unique(data, axis=0)) if several else 1

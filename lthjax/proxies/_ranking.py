@@ -90,7 +90,8 @@ def rank(
   _checks.key('key', key)
   train = _checks.flag('train', train)
   _checks.at_least('len(candidates)', len(candidates), 2)
-  samples = _checks.at_least('samples', samples, 1)
+  why = 'each of them is scored'
+  samples = _checks.between('samples', samples, 1, 100_000, why)
   draws = [jax.random.split(k) for k in jax.random.split(key, samples)]
   programs: dict[Any, jax.stages.Compiled] = {}
   scores = {}

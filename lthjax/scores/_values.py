@@ -191,6 +191,11 @@ def _score(
   """Maps over the params, and over initial ones of the same names."""
   leaves, structure = trees.flatten(params)
   _checks.check_arrays(leaves, 'params')
+  refuse(
+    [n for n, w in leaves.items() if w is not None and w.dtype == bool],
+    '`params` must be weights, but {} is bool, as masks are.',
+    TypeError,
+  )
   if initial is None:
     return structure.unflatten(
       None if w is None else f(w) for w in leaves.values()

@@ -272,7 +272,7 @@ class Search(NamedTuple):
       ('score', '(trained_params) -> scores', [self.score]),
       ('rewind', '(state, trained) -> state', [rewind]),
       ('params', '(state) -> params', [self.params]),
-      ('evaluate', '(state)', [self.evaluate] if self.evaluate else []),
+      ('evaluate', '(state)', [] if self.evaluate is None else [self.evaluate]),
     ):
       for function in functions:
         _checks.function(name, function, name + call)

@@ -53,6 +53,7 @@ def run_largest(
   stop_step: int | None,
 ) -> optax.GradientTransformationExtraArgs:
   """Trains dense weights, of which the largest run forward in each layer."""
+  _checks.pattern('pattern', pattern)
   last = update_every if stop_step is None else stop_step
   times = _moves.times(update_every, last)
   scheduled = times if stop_step is not None else None

@@ -234,5 +234,5 @@ def test_augmentation_jits_and_maps_over_keys():
 
 
 def test_a_negative_pad_is_refused():
-  with pytest.raises(ValueError, match='`pad` was -1, but must be at least 0'):
+  with pytest.raises(ValueError, match='`pad` was -1, but must be from 0'):
     data.random_crop_flip(_KEY, jnp.zeros((1, 4, 4, 1), jnp.uint8), pad=-1)

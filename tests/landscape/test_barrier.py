@@ -242,9 +242,7 @@ def test_networks_of_different_structure():
 
 def test_bad_arguments():
   a = {'w': jnp.ones(2)}
-  with pytest.raises(
-    ValueError, match='`points` was 1, but must be at least 2'
-  ):
+  with pytest.raises(ValueError, match='`points` was 1, but must be from 2 to'):
     landscape.error_barrier(double_well, a, a, points=1)
   with pytest.raises(
     ValueError, match='`batch_size` was 0, but must be at least 1'

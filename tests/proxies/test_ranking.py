@@ -118,7 +118,7 @@ def test_bad_input():
   with pytest.raises(ValueError, match=r'`len\(candidates\)` was 1, but must'):
     lth.rank({'a': mlp(5)}, proxies.snip, BATCH, KEY)
   both = {'a': mlp(5), 'b': mlp(7)}
-  with pytest.raises(ValueError, match='`samples` was 0, but must be at least'):
+  with pytest.raises(ValueError, match='`samples` was 0, but must be from 1'):
     lth.rank(both, proxies.snip, BATCH, KEY, samples=0)
   text = 'The candidate a has no score: The batch has no labels'
   with pytest.raises(ValueError, match=text):
