@@ -244,9 +244,7 @@ def _check_keys(keys: Any, like: chex.PRNGKey) -> chex.PRNGKey:
   """Returns keys as an array; raises unless several, all different."""
   if isinstance(keys, list | tuple):
     keys = jnp.stack(keys) if keys else like[None][:0]
-  if not hasattr(keys, 'dtype') or not len(np.shape(keys)):
-    raise _checks.wrong_type('keys', keys, 'be an array of random keys')
-  for key in keys:
+  for key in keys if np.ndim(keys) else [keys]:
     _checks.key('keys', key)
   data, needed = map(jax.random.key_data, (keys, like))
   several = data.ndim == needed.ndim + 1
