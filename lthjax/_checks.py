@@ -32,6 +32,13 @@ def wrong_value(name: str, x: Any, wanted: str) -> ValueError:
   return ValueError(f'`{name}` was {spell(x)}, but must {wanted}.')
 
 
+# What modules of Equinox have besides arrays.
+_FILTER = (
+  'Put `None` in the place of whatever is not an array, as'
+  ' `equinox.filter(model, equinox.is_array)` does.'
+)
+
+
 def number(name: str, x: Any) -> float:
   """Returns a finite number; one of low precision by its shortest decimal."""
   value = real(name, x)
@@ -183,10 +190,25 @@ def check_arrays(
   faults = _not_arrays(leaves, shapes)
   if all(x is None for x in leaves.values()):
     faults = [_nothing(leaves)]
-  hint = ' Pass the arrays themselves.' if 'abstract' in ''.join(faults) else ''
+  hint = f' {_FILTER}' if len(faults) < len(leaves) else ''
+  if 'abstract' in ''.join(faults):
+    hint = ' Pass the arrays themselves.'
   refuse(
     faults, f'`{what}` must be a tree of arrays, but {{}}.{hint}', TypeError
   )
+
+
+def check_leaves(params: chex.ArrayTree) -> None:
+  """Raises if an optimizer is given params with leaves that cannot train."""
+  wrong = [
+    f'{trees.path_name(path)} is {describe(x)}'
+    for path, x in jax.tree_util.tree_leaves_with_path(params)
+    if not hasattr(x, 'dtype') and not isinstance(x, numbers.Number)
+  ]
+  if wrong:
+    raise TypeError(
+      f'Params must be arrays to be trained, but {"; ".join(wrong)}. {_FILTER}'
+    )
 
 
 def bool_masks(

@@ -38,7 +38,9 @@ class Axes(NamedTuple):
 
 
 # The last word of containers that stack their leaves, unless they are numbered.
-_PLURALS = _names.one_of('layers blocks stages units cells experts expert')
+_PLURALS = _names.one_of(
+  'layers layer blocks block h stages units cells experts expert'
+)
 _STACKS = _names.one_of('scan scanned stack stacked moe')
 # What Flax's metadata calls axes that count layers.
 _STACK_AXES = _names.one_of("""

@@ -19,7 +19,8 @@ _NOT_KERNEL = one_of("""
   scale scales offset offsets shift gamma beta gain norm norms layernorm
   batchnorm groupnorm instancenorm rmsnorm normalization ln bn gn rms layerscale
   emb embed embeds embedder embedding embeddings wte wpe tok token tokens pos
-  position positions positional codebook table freqs rope temperature ema
+  position positions positional codebook table freq freqs rope slopes
+  temperature ema
 """)
 _NORM = one_of("""
   norm layernorm batchnorm groupnorm instancenorm rmsnorm normalization ln bn gn

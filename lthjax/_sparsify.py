@@ -78,6 +78,7 @@ def sparsify(
       leaf = jnp.zeros([], bool)
       trained = leaf if topology.grows and topology.move else None
       return SparsifyState(step, leaf, inner.init(params), trained)
+    _checks.check_leaves(params)
     topology_state = topology.init(_steps.fast(params))
     state = SparsifyState(step, topology_state, ())
     masks = _steps.trained(state)

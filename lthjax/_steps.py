@@ -46,7 +46,7 @@ def update_sparse(step: Step, state: SparsifyState) -> tuple[Any, Any]:
   """Moves masks, trains what stays alive, and holds the rest at zero."""
   count: Any = state.step
   moving = step.topology.move is not None and step.topology.moves(count)
-  topology_state, masks = _move(step, state, moving)
+  topology_state, masks, moving = _move(step, state, moving)
   state = state._replace(topology_state=topology_state)
   if state.trained is None:
     masks = topology_state.masks
@@ -57,14 +57,21 @@ def update_sparse(step: Step, state: SparsifyState) -> tuple[Any, Any]:
   return updates, state._replace(inner_state=inner_state)
 
 
-def _move(step: Step, state: SparsifyState, moving: Any) -> tuple[Any, Any]:
-  """Moves masks, if it is time to; returns what trains at this step as well."""
+def _move(
+  step: Step, state: SparsifyState, moving: Any
+) -> tuple[Any, Any, Any]:
+  """Moves masks, if it is time to.
+
+  Returns:
+    The state of the topology, what trains at this step, and whether masks
+    moved: a number in memory, which XLA does not compute for every weight.
+  """
   if step.topology.move is None:
-    return state.topology_state, state.trained
+    return state.topology_state, state.trained, moving
 
   def move(carry):
-    topology_state, trained = carry
-    old = _branches.copied(topology_state.masks, state.step > 0)
+    topology_state, trained, true = carry
+    old = _branches.copied(topology_state.masks, true)
     topology_state = topology_state._replace(masks=old)
     params = step.params
     if step.topology.applies_gradient:
@@ -75,21 +82,28 @@ def _move(step: Step, state: SparsifyState, moving: Any) -> tuple[Any, Any]:
       params = optax.apply_updates(params, updates)
     moved = step.move(topology_state, where(old, params), state.step)
     # What has just come alive is zero, and must stay so until the next step.
-    return moved, None if trained is None else _both(moved.masks, old)
+    trained = None if trained is None else _both(moved.masks, old)
+    return moved, trained, true
+
+  def stay(carry):
+    topology_state, trained, true = carry
+    return topology_state, trained, ~true
 
   def begin(carry):
     masks, _ = carry
-    return _branches.copied(masks, state.step > 0)
+    return _branches.copied(masks, true)
 
-  trained = state.trained
+  true, trained = state.step > 0, state.trained
   if trained is not None:
     # What came alive at the last step trains from now on.
     before: Any = state.step - 1
     began = step.topology.moves(before)
     carry = state.topology_state.masks, trained
     trained = _branches.choose(began, lambda carry: carry[1], begin, carry)
-  carry = state.topology_state, trained
-  return _branches.choose(moving, lambda carry: carry, move, carry)
+  carry = state.topology_state, trained, true
+  if not trees.is_traced(moving):
+    return (*(move if moving else stay)(carry)[:2], moving)
+  return _branches.choose(moving, stay, move, carry)
 
 
 def _train(
@@ -104,6 +118,7 @@ def _train(
 
   def settle(mask, old, new):
     if skips:
+      old, new = jnp.asarray(old), jnp.asarray(new)  # Some are Python numbers.
       same = old.dtype == new.dtype  # Keys cannot be cast, even to their own.
       new = jnp.where(moving, old if same else old.astype(new.dtype), new)
     # Whatever the optimizer put there, what comes alive has empty slots.

@@ -256,7 +256,18 @@ def tables(
       name: np.rint(np.interp(distinct, at, [c[name] for c in counts]))
       for name in shapes
     }
+  check_int32({name: int(x.max(initial=0)) for name, x in kept.items()})
   return {name: x.astype(np.int32)[place] for name, x in kept.items()}
+
+
+def check_int32(numbers: Mapping[str, int]) -> None:
+  """Raises if layers would keep more weights than an int32 can count."""
+  if large := [f'{n} has {x:,}' for n, x in numbers.items() if x >= _INT32]:
+    raise ValueError(
+      'Masks move by counts in int32, below 2^31 alive weights in a layer, but'
+      f' {"; ".join(large)}. Raise the sparsity, split the leaf, or leave it'
+      ' dense.'
+    )
 
 
 def _kept(size: int, sparsities: np.ndarray, rounding: Rounding) -> np.ndarray:

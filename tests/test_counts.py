@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import keys
 
+import lthjax as lth
 from lthjax import counts, densities
 from lthjax.counts import _MAX_DENOMINATOR, ROUNDINGS
+from lthjax.topologies import _moves
 
 
 @pytest.mark.parametrize('rounding', ROUNDINGS)
@@ -88,6 +91,49 @@ def test_alive_under_a_trace(monkeypatch):
   monkeypatch.setattr(counts, '_INT32', 10)
   with pytest.raises(ValueError, match='In w, 2\\^31 weights or more'):
     jax.jit(lambda m: counts.alive({'w': m}))(np.ones((2, 9), bool))
+
+
+def test_budgets_above_int32_are_refused():
+  tx = optax.sgd(0.1)
+  times = {'update_every': 2, 'stop_step': 100}
+  draw = lth.random_masks(keys(0), sparsity=0.1)
+  rising = lth.schedules.polynomial_sparsity(0.9, 0, 100)
+  leaf = jax.ShapeDtypeStruct((2**16, 2**16), jnp.bfloat16)
+  for method in (
+    lth.gradual(tx, sparsity=0.9, **times),
+    lth.straight_through(tx, sparsity=0.1),
+    lth.top_kast(tx, sparsity=0.6, backward_sparsity=0.1),
+    lth.ac_dc(tx, sparsity=0.1, sparse_steps=[1], dense_steps=[2]),
+    lth.rigl(tx, draw, sparsity=rising, **times),
+    lth.srigl(tx, draw, sparsity=rising, **times),
+  ):
+    with pytest.raises(ValueError, match=r'fc has .* Raise the sparsity'):
+      jax.eval_shape(method.init, {'fc': leaf})
+
+
+def test_masks_above_int32_are_refused(monkeypatch):
+  monkeypatch.setattr(_moves, '_LAST', 20)
+  monkeypatch.setattr(counts, '_INT32', 20)
+  masks = {'fc': np.arange(30).reshape(5, 6) < 21}
+  times = {'update_every': 2, 'stop_step': 100}
+  tx = lth.rigl(optax.sgd(0.1), masks, **times)
+  with pytest.raises(ValueError, match='fc has 21'):
+    tx.init({'fc': np.ones((5, 6), np.float32)})
+
+
+def test_totals_above_int32(monkeypatch):
+  masks = {'a': np.ones((3, 4), bool), 'b': np.arange(12).reshape(3, 4) < 5}
+  monkeypatch.setattr(counts, '_INT32', 20)
+  assert lth.masks.count(masks) == 17
+  assert lth.masks.count(lth.masks.shuffle(keys(0), masks, 'global')) == 17
+  for f in (
+    lth.masks.count,
+    lth.masks.density,
+    lambda m: lth.masks.hamming(m, m),
+    lambda m: lth.masks.shuffle(keys(0), m, 'global'),
+  ):
+    with pytest.raises(ValueError, match='cannot be counted together in int32'):
+      jax.eval_shape(f, masks)
 
 
 @pytest.mark.slow

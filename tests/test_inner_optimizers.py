@@ -62,6 +62,7 @@ OPTIMIZERS = {
   'noisy': optax.noisy_sgd(0.1, key=0),
   'mechanic': optax.contrib.mechanize(optax.adam(0.1)),
   'prodigy': optax.contrib.prodigy(),
+  'distance': optax.contrib.dog(),  # with a Python bool in its state
 }
 
 
@@ -326,6 +327,20 @@ def test_the_optimizer_has_to_be_one(inner):
   ):
     with pytest.raises(TypeError, match=message):
       method()
+
+
+def test_leaves_that_are_no_arrays_are_named():
+  # As in modules of Equinox.
+  params = {**PARAMS, 'activation': jnp.tanh}
+  masks = {**MASKS, 'activation': None}
+  for tx in (
+    lth.static(optax.adam(0.1), masks),
+    lth.gradual(optax.sgd(0.1), sparsity=0.5, stop_step=100),
+  ):
+    with pytest.raises(TypeError, match=r'activation is .*`equinox.filter\('):
+      tx.init(params)
+  with pytest.raises(TypeError, match=r'activation is .*`equinox.filter\('):
+    lth.scores.magnitude(params)
 
 
 KERNELS = {'in': (384, 256), 'out': (256, 384)}

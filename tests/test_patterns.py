@@ -425,8 +425,9 @@ def test_blocks_have_two_sizes(shape):
     patterns.Block(shape).fit(None, {'w': (8, 8)})
 
 
-def test_empty_leaves():
-  shapes = {'lora_b': (0, 4), 'fc': (8, 4)}
+@pytest.mark.parametrize('empty', [(0, 4), (4, 0), (0, 0)])
+def test_empty_leaves(empty):
+  shapes = {'lora_b': empty, 'fc': (8, 4)}
   scores = {n: np.ones(s, np.float32) for n, s in shapes.items()}
   masks = {n: np.ones(s, bool) for n, s in shapes.items()}
   for pattern in (patterns.Unstructured(), patterns.NM(2, 4), *TILES):

@@ -121,7 +121,7 @@ def count(masks: chex.ArrayTree) -> int:
     >>> lth.masks.count({'w': jnp.array([[True, False, True]]), 'b': None})
     2
   """
-  return sum(alive_by_name(masks).values())
+  return counts.total(alive_by_name(masks), trees.prunable(masks))
 
 
 def density(masks: chex.ArrayTree) -> float:

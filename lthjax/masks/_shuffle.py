@@ -5,7 +5,6 @@ from typing import Literal
 
 import chex
 import jax
-import jax.numpy as jnp
 
 from lthjax import _checks, _sharding, counts, trees
 from lthjax import axes as axes_lib
@@ -64,17 +63,20 @@ def shuffle(
     for name, mask in prunable.items()
   }
   if within == 'global':
-    total = sum(jnp.sum(m, dtype=jnp.int32) for m in prunable.values())
-    keep = keep_largest(noise, total) if noise else {}
+    keep = keep_largest(noise, _algebra.count(masks)) if noise else {}
     return trees.map_alive(lambda name, _: keep[name], masks)
   its = axes_lib.resolve(axes, masks, strict=within == 'input')
+  its = {name: its.get(name, Axes()) for name in prunable}
+  alive = {} if within == 'input' else counts.alive(prunable, its)
 
   def draw(name: str, mask: jax.Array) -> jax.Array:
-    along = tuple(range(mask.ndim))
-    if name in its:
-      along = its[name].outputs if within == 'input' else its[name].layer
-    # Counted along the neurons, every input keeps its number.
-    alive = counts.along(mask, along)
-    return keep_largest(noise[name], alive, axis=along)
+    along = its[name].outputs
+    if within == 'input':
+      # Counted along the neurons, every input keeps its number.
+      number = counts.along(mask, along)
+    else:
+      number = alive[name]
+      along = its[name].layer or tuple(range(mask.ndim))
+    return keep_largest(noise[name], number, axis=along)
 
   return trees.map_alive(draw, masks)

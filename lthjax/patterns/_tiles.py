@@ -228,7 +228,7 @@ def _spread(x: jax.Array, tile: Shape, like: jax.Array) -> jax.Array:
     if 1 < reach < like.shape[axis]:
       each = (*x.shape[: axis + 1], reach, *x.shape[axis + 1 :])
       x = jnp.broadcast_to(jnp.expand_dims(x, axis + 1), each)
-      x = x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+      x = x.reshape(*x.shape[:axis], like.shape[axis], *x.shape[axis + 2 :])
   return _sharding.match(jnp.broadcast_to(x, like.shape), like)
 
 

@@ -238,18 +238,15 @@ def _map(
   given: Mapping[str, chex.ArrayTree],
 ) -> chex.ArrayTree:
   """Maps ``change(name, mask, *leaves)``; other leaves are the first tree's."""
-  _checks.bool_masks(masks)
+  alive = _checks.bool_masks(masks)
   for what, tree in given.items():
     _checks.arrays(tree, what)
     trees.check_like(masks, tree, what)
-
-  def visit(path, m, first, *rest):
-    return (
-      first if m is None else change(trees.path_name(path), m, first, *rest)
-    )
-
-  return jax.tree_util.tree_map_with_path(
-    visit, masks, *given.values(), is_leaf=trees.is_none
+  first, structure = trees.flatten(next(iter(given.values())))
+  leaves = [trees.by_name(tree) for tree in given.values()]
+  return structure.unflatten(
+    x if alive[n] is None else change(n, alive[n], *(t[n] for t in leaves))
+    for n, x in first.items()
   )
 
 

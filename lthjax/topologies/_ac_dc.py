@@ -13,10 +13,10 @@ from lthjax import _checks, trees
 from lthjax import masks as masks_lib
 from lthjax._sparsify import Topology, sparsify
 from lthjax.axes import Axes
-from lthjax.counts import layer_counts, layer_sizes
+from lthjax.counts import check_int32, layer_counts, layer_sizes
 from lthjax.densities import Densities
 from lthjax.patterns import Unstructured
-from lthjax.topologies import _layers, _moves, _select
+from lthjax.topologies import _batches, _layers, _moves, _select
 
 
 class ACDCState(NamedTuple):
@@ -99,6 +99,7 @@ def ac_dc(
     its, shapes = Unstructured().fit(given, masks), _moves.shapes_of(masks)
     _moves.check_not_empty(shapes, sparsity, densities, its)
     counts = layer_counts(shapes, sparsity, densities, axes=its)
+    check_int32(counts)
     return ACDCState(
       masks, {name: jnp.int32(n) for name, n in counts.items()}, stacks
     )
@@ -120,8 +121,15 @@ def ac_dc(
       name: jnp.where(dense, sizes[name], count)
       for name, count in state.counts.items()
     }
-    weights = _select.magnitudes(_select.leaves_of(state.masks, params))
-    new = _select.largest(weights, counts, every, _select.layers(its))
+    weights = _select.leaves_of(state.masks, params)
+    batches = _batches.make(Unstructured(), every, [weights], its)
+    new = _select.largest(
+      _select.magnitudes(batches.join(weights)),
+      batches.join_numbers(counts),
+      batches.join(every),
+      _select.layers(batches.axes),
+    )
+    new = batches.split(new, step > 0)
     return state._replace(masks=_select.put(state.masks, new))
 
   topology = Topology(init_fn, move_fn, moves, applies_gradient=True)

@@ -14,7 +14,7 @@ from lthjax.axes import Axes
 from lthjax.counts import tables
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
-from lthjax.topologies import _layers, _moves, _select, _start
+from lthjax.topologies import _batches, _layers, _moves, _select, _start
 
 Table = dict[str, jax.Array]  # of arrays by the name of the layer
 # grow_scores(state, grads, step) -> scores
@@ -67,7 +67,8 @@ def drop_and_grow(
 
   Args:
     grow_scores: ``grow_scores(grow_state, grads, step) -> {name: scores}``, of
-      the gradients ``{name: array}`` of the prunable leaves.
+      the gradients ``{name: array}`` of the prunable leaves. The scores with
+      the largest magnitudes grow.
     masks: initial masks, as a tree or a function of params.
     init_growth: ``init_growth({name: array}) -> grow_state``, of the params.
     observe: ``observe(grow_state, {name: gradient}) -> grow_state``, called at
@@ -100,6 +101,7 @@ def drop_and_grow(
     alive = _start.initial_masks(masks, params, faults)
     given, stacks = _layers.remember(axes, params, alive)
     its, counts = pattern.fit(given, alive), {}
+    _moves.check_alive(alive, its)
     if wanted.size:
       shapes = _moves.shapes_of(alive)
       _moves.check_not_empty(shapes, wanted.max(), densities, its)
@@ -124,18 +126,24 @@ def drop_and_grow(
     masks = trees.prunable(state.masks)
     weights = _select.leaves_of(state.masks, params)
     grads = _select.leaves_of(state.masks, grads)
+    scores = grow_scores(state.grow_state, grads, step)
+    batches = _batches.make(pattern, masks, [weights, scores], its)
+    its = batches.axes
+    masks, weights, scores = map(batches.join, (masks, weights, scores))
     total = stay = _select.count(masks, its)
     if wanted.size:
       entry = times.entry(step)
-      total = {n: table[entry] for n, table in state.counts.items()}
+      total = batches.join_numbers(
+        {n: table[entry] for n, table in state.counts.items()}
+      )
       stay = {n: jnp.minimum(stay[n], total[n]) for n in stay}
     # Algorithm 1 of the RigL paper: keep the largest weights ...
     drop = _moves.drop_counts(state.drop_ratios, stay, step, times)
     left = {n: stay[n] - drop[n] for n in stay}
     keep = _select.drop(pattern, _select.magnitudes(weights), masks, left, its)
     # ... and grow among all others, those just dropped included.
-    scores = grow_scores(state.grow_state, grads, step)
-    new = _select.fill(pattern, scores, keep, total, its)
+    new = _select.fill(pattern, _select.magnitudes(scores), keep, total, its)
+    new = batches.split(new, step > 0)
     return state._replace(masks=_select.put(state.masks, new))
 
   return Topology(

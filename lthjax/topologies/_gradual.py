@@ -17,7 +17,7 @@ from lthjax.counts import tables
 from lthjax.densities import Densities
 from lthjax.patterns import NM, Pattern, Unstructured
 from lthjax.schedules import polynomial_sparsity
-from lthjax.topologies import _layers, _moves, _select
+from lthjax.topologies import _batches, _layers, _moves, _select
 
 
 class GradualState(NamedTuple):
@@ -117,13 +117,19 @@ def gradual(
     given = _layers.recall(axes, state.stacks, state.masks)
     entry = times.entry(step)
     # Eligible are the alive weights only, so masks nest.
+    masks = trees.prunable(state.masks)
+    weights = _select.leaves_of(state.masks, params)
+    its = pattern.fit(given, state.masks)
+    batches = _batches.make(pattern, masks, [weights], its)
+    counts = {name: table[entry] for name, table in state.counts.items()}
     new = _select.select(
       pattern,
-      _select.magnitudes(_select.leaves_of(state.masks, params)),
-      trees.prunable(state.masks),
-      {name: table[entry] for name, table in state.counts.items()},
-      pattern.fit(given, state.masks),
+      _select.magnitudes(batches.join(weights)),
+      batches.join(masks),
+      batches.join_numbers(counts),
+      batches.axes,
     )
+    new = batches.split(new, step > 0)
     return state._replace(masks=_select.put(state.masks, new))
 
   topology = Topology(

@@ -13,10 +13,10 @@ from lthjax import _checks, trees
 from lthjax import masks as masks_lib
 from lthjax._sparsify import Topology, sparsify
 from lthjax.axes import Axes
-from lthjax.counts import layer_counts, tables
+from lthjax.counts import check_int32, layer_counts, tables
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
-from lthjax.topologies import _layers, _moves, _select
+from lthjax.topologies import _batches, _layers, _moves, _select
 
 
 class LargestState(NamedTuple):
@@ -70,6 +70,7 @@ def run_largest(
       counts = {name: jnp.asarray(column) for name, column in table.items()}
     if backward_sparsity is not None:
       trained = layer_counts(shapes, backward_sparsity, densities, axes=its)
+      check_int32(trained)
       # Top-KAST: A is part of B, so B has at least as many weights.
       backward_counts = {
         name: jnp.maximum(counts[name][0], trained[name]) for name in shapes
@@ -82,19 +83,29 @@ def run_largest(
     del grads
     given = _layers.recall(axes, state.stacks, state.masks)
     its = pattern.fit(given, state.masks)
-    every = jax.tree.map(jnp.ones_like, trees.prunable(state.masks))
-    weights = _select.magnitudes(_select.leaves_of(state.masks, params))
+    weights = _select.leaves_of(state.masks, params)
+    masks = trees.prunable(state.masks)
+    batches = _batches.make(pattern, masks, [weights], its)
+    its, entry = batches.axes, times.entry(step) + 1
+    weights = _select.magnitudes(batches.join(weights))
+    every = {name: jnp.ones_like(x, bool) for name, x in weights.items()}
     counts: dict[str, Any] = dict.fromkeys(every)
-    for name, table in state.counts.items():
-      counts[name] = table[jnp.minimum(times.entry(step) + 1, len(table) - 1)]
+    if state.counts:
+      counts = batches.join_numbers(
+        {
+          name: table[jnp.minimum(entry, len(table) - 1)]
+          for name, table in state.counts.items()
+        }
+      )
     # Every weight may come back: eligible are all, not only the alive ones.
     new = _select.select(pattern, weights, every, counts, its)
+    new = batches.split(new, step >= 0)
     state = state._replace(masks=_select.put(state.masks, new))
     if not state.backward_counts:
       return state
-    new = _select.largest(
-      weights, state.backward_counts, every, _select.layers(its)
-    )
+    counts = batches.join_numbers(state.backward_counts)
+    new = _select.largest(weights, counts, every, _select.layers(its))
+    new = batches.split(new, step >= 0)
     return state._replace(backward=_select.put(state.masks, new))
 
   # Without a last step, masks are chosen again for as long as training lasts.

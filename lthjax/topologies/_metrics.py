@@ -69,7 +69,7 @@ def metrics(
     return {name: f(jnp.asarray(a[name]), b[name]) for name in a}
 
   # The maxima below keep ratios of empty leaves and masks finite.
-  size = sum(m.size for m in now.values())
+  size = float(sum(m.size for m in now.values()))
   alive, union = total(now), total(both(jnp.logical_or, was, now))
   grown = total(both(lambda x, y: ~x & y, was, now))
   dropped = total(both(lambda x, y: x & ~y, was, now))
@@ -103,8 +103,10 @@ def _masks(masks: chex.ArrayTree, what: str) -> dict[str, jax.Array]:
 
 def _count(mask: jax.Array, stack: tuple[int, ...]) -> jax.Array:
   layer = tuple(axis for axis in range(mask.ndim) if axis not in stack)
-  counts = jnp.sum(mask, axis=layer, dtype=jnp.int32)
-  return counts.astype(jnp.float32)
+  # Exact up to 2^24 on an axis, and in range for any size.
+  for axis in reversed(layer):
+    mask = jnp.sum(mask, axis=axis, dtype=jnp.float32)
+  return mask.astype(jnp.float32)
 
 
 def _sum(numbers: Mapping[str, jax.Array]) -> jax.Array:

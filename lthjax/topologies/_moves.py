@@ -207,6 +207,19 @@ def sparsity_of(alive: int, size: int) -> float:
   return math.floor((1 - Fraction(alive, size)) * 10**6) / 10**6
 
 
+def check_alive(masks: chex.ArrayTree, axes: Mapping[str, Axes]) -> None:
+  """Raises if more weights of a layer are alive than an int32 can count."""
+  sizes = counts.layer_sizes(shapes_of(masks), axes)
+  large = {
+    name: mask
+    for name, mask in trees.prunable(masks).items()
+    if sizes[name] > _LAST
+  }
+  if large and trees.concrete(large) is not None:
+    alive = counts.alive(large, axes)
+    counts.check_int32({n: int(np.max(x)) for n, x in alive.items()})
+
+
 def shapes_of(masks: chex.ArrayTree) -> dict[str, tuple[int, ...]]:
   """Returns the shapes of the prunable leaves by name."""
   leaves = trees.by_name(masks).items()

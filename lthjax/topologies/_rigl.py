@@ -8,7 +8,7 @@ from lthjax._sparsify import sparsify
 from lthjax.axes import Axes
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
-from lthjax.topologies import _select, _start
+from lthjax.topologies import _start
 from lthjax.topologies._drop_and_grow import drop_and_grow
 
 
@@ -90,7 +90,7 @@ def rigl(
   def grow_scores(grow_state, grads, step):
     del grow_state, step
     # Algorithm 1: grow the largest |gradient of the loss| of the dense layer.
-    return _select.magnitudes(grads)
+    return grads
 
   _start.check(inner, masks)
   topology = drop_and_grow(

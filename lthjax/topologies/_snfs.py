@@ -94,7 +94,7 @@ def snfs(
 
   def grow_scores(state, grads, step):
     del grads, step
-    return _select.magnitudes(state.dense_momentum)
+    return state.dense_momentum
 
   topology = drop_and_grow(
     grow_scores,

@@ -21,7 +21,14 @@ from lthjax.axes import Axes
 from lthjax.counts import ratio_of, share_of, tables
 from lthjax.densities import Densities
 from lthjax.patterns import Unstructured, count_along
-from lthjax.topologies import _fan_in, _layers, _moves, _select, _start
+from lthjax.topologies import (
+  _batches,
+  _fan_in,
+  _layers,
+  _moves,
+  _select,
+  _start,
+)
 
 
 class SRigLState(NamedTuple):
@@ -131,6 +138,7 @@ def srigl(
       first = _start.initial_masks(masks, params, faults)
     given, stacks = _layers.remember(axes, params, first)
     its = axes_lib.resolve(given, first)
+    _moves.check_alive(first, its)
     if wanted.size:
       shapes = _moves.shapes_of(first)
       budgets = tables(shapes, wanted, densities, 'ceil', its)
@@ -146,22 +154,31 @@ def srigl(
   def move_fn(state, params, grads, step):
     given = _layers.recall(axes, state.stacks, state.masks)
     its = axes_lib.resolve(given, state.masks)
-    masks = trees.prunable(state.masks)
-    budgets = {
-      n: table[jnp.minimum(times.entry(step), len(table) - 1)]
-      for n, table in state.budgets.items()
-    }
+    masks, entry = trees.prunable(state.masks), times.entry(step)
+    weights = _select.leaves_of(state.masks, params)
+    grads = _select.leaves_of(state.masks, grads)
+    batches = _batches.make(
+      Unstructured(), masks, [weights, grads], its, least(masks)
+    )
+    budgets = batches.join_numbers(
+      {
+        n: table[jnp.minimum(entry, len(table) - 1)]
+        for n, table in state.budgets.items()
+      }
+    )
+    masks, its = batches.join(masks), batches.axes
     alive = _select.count(masks, its)
     stay = {n: jnp.minimum(alive[n], budgets[n]) for n in masks}
     new = move_layers(
       masks,
-      _select.magnitudes(_select.leaves_of(state.masks, params)),
-      _select.magnitudes(_select.leaves_of(state.masks, grads)),
+      _select.magnitudes(batches.join(weights)),
+      _select.magnitudes(batches.join(grads)),
       _moves.drop_counts(state.drop_ratios, stay, step, times),
       budgets,
       least(masks),
       its,
     )
+    new = batches.split(new, step > 0)
     return state._replace(masks=_select.put(state.masks, new))
 
   return sparsify(

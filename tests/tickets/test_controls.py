@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import freeze
 from helpers import keys
 
 import lthjax as lth
@@ -160,13 +161,27 @@ def test_replicates_are_those_of_single_runs():
       chex.assert_trees_all_close(single(together), alone, rtol=1e-6)
 
 
+def test_masks_may_be_in_another_kind_of_tree():
+  params, masks = {'w': np.arange(1.0, 5.0)}, {'w': np.arange(4) < 2}
+  other = freeze(params)
+  for change in (
+    functools.partial(tickets.reshuffle, jax.random.key(0)),
+    tickets.signed_constant,
+    functools.partial(tickets.random_signs, jax.random.key(0)),
+    functools.partial(tickets.sign_preserved, params),
+  ):
+    found = change(other, masks)
+    assert type(found) is type(other)
+    np.testing.assert_array_equal(found['w'], change(params, masks)['w'])
+
+
 @pytest.mark.parametrize(
   'control',
   [
-    lambda params: tickets.sign_preserved(params, params, MASKS),
-    lambda params: tickets.signed_constant(params, MASKS),
-    lambda params: tickets.reshuffle(KEY, params, MASKS),
-    lambda params: tickets.random_signs(KEY, params, MASKS),
+    lambda params: tickets.tickets.sign_preserved(params, params, MASKS),
+    lambda params: tickets.tickets.signed_constant(params, MASKS),
+    lambda params: tickets.tickets.reshuffle(KEY, params, MASKS),
+    lambda params: tickets.tickets.random_signs(KEY, params, MASKS),
   ],
 )
 def test_masks_have_to_fit(control):

@@ -1,0 +1,132 @@
+"""Leaves of equal shape move together: the same masks in smaller programs."""
+
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+from helpers import eager_step, keys, random_like
+
+import lthjax as lth
+from lthjax import trees
+from lthjax.topologies import _batches
+
+SHAPES = {
+  'a': {'kernel': (8, 6), 'bias': (6,)},
+  'b': {'kernel': (8, 6)},
+  'layers': {'kernel': (2, 8, 6)},
+  'c': {'kernel': (8, 6)},
+  'e': {'kernel': (6, 8)},
+  'output': {'kernel': (8, 6)},
+  'empty': {'kernel': (8, 0)},
+  'also_empty': {'kernel': (8, 0)},
+}
+TIMES = {'update_every': 1, 'stop_step': 9}
+NM = lth.patterns.NM(2, 4)
+RISING = lth.schedules.polynomial_sparsity(0.75, 0, 9, initial=0.5)
+
+
+def draw(**options):
+  return lth.random_masks(keys(1), **{'sparsity': 0.5} | options)
+
+
+def uneven(shapes, sparsity, **options):
+  """A density of its own for every leaf."""
+  spread = np.linspace(0.7, 0.3, len(shapes))
+  return dict(zip(shapes, map(float, spread), strict=True))
+
+
+METHODS = {
+  'rigl': lambda tx: lth.rigl(
+    tx, draw(densities=uneven), **TIMES, applies_gradient=True
+  ),
+  'rigl_rising': lambda tx: lth.rigl(
+    tx, draw(), sparsity=RISING, **TIMES, applies_gradient=True
+  ),
+  'rigl_nm': lambda tx: lth.rigl(
+    tx,
+    draw(pattern=NM, sparsity=None),
+    pattern=NM,
+    applies_gradient=True,
+    **TIMES,
+  ),
+  'set': lambda tx: lth.sparse_evolution(tx, draw(), key=keys(0), **TIMES),
+  'snfs': lambda tx: lth.snfs(tx, draw(), **TIMES),
+  'srigl': lambda tx: lth.srigl(tx, draw(), min_salient=0.9, **TIMES),
+  'srigl_rising': lambda tx: lth.srigl(tx, draw(), sparsity=RISING, **TIMES),
+  'gradual': lambda tx: lth.gradual(tx, sparsity=0.7, **TIMES),
+  'gradual_nm': lambda tx: lth.gradual(tx, pattern=NM, **TIMES),
+  'ac_dc': lambda tx: lth.ac_dc(
+    tx, sparsity=0.6, densities=uneven, sparse_steps=[1], dense_steps=[2]
+  ),
+  'top_kast': lambda tx: lth.top_kast(
+    tx, sparsity=0.6, backward_sparsity=0.4, update_every=1
+  ),
+  'sr_ste': lambda tx: lth.sr_ste(tx, pattern=NM),
+}
+FAST = ('rigl', 'rigl_rising', 'srigl', 'top_kast')
+
+
+@pytest.mark.parametrize(
+  'method',
+  [
+    pytest.param(name, marks=[] if name in FAST else pytest.mark.slow)
+    for name in METHODS
+  ],
+)
+def test_stacked_leaves_move_as_single_ones(method, monkeypatch):
+  stacked = []
+  make = _batches.make
+
+  def spy(*args):
+    batches = make(*args)
+    stacked.append([n for n in batches.names.values() if len(n) > 1])
+    return batches
+
+  monkeypatch.setattr(_batches, 'make', spy)
+
+  def train(size):
+    monkeypatch.setattr(_batches, '_SIZE', size)
+    tx = METHODS[method](optax.sgd(0.1))
+    step = jax.jit(functools.partial(eager_step, tx))
+    params = random_like(SHAPES, 0)
+    state = tx.init(params)
+    masks = [lth.get_masks(state)]
+    for i in range(2):
+      params, state = step(params, state, random_like(SHAPES, i + 1))
+      masks.append(lth.get_masks(state))
+    return [trees.prunable(m) for m in masks]
+
+  one_by_one = train(0)
+  assert not any(stacked)
+  together = train(2**21)
+  alike = ['a/kernel', 'b/kernel', 'c/kernel']
+  assert any(set(alike) <= {*names} for names in stacked[-1])
+  # Neurons of the output are not ablated, those of other layers may be.
+  alone = method == 'srigl'
+  assert any('output/kernel' in names for names in stacked[-1]) != alone
+  for a, b in zip(one_by_one, together, strict=True):
+    for name, mask in a.items():
+      np.testing.assert_array_equal(mask, b[name])
+  assert any(
+    (np.asarray(x) != np.asarray(together[-1][n])).any()
+    for n, x in together[0].items()
+  )
+
+
+@pytest.mark.parametrize('method', ['rigl', 'gradual', 'top_kast', 'srigl'])
+def test_programs_hardly_grow_with_the_number_of_leaves(method):
+  tx = METHODS[method](optax.sgd(0.1, momentum=0.9))
+
+  def lines(number):
+    params = {
+      f'{i}/kernel': jax.ShapeDtypeStruct((8, 8), np.float32)
+      for i in range(number)
+    }
+    state = jax.eval_shape(tx.init, params)
+    program = jax.jit(tx.update).lower(params, state, params)
+    return program.as_text().count('\n')
+
+  # A plain step takes five lines for each.
+  assert lines(8) - lines(4) < 4 * 60
