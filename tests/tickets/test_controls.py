@@ -162,7 +162,8 @@ def test_replicates_are_those_of_single_runs():
 
 
 def test_masks_may_be_in_another_kind_of_tree():
-  params, masks = {'w': np.arange(1.0, 5.0)}, {'w': np.arange(4) < 2}
+  params = {'w': np.arange(1, 5, dtype=np.float32)}
+  masks = {'w': np.arange(4) < 2}
   other = freeze(params)
   for change in (
     functools.partial(tickets.reshuffle, jax.random.key(0)),
