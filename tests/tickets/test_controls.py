@@ -179,10 +179,10 @@ def test_masks_may_be_in_another_kind_of_tree():
 @pytest.mark.parametrize(
   'control',
   [
-    lambda params: tickets.tickets.sign_preserved(params, params, MASKS),
-    lambda params: tickets.tickets.signed_constant(params, MASKS),
-    lambda params: tickets.tickets.reshuffle(KEY, params, MASKS),
-    lambda params: tickets.tickets.random_signs(KEY, params, MASKS),
+    lambda params: tickets.sign_preserved(params, params, MASKS),
+    lambda params: tickets.signed_constant(params, MASKS),
+    lambda params: tickets.reshuffle(KEY, params, MASKS),
+    lambda params: tickets.random_signs(KEY, params, MASKS),
   ],
 )
 def test_masks_have_to_fit(control):

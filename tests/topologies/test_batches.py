@@ -98,7 +98,7 @@ def test_stacked_leaves_move_as_single_ones(method, monkeypatch):
       masks.append(lth.get_masks(state))
     return [trees.prunable(m) for m in masks]
 
-  one_by_one = train(0)
+  one_by_one = train(-1)
   assert not any(stacked)
   together = train(2**21)
   alike = ['a/kernel', 'b/kernel', 'c/kernel']
