@@ -169,7 +169,6 @@ def test_masks_may_be_in_another_kind_of_tree():
     functools.partial(tickets.reshuffle, jax.random.key(0)),
     tickets.signed_constant,
     functools.partial(tickets.random_signs, jax.random.key(0)),
-    functools.partial(tickets.sign_preserved, params),
   ):
     found = change(other, masks)
     assert type(found) is type(other)
