@@ -102,7 +102,8 @@ def _move(
     trained = _branches.choose(began, lambda carry: carry[1], begin, carry)
   carry = state.topology_state, trained, true
   if not trees.is_traced(moving):
-    return (*(move if moving else stay)(carry)[:2], moving)
+    topology_state, trained, _ = (move if moving else stay)(carry)
+    return topology_state, trained, moving
   return _branches.choose(moving, stay, move, carry)
 
 

@@ -103,7 +103,7 @@ def main() -> None:
     init = time.perf_counter() - start
     start = time.perf_counter()
     program = jax.jit(step).lower(params, opt_state, x).compile()
-    lines = program.as_text().count('\n')
+    lines = str(program.as_text()).count('\n')
     plain = plain or lines
     print(
       f'| {name} | {lines:,} | {lines / plain:.2f} | {init:.1f} |'
