@@ -75,7 +75,11 @@ def test_capacity_needs_masks_and_whole_sets_of_options():
       {'compared': {x: {'fc1': {'kernel': FC1.T}} for x in 'ab'}},
       "do not fit the compared masks 'a': fc1/bias has a mask only; .*fc1/kern",
     ),
-    (MASKS, {'compared': [MASKS, MASKS]}, 'as a list, but each needs a name'),
+    (
+      MASKS,
+      {'compared': [MASKS, MASKS]},
+      '`compared` was a list, but must map names',
+    ),
     (MASKS, {'axes': {'fc3*': None}}, '`axes` has patterns that match no'),
     (MASKS, {'axes': 2}, '`axes` was 2, but must map names or globs'),
     (MASKS, {'axes': {'fc2*': ()}}, r'but fc2/kernel \(3, 2\) has \(\)'),

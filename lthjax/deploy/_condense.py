@@ -152,8 +152,8 @@ def _check_values(
       )
     elif alive > _MOST:
       faults.append(f'{name} has {alive} alive weights (at most {_MOST})')
-    elif room is not None and room > max(leaf.size, alive):
-      faults.append(f'{name} has {leaf.size} weights, less than {room}')
+    elif room is not None and room > _MOST:
+      faults.append(f'{name} has a capacity of {room} (at most {_MOST})')
     elif room is not None and room < alive:
       faults.append(
         f'{name} has {alive} alive weights for a capacity of {room} (raise it)'
