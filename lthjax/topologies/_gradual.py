@@ -126,7 +126,10 @@ def gradual(
       pattern,
       _select.magnitudes(batches.join(weights)),
       batches.join(masks),
-      batches.join_numbers(counts),
+      # Those of groups are the same in all leaves.
+      {n: counts[n] for n in batches.names}
+      if isinstance(pattern, NM)
+      else batches.join_numbers(counts),
       batches.axes,
     )
     new = batches.split(new, step > 0)

@@ -65,7 +65,7 @@ METHODS = {
   ),
   'sr_ste': lambda tx: lth.sr_ste(tx, pattern=NM),
 }
-FAST = ('rigl', 'rigl_rising', 'srigl', 'top_kast')
+FAST = ('rigl', 'rigl_rising', 'srigl', 'top_kast', 'gradual_nm')
 
 
 @pytest.mark.parametrize(
