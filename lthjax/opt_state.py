@@ -141,6 +141,11 @@ def forward_params(opt_state: optax.OptState, params: Any) -> Any:
       *(forward_params(opt_state, p) for p in params)
     )
   # By name: states of an `nnx.Optimizer` and pure trees differ in structure.
+  if _find(params):
+    raise TypeError(
+      '`params` holds the state of an optimizer: call'
+      ' `forward_params(opt_state, params)`, in this order.'
+    )
   named: dict[str, Any] = trees.by_name(params)
   for node in _find(opt_state):
     # Under `optax.partition` a state knows a part of the leaves only.

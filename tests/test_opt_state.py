@@ -243,6 +243,16 @@ def test_what_was_not_finite_when_it_died_can_be_cleared(bad):
   assert not any(np.asarray(params['w'][0, 2:]).tobytes())
 
 
+def test_swapped_arguments_are_refused():
+  params = {'w': np.ones((2, 2), np.float32)}
+  state = lth.static(optax.sgd(0.1), {'w': np.ones((2, 2), bool)}).init(params)
+  with pytest.raises(TypeError, match='in this order'):
+    lth.forward_params(params, state)
+  for method in (lth.straight_through, lth.sr_ste):
+    with pytest.raises(TypeError, match=r'pass `lthjax.patterns.NM\(2, 4\)`'):
+      method(optax.sgd(0.1), pattern='2:4')
+
+
 def test_masks_have_to_fit_the_params():
   state = METHODS['straight_through'](optax.sgd(0.1)).init(PARAMS)
   for params, fault in (
