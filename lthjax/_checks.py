@@ -18,7 +18,7 @@ from jax.core import Tracer
 from lthjax import trees
 from lthjax._errors import describe as describe
 from lthjax._errors import evaluated as evaluated
-from lthjax._errors import refuse
+from lthjax._errors import nothing, percent, refuse
 from lthjax._errors import spell as spell
 
 
@@ -80,7 +80,7 @@ def share(
   """Returns a share in [0, 1), such as a sparsity."""
   value = real(name, x)
   if not 0 <= value < 1:
-    raise wrong_value(name, value, f'be in [0, 1): {why}{_percent(value)}')
+    raise wrong_value(name, value, f'be in [0, 1): {why}{percent(value)}')
   return value
 
 
@@ -88,7 +88,7 @@ def closed_share(name: str, x: Any) -> float:
   """Returns a share in [0, 1], such as a density."""
   value = real(name, x)
   if not 0 <= value <= 1:
-    raise wrong_value(name, value, f'be in [0, 1]{_percent(value)}')
+    raise wrong_value(name, value, f'be in [0, 1]{percent(value)}')
   return value
 
 
@@ -123,7 +123,8 @@ def text(name: str, x: Any) -> str:
 def integers(name: str, x: Any) -> tuple[int, ...]:
   """Returns several Python integers, such as a shape or steps."""
   kinds = Sequence | np.ndarray | jax.Array
-  if isinstance(x, str | bytes) or not isinstance(x, kinds) or _is_scalar(x):
+  single = isinstance(x, str | bytes) or getattr(x, 'shape', None) == ()
+  if single or not isinstance(x, kinds):
     raise wrong_type(name, x, 'be a sequence of integers')
   return tuple(integer(name, n) for n in x)
 
@@ -189,7 +190,7 @@ def check_arrays(
   """Raises unless all leaves are arrays or `None`, and one is an array."""
   faults = _not_arrays(leaves, shapes)
   if all(x is None for x in leaves.values()):
-    faults = [_nothing(leaves)]
+    faults = [nothing(leaves)]
   hint = f' {_FILTER}' if len(faults) < len(leaves) else ''
   if 'abstract' in ''.join(faults):
     hint = ' Pass the arrays themselves.'
@@ -231,7 +232,7 @@ def check_masks(
   ]
   # Unlike params, masks may all be None, but not the whole tree.
   if not leaves or (list(leaves) == [''] and leaves[''] is None):
-    faults = [_nothing(leaves)]
+    faults = [nothing(leaves)]
   refuse(
     faults,
     f'`{what}` must be a tree of bool arrays and None, but {{}}.'
@@ -370,10 +371,6 @@ def _scalar(name: str, x: Any, kind: str) -> Any:
   raise wrong_type(name, x, f'be {kind}')
 
 
-def _is_scalar(x: Any) -> bool:
-  return getattr(x, 'shape', None) == ()
-
-
 def _is_real(x: Any) -> bool:
   dtype = getattr(x, 'dtype', np.dtype(float))
   kinds = (jnp.integer, jnp.floating, bool)
@@ -399,12 +396,3 @@ def _not_arrays(leaves: Mapping[str, Any], shapes: bool) -> list[str]:
     f' {"an abstract " * isinstance(x, jax.ShapeDtypeStruct)}{describe(x)}'
     for name, x in wrong.items()
   ]
-
-
-def _nothing(leaves: Mapping[str, Any]) -> str:
-  return 'it was None' if list(leaves) == [''] else 'it has no array'
-
-
-def _percent(value: float) -> str:
-  """A hint, if a share looks like a percentage."""
-  return f'. Give {value:g} % as {value / 100:g}' if 1 < value < 100 else ''

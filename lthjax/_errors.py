@@ -63,3 +63,13 @@ def evaluated(call: str, f: Any, *args: Any) -> Any:
       f'`{call}` failed on {given or "no arrays"}, with {type(error).__name__}:'
       f' {error}. Pass what the function takes.'
     ) from error
+
+
+def nothing(leaves: Mapping[str, Any]) -> str:
+  """Says why leaves hold nothing."""
+  return 'it was None' if list(leaves) == [''] else 'it has no array'
+
+
+def percent(value: float) -> str:
+  """A hint, if a share looks like a percentage."""
+  return f'. Give {value:g} % as {value / 100:g}' if 1 < value < 100 else ''

@@ -52,6 +52,12 @@ class Batches(NamedTuple):
         found[first] = number.reshape(len(names), *ones, *number.shape[1:])
     return found
 
+  def entries(self, tables: Table, entry: Any) -> dict[str, Any]:
+    """Stacks one entry of each table over moves, the last one at most."""
+    return self.join_numbers(
+      {n: t[jnp.minimum(entry, len(t) - 1)] for n, t in tables.items()}
+    )
+
   def split(self, table: Table, true: Any) -> dict[str, Any]:
     """Undoes `join` of masks.
 

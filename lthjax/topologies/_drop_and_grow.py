@@ -120,9 +120,8 @@ def drop_and_grow(
     return state._replace(grow_state=observe(state.grow_state, grads))
 
   def move_fn(state, params, grads, step):
-    its = pattern.fit(
-      _layers.recall(axes, state.stacks, state.masks), state.masks
-    )
+    given = _layers.recall(axes, state.stacks, state.masks)
+    its = pattern.fit(given, state.masks)
     masks = trees.prunable(state.masks)
     weights = _select.leaves_of(state.masks, params)
     grads = _select.leaves_of(state.masks, grads)
@@ -132,17 +131,11 @@ def drop_and_grow(
     masks, weights, scores = map(batches.join, (masks, weights, scores))
     total = stay = _select.count(masks, its)
     if wanted.size:
-      entry = times.entry(step)
-      total = batches.join_numbers(
-        {n: table[entry] for n, table in state.counts.items()}
-      )
+      total = batches.entries(state.counts, times.entry(step))
       stay = {n: jnp.minimum(stay[n], total[n]) for n in stay}
-    # Algorithm 1 of the RigL paper: keep the largest weights ...
     drop = _moves.drop_counts(state.drop_ratios, stay, step, times)
     left = {n: stay[n] - drop[n] for n in stay}
-    keep = _select.drop(pattern, _select.magnitudes(weights), masks, left, its)
-    # ... and grow among all others, those just dropped included.
-    new = _select.fill(pattern, _select.magnitudes(scores), keep, total, its)
+    new = _moved(pattern, masks, weights, scores, left, total, its)
     new = batches.split(new, step > 0)
     return state._replace(masks=_select.put(state.masks, new))
 
@@ -153,3 +146,19 @@ def drop_and_grow(
     observe=None if observe is None else observe_fn,
     applies_gradient=applies_gradient,
   )
+
+
+def _moved(
+  pattern: Pattern,
+  masks: Table,
+  weights: Table,
+  scores: Table,
+  left: Table,
+  total: Table,
+  its: Mapping[str, Axes],
+) -> Table:
+  """Moves masks as in algorithm 1 of the RigL paper."""
+  # Keep the largest weights ...
+  keep = _select.drop(pattern, _select.magnitudes(weights), masks, left, its)
+  # ... and grow among all others, those just dropped included.
+  return _select.fill(pattern, _select.magnitudes(scores), keep, total, its)

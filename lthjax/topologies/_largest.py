@@ -1,5 +1,6 @@
 """Dense weights of which the largest run forward: for STE, SR-STE, Top-KAST."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -75,12 +76,11 @@ def run_largest(
       backward_counts = {
         name: jnp.maximum(counts[name][0], trained[name]) for name in shapes
       }
-    everything = jax.tree.map(lambda _: None, params)
-    state = LargestState(masks, everything, counts, backward_counts, stacks)
+    every = jax.tree.map(lambda _: None, params)
+    state = LargestState(masks, every, counts, backward_counts, stacks)
     return move_fn(state, params, None, 0)
 
-  def move_fn(state, params, grads, step):
-    del grads
+  def move_fn(state, params, _, step):
     given = _layers.recall(axes, state.stacks, state.masks)
     its = pattern.fit(given, state.masks)
     weights = _select.leaves_of(state.masks, params)
@@ -91,12 +91,7 @@ def run_largest(
     every = {name: jnp.ones_like(x, bool) for name, x in weights.items()}
     counts: dict[str, Any] = dict.fromkeys(every)
     if state.counts:
-      counts = batches.join_numbers(
-        {
-          name: table[jnp.minimum(entry, len(table) - 1)]
-          for name, table in state.counts.items()
-        }
-      )
+      counts = batches.entries(state.counts, entry)
     # Every weight may come back: eligible are all, not only the alive ones.
     new = _select.select(pattern, weights, every, counts, its)
     new = batches.split(new, step >= 0)
@@ -109,20 +104,20 @@ def run_largest(
     return state._replace(backward=_select.put(state.masks, new))
 
   # Without a last step, masks are chosen again for as long as training lasts.
-  def moves(step):
-    if stop_step is not None:
-      return times.due(step)
-    return update_every == 1 or step % update_every == 0
-
+  always = functools.partial(_always, update_every)
   topology = Topology(
     init_fn,
     move_fn,
-    moves,
+    always if stop_step is None else times.due,
     penalize=penalize,
     applies_gradient=True,
     grows=False,  # `backward` says what trains
   )
   return sparsify(inner, topology)
+
+
+def _always(update_every: int, step: Any) -> Any:
+  return update_every == 1 or step % update_every == 0
 
 
 def _sparsities(

@@ -116,15 +116,12 @@ def srigl(
     arXiv:2305.02299, section 3.
   """
   _start.check(inner, masks)
-  if min_salient is not None:
-    min_salient = _checks.positive('min_salient', min_salient)
-  globs = _checks.globs('never_ablate', never_ablate)
   masks = _start.completed(masks, None, axes)
   times = _moves.times(update_every, stop_step, applies_gradient)
   ratios = _moves.drop_ratios(drop_fraction, times)
   wanted = _moves.scheduled(sparsity, densities, Unstructured(), times)
   densities = densities or _start.densities_of(masks)
-  least = functools.partial(_least, min_salient, globs)
+  least = _ablation(min_salient, never_ablate)
 
   def faults(masks):
     names = trees.prunable(masks)
@@ -144,28 +141,20 @@ def srigl(
       budgets = tables(shapes, wanted, densities, 'ceil', its)
       _fan_in.check_budgets(shapes, its, budgets, least(shapes))
     elif budgets is None:
-      alive = _select.count(trees.prunable(first), its)
-      budgets = {
-        n: k[None] if k.size > 1 else k.reshape(1) for n, k in alive.items()
-      }
+      budgets = _constant(_select.count(trees.prunable(first), its))
     budgets = jax.tree.map(jnp.asarray, budgets)
     return SRigLState(first, jnp.asarray(ratios), budgets, stacks)
 
   def move_fn(state, params, grads, step):
     given = _layers.recall(axes, state.stacks, state.masks)
     its = axes_lib.resolve(given, state.masks)
-    masks, entry = trees.prunable(state.masks), times.entry(step)
+    masks = trees.prunable(state.masks)
     weights = _select.leaves_of(state.masks, params)
     grads = _select.leaves_of(state.masks, grads)
     batches = _batches.make(
       Unstructured(), masks, [weights, grads], its, least(masks)
     )
-    budgets = batches.join_numbers(
-      {
-        n: table[jnp.minimum(entry, len(table) - 1)]
-        for n, table in state.budgets.items()
-      }
-    )
+    budgets = batches.entries(state.budgets, times.entry(step))
     masks, its = batches.join(masks), batches.axes
     alive = _select.count(masks, its)
     stay = {n: jnp.minimum(alive[n], budgets[n]) for n in masks}
@@ -185,6 +174,19 @@ def srigl(
     inner,
     Topology(init_fn, move_fn, times.due, applies_gradient=applies_gradient),
   )
+
+
+def _ablation(min_salient: Any, never_ablate: Any) -> Callable[..., Any]:
+  """Checks what says which neurons are ablated."""
+  if min_salient is not None:
+    min_salient = _checks.positive('min_salient', min_salient)
+  globs = _checks.globs('never_ablate', never_ablate)
+  return functools.partial(_least, min_salient, globs)
+
+
+def _constant(alive: Mapping[str, Any]) -> dict[str, Any]:
+  """Tables of one entry, for budgets that never change."""
+  return {n: k[None] if k.size > 1 else k.reshape(1) for n, k in alive.items()}
 
 
 def _least(

@@ -222,7 +222,7 @@ BAD_VALUES = {
   'disentangled_tickets': [
     (
       '--parts 11',
-      '`parts` was 11, but must be from 2 to the number of classes, 10',
+      '`parts` was 11, but must be from 2 to 10: every part needs classes',
     ),
     ('--by example --parts 190', 'part 189 has no validation example. Every'),
     ('--batch-size 700', 'batch_size was 700, but part 1 has 624'),
