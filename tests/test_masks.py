@@ -687,7 +687,7 @@ def test_deep_trees():
 
 
 SHARDED = """
-import jax, numpy as np
+import jax, numpy as np, optax
 import lthjax as lth
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -732,7 +732,14 @@ def results(mask, scores):
       lth.patterns.Columns(),
     )
   }
+  pruned['global'] = lth.prune(
+    {'w': scores}, full, sparsity=0.75, scope='global', axes=axes
+  )
+  draw = lth.random_masks(key, sparsity=0.75, axes=axes)
+  tx = lth.srigl(optax.sgd(0.1), draw, stop_step=100, axes=axes)
+  moving = lth.get_masks(tx.init({'w': scores}))
   return packed['w'], {
+    'srigl': moving['w'],
     'noise': lth.scores.noise(key, {'w': mask})['w'],
     'apply': lth.masks.apply(masks, {'w': scores})['w'],
     'full': lth.masks.full({'w': scores})['w'],

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import re
 
 import jax
@@ -318,9 +319,16 @@ def check_sharded():
     compiled = jax.jit(select).lower(x, *args).compile()
     text = compiled.as_text()
     assert not re.search('all-gather|all-to-all|collective-permute', text)
-    if kwargs.get('axis') is None:  # Only numbers are sent.
-      sent = re.findall(r'= (.*?) all-reduce(?:-start)?\(', text)
-      assert set(re.findall(r'\w+\[\S*\]', ' '.join(sent))) <= {'s32[]'}, sent
+    sent = re.findall(r'= (.*?) all-reduce(?:-start)?\(', text)
+    sent = set(re.findall(r'\w+\[[\d,]*\]', ' '.join(sent)))
+    if (axis := kwargs.get('axis')) is None:  # Only numbers are sent,
+      assert sent <= {'s32[]'}, sent
+    else:  # or one for each slice.
+      slices = np.delete(x.shape, axis).prod()
+      for one in sent:
+        size = math.prod(map(int, re.findall(r'\d+', one.partition('[')[2])))
+        assert one.startswith(('s32', 'pred')), sent
+        assert size <= slices, sent
     keep = compiled(x, *args)
     jax.tree.map(np.testing.assert_array_equal, keep, wanted)
     for k, s in zip(jax.tree.leaves(keep), jax.tree.leaves(x), strict=True):

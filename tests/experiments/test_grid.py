@@ -13,6 +13,7 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from tiny_experiments import TINY
 
 from common import command, figures, grid, progress, provenance, tables
 from common.config import BaseConfig, seeds, titled
@@ -278,10 +279,13 @@ def test_figures_are_reproducible_and_replace_links(tmp_path):
 # Ctrl-C.
 
 
-def test_an_interrupt_is_one_line_even_during_imports(tmp_path):
+@pytest.mark.parametrize('name', TINY)
+def test_an_interrupt_is_one_line_even_during_imports(name, tmp_path):
   """`jax` stands for whatever is imported when the signal comes."""
-  (tmp_path / 'jax.py').write_text('raise KeyboardInterrupt\n')
-  script = figures.__file__.replace('common/figures', 'lottery_ticket')
+  (tmp_path / 'jax.py').write_text(
+    'import signal\nsignal.raise_signal(signal.SIGINT)\n'
+  )
+  script = figures.__file__.replace('common/figures', name)
   done = subprocess.run(
     [sys.executable, script],
     env={'PYTHONPATH': str(tmp_path), 'PATH': ''},
