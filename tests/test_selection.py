@@ -314,7 +314,7 @@ def check_sharded():
   expected = jax.tree.map(np.asarray, expected)
   np.testing.assert_array_equal(expected['flat'], oracle([matrix], 1000)[0])
 
-  def check(x, wanted, *args, **kwargs):
+  def compile_one(x, *args, **kwargs):
     select = functools.partial(lth.keep_largest, **kwargs)
     compiled = jax.jit(select).lower(x, *args).compile()
     text = compiled.as_text()
@@ -329,7 +329,10 @@ def check_sharded():
         size = math.prod(map(int, re.findall(r'\d+', one.partition('[')[2])))
         assert one.startswith(('s32', 'pred')), sent
         assert size <= slices, sent
-    keep = compiled(x, *args)
+    return compiled
+
+  def check(x, wanted, *args, **kwargs):
+    keep = compile_one(x, *args, **kwargs)(x, *args)
     jax.tree.map(np.testing.assert_array_equal, keep, wanted)
     for k, s in zip(jax.tree.leaves(keep), jax.tree.leaves(x), strict=True):
       assert k.sharding.is_equivalent_to(s.sharding, k.ndim)
@@ -359,6 +362,9 @@ def check_sharded():
         check(leaves['c'], expected['stack'], 70, axis=(1, 2))
         check(put(short, 'd'), expected['short'], 3, axis=0)
         check(put(large, 'd'), expected['large'], 5000)
+        place = NamedSharding(mesh, P('d'))
+        huge = jax.ShapeDtypeStruct((32, 1024, 4096), 'float32', sharding=place)
+        compile_one(huge, 5000)
         each = jax.jit(lambda xs: keep_each(xs, [1000, 1000, 1000]))
         for keep in each([rows, columns, rows]):
           np.testing.assert_array_equal(keep, expected['flat'])
