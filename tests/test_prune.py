@@ -806,3 +806,15 @@ def test_a_traced_sparsity():
 def test_trees_of_the_wrong_kind(scores, masks, message):
   with pytest.raises(TypeError, match=re.escape(message)):
     lth.prune(scores, masks, sparsity=0.5)
+
+
+def test_scores_are_compared_with_their_signs():
+  """Params as scores keep the largest values, not the largest magnitudes."""
+  weights = np.float32([-3.0, 2.0, -1.0, 0.5])
+  masks = np.ones(4, bool)
+  signed = lth.prune({'w': weights}, {'w': masks}, sparsity=0.5)
+  magnitude = lth.prune(
+    lth.scores.magnitude({'w': weights}), {'w': masks}, sparsity=0.5
+  )
+  assert signed['w'].tolist() == [False, True, False, True]
+  assert magnitude['w'].tolist() == [True, True, False, False]
