@@ -210,5 +210,12 @@ def _misfits(
       yield f'{name} is None in the {what} but has a mask'
     elif not hasattr(leaf, 'shape'):
       yield f'{name} is a {type(leaf).__name__} in the {what}'
+    elif is_abstract(mask) and not is_abstract(leaf):
+      yield f'{name}: mask is an abstract bool{list(mask.shape)}, not an array'
     elif mask.shape != leaf.shape:
       yield f'{name}: mask of shape {mask.shape}, {what} of shape {leaf.shape}'
+
+
+def is_abstract(x: Any) -> bool:
+  """Returns whether a leaf has a shape and no values."""
+  return isinstance(x, jax.ShapeDtypeStruct)

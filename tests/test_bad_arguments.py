@@ -95,7 +95,7 @@ ALLOWED = {
   'keeps': {'{}'},
   'key': {'key'},
   'keys': {'keys'},
-  'masks': {'masks', 'abstract masks', 'tree of None'},
+  'masks': {'masks', 'tree of None'},
   'named': {'{}'},
   'new path': {'text'},
   'not negative': LARGE,

@@ -337,6 +337,13 @@ TWO = {'fc': {'kernel': jnp.ones((2, 3)), 'bias': jnp.ones(3)}, 'out': None}
       ['fc/kernel: mask of dtype float32, not bool'],
     ),
     (
+      {
+        'fc': {'kernel': jax.ShapeDtypeStruct((2, 3), bool), 'bias': None},
+        'out': None,
+      },
+      ['fc/kernel: mask is an abstract bool[2, 3], not an array'],
+    ),
+    (
       {'fc': {'kernel': None, 'bias': True}, 'out': np.ones(2, bool)},
       [
         'fc/bias: mask is a bool, not an array',
