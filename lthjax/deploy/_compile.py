@@ -15,7 +15,7 @@ import tempfile
 
 SOURCES = pathlib.Path(__file__).parent / 'csrc'
 # Not a name that Python could take for an extension module.
-NAME = 'libsparse.dylib' if sys.platform == 'darwin' else 'libsparse.so'
+NAME = 'libsparse.dylib' if sys.platform == 'darwin' else 'libsparse.so.1'
 _FLAGS = ('-std=c++17', '-O3', '-fPIC', '-shared', '-fvisibility=hidden')
 
 

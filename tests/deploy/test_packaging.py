@@ -153,7 +153,7 @@ def tree(tmp_path):
   shutil.copytree(
     ROOT / 'lthjax',
     copy / 'lthjax',
-    ignore=shutil.ignore_patterns('__pycache__', 'libsparse.so'),
+    ignore=shutil.ignore_patterns('__pycache__', 'libsparse.so.1'),
   )
   for name in ('pyproject.toml', 'README.md', 'LICENSE', 'hatch_build.py'):
     shutil.copy(ROOT / name, copy)
@@ -181,7 +181,7 @@ def test_a_wheel_with_the_library(tree, tmp_path):
   (wheel,) = tmp_path.glob('*.whl')
   assert '-py3-none-linux_' in wheel.name or '-py3-none-macosx_' in wheel.name
   names = zipfile.ZipFile(wheel).namelist()
-  for name in ('libsparse.so', 'csrc/kernels.cc', 'csrc/loops.h'):
+  for name in ('libsparse.so.1', 'csrc/kernels.cc', 'csrc/loops.h'):
     assert f'lthjax/deploy/{name}'.replace('.so', '.') in ' '.join(names)
   # The library fits the running JAX and the sources beside it.
   installed = tmp_path / 'installed'
@@ -211,7 +211,7 @@ def test_wheels_without_a_compiler(tree, tmp_path):
   (wheel,) = tmp_path.glob('*-py3-none-any.whl')
   names = zipfile.ZipFile(wheel).namelist()
   assert 'lthjax/deploy/csrc/loops.h' in names
-  assert not any('libsparse.so' in name for name in names)
+  assert not any('libsparse.so.1' in name for name in names)
   text = done.stdout + done.stderr
   assert text.count('lthjax is built without compiled kernels') == 1
   assert 'jaxlib' not in text
