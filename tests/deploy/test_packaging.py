@@ -182,7 +182,7 @@ def test_a_wheel_with_the_library(tree, tmp_path):
   assert '-py3-none-linux_' in wheel.name or '-py3-none-macosx_' in wheel.name
   names = zipfile.ZipFile(wheel).namelist()
   for name in ('libsparse.so.1', 'csrc/kernels.cc', 'csrc/loops.h'):
-    assert f'lthjax/deploy/{name}'.replace('.so', '.') in ' '.join(names)
+    assert f'lthjax/deploy/{name}'.replace('.so.1', '.') in ' '.join(names)
   # The library fits the running JAX and the sources beside it.
   installed = tmp_path / 'installed'
   zipfile.ZipFile(wheel).extractall(installed)
