@@ -392,7 +392,6 @@ def _not_arrays(leaves: Mapping[str, Any], shapes: bool) -> list[str]:
     if x is not None and not isinstance(x, kinds)
   }
   return [
-    f'{name or "it"} is'
-    f' {"an abstract " * isinstance(x, jax.ShapeDtypeStruct)}{describe(x)}'
+    f'{name or "it"} is {"an abstract " * trees.is_abstract(x)}{describe(x)}'
     for name, x in wrong.items()
   ]

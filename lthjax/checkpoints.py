@@ -342,7 +342,7 @@ def _abstract(x: Any) -> Any:
 def _commit_like(like: Any, x: jax.Array) -> jax.Array:
   """Frees an array from its device unless its place was asked for."""
   # Each mixture of committed and other arrays compiles a program again.
-  asked = isinstance(like, jax.ShapeDtypeStruct) and like.sharding is not None
+  asked = trees.is_abstract(like) and like.sharding is not None
   if asked or getattr(like, 'committed', False):
     return x
   place = contextlib.nullcontext()

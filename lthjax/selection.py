@@ -73,7 +73,7 @@ def keep_largest(
   if not named:
     raise ValueError('`keep_largest` needs at least one array of scores.')
   check_floating(named)
-  if any(isinstance(x, jax.ShapeDtypeStruct) for x in named.values()):
+  if any(trees.is_abstract(x) for x in named.values()):
     _checks.check_arrays(named, 'scores')
   _check_count(count)
   axes = _shared_axes(axis, [jnp.shape(x) for x in named.values()])

@@ -175,6 +175,4 @@ def _lengths(batch: Any) -> set[int]:
 
 
 def _is_floating(x: Any) -> bool:
-  return isinstance(x, jax.ShapeDtypeStruct) and jnp.issubdtype(
-    x.dtype, jnp.floating
-  )
+  return trees.is_abstract(x) and jnp.issubdtype(x.dtype, jnp.floating)
