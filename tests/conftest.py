@@ -65,6 +65,15 @@ def tfds_data_dir() -> pathlib.Path:
 
 
 @pytest.fixture(scope='session')
+def text_data_dir(tfds_data_dir: pathlib.Path) -> pathlib.Path:
+  """The folder of treebanks and lexicons beside that of prepared data sets."""
+  path = tfds_data_dir.parent / 'text'
+  if not path.is_dir():
+    pytest.skip(f'needs treebanks and lexicons, but {path} is no folder')
+  return path
+
+
+@pytest.fixture(scope='session')
 def run_python() -> Callable[..., str]:
   """Runs Python source in a fresh process and returns what it prints.
 
