@@ -629,6 +629,12 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
   )
   add(lth.program.uses, 'apply params x where', args=('apply', 'params', 'x'))
   add(
+    lth.program.attention_maps,
+    'params x',
+    args=('apply', 'params', 'x'),
+    apply=('function', lambda params, x: jax.nn.softmax(x @ x.T) @ x),
+  )
+  add(
     lth.program.run,
     'x',
     args=('f', 'visits', 'x'),

@@ -133,7 +133,11 @@ def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 def attend(
-  query: jax.Array, key: jax.Array, value: jax.Array, allowed: jax.Array
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  allowed: jax.Array,
+  bias: jax.Array | None = None,
 ) -> jax.Array:
   """Computes attention, with several query heads to a key and value head.
 
@@ -142,6 +146,8 @@ def attend(
     key: ``[batch, places, key_value_heads, head_dim]``.
     value: as ``key``.
     allowed: bool ``[batch or 1, time or 1, places]``.
+    bias: what is added to the scores, ``[batch or 1, heads or 1, time,
+      places]``.
 
   Returns:
     Averages of the values, ``[batch, time, heads, head_dim]``.
@@ -151,6 +157,10 @@ def attend(
   query = query.reshape(batch, time, groups, heads // groups, head_dim)
   scores = jnp.einsum('btgrk,bsgk->bgrts', query, key) * head_dim**-0.5
   scores = scores.astype(jnp.float32)
+  if bias is not None:
+    split = (groups, -1) if bias.shape[1] > 1 else (1, 1)
+    bias = bias.reshape(len(bias), *split, *bias.shape[2:])
+    scores = scores + bias.astype(jnp.float32)
   lowest = jnp.finfo(jnp.float32).min
   scores = jnp.where(allowed[:, None, None], scores, lowest)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)

@@ -36,10 +36,13 @@ class Decoder(NamedTuple):
 
   Attributes:
     init: ``init(key)`` draws params.
-    apply: ``apply(params, tokens, token_mask=None)`` returns logits
+    apply: ``apply(params, tokens, token_mask=None, bias=None)`` returns logits
       ``[batch, time, vocabulary]`` of the next tokens. ``tokens`` are integers
       ``[batch, time]``; where ``token_mask``, of the same shape, is false is a
-      pad, which no token attends to.
+      pad, which no token attends to. ``bias``, floats ``[batch, time, time]``
+      or ``[batch, heads, time, time]``, is added to the attention scores of
+      every layer: -inf closes an edge from a query to a key. It is data: other
+      values compile nothing.
     hidden: as ``apply``, but returns the normalized last hidden states
       ``[batch, time, width]``.
     init_cache: ``init_cache(params, batch, places)`` makes an empty `Cache`.
@@ -61,6 +64,7 @@ class _Inputs(NamedTuple):
   token_mask: jax.Array | None = None
   cache: Cache | None = None
   logits: bool = True
+  bias: jax.Array | None = None
 
 
 class Attention(nnx.Module):
@@ -88,7 +92,7 @@ class Attention(nnx.Module):
     self.query_norm = norm() if normed else None
     self.key_norm = norm() if normed else None
 
-  def __call__(self, x, angles, allowed, places, start) -> Any:
+  def __call__(self, x, angles, allowed, bias, places, start) -> Any:
     """Computes the layer, and the places of a cache after it."""
     query, key, value = self.query(x), self.key(x), self.value(x)
     if self.query_norm is not None and self.key_norm is not None:
@@ -103,7 +107,7 @@ class Attention(nnx.Module):
         for old, new in zip(places, (key, value), strict=True)
       )
       places = key, value
-    return self.out(_layers.attend(query, key, value, allowed)), places
+    return self.out(_layers.attend(query, key, value, allowed, bias)), places
 
 
 class Block(nnx.Module):
@@ -115,10 +119,10 @@ class Block(nnx.Module):
     self.mlp_norm = RMSNorm(config.width, config.norm_eps, rngs=rngs)
     self.mlp = _moe.mlp(config, rngs=rngs)
 
-  def __call__(self, x, angles, allowed, places, start):
+  def __call__(self, x, angles, allowed, bias, places, start):
     """Computes the block, and the places of a cache after it."""
     y, places = self.attention(
-      self.attention_norm(x), angles, allowed, places, start
+      self.attention_norm(x), angles, allowed, bias, places, start
     )
     x = x + y
     return x + self.mlp(self.mlp_norm(x)), places
@@ -140,7 +144,7 @@ class Llama(nnx.Module):
   def __call__(self, inputs: _Inputs, *, train: bool = False):
     """Computes logits or hidden states, and the next cache."""
     del train
-    tokens, mask, cache, logits = inputs
+    tokens, mask, cache, logits, bias = inputs
     blocks: Any = self.blocks
     positions, allowed, valid = _places(tokens, mask, cache)
     head_dim = blocks.attention.key.kernel.shape[-1]
@@ -149,7 +153,7 @@ class Llama(nnx.Module):
 
     @nnx.scan(in_axes=(0, nnx.Carry, 0), out_axes=(nnx.Carry, 0))
     def run(block, x, places):
-      return block(x, angles, allowed, places, start)
+      return block(x, angles, allowed, bias, places, start)
 
     places = None if cache is None else (cache.keys, cache.values)
     x, places = run(blocks, self.embed(tokens), places)
@@ -301,15 +305,16 @@ def _decoder(name: str, config: LlamaConfig) -> Decoder:
   def init(key):
     return net.init(key)[0]
 
-  def run(params, tokens, token_mask, logits):
+  def run(params, tokens, token_mask, logits, bias):
     tokens, mask = _tokens.check(name, params, tokens, token_mask)
-    return call(params, tokens, mask, None, logits)[0]
+    bias = _tokens.check_bias(name, params, tokens, mask, bias)
+    return call(params, tokens, mask, None, logits, bias)[0]
 
-  def apply(params, tokens, token_mask=None):
-    return run(params, tokens, token_mask, True)
+  def apply(params, tokens, token_mask=None, bias=None):
+    return run(params, tokens, token_mask, True, bias)
 
-  def hidden(params, tokens, token_mask=None):
-    return run(params, tokens, token_mask, False)
+  def hidden(params, tokens, token_mask=None, bias=None):
+    return run(params, tokens, token_mask, False, bias)
 
   def init_cache(params, batch, places):
     attention = params['blocks']['attention']

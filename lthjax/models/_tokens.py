@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lthjax import trees
 
@@ -47,6 +48,65 @@ def _check_range(name: str, params: Any, tokens: jax.Array) -> None:
       f'`{name}` was given tokens from {low} to {high}, but its embedding has'
       f' the {count} tokens from 0 to {count - 1}. Use the tokenizer that'
       ' belongs to these params.'
+    )
+
+
+def check_bias(
+  name: str,
+  params: Any,
+  tokens: jax.Array,
+  token_mask: jax.Array | None,
+  bias: Any,
+) -> jax.Array | None:
+  """Returns a bias as ``[batch, heads or 1, time, time]``, or raises."""
+  if bias is None:
+    return None
+  bias = jnp.asarray(bias)
+  (batch, time), heads = tokens.shape, _heads(params)
+  shapes = [(batch, time, time)]
+  shapes += [(batch, heads, time, time)] if heads else []
+  if not jnp.issubdtype(bias.dtype, jnp.floating) or bias.shape not in shapes:
+    raise ValueError(
+      f'`{name}` was given a bias of shape {bias.shape} and type {bias.dtype},'
+      f' but needs floats of shape {" or ".join(map(str, shapes))}. For a mask'
+      ' of bools, use `jnp.where(mask, 0.0, -jnp.inf)`.'
+    )
+  bias = bias if bias.ndim == 4 else bias[:, None]
+  known = trees.concrete({'bias': bias, 'mask': token_mask})
+  if known is not None:
+    _check_open(name, known['bias'], known['mask'])
+  return bias
+
+
+def _heads(params: Any) -> int | None:
+  """Number of heads of the params, if they are those of a decoder."""
+  try:
+    return params['blocks']['attention']['query']['kernel'].shape[-2]
+  except (AttributeError, KeyError, TypeError):
+    return None  # Refused later, by name.
+
+
+def _check_open(name: str, bias: Any, token_mask: Any) -> None:
+  """Raises on values that no softmax can take, and on rows all closed."""
+  if np.isnan(bias).any() or (bias == np.inf).any():
+    raise ValueError(
+      f'`{name}` was given a bias with NaN or inf, but every entry must be'
+      ' finite, or -inf to close an edge.'
+    )
+  time = bias.shape[-1]
+  earlier = np.tri(time, dtype=bool)[None, None]
+  if token_mask is not None:
+    # What pads attend to does not matter.
+    earlier = earlier & token_mask[:, None, None, :]
+    bias = np.where(token_mask[:, None, :, None], bias, 0.0)
+    earlier = earlier | ~token_mask[:, None, :, None]
+  closed = ~((bias > -np.inf) & earlier).any(-1)
+  if closed.any():
+    row, _, place = np.argwhere(closed)[0]
+    raise ValueError(
+      f'`{name}` was given a bias that closes all edges of token {place} of'
+      f' sequence {row}, but each token needs one to itself or before. Open'
+      ' the diagonal.'
     )
 
 

@@ -7,12 +7,23 @@ matmuls and convolutions that multiply with it, also inside `jax.jit`,
 with custom derivatives, and gives the way back from there to the leaf.
 `kernels` chooses the leaves that are multiplied with, whatever their names.
 `run` runs a program, and shows or changes what chosen equations of it compute.
+`attention_maps` shows the attention of every layer.
 """
 
+from lthjax.program._attention import attention_maps
 from lthjax.program._interpreter import bind
 from lthjax.program._kernels import kernels
 from lthjax.program._use import Loop, Step, Use
 from lthjax.program._uses import uses
 from lthjax.program._values import run
 
-__all__ = ['Loop', 'Step', 'Use', 'bind', 'kernels', 'run', 'uses']
+__all__ = [
+  'Loop',
+  'Step',
+  'Use',
+  'attention_maps',
+  'bind',
+  'kernels',
+  'run',
+  'uses',
+]
