@@ -14,6 +14,7 @@ from lthjax import (
   landscape,
   linguistic,
   losses,
+  lota,
   masks,
   opt_state,
   patterns,
@@ -37,12 +38,14 @@ from lthjax import (
 from lthjax._sparsify import sparsify
 from lthjax._state import SparsifyState, Topology
 from lthjax.calibration import Calibration, calibrate, stats
+from lthjax.lota import packed
 from lthjax.opt_state import forward_params, get_masks, set_masks, strip
 from lthjax.proxies import rank
 from lthjax.pruning import prune, prune_iteratively, prune_program
 from lthjax.selection import keep_largest
 from lthjax.topologies import (
   ac_dc,
+  frozen,
   gradual,
   random_masks,
   rigl,
@@ -80,6 +83,7 @@ __all__ = [
   'deploy',
   'files',
   'forward_params',
+  'frozen',
   'get_masks',
   'gradual',
   'groups',
@@ -87,9 +91,11 @@ __all__ = [
   'landscape',
   'linguistic',
   'losses',
+  'lota',
   'masks',
   'models',
   'opt_state',
+  'packed',
   'patterns',
   'program',
   'proxies',

@@ -66,3 +66,8 @@ class SparsifyState(NamedTuple):
   def keeps_dense(self) -> bool:
     """Whether weights outside the masks keep their values."""
     return hasattr(self.topology_state, 'backward')
+
+  @property
+  def freezes(self) -> bool:
+    """Whether the network runs with all weights, of which only some train."""
+    return self.keeps_dense and not jax.tree.leaves(self.topology_state.masks)

@@ -23,7 +23,8 @@ def get_masks(opt_state: optax.OptState) -> chex.ArrayTree:
     opt_state: state of a transformation that contains one of `lthjax`.
 
   Returns:
-    Tree of masks of the weights that the network runs with.
+    Tree of masks of the weights that the network runs with; under
+    `lthjax.frozen`, of those that train.
 
   Example:
     >>> import jax.numpy as jnp, optax
@@ -40,7 +41,8 @@ def get_masks(opt_state: optax.OptState) -> chex.ArrayTree:
       ' one. Wrap the whole optimizer once, for instance `tx ='
       ' lthjax.static(tx, masks)`, and call `tx.init(params)` again.'
     )
-  return found[0].topology_state.masks
+  topology_state = found[0].topology_state
+  return _unhidden(topology_state) if found[0].freezes else topology_state.masks
 
 
 def set_masks(
@@ -82,6 +84,10 @@ def set_masks(
   def replace(node):
     if not _holds_masks(node):  # A leaf of some other state.
       return node
+    if node.freezes:
+      backward = trees.copy_into(node.topology_state.backward, masks)
+      topology_state = node.topology_state._replace(backward=backward)
+      return node._replace(topology_state=topology_state)
     topology_state = node.topology_state._replace(masks=copy())
     if node.keeps_dense:
       # What the network runs with has to train.
@@ -273,6 +279,15 @@ def share_steps(opt_state: optax.OptState) -> tuple[optax.OptState, Any]:
     return every._replace(step=None, inner_state=inner_state)
 
   return _map(share, opt_state, _may_skip), _map(axes, opt_state, _may_skip)
+
+
+def _unhidden(topology_state: Any) -> chex.ArrayTree:
+  """Masks of what trains; `None` at leaves that are frozen whole."""
+  return jax.tree.map(
+    lambda m: None if isinstance(m, optax.MaskedNode) else m,
+    topology_state.backward,
+    is_leaf=lambda m: isinstance(m, optax.MaskedNode),
+  )
 
 
 def _map(

@@ -1,12 +1,13 @@
 """Scores: what a weight is worth. For every criterion, a higher score is kept.
 
 Scores of values take the params and, where they need them, the params at
-initialization. Scores at initialization (`snip`, `grasp`, `synflow`, `taylor`,
-`fisher`) take a loss or a model too, as a pure function. All return a tree of
-scores with the structure of the params.
+initialization. Scores at initialization (`snip`, `gradient`, `grasp`,
+`synflow`, `taylor`, `fisher`) take a loss or a model too, as a pure function.
+All return a tree of scores with the structure of the params.
 """
 
 from lthjax.scores._fisher import fisher
+from lthjax.scores._gradient import gradient
 from lthjax.scores._grasp import grasp
 from lthjax.scores._noise import noise
 from lthjax.scores._snip import snip
@@ -27,6 +28,7 @@ from lthjax.scores._values import (
 
 __all__ = [
   'fisher',
+  'gradient',
   'grasp',
   'large_final',
   'large_final_same_sign',

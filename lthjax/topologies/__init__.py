@@ -2,6 +2,7 @@
 
 from lthjax.topologies._ac_dc import ACDCState, ac_dc
 from lthjax.topologies._drop_and_grow import DropAndGrowState, drop_and_grow
+from lthjax.topologies._frozen import FrozenState, frozen
 from lthjax.topologies._gradual import GradualState, gradual
 from lthjax.topologies._largest import LargestState
 from lthjax.topologies._metrics import metrics
@@ -18,6 +19,7 @@ __all__ = [
   'ACDCState',
   'DropAndGrowState',
   'FixedState',
+  'FrozenState',
   'GradualState',
   'LargestState',
   'RandomMasks',
@@ -26,6 +28,7 @@ __all__ = [
   'ac_dc',
   'drop_and_grow',
   'fixed',
+  'frozen',
   'gradual',
   'metrics',
   'random_masks',
