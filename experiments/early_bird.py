@@ -191,7 +191,7 @@ class Experiment(command.Experiment):
     learning_rate = steps_down(config.learning_rate, falls)
     kernels = lth.masks.full(self.task.params)
     tx = make_optimizer('sgd', learning_rate, config.weight_decay, kernels)
-    tx = optax.chain(lth.structured.add_l1(config.l1), tx)
+    tx = optax.chain(lth.structure.add_l1(config.l1), tx)
     return lth.static(tx, self.dense)
 
   def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
@@ -291,15 +291,15 @@ def per_seed(f, sparsity: float) -> Callable[[Any], Any]:
 
 
 def channels_of(sparsity: float, params: Any) -> chex.ArrayTree:
-  return lth.structured.channel_masks(params, sparsity)
+  return lth.structure.channel_masks(params, sparsity)
 
 
 def masks_of(sparsity: float, params: Any) -> chex.ArrayTree:
   """Masks of a ticket's channels, and of the next layer's inputs from them."""
-  return lth.structured.mask_channels(
+  return lth.structure.mask_channels(
     params,
     channels_of(sparsity, params),
-    lth.groups.chain(params, layers(params)),
+    lth.structure.chain(params, layers(params)),
   )
 
 

@@ -26,12 +26,11 @@ from lthjax import (
   data,
   densities,
   deploy,
-  groups,
   landscape,
   patterns,
   proxies,
   report,
-  structured,
+  structure,
   supermasks,
   tickets,
   topologies,
@@ -116,8 +115,8 @@ class Door(NamedTuple):
 
 
 SPARSE = deploy.condense(PARAMS, MASKS)
-GROUPS = groups.from_program(apply, PARAMS, X)
-UNITS = next(iter(groups.by_leaf(GROUPS)['hidden/kernel']))[0]
+GROUPS = structure.groups(apply, PARAMS, X)
+UNITS = next(iter(structure.by_leaf(GROUPS)['hidden/kernel']))[0]
 TICKET = tickets.Ticket(1, 0.5, MASKS, PARAMS, PARAMS, {})
 TX = lth.static(optax.adam(0.1), MASKS)
 STATE = TX.init(PARAMS)
@@ -502,9 +501,9 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
     path=('path', saved_ticket),
     like=('ticket', TICKET),
   )
-  # groups, structured
+  # structure
   add(
-    groups.by_axes,
+    structure.by_axes,
     'params',
     axes=(
       'named',
@@ -515,48 +514,48 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
       },
     ),
   )
-  add(groups.by_leaf, 'groups')
-  add(groups.chain, 'params', layers=('texts', ['hidden', 'output']))
+  add(structure.by_leaf, 'groups')
+  add(structure.chain, 'params', layers=('texts', ['hidden', 'output']))
   keeps = {UNITS: np.arange(8) < 4}
-  add(groups.compact, 'params groups', keeps=('keeps', keeps))
-  add(groups.expand, 'params groups', unit_masks=('keeps', keeps))
+  add(structure.cut, 'params groups', keeps=('keeps', keeps))
+  add(structure.masks, 'params groups', keeps=('keeps', keeps))
   add(
-    groups.from_program,
+    structure.groups,
     'apply params x',
     args=('apply', 'params', 'x'),
     sums=('flag', True),
   )
   add(
-    groups.permute,
+    structure.permute,
     'groups',
     tree=('params', PARAMS),
     permutations=('named', {UNITS: np.arange(8)}),
   )
-  add(groups.score_by_group, 'params groups')
-  add(groups.table, 'groups')
+  add(structure.norm, 'params groups')
+  add(structure.table, 'groups')
   norm = {
     'conv': {'kernel': np.ones((3, 3, 1, 4), np.float32)},
     'norm': {'scale': np.arange(4.0, dtype=np.float32)},
   }
   add(
-    structured.add_l1,
+    structure.add_l1,
     '',
     lambda tx: tx.update(PARAMS, tx.init(PARAMS), PARAMS),
     strength=('not negative', 0.1),
     where=('where', '*/bias'),
   )
   add(
-    structured.channel_masks,
+    structure.channel_masks,
     'sparsity',
     params=('params', norm),
     where=('where', '*/scale'),
   )
-  chain = groups.chain(
+  chain = structure.chain(
     norm | {'output': {'kernel': np.ones((4, 2), np.float32)}},
     ['conv', 'norm', 'output'],
   )
   add(
-    structured.mask_channels,
+    structure.mask_channels,
     '',
     params=(
       'params',
@@ -573,7 +572,7 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
     groups=('groups', chain),
   )
   add(
-    structured.compact,
+    structure.compact,
     'apply params x groups',
     args=('apply', 'params', 'keeps', 'x'),
     keeps=('keeps', keeps),

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lthjax import _checks, _table, trees
-from lthjax import groups as groups_lib
+from lthjax import _checks, _table, structure, trees
 from lthjax import masks as masks_lib
 from lthjax.deploy import _units
-from lthjax.structured._compact import difference
+from lthjax.structure._compact import difference
 
 
 class UnitGroup(NamedTuple):
@@ -237,7 +236,7 @@ class _State:
         '`compact` compares numbers and shapes: call it outside of `jax.jit`.'
       )
     masked = masks_lib.apply(masks, params)
-    groups = groups_lib.from_program(apply, masked, *example)
+    groups = structure.groups(apply, masked, *example)
     state = cls(apply, masked, masks, example, groups)
     globs = _checks.globs('whole', whole)
     # Names have brackets, which globs read in their own way.
@@ -345,7 +344,7 @@ class _State:
     for name, dead in new.items():
       self.why[why][name] = self.why[why].get(name, np.False_) | dead
     keeps: Any = {name: ~dead for name, dead in new.items()}
-    masks = groups_lib.expand(keeps, self.tree(), self.groups)
+    masks = structure.masks(keeps, self.tree(), self.groups)
     for name, mask in trees.by_name(masks).items():
       if mask is not None:
         self.alive[name] &= np.asarray(mask)
@@ -371,8 +370,8 @@ class _State:
     found = self.tree(), masks
     if keeps:
       found = (
-        groups_lib.compact(found[0], self.groups, keeps),
-        (groups_lib.compact(masks, self.groups, keeps)),
+        structure.cut(found[0], self.groups, keeps),
+        (structure.cut(masks, self.groups, keeps)),
       )
     small, small_masks = jax.device_put(found)
     return small, small_masks

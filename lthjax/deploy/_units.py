@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lthjax import groups as groups_lib
-from lthjax import trees
-from lthjax.deploy._biases import biases
-from lthjax.groups._groups import Member, stack_axes, stack_shape
+from lthjax import structure, trees
+from lthjax.program._biases import biases
 from lthjax.program._interpreter import bind, equations, trace
 from lthjax.program._kernels import classify, select
 from lthjax.program._uses import uses_of
 from lthjax.program._values import run
+from lthjax.structure._groups import Member, stack_axes, stack_shape
 
 
 class Reader(NamedTuple):
@@ -99,7 +98,7 @@ class Roles(NamedTuple):
 def roles(
   apply: Callable[..., Any],
   params: chex.ArrayTree,
-  groups: groups_lib.Groups,
+  groups: structure.Groups,
   *args: Any,
 ) -> dict[str, Roles]:
   """Finds who reads and who writes the units of each group."""
@@ -179,7 +178,7 @@ def _side(use: Any, member: Member) -> tuple[str, np.ndarray]:
 
 def alive_units(
   alive: Mapping[str, np.ndarray],
-  groups: groups_lib.Groups,
+  groups: structure.Groups,
   name: str,
   members: tuple[Member, ...],
 ) -> np.ndarray:

@@ -17,10 +17,10 @@ import numpy as np
 
 from lthjax import trees
 from lthjax._errors import refuse
-from lthjax.groups import Groups, Member, by_leaf, permute
-from lthjax.groups._groups import check_fit, stack_axes, stack_shape
-from lthjax.groups._units import reorder
 from lthjax.landscape._pairs import check_alike
+from lthjax.structure import Groups, Member, by_leaf, permute
+from lthjax.structure._groups import check_fit, stack_axes, stack_shape
+from lthjax.structure._units import reorder
 
 
 class Alignment(NamedTuple):
@@ -52,8 +52,8 @@ def align(
   Args:
     params_a: tree of floating-point arrays.
     params_b: tree with leaves of the same names, shapes and dtypes.
-    groups: which axes move together, from `lthjax.groups.chain`, `by_axes` or
-      `from_program`. Groups with pins other than ``'reduced'`` stay in place.
+    groups: which axes move together, from `lthjax.structure.groups`, `chain` or
+      `by_axes`. Groups with pins other than ``'reduced'`` stay in place.
 
   Returns:
     An `Alignment`. Its params compute the same as the second network. If the
@@ -66,7 +66,7 @@ def align(
     >>> a = {'in': jnp.array([[1.0, 2.0, 3.0]]), 'out': jnp.ones((3, 1))}
     >>> b = {'in': jnp.array([[3.0, 1.0, 2.0]]), 'out': jnp.ones((3, 1))}
     >>> axes = {'in': (None, 'units'), 'out': ('units', None)}
-    >>> groups = lth.groups.by_axes(a, axes)
+    >>> groups = lth.structure.by_axes(a, axes)
     >>> lth.landscape.align(a, b, groups).params['in']
     Array([[1., 2., 3.]], dtype=float32)
   """

@@ -52,7 +52,7 @@ def early_bird(
 
   Masks are checked before each epoch and after the last one. To continue from
   the drawn ticket, train ``lthjax.with_masks(bird.state, bird.masks)``. Channel
-  masks cover only the scales: `lthjax.structured.mask_channels` extends them to
+  masks cover only the scales: `lthjax.structure.mask_channels` extends them to
   all weights of a channel.
 
   Args:
@@ -60,7 +60,7 @@ def early_bird(
       epoch, or for any other interval between two checks.
     state: where to start from, usually at initialization.
     masks_of: ``masks_of(state)``, the masks that would be drawn now: for
-      channels `lthjax.structured.channel_masks`, for single weights
+      channels `lthjax.structure.channel_masks`, for single weights
       `lthjax.prune` by magnitude with ``scope='global'``.
     epochs: maximum number of epochs.
     window: number of consecutive masks that must agree with the newest,

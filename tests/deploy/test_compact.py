@@ -293,7 +293,7 @@ def test_streams_shrink_only_where_all_writers_agree(resnet):
   logits, variables, images = resnet
   full = jax.tree.map(lambda x: np.ones(x.shape, bool), variables)
   masks = trees.by_name(full)
-  groups = lth.groups.from_program(logits, variables, images)
+  groups = lth.structure.groups(logits, variables, images)
   stream = next(
     group
     for group in groups.values()

@@ -33,14 +33,14 @@ def draw(shapes, seed=0):
 
 
 def by_axes(params, axes=None):
-  return lth.groups.by_axes(params, AXES if axes is None else axes)
+  return lth.structure.by_axes(params, AXES if axes is None else axes)
 
 
 def shuffled(network, groups, seed=0):
   """Permutes every group of units at random."""
   rng = np.random.default_rng(seed)
   orders = {name: rng.permutation(g.size) for name, g in groups.items()}
-  return lth.groups.permute(network, groups, orders), orders
+  return lth.structure.permute(network, groups, orders), orders
 
 
 def test_weight_matching_finds_the_best_of_all_permutations():
@@ -49,13 +49,13 @@ def test_weight_matching_finds_the_best_of_all_permutations():
   found = landscape.align(a, b, groups)
 
   def product(order):
-    moved = lth.groups.permute(b, groups, {'units': np.array(order)})
+    moved = lth.structure.permute(b, groups, {'units': np.array(order)})
     return sum(np.vdot(np.float64(a[k]), np.float64(moved[k])) for k in a)
 
   best = max(itertools.permutations(range(5)), key=product)
   assert tuple(found.permutations['units']) == best
   chex.assert_trees_all_equal(
-    found.params, lth.groups.permute(b, groups, {'units': np.array(best)})
+    found.params, lth.structure.permute(b, groups, {'units': np.array(best)})
   )
   assert landscape.distance(a, found.params) < landscape.distance(a, b)
 
@@ -63,7 +63,7 @@ def test_weight_matching_finds_the_best_of_all_permutations():
 def test_units_on_both_axes_of_a_leaf_cannot_be_matched():
   params = {'w': np.arange(9.0).reshape(3, 3)}
   groups = by_axes(params, {'w': ('stream', 'stream')})
-  moved = lth.groups.permute(params, groups, {'stream': [1, 0, 2]})
+  moved = lth.structure.permute(params, groups, {'stream': [1, 0, 2]})
   np.testing.assert_array_equal(moved['w'], [[4, 3, 5], [1, 0, 2], [7, 6, 8]])
   with pytest.raises(
     ValueError, match=r'stream is on axes \[0, 1\] of w: match'
@@ -123,7 +123,7 @@ def test_alignment_undoes_a_permutation_of_lenet():
   model = models.lenet_300_100(input_shape=(6, 6, 1))
   shapes, _ = jax.eval_shape(model.init, jax.random.key(0))
   a = draw(shapes)
-  groups = lth.groups.chain(a, ['fc1', 'fc2', 'output'])
+  groups = lth.structure.chain(a, ['fc1', 'fc2', 'output'])
   b, permutations = shuffled(a, groups)
   x = jax.random.normal(jax.random.key(1), (64, 6, 6, 1))
   predict = jax.jit(lambda p: jnp.argmax(model.apply(p, {}, x)[0], -1))
@@ -145,7 +145,7 @@ def test_images_are_flattened_with_channels_last():
   model = models.conv_2(input_shape=(4, 4, 2))
   shapes, _ = jax.eval_shape(model.init, jax.random.key(0))
   a = draw(shapes)
-  groups = lth.groups.chain(a, ['conv1', 'conv2', 'fc1', 'fc2', 'output'])
+  groups = lth.structure.chain(a, ['conv1', 'conv2', 'fc1', 'fc2', 'output'])
   assert set(groups) == {'conv1', 'conv2', 'fc1', 'fc2'}
   b, _ = shuffled(a, groups)
   assert landscape.cosine(a, b) < 0.1
@@ -167,8 +167,8 @@ def test_running_statistics_move_along():
       is_leaf=lambda x: x == (6,) or x == (6, 6),
     )
   )
-  groups = lth.groups.chain(a, ['fc1', 'norm1', 'fc2', 'norm2', 'output'])
-  assert lth.groups.table(groups).splitlines()[1:] == [
+  groups = lth.structure.chain(a, ['fc1', 'norm1', 'fc2', 'norm2', 'output'])
+  assert lth.structure.table(groups).splitlines()[1:] == [
     'fc1       6  --    0/fc1/bias[0], 0/fc1/kernel[1], 0/norm1/bias[0],'
     ' 0/norm1/scale[0], 1/norm1/mean[0], 1/norm1/var[0], 0/fc2/kernel[0]',
     'fc2       6  --    0/fc2/bias[0], 0/fc2/kernel[1], 0/norm2/bias[0],'

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lthjax import axes, groups, models, trees
+from lthjax import axes, models, structure, trees
 from lthjax.models import _layers
 
 # Logits of transformers 5.24 on PyTorch 2.14, float32, of the same params:
@@ -121,7 +121,7 @@ def test_the_program_says_what_its_axes_are():
   kernels = [name for name in found if name.endswith('kernel')]
   assert len(kernels) == 7
   assert all(found[name] == by_name[name] for name in kernels)
-  table = groups.from_program(model.apply, params, TOKENS)
+  table = structure.groups(model.apply, params, TOKENS)
   pins = sorted((g.size, *sorted(g.pins)) for g in table.values())
   assert pins == [
     (2,), (2,), (3, 'loop'), (4, 'iota'), (8,), (32, 'reduced'), (64,),

@@ -37,12 +37,12 @@ class Group(NamedTuple):
     size: the number of indices.
     members: all occurrences; an axis that holds the group twice is two members.
     pins: what fixes the size or the order of the group, from
-      `lthjax.groups.from_program`. Without pins, removing an index from all
+      `lthjax.structure.groups`. Without pins, removing an index from all
       members equals zeroing it.
     varies: groups of stacked layers or experts over which the choice may
       differ: a mask of units then is ``[*stack, size]`` or ``[size]``.
     paired: whether activations are multiplied with each other along it, as
-      queries and keys are; from `lthjax.groups.from_program`.
+      queries and keys are; from `lthjax.structure.groups`.
   """
 
   size: int
@@ -97,17 +97,17 @@ def by_axes(
     >>> import jax.numpy as jnp
     >>> import lthjax as lth
     >>> params = {'qkv': jnp.ones((4, 9)), 'out': jnp.ones((3, 4))}
-    >>> groups = lth.groups.by_axes(
+    >>> groups = lth.structure.by_axes(
     ...   params, {'qkv': (None, 'value'), 'out': ('value', None)}
     ... )
-    >>> print(lth.groups.table(groups))
+    >>> print(lth.structure.table(groups))
     group  size  pins  members
     value     3  --    qkv[1] (3 places), out[0]
 
     Only the last third of the fused kernel:
 
-    >>> value = lth.groups.Axis('value', start=6)
-    >>> groups = lth.groups.by_axes(
+    >>> value = lth.structure.Axis('value', start=6)
+    >>> groups = lth.structure.by_axes(
     ...   params, {'qkv': (None, value), 'out': ('value', None)}
     ... )
     >>> groups['value'].members[0].places.tolist()
@@ -147,7 +147,7 @@ def by_axes(
   refuse(
     faults,
     'The axes do not fit the params: {}. Describe every leaf with the group of'
-    ' units, or None, of each of its axes; `lthjax.groups.chain(params,'
+    ' units, or None, of each of its axes; `lthjax.structure.chain(params,'
     ' layers)` does so for layers that follow one another.',
   )
   return {
@@ -164,6 +164,18 @@ def by_leaf(groups: Groups) -> dict[str, list[tuple[str, Member]]]:
     for member in group.members:
       found.setdefault(member.leaf, []).append((name, member))
   return found
+
+
+def resolve(name: str, groups: Groups) -> str:
+  """Returns the group of a name, or of a place that is in one group only."""
+  if name in groups:
+    return name
+  found = [
+    key
+    for key, group in groups.items()
+    if any(f'{m.leaf}[{m.axis}]' == name for m in group.members)
+  ]
+  return found[0] if len(found) == 1 else name
 
 
 def table(groups: Groups) -> str:
@@ -183,12 +195,13 @@ def table(groups: Groups) -> str:
 
 def check_groups(groups: Any) -> None:
   """Raises unless this is a dict of groups."""
-  make = 'Make them with `lthjax.groups.from_program`, `chain` or `by_axes`'
-  _checks.mapping('groups', groups, f'names to `lthjax.groups.Group`. {make}')
+  make = 'Make them with `lthjax.structure.groups`, `chain` or `by_axes`'
+  _checks.mapping(
+    'groups', groups, f'names to `lthjax.structure.Group`. {make}'
+  )
   refuse(
     [str(n) for n, group in groups.items() if not isinstance(group, Group)],
-    '`groups` must map names to `lthjax.groups.Group`, but does not map {} to'
-    f' one. {make}.',
+    f'`groups` must map {kind}, but does not map {{}} to one. {make}.',
     TypeError,
   )
 

@@ -6,12 +6,12 @@ from typing import Any
 import chex
 
 from lthjax import _checks
-from lthjax.groups._groups import Group, Member
 from lthjax.program import _axis_types as types
 from lthjax.program._typed_axes import typed_axes
+from lthjax.structure._groups import Group, Member
 
 
-def from_program(
+def groups(
   apply: Callable[..., Any],
   params: chex.ArrayTree,
   *args: Any,
@@ -59,8 +59,8 @@ def from_program(
     ... }
     >>> def apply(params, x):
     ...   return jax.nn.relu(x @ params['in'] + params['b']) @ params['out']
-    >>> groups = lth.groups.from_program(apply, params, jnp.ones((1, 4)))
-    >>> print(lth.groups.table(groups))
+    >>> groups = lth.structure.groups(apply, params, jnp.ones((1, 4)))
+    >>> print(lth.structure.table(groups))
     group   size  pins    members
     b[0]       6  --      b[0], in[1], out[0]
     in[0]      4  input   in[0]

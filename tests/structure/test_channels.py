@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import lthjax as lth
-from lthjax import models, structured
+from lthjax import models, structure
 
 NORMS = ('norm1', 'norm2')
 LAYERS = ('conv1', 'norm1', 'conv2', 'norm2', 'output')
@@ -50,7 +50,7 @@ def params():
 def test_largest_scales_of_all_layers(params):
   sizes = np.concatenate([np.abs(params[norm]['scale']) for norm in NORMS])
   for sparsity, removed in [(0.0, 0), (0.3, 3), (0.5, 5)]:
-    masks = structured.channel_masks(params, sparsity)
+    masks = structure.channel_masks(params, sparsity)
     assert masks['conv1']['kernel'] is masks['norm1']['bias'] is None
     kept = np.concatenate([masks[n]['scale'] for n in NORMS])
     np.testing.assert_array_equal(kept, sizes >= np.sort(sizes)[removed])
@@ -59,7 +59,7 @@ def test_largest_scales_of_all_layers(params):
 def test_equal_scales_still_give_exact_counts():
   """As at initialization: no threshold would tell ten ones apart."""
   params = {'norm1': {'scale': jnp.ones(6)}, 'norm2': {'scale': jnp.ones(4)}}
-  masks = structured.channel_masks(params, 0.3)
+  masks = structure.channel_masks(params, 0.3)
   assert lth.masks.alive_by_name(masks) == {'norm1/scale': 6, 'norm2/scale': 1}
   assert masks['norm2']['scale'].tolist() == [True, False, False, False]
 
@@ -69,7 +69,7 @@ def test_no_layer_loses_its_largest_channel():
     'norm1': {'scale': jnp.array([1.0, 2.0, 3.0, 4.0])},
     'norm2': {'scale': jnp.array([0.1, -0.2])},
   }
-  masks = structured.channel_masks(params, 0.5)
+  masks = structure.channel_masks(params, 0.5)
   assert masks['norm1']['scale'].tolist() == [False, False, True, True]
   assert masks['norm2']['scale'].tolist() == [False, True]
 
@@ -77,22 +77,22 @@ def test_no_layer_loses_its_largest_channel():
 def test_scales_that_are_not_numbers():
   params = {'norm': {'scale': jnp.array([1.0, jnp.nan, 2.0])}}
   with pytest.raises(ValueError, match=r'NaN in norm/scale \(1\)'):
-    structured.channel_masks(params, 0.5)
+    structure.channel_masks(params, 0.5)
 
 
 def test_replicates_choose_on_their_own(params):
   both = jax.tree.map(lambda x: jnp.stack([x, x[::-1]]), params)
-  masks = jax.vmap(lambda p: structured.channel_masks(p, 0.5))(both)
-  alone = structured.channel_masks(params, 0.5)['norm1']['scale']
+  masks = jax.vmap(lambda p: structure.channel_masks(p, 0.5))(both)
+  alone = structure.channel_masks(params, 0.5)['norm1']['scale']
   found = masks['norm1']['scale']
   np.testing.assert_array_equal(found, [alone, alone[::-1]])
 
 
 def test_it_is_the_network_without_the_channels(params):
   """Same outputs, and as many multiply-adds, as one built smaller."""
-  channels = structured.channel_masks(params, 0.5)
-  masks = structured.mask_channels(
-    params, channels, lth.groups.chain(params, LAYERS)
+  channels = structure.channel_masks(params, 0.5)
+  masks = structure.mask_channels(
+    params, channels, structure.chain(params, LAYERS)
   )
   a, b = (np.flatnonzero(channels[n]['scale']) for n in NORMS)
   assert 0 < len(a) < 6
@@ -124,10 +124,12 @@ def test_it_is_the_network_without_the_channels(params):
   ],
 )
 def test_channels_that_are_none(params, change, text):
-  channels = structured.channel_masks(params, 0.5, 'norm1/scale')
+  channels = structure.channel_masks(params, 0.5, 'norm1/scale')
   with pytest.raises(ValueError, match=text):
-    structured.mask_channels(
-      params, jax.tree.map(change, channels), lth.groups.chain(params, LAYERS)
+    structure.mask_channels(
+      params,
+      jax.tree.map(change, channels),
+      structure.chain(params, LAYERS),
     )
 
 
@@ -154,11 +156,11 @@ def test_all_weights_of_a_channel_go(model, where, kernels):
   size = 32 if 'blocks' not in params else 8
   images = rng.normal(size=(2, size, size, 3)).astype(np.float32)
   apply = jax.jit(lambda p: model.apply(p, state, images)[0])
-  groups = lth.groups.from_program(
+  groups = lth.structure.groups(
     lambda p, x: model.apply(p, state, x)[0], params, images, sums=False
   )
-  channels = structured.channel_masks(params, 0.3, where)
-  masks = structured.mask_channels(params, channels, groups)
+  channels = structure.channel_masks(params, 0.3, where)
+  masks = structure.mask_channels(params, channels, groups)
   vectors = jax.tree.map(lambda m: m if m.ndim == 1 else None, masks)
   assert len(jax.tree.leaves(vectors)) == 2 * len(jax.tree.leaves(channels))
   assert len(jax.tree.leaves(masks)) - len(jax.tree.leaves(vectors)) == kernels
@@ -175,37 +177,37 @@ def test_all_weights_of_a_channel_go(model, where, kernels):
 
 
 def test_channels_without_a_group(params):
-  channels = structured.channel_masks(params, 0.5)
-  groups = lth.groups.chain(params, LAYERS)
+  channels = structure.channel_masks(params, 0.5)
+  groups = structure.chain(params, LAYERS)
   del groups['conv1']
   message = (
     r'No group holds the channels of norm1/scale\. The groups are conv2; make'
   )
   with pytest.raises(ValueError, match=message):
-    structured.mask_channels(params, channels, groups)
+    structure.mask_channels(params, channels, groups)
   parts = {'conv1': groups['conv2'], 'conv2': groups['conv2']}
   with pytest.raises(ValueError, match='norm1/scale'):
-    structured.mask_channels(params, channels, parts)
+    structure.mask_channels(params, channels, parts)
 
 
 def test_scales_of_one_group_agree(params):
   """As in a residual stream, where channels are added up."""
   params = {f'norm{i}': {'scale': np.arange(4.0) % 3} for i in (1, 2)}
   axes = {'norm1/scale': ('stream',), 'norm2/scale': ('stream',)}
-  groups = lth.groups.by_axes(params, axes)
+  groups = lth.structure.by_axes(params, axes)
   keep = np.array([True, False, True, True])
   channels = {f'norm{i}': {'scale': keep} for i in (1, 2)}
-  masks = structured.mask_channels(params, channels, groups)
+  masks = structure.mask_channels(params, channels, groups)
   chex.assert_trees_all_equal(masks, channels)
   other = {**channels, 'norm2': {'scale': ~keep}}
   message = (
     'chosen separately: norm1/scale and norm2/scale of stream. Choose scales'
   )
   with pytest.raises(ValueError, match=message):
-    structured.mask_channels(params, other, groups)
+    structure.mask_channels(params, other, groups)
   with pytest.raises(ValueError, match=message):  # They may be.
     jax.eval_shape(
-      lambda c: structured.mask_channels(params, c, groups), channels
+      lambda c: structure.mask_channels(params, c, groups), channels
     )
 
 
@@ -215,7 +217,7 @@ def test_l1_by_hand():
     'conv': {'kernel': jnp.ones((1, 2))},
     'norm': {'scale': jnp.array([2.0, -2.0, 0.0]), 'bias': jnp.ones(3)},
   }
-  tx = optax.chain(structured.add_l1(0.1), optax.sgd(0.5))
+  tx = optax.chain(structure.add_l1(0.1), optax.sgd(0.5))
   grads = jax.tree.map(jnp.ones_like, params)
   updates, _ = tx.update(grads, tx.init(params), params)
   np.testing.assert_allclose(updates['norm']['scale'], [-0.55, -0.45, -0.5])
@@ -228,7 +230,7 @@ def test_l1_is_the_gradient_of_the_penalty(params):
     return 0.01 * sum(jnp.abs(params[n]['scale']).sum() for n in NORMS)
 
   zeros = jax.tree.map(jnp.zeros_like, params)
-  tx = structured.add_l1(0.01)
+  tx = structure.add_l1(0.01)
   updates, _ = tx.update(zeros, tx.init(params), params)
   jax.tree.map(
     np.testing.assert_array_equal, updates, jax.grad(penalty)(params)
@@ -236,12 +238,12 @@ def test_l1_is_the_gradient_of_the_penalty(params):
 
 
 def test_removed_channels_stay_at_zero_under_the_penalty(params):
-  masks = structured.mask_channels(
+  masks = structure.mask_channels(
     params,
-    structured.channel_masks(params, 0.5),
-    lth.groups.chain(params, LAYERS),
+    structure.channel_masks(params, 0.5),
+    structure.chain(params, LAYERS),
   )
-  tx = lth.static(optax.chain(structured.add_l1(), optax.adam(0.1)), masks)
+  tx = lth.static(optax.chain(structure.add_l1(), optax.adam(0.1)), masks)
   params = lth.masks.apply(masks, params)
   updates, _ = tx.update(
     jax.tree.map(jnp.ones_like, params), tx.init(params), params
@@ -255,31 +257,31 @@ def test_removed_channels_stay_at_zero_under_the_penalty(params):
 
 def test_no_scale_to_go_by():
   with pytest.raises(ValueError, match='No leaf of the params was selected'):
-    structured.channel_masks({'fc': {'kernel': jnp.ones((2, 2))}}, 0.5)
+    structure.channel_masks({'fc': {'kernel': jnp.ones((2, 2))}}, 0.5)
   message = '`add_l1` found no scale of a normalization in the params.* are w. '
   with pytest.raises(ValueError, match=message):
-    structured.add_l1().init({'w': jnp.ones((2, 2))})
+    structure.add_l1().init({'w': jnp.ones((2, 2))})
   with pytest.raises(
     ValueError, match=r"match no leaf: 'b\*'. The leaves are w"
   ):
-    structured.add_l1(where='b*').init({'w': jnp.ones((2, 2))})
+    structure.add_l1(where='b*').init({'w': jnp.ones((2, 2))})
 
 
 @pytest.mark.parametrize('sparsity', [-0.1, 1.0, 1.5])
 def test_sparsity_out_of_range(params, sparsity):
   with pytest.raises(ValueError, match=rf'`sparsity` was {sparsity}, but must'):
-    structured.channel_masks(params, sparsity)
+    structure.channel_masks(params, sparsity)
 
 
 def test_fewer_channels_than_layers(params):
   with pytest.raises(ValueError, match='leaves 1 weights for 2 layers'):
-    structured.channel_masks(params, 0.9)
+    structure.channel_masks(params, 0.9)
 
 
 def test_l1_with_a_strength_that_may_change():
   params = {'norm': {'scale': jnp.array([2.0, -2.0]), 'bias': jnp.ones(2)}}
   grads = jax.tree.map(jnp.zeros_like, params)
-  inject = optax.inject_hyperparams(structured.add_l1)
+  inject = optax.inject_hyperparams(structure.add_l1)
   schedule = optax.piecewise_constant_schedule(0.5, {1: 0.5})
   tx = optax.chain(inject(strength=schedule), optax.scale(2.0))
   update, state = jax.jit(tx.update), tx.init(params)
@@ -297,13 +299,13 @@ def test_l1_with_a_strength_that_may_change():
 def test_l1_leaves_what_has_no_gradient():
   params = {'a': {'scale': jnp.ones(2)}, 'b': {'scale': jnp.ones(2)}, 'c': None}
   grads = {'a': {'scale': None}, 'b': {'scale': jnp.zeros(2)}, 'c': None}
-  updates, _ = structured.add_l1(0.5).update(grads, optax.EmptyState(), params)
+  updates, _ = structure.add_l1(0.5).update(grads, optax.EmptyState(), params)
   assert updates['a']['scale'] is updates['c'] is None
   np.testing.assert_array_equal(updates['b']['scale'], [0.5, 0.5])
 
 
 def test_l1_that_cannot_be():
   with pytest.raises(ValueError, match='`strength` was -1, but must not be'):
-    structured.add_l1(-1)
+    structure.add_l1(-1)
   with pytest.raises(ValueError, match='`add_l1` needs the current params'):
-    structured.add_l1().update({}, optax.EmptyState())
+    structure.add_l1().update({}, optax.EmptyState())

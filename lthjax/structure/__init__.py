@@ -1,4 +1,4 @@
-"""Groups: axes that move together.
+"""Structure: axes that move together, and units removed for real.
 
 A hidden unit is a column of one kernel, an entry of its bias and a row of the
 next kernel: whoever permutes, scores or removes it touches all of them. A
@@ -6,23 +6,26 @@ next kernel: whoever permutes, scores or removes it touches all of them. A
 
 | groups come from         | for                                             |
 |--------------------------|-------------------------------------------------|
-| `from_program`           | any model, by following axes through it         |
+| `groups`                 | any model, by following axes through it         |
 | `chain`                  | layers that follow one another, by their names  |
 | `by_axes`                | everything else, by hand                        |
 
 | they are used by         | to                                              |
 |--------------------------|-------------------------------------------------|
+| `norm`                   | score units                                     |
+| `masks`                  | turn masks of units into masks of weights       |
+| `compact`                | remove units for real, and check the program    |
+| `cut`                    | remove units without a check                    |
 | `permute`                | reorder units                                   |
-| `expand`                 | turn masks of units into masks of weights       |
-| `score_by_group`         | compare units                                   |
-| `compact`                | remove units for real                           |
+| `channel_masks`          | choose channels by the scales of normalizations |
 | `lthjax.landscape.align` | match the units of two networks                 |
-| `lthjax.structured`      | prune channels, and check what was removed      |
 """
 
-from lthjax.groups._chain import chain
-from lthjax.groups._from_program import from_program
-from lthjax.groups._groups import (
+from lthjax.structure._chain import chain
+from lthjax.structure._channels import add_l1, channel_masks, mask_channels
+from lthjax.structure._compact import compact
+from lthjax.structure._from_program import groups
+from lthjax.structure._groups import (
   Axis,
   Group,
   Groups,
@@ -31,20 +34,25 @@ from lthjax.groups._groups import (
   by_leaf,
   table,
 )
-from lthjax.groups._units import compact, expand, permute, score_by_group
+from lthjax.structure._scores import norm
+from lthjax.structure._units import cut, masks, permute
 
 __all__ = [
   'Axis',
   'Group',
   'Groups',
   'Member',
+  'add_l1',
   'by_axes',
   'by_leaf',
   'chain',
+  'channel_masks',
   'compact',
-  'expand',
-  'from_program',
+  'cut',
+  'groups',
+  'mask_channels',
+  'masks',
+  'norm',
   'permute',
-  'score_by_group',
   'table',
 ]

@@ -53,7 +53,7 @@ def row(group):
 
 def test_the_groups(program):
   apply, params, x, expected = program
-  groups = lth.groups.from_program(apply, params, x)
+  groups = lth.structure.groups(apply, params, x)
   assert sorted(map(row, groups.values())) == sorted(
     r for r, _ in rows(expected)
   )
@@ -67,21 +67,21 @@ def test_units_are_removed_as_if_zeroed(program):
   apply, params, x, expected = program
   marks = dict(rows(expected))
   rng = np.random.default_rng(2)
-  groups = lth.groups.from_program(apply, params, x)
+  groups = lth.structure.groups(apply, params, x)
   free = {name: group for name, group in groups.items() if not group.pins}
   keeps = {name: rng.permutation(g.size) > 0 for name, g in free.items()}
   for name, group in free.items():
     one = {name: keeps[name]}
     if marks[row(group)]:
       with pytest.raises(ValueError, match='the program is another function'):
-        lth.structured.compact(apply, params, one, x)
+        lth.structure.compact(apply, params, one, x)
       del keeps[name]
     else:
-      small = lth.structured.compact(apply, params, one, x, tolerance=1e-4)
+      small, _ = lth.structure.compact(apply, params, one, x, tolerance=1e-4)
       assert sum(map(np.size, jax.tree.leaves(small))) < sum(
         map(np.size, jax.tree.leaves(params))
       )
-  lth.structured.compact(apply, params, keeps, x, tolerance=1e-4)
+  lth.structure.compact(apply, params, keeps, x, tolerance=1e-4)
 
 
 def shuffles(groups):
@@ -101,8 +101,8 @@ def shuffles(groups):
 
 def test_units_are_permuted_freely(program):
   apply, params, x, _ = program
-  groups = lth.groups.from_program(apply, params, x)
-  moved = lth.groups.permute(params, groups, shuffles(groups))
+  groups = lth.structure.groups(apply, params, x)
+  moved = lth.structure.permute(params, groups, shuffles(groups))
   same = jax.tree.map(lambda a, b: (a == b).all(), params, moved)
   assert not all(jax.tree.leaves(same))
   f = jax.jit(apply)
@@ -128,8 +128,8 @@ def resnet_20():
 def test_alignment_undoes_permutations(make):
   """Of streams and within blocks; of heads and neurons in each layer."""
   apply, params, x = make()
-  groups = lth.groups.from_program(apply, params, x)
-  moved = lth.groups.permute(params, groups, shuffles(groups))
+  groups = lth.structure.groups(apply, params, x)
+  moved = lth.structure.permute(params, groups, shuffles(groups))
   assert lth.landscape.cosine(params, moved) < 0.1
   found = lth.landscape.align(params, moved, groups)
   jax.tree.map(np.testing.assert_array_equal, found.params, params)
@@ -137,10 +137,10 @@ def test_alignment_undoes_permutations(make):
 
 def test_scanned_and_unrolled_layers_have_the_same_groups():
   """One group per layer where it varies, and the same one where not."""
-  scanned = lth.groups.from_program(decoder, random_like(DECODER, 0), TOKENS)
+  scanned = lth.structure.groups(decoder, random_like(DECODER, 0), TOKENS)
   layers = {str(i): BLOCK for i in range(3)}
   params = random_like({**DECODER, 'layers': layers}, 0)
-  found = lth.groups.from_program(unrolled, params, TOKENS)
+  found = lth.structure.groups(unrolled, params, TOKENS)
   loop = next(name for name, g in scanned.items() if g.pins == {'loop'})
   expected = []
   for group in scanned.values():
@@ -180,9 +180,7 @@ def deeper(params, x):
 
 def test_what_all_layers_share_does_not_vary():
   shapes = {'layers': {'in': (2, 6, 4), 'out': (2, 4, 6)}, 'scale': (4,)}
-  groups = lth.groups.from_program(
-    deeper, random_like(shapes, 0), np.ones(ROWS)
-  )
+  groups = lth.structure.groups(deeper, random_like(shapes, 0), np.ones(ROWS))
   (shared,) = (g for g in groups.values() if not g.pins)
   assert (shared.size, shared.varies, len(shared.members)) == (4, (), 3)
 
@@ -202,7 +200,7 @@ def test_stacks_of_flax(axis):
   )()
   x = np.ones((2, 6), np.float32)
   params = jax.eval_shape(model.init, jax.random.key(0), x, None)['params']
-  groups = lth.groups.from_program(
+  groups = lth.structure.groups(
     lambda p, x: model.apply({'params': p}, x, None)[0], params, x
   )
   hidden = groups['in/bias[1]' if axis == 0 else 'in/bias[0]']
@@ -240,7 +238,7 @@ def test_stacks_of_nnx():
     )
     return step(x, nnx.merge(graph, params))
 
-  groups = lth.groups.from_program(apply, params, np.ones((2, 6), np.float32))
+  groups = lth.structure.groups(apply, params, np.ones((2, 6), np.float32))
   hidden = groups['first/bias[1]']
   assert row(hidden)[2] == 'first/bias[1] first/kernel[2] last/kernel[1]'
   assert hidden.varies == ('first/bias[0]',)
@@ -261,7 +259,7 @@ IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
 def test_residual_networks(model, free, streams):
   """Within the blocks, and the streams, running statistics included."""
   variables = jax.eval_shape(model.init, jax.random.key(0))
-  groups = lth.groups.from_program(
+  groups = lth.structure.groups(
     lambda v, x: model.apply(*v, x)[0],
     variables,
     IMAGE if free < 37 else jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32),
@@ -299,11 +297,11 @@ def test_groups_can_end_at_sums():
     {'in': (6, 4), 'branch': (4, 4), 'bias': (4,), 'out': (4, 2)}, 0
   )
   x = np.ones(ROWS)
-  whole = lth.groups.from_program(apply, params, x)
+  whole = lth.structure.groups(apply, params, x)
   assert [row(g)[2] for g in whole.values() if not g.pins] == [
     'bias[0] branch[0] branch[1] in[1] out[0]'
   ]
-  parts = lth.groups.from_program(apply, params, x, sums=False)
+  parts = lth.structure.groups(apply, params, x, sums=False)
   assert sorted(row(g)[1:] for g in parts.values()) == [
     ('input', 'in[0]'),
     ('output', 'out[1]'),
@@ -350,7 +348,7 @@ def test_what_fixes_an_axis(f, hidden):
 
   params = random_like({'in': (6, 12), 'out': (size, 2)}, 0)
   x = random_like({'x': ROWS}, 1)['x']
-  groups = lth.groups.from_program(apply, params, x)
+  groups = lth.structure.groups(apply, params, x)
   rows = [
     f'{pins or "--"} {members}'
     for _, pins, members in map(row, groups.values())

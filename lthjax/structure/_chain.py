@@ -6,7 +6,7 @@ import chex
 
 from lthjax import _checks
 from lthjax._errors import refuse
-from lthjax.groups._groups import Group, by_axes
+from lthjax.structure._groups import Group, by_axes
 
 
 def chain(params: chex.ArrayTree, layers: Sequence[str]) -> dict[str, Group]:
@@ -32,8 +32,8 @@ def chain(params: chex.ArrayTree, layers: Sequence[str]) -> dict[str, Group]:
     >>> import lthjax as lth
     >>> model = lth.models.lenet_300_100()
     >>> params, _ = jax.eval_shape(model.init, jax.random.key(0))
-    >>> groups = lth.groups.chain(params, ['fc1', 'fc2', 'output'])
-    >>> print(lth.groups.table(groups))
+    >>> groups = lth.structure.chain(params, ['fc1', 'fc2', 'output'])
+    >>> print(lth.structure.table(groups))
     group  size  pins  members
     fc1     300  --    fc1/bias[0], fc1/kernel[1], fc2/kernel[0]
     fc2     100  --    fc2/bias[0], fc2/kernel[1], output/kernel[0]
@@ -56,7 +56,7 @@ def chain(params: chex.ArrayTree, layers: Sequence[str]) -> dict[str, Group]:
   refuse(
     _faults(layers, owners, kernels),
     'These layers do not form a chain: {}. Name every layer of the model once,'
-    ' in the order of the computation, or use `lthjax.groups.from_program` or'
+    ' in the order of the computation, or use `lthjax.structure.groups` or'
     ' `by_axes`.',
   )
   # A kernel's outputs are the inputs of the next one; the ends are in no group.

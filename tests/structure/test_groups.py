@@ -10,7 +10,7 @@ import pytest
 from helpers import random_like
 
 import lthjax as lth
-from lthjax import groups as lib
+from lthjax import structure as lib
 
 AXES = {'in': (None, 'units'), 'bias': ('units',), 'out': ('units', None)}
 SHAPES = {'in': (3, 5), 'bias': (5,), 'out': (5, 2)}
@@ -126,29 +126,29 @@ def test_removed_units_are_as_if_zeroed():
     'heads': np.array([[1, 0, 1, 1], [0, 1, 1, 1]], bool),
     'features': np.array([True, False]),
   }
-  small = lib.compact(params, groups, keeps)
+  small = lib.cut(params, groups, keeps)
   assert {n: x.shape for n, x in small.items()} == {
     'layers': (2,),
     'qkv': (2, 6, 9),
     'out': (2, 3, 6),
   }
-  masks = lib.expand(keeps, params, groups)
+  masks = lib.masks(keeps, params, groups)
   assert masks['layers'] is None
   zeroed = jax.tree.map(np.asarray, lth.masks.apply(masks, params))
   np.testing.assert_allclose(
     attention(small, x, features=1), attention(zeroed, x), rtol=1e-3
   )
-  both = lib.compact(params, groups, {**keeps, 'loop': np.array([False, True])})
+  both = lib.cut(params, groups, {**keeps, 'loop': np.array([False, True])})
   chex.assert_trees_all_equal(both, jax.tree.map(lambda x: x[1:], small))
 
 
 def test_scores_are_norms_over_all_members(params):
   groups = lib.by_axes(params, AXES)
-  scores = lib.score_by_group(params, groups)['units']
+  scores = lib.norm(params, groups)['units']
   whole = np.concatenate([params['in'], params['bias'][None], params['out'].T])
   np.testing.assert_allclose(scores, np.linalg.norm(whole, axis=0), rtol=1e-6)
   stacked = random_like(HEADS, 0)
-  found = lib.score_by_group(stacked, heads(stacked))
+  found = lib.norm(stacked, heads(stacked))
   assert {n: x.shape for n, x in found.items()} == {
     'loop': (2,),
     'heads': (2, 4),
@@ -163,11 +163,11 @@ def test_scores_are_norms_over_all_members(params):
 def test_masks_are_made_under_jit_and_vmap(params):
   groups = lib.by_axes(params, AXES)
   masks = np.random.default_rng(0).random((4, 5)) < 0.5
-  make = jax.jit(jax.vmap(lambda m: lib.expand({'units': m}, params, groups)))
+  make = jax.jit(jax.vmap(lambda m: lib.masks({'units': m}, params, groups)))
   for i, mask in enumerate(masks):
     chex.assert_trees_all_equal(
       jax.tree.map(lambda x, i=i: x[i], make(masks)),
-      lib.expand({'units': mask}, params, groups),
+      lib.masks({'units': mask}, params, groups),
     )
 
 
@@ -221,9 +221,9 @@ def test_groups_have_units():
 
 USES = {
   'permute': lambda p, g: lib.permute(p, g, {}),
-  'expand': lambda p, g: lib.expand({}, p, g),
-  'compact': lambda p, g: lib.compact(p, g, {}),
-  'score_by_group': lib.score_by_group,
+  'masks': lambda p, g: lib.masks({}, p, g),
+  'cut': lambda p, g: lib.cut(p, g, {}),
+  'norm': lib.norm,
   'align': lambda p, g: lth.landscape.align(p, p, g),
 }
 
@@ -275,8 +275,8 @@ def test_permutations_have_to_fit(params, orders, text):
 def test_masks_of_units_have_to_fit(params, masks, text):
   groups = lib.by_axes(params, AXES)
   for f in (
-    lambda: lib.expand(masks, params, groups),
-    lambda: lib.compact(params, groups, masks),
+    lambda: lib.masks(masks, params, groups),
+    lambda: lib.cut(params, groups, masks),
   ):
     with pytest.raises((TypeError, ValueError), match=re.escape(text)):
       f()
@@ -286,21 +286,21 @@ def test_layers_keep_equally_many_units():
   params = random_like(HEADS, 0)
   keeps = np.array([[1, 1, 1, 1], [0, 1, 1, 1]], bool)
   with pytest.raises(ValueError, match=r'heads keeps \[4, 3\]'):
-    lib.compact(params, heads(params), {'heads': keeps})
+    lib.cut(params, heads(params), {'heads': keeps})
   with pytest.raises(ValueError, match='features keeps nothing'):
-    lib.compact(params, heads(params), {'features': np.zeros(2, bool)})
+    lib.cut(params, heads(params), {'features': np.zeros(2, bool)})
   with pytest.raises(ValueError, match='`keeps` of heads were traced'):
-    jax.jit(lambda m: lib.compact(params, heads(params), {'heads': m}))(keeps)
+    jax.jit(lambda m: lib.cut(params, heads(params), {'heads': m}))(keeps)
 
 
 @pytest.mark.parametrize('wrong', [None, 'w', 3.0, ['w'], {'w': 'w'}, {}])
 def test_params_are_arrays(wrong):
   for f in (
-    lambda p: lib.from_program(lambda p: p, p),
+    lambda p: lib.groups(lambda p: p, p),
     lambda p: lib.chain(p, ['w']),
     lambda p: lib.by_axes(p, {}),
-    lambda p: lib.score_by_group(p, {}),
-    lambda p: lib.compact(p, {}, {}),
+    lambda p: lib.norm(p, {}),
+    lambda p: lib.cut(p, {}, {}),
   ):
     with pytest.raises(TypeError, match='`params` must be a tree of arrays'):
       f(wrong)
@@ -311,7 +311,7 @@ def test_wrong_types(params):
   with pytest.raises(
     TypeError, match="`apply` was 'f', but must be a function"
   ):
-    lib.from_program('f', params)
+    lib.groups('f', params)
   with pytest.raises(TypeError, match=r'`layers` was .*, but must be a list'):
     lib.chain(params, 'in')
   with pytest.raises(TypeError, match=r'`axes` was .*, but must map names'):
@@ -319,7 +319,7 @@ def test_wrong_types(params):
   with pytest.raises(TypeError, match=r'`permutations` was \[1, 0\], but must'):
     lib.permute(params, groups, [1, 0])
   shapes = jax.eval_shape(lambda: params)
-  for f in (lib.score_by_group, lambda p, g: lib.compact(p, g, {})):
+  for f in (lib.norm, lambda p, g: lib.cut(p, g, {})):
     with pytest.raises(TypeError, match='Pass the arrays themselves'):
       f(shapes, groups)
-  assert lib.expand({}, shapes, groups) == dict.fromkeys(AXES)
+  assert lib.masks({}, shapes, groups) == dict.fromkeys(AXES)

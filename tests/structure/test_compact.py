@@ -10,7 +10,7 @@ from helpers import random_like
 
 import lthjax as lth
 from lthjax import models
-from lthjax.structured import compact
+from lthjax.structure import compact
 
 SHAPES = {'in': (6, 8), 'bias': (8,), 'out': (8, 3)}
 KEEP = np.arange(8) % 3 > 0
@@ -31,17 +31,17 @@ def x():
 
 
 def test_by_hand(params, x):
-  small = compact(apply, params, {'bias[0]': KEEP}, x)
+  small, _ = compact(apply, params, {'bias[0]': KEEP}, x)
   np.testing.assert_array_equal(small['in'], params['in'][:, KEEP])
   np.testing.assert_array_equal(small['bias'], params['bias'][KEEP])
   np.testing.assert_array_equal(small['out'], params['out'][KEEP])
 
 
 def test_groups_by_hand(params, x):
-  groups = lth.groups.by_axes(
+  groups = lth.structure.by_axes(
     params, {'in': (None, 'units'), 'bias': ('units',), 'out': ('units', None)}
   )
-  small = compact(apply, params, {'units': KEEP}, x, groups=groups)
+  small, _ = compact(apply, params, {'units': KEEP}, x, groups=groups)
   assert small['out'].shape == (5, 3)
   wrong = {
     'units': groups['units']._replace(members=groups['units'].members[:2])
@@ -65,13 +65,13 @@ def test_a_network_with_running_statistics():
   def logits(variables, images):
     return model.apply(*variables, images)[0]
 
-  groups = lth.groups.from_program(logits, variables, images)
+  groups = lth.structure.groups(logits, variables, images)
   keeps = {
     name: rng.permutation(group.size) > group.size // 3
     for name, group in groups.items()
     if not group.pins
   }
-  small = compact(logits, variables, keeps, images)
+  small, _ = compact(logits, variables, keeps, images)
   assert small[0]['conv1']['kernel'].shape == (3, 3, 3, 10)
   assert small[1]['blocks']['8']['norm1']['mean'].shape == (42,)
 
@@ -86,7 +86,7 @@ def test_a_program_with_a_size_of_its_own(params, x):
     h = jnp.einsum('hbc,chd->bhd', weights, scores)
     return h.reshape(len(x), -1) @ params['out']
 
-  groups = lth.groups.from_program(two_heads, params, x)
+  groups = lth.structure.groups(two_heads, params, x)
   heads, features = (
     next(name for name, g in groups.items() if not g.pins and g.size == n)
     for n in (2, 4)
@@ -112,7 +112,7 @@ def test_a_layer_that_makes_something_of_zeros(params, x):
     h = jnp.exp(0.1 * x @ params['in'])
     return (h @ h.T) @ x
 
-  groups = lth.groups.from_program(linear, params, x)
+  groups = lth.structure.groups(linear, params, x)
   assert not groups['in[1]'].pins
   with pytest.raises(ValueError, match=r'in\[1\]: the output differs by'):
     compact(linear, params, {'in[1]': KEEP}, x)

@@ -1,4 +1,4 @@
-"""Functions over groups: reorder, mask, score and remove units."""
+"""Functions over groups: reorder, mask and remove units."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,10 +10,11 @@ import numpy as np
 
 from lthjax import _checks, trees
 from lthjax._errors import refuse
-from lthjax.groups._groups import (
+from lthjax.structure._groups import (
   Groups,
   by_leaf,
   check_fit,
+  resolve,
   stack_axes,
   stack_shape,
 )
@@ -43,10 +44,10 @@ def permute(
     >>> import jax.numpy as jnp
     >>> import lthjax as lth
     >>> params = {'in': jnp.array([[1.0, 2.0, 3.0]]), 'out': jnp.ones((3, 1))}
-    >>> groups = lth.groups.by_axes(
+    >>> groups = lth.structure.by_axes(
     ...   params, {'in': (None, 'units'), 'out': ('units', None)}
     ... )
-    >>> lth.groups.permute(params, groups, {'units': [2, 0, 1]})['in']
+    >>> lth.structure.permute(params, groups, {'units': [2, 0, 1]})['in']
     Array([[3., 1., 2.]], dtype=float32)
   """
   check_fit(groups, tree)
@@ -66,15 +67,15 @@ def permute(
   return jax.tree_util.tree_map_with_path(move, tree)
 
 
-def expand(
-  unit_masks: UnitMasks, params: chex.ArrayTree, groups: Groups
+def masks(
+  keeps: UnitMasks, params: chex.ArrayTree, groups: Groups
 ) -> chex.ArrayTree:
   """Makes masks of weights from masks of units.
 
   A weight is alive if all of the units that it belongs to are.
 
   Args:
-    unit_masks: for some groups, which units are alive: bool ``[size]``, or
+    keeps: for some groups, which units stay: bool ``[size]``, or
       ``[*stack, size]`` where the group `varies`.
     params: tree of arrays or of `jax.ShapeDtypeStruct`.
     groups: which axes move together.
@@ -86,20 +87,20 @@ def expand(
     >>> import jax.numpy as jnp
     >>> import lthjax as lth
     >>> params = {'in': jnp.ones((1, 3)), 'out': jnp.ones((3, 1))}
-    >>> groups = lth.groups.by_axes(
+    >>> groups = lth.structure.by_axes(
     ...   params, {'in': (None, 'units'), 'out': ('units', None)}
     ... )
     >>> alive = {'units': jnp.array([True, False, True])}
-    >>> lth.groups.expand(alive, params, groups)['in']
+    >>> lth.structure.masks(alive, params, groups)['in']
     Array([[ True, False,  True]], dtype=bool)
   """
   leaves = check_fit(groups, params)
-  masks = check_masks(unit_masks, groups)
+  found = check_masks(keeps, groups)
   on = by_leaf(groups)
 
   def mask(path, leaf):
     name = trees.path_name(path)
-    alive = _alive(leaf, groups, on.get(name, ()), masks)
+    alive = _alive(leaf, groups, on.get(name, ()), found)
     if leaf is None or not alive:
       return None
     shape, whole = jnp.shape(leaves[name]), True
@@ -110,56 +111,13 @@ def expand(
   return jax.tree_util.tree_map_with_path(mask, params, is_leaf=trees.is_none)
 
 
-def score_by_group(
-  params: chex.ArrayTree, groups: Groups
-) -> dict[str, jax.Array]:
-  """Scores units by the norm of all of their weights.
-
-  Args:
-    params: tree of arrays.
-    groups: which axes move together.
-
-  Returns:
-    ``{group: scores}`` in float32: the L2 norm, over all members of the group,
-    of the weights at each index; ``[*stack, size]`` where the group `varies`.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> import lthjax as lth
-    >>> params = {
-    ...   'in': jnp.array([[3.0, 0.0]]),
-    ...   'out': jnp.array([[4.0], [2.0]]),
-    ... }
-    >>> groups = lth.groups.by_axes(
-    ...   params, {'in': (None, 'units'), 'out': ('units', None)}
-    ... )
-    >>> lth.groups.score_by_group(params, groups)['units']
-    Array([5., 2.], dtype=float32)
-  """
-  _checks.arrays(params)
-  leaves, scores = check_fit(groups, params), {}
-  for name, group in groups.items():
-    total = jnp.zeros((*stack_shape(groups, name), group.size), jnp.float32)
-    for member in group.members:
-      if leaves[member.leaf] is None:
-        continue
-      # In float32: squares of float16 overflow at 256.
-      x = jnp.square(jnp.asarray(leaves[member.leaf], jnp.float32))
-      ends = (*stack_axes(groups, name, member.leaf), member.axis)
-      x = jnp.moveaxis(x, ends, range(len(ends)))
-      x = x.sum(axis=range(len(ends), x.ndim))
-      total += jnp.take(x, member.places, axis=-1).sum(axis=-1)
-    scores[name] = jnp.sqrt(total)
-  return scores
-
-
-def compact(
+def cut(
   params: chex.ArrayTree, groups: Groups, keeps: UnitMasks
 ) -> chex.ArrayTree:
   """Removes units for real: leaves get smaller.
 
   To check that the smaller params compute the same, use
-  `lthjax.structured.compact`.
+  `lthjax.structure.compact`.
 
   Args:
     params: tree of arrays; or one like it, such as masks.
@@ -174,24 +132,24 @@ def compact(
     >>> import jax.numpy as jnp
     >>> import lthjax as lth
     >>> params = {'in': jnp.array([[1.0, 2.0, 3.0]]), 'out': jnp.ones((3, 1))}
-    >>> groups = lth.groups.by_axes(
+    >>> groups = lth.structure.by_axes(
     ...   params, {'in': (None, 'units'), 'out': ('units', None)}
     ... )
     >>> keeps = {'units': jnp.array([True, False, True])}
-    >>> lth.groups.compact(params, groups, keeps)['in']
+    >>> lth.structure.cut(params, groups, keeps)['in']
     Array([[1., 3.]], dtype=float32)
   """
   _checks.arrays(params)
   check_fit(groups, params)
   keeps = check_masks(keeps, groups)
-  if (masks := trees.concrete(keeps)) is None:
+  if (known := trees.concrete(keeps)) is None:
     raise ValueError(
       f'`keeps` of {", ".join(keeps)} were traced, but the shapes of the'
-      ' smaller params must be known. Call `compact` outside of `jax.jit`;'
-      ' inside, use `lthjax.groups.expand` and masks.'
+      ' smaller params must be known. Call `cut` outside of `jax.jit`;'
+      ' inside, use `lthjax.structure.masks` and masks.'
     )
   faults = []
-  for name, mask in masks.items():
+  for name, mask in known.items():
     counts = np.sum(mask, axis=-1)
     if not np.all(counts):
       faults.append(f'{name} keeps nothing')
@@ -204,9 +162,9 @@ def compact(
   )
   on = by_leaf(groups)
 
-  def cut(path, leaf):
+  def smaller(path, leaf):
     members = on.get(trees.path_name(path), ())
-    alive = _alive(leaf, groups, members, masks)
+    alive = _alive(leaf, groups, members, known)
     # Axes on which layers choose differently go first, while all layers are
     # still there to choose.
     for axis, mask in sorted(alive.items(), key=lambda item: -item[1].size):
@@ -217,7 +175,7 @@ def compact(
       leaf = _take(leaf, order.take(range(count), axis=axis), axis)
     return leaf
 
-  return jax.tree_util.tree_map_with_path(cut, params)
+  return jax.tree_util.tree_map_with_path(smaller, params)
 
 
 def reorder(
@@ -297,8 +255,9 @@ def _not_permutations(
 
 
 def check_masks(masks: UnitMasks, groups: Groups) -> UnitMasks:
-  """Returns masks of units; raises unless they fit the groups."""
+  """Returns masks of units by group; raises unless they fit."""
   _checks.mapping('masks of units', masks, 'groups to bool arrays')
+  masks = {resolve(name, groups): mask for name, mask in masks.items()}
   faults = _unknown(masks, groups)
   for name in (n for n in masks if n in groups):
     shape, shapes = np.shape(masks[name]), _shapes(groups, name)

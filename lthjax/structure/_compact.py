@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lthjax import _checks, trees
-from lthjax import groups as groups_lib
 from lthjax import masks as masks_lib
 from lthjax._errors import refuse
-from lthjax.groups import _units
+from lthjax.structure import _from_program, _groups, _units
 
 UnitMasks = Mapping[str, chex.Array]
 
@@ -22,9 +21,10 @@ def compact(
   params: chex.ArrayTree,
   keeps: UnitMasks,
   *probe: Any,
-  groups: groups_lib.Groups | None = None,
+  groups: _groups.Groups | None = None,
+  masks: chex.ArrayTree | None = None,
   tolerance: float = 1e-4,
-) -> chex.ArrayTree:
+) -> tuple[chex.ArrayTree, chex.ArrayTree]:
   """Removes units for real; the function equals the one with zeroed units.
 
   A program may have sizes of its own, such as a number of heads, and compute
@@ -37,15 +37,19 @@ def compact(
       params.
     params: tree of arrays.
     keeps: ``{group: bool array}``, the units to keep of some groups, as for
-      `lthjax.groups.compact`. The groups must have no pins.
+      `lthjax.structure.cut`. The groups must have no pins, or be the layers of
+      a loop, where a layer of zeros has to leave its input as it is, as blocks
+      around a residual stream do.
     *probe: trees of arrays, such as a batch of examples.
     groups: which axes move together; by default those that
-      `lthjax.groups.from_program` finds.
+      `lthjax.structure.groups` finds.
+    masks: tree of masks of the params, to be cut with them; by default that of
+      the units, so that the result is true wherever units were removed.
     tolerance: the largest difference between the two programs, relative to the
       largest output. Programs in bfloat16 need more.
 
   Returns:
-    The smaller params.
+    The smaller params, and their masks.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -54,7 +58,7 @@ def compact(
     >>> def apply(params, x):
     ...   return jax.nn.relu(x @ params['in']) @ params['out']
     >>> keeps = {'in[1]': jnp.array([True, True, False])}
-    >>> small = lth.structured.compact(apply, params, keeps, jnp.ones((1, 2)))
+    >>> small, _ = lth.structure.compact(apply, params, keeps, jnp.ones((1, 2)))
     >>> small['in'].shape, small['out'].shape
     ((2, 2), (2, 2))
   """
@@ -73,24 +77,25 @@ def compact(
   _checks.evaluated('apply(params, *probe)', apply, params, *probe)
   tolerance = _checks.positive('tolerance', tolerance)
   if groups is None:
-    groups = groups_lib.from_program(apply, params, *probe)
-  _units.check_masks(keeps, groups)
+    groups = _from_program.groups(apply, params, *probe)
+  keeps = _units.check_masks(keeps, groups)
+  if masks is not None:
+    trees.check_like(masks, params, 'params')
   free = [name for name, group in groups.items() if not group.pins]
   refuse(
     [
       f'{name} ({", ".join(sorted(groups[name].pins))})'
       for name in keeps
-      if groups[name].pins
+      if groups[name].pins - {'loop'}
     ],
     '{}: units of pinned groups cannot be removed without changing the'
     f' function. Groups without pins are {", ".join(free) or "not there"};'
-    ' `lthjax.groups.compact` removes any, unchecked.',
+    ' `lthjax.structure.cut` removes any, unchecked.',
   )
 
   def attempt(chosen: UnitMasks) -> tuple[chex.ArrayTree, str | None]:
-    small = groups_lib.compact(params, groups, chosen)
-    masks = groups_lib.expand(chosen, params, groups)
-    zeroed = masks_lib.apply(masks, params)
+    small = _units.cut(params, groups, chosen)
+    zeroed = masks_lib.apply(_units.masks(chosen, params, groups), params)
     run = jax.jit(apply)
     return small, difference(run(zeroed, *probe), run, small, probe, tolerance)
 
@@ -102,9 +107,12 @@ def compact(
       bad or [f'{" with ".join(keeps)}: {fault}'],
       'Without these units the program is another function: {}. Is there a size'
       ' in the program that does not come from the params, or a layer that'
-      ' makes something of a unit that is zero?',
+      ' makes something of a unit that is zero? `lthjax.structure.cut` removes'
+      ' units unchecked.',
     )
-  return small
+  if masks is None:
+    masks = _units.masks(keeps, params, groups)
+  return small, _units.cut(masks, groups, keeps) if keeps else masks
 
 
 def difference(

@@ -18,9 +18,10 @@ import optax
 from lthjax import _checks, trees
 from lthjax import masks as masks_lib
 from lthjax._errors import refuse
-from lthjax.groups import Groups, _groups, expand
 from lthjax.pruning._one_shot import prune
 from lthjax.selection import keep_largest
+from lthjax.structure import _groups, _units
+from lthjax.structure._groups import Groups
 
 
 def channel_masks(
@@ -56,7 +57,7 @@ def channel_masks(
     ...   'conv': {'kernel': jnp.ones((3, 3, 1, 4))},
     ...   'norm': {'scale': jnp.array([0.9, 0.1, -0.5, 0.2])},
     ... }
-    >>> lth.structured.channel_masks(params, 0.5)['norm']['scale']
+    >>> lth.structure.channel_masks(params, 0.5)['norm']['scale']
     Array([ True, False,  True, False], dtype=bool)
 
   References:
@@ -90,7 +91,7 @@ def mask_channels(
     params: tree of arrays or of `jax.ShapeDtypeStruct`.
     channels: the result of `channel_masks`.
     groups: which axes move together, such as
-      ``lthjax.groups.from_program(apply, params, x)``. If the scales of one
+      ``lthjax.structure.groups(apply, params, x)``. If the scales of one
       group disagree, as those of a residual stream do when each is chosen on
       its own, use ``from_program(..., sums=False)``: it ends groups at sums.
 
@@ -105,10 +106,10 @@ def mask_channels(
     ...   'norm': {'scale': jnp.array([0.9, 0.1]), 'bias': jnp.ones(2)},
     ...   'output': {'kernel': jnp.ones((2, 10))},
     ... }
-    >>> masks = lth.structured.mask_channels(
+    >>> masks = lth.structure.mask_channels(
     ...   params,
-    ...   lth.structured.channel_masks(params, 0.5),
-    ...   lth.groups.chain(params, ['conv', 'norm', 'output']),
+    ...   lth.structure.channel_masks(params, 0.5),
+    ...   lth.structure.chain(params, ['conv', 'norm', 'output']),
     ... )
     >>> lth.masks.alive_by_name(masks)
     {'conv/kernel': 9, 'norm/bias': 1, 'norm/scale': 1, 'output/kernel': 10}
@@ -126,12 +127,12 @@ def mask_channels(
     [name for name, owner in owners.items() if owner is None],
     'No group holds the channels of {}. The groups are'
     f' {", ".join(groups) or "none"}; make them with'
-    ' `lthjax.groups.from_program(apply, params, x)`, or describe these leaves'
-    ' with `lthjax.groups.by_axes`.',
+    ' `lthjax.structure.groups(apply, params, x)`, or describe these leaves'
+    ' with `lthjax.structure.by_axes`.',
   )
   _refuse_differences(alive, owners)
   units = {owner: alive[name] for name, owner in owners.items() if owner}
-  return expand(units, params, groups)
+  return _units.masks(units, params, groups)
 
 
 def add_l1(
@@ -155,7 +156,7 @@ def add_l1(
   Example:
     >>> import jax.numpy as jnp, optax
     >>> import lthjax as lth
-    >>> tx = optax.chain(lth.structured.add_l1(0.1), optax.sgd(1.0))
+    >>> tx = optax.chain(lth.structure.add_l1(0.1), optax.sgd(1.0))
     >>> params = {'norm': {'scale': jnp.array([2.0, -2.0, 0.0])}}
     >>> grads = {'norm': {'scale': jnp.zeros(3)}}
     >>> tx.update(grads, tx.init(params), params)[0]['norm']['scale']
@@ -238,5 +239,5 @@ def _refuse_differences(alive, owners) -> None:
     ),
     'The scales of one group must lose the same channels, but these were chosen'
     ' separately: {}. Choose scales within the blocks with `where=`, or end'
-    ' groups at sums with `lthjax.groups.from_program(..., sums=False)`.',
+    ' groups at sums with `lthjax.structure.groups(..., sums=False)`.',
   )
