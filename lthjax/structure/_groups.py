@@ -196,9 +196,8 @@ def table(groups: Groups) -> str:
 def check_groups(groups: Any) -> None:
   """Raises unless this is a dict of groups."""
   make = 'Make them with `lthjax.structure.groups`, `chain` or `by_axes`'
-  _checks.mapping(
-    'groups', groups, f'names to `lthjax.structure.Group`. {make}'
-  )
+  kind = 'names to `lthjax.structure.Group`'
+  _checks.mapping('groups', groups, f'{kind}. {make}')
   refuse(
     [str(n) for n, group in groups.items() if not isinstance(group, Group)],
     f'`groups` must map {kind}, but does not map {{}} to one. {make}.',
