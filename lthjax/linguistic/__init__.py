@@ -8,7 +8,28 @@ Positions of a batch are those of a language model: `BOS`, the words, `PAD`.
 Attention and masks are queries by keys.
 """
 
+from lthjax.linguistic._heads import head_density, head_norm, spearman
 from lthjax.linguistic._masks import bias, pad_edges, pos_mask
+from lthjax.linguistic._nulls import (
+  Null,
+  fit_matrix,
+  null,
+  other_tags,
+  permuted_tags,
+  row_matched,
+)
+from lthjax.linguistic._overlap import (
+  Outside,
+  Overlap,
+  edge_jaccard,
+  mass_overlap,
+  mean_attention,
+  outside_region,
+  region,
+  top_edges,
+)
+from lthjax.linguistic._published import Published, published_protocol
+from lthjax.linguistic._seeds import SeedTest, over_seeds
 from lthjax.linguistic._tags import (
   BOS,
   PAD,
@@ -31,17 +52,38 @@ __all__ = [
   'BOS',
   'PAD',
   'UPOS',
+  'Null',
+  'Outside',
+  'Overlap',
+  'Published',
+  'SeedTest',
   'Sentence',
   'Token',
   'TypeTags',
   'bias',
   'compatibility',
+  'edge_jaccard',
+  'fit_matrix',
+  'head_density',
+  'head_norm',
+  'mass_overlap',
+  'mean_attention',
+  'null',
+  'other_tags',
+  'outside_region',
+  'over_seeds',
   'pad_edges',
+  'permuted_tags',
   'pos_mask',
+  'published_protocol',
   'read_conllu',
+  'region',
   'relabelled',
+  'row_matched',
+  'spearman',
   'subword_tags',
   'tag_ids',
   'tags_from',
+  'top_edges',
   'type_tags',
 ]
