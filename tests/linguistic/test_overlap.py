@@ -82,9 +82,6 @@ def test_what_lies_outside_the_region():
   tags, attention = batch(3)
   found = linguistic.outside_region(attention, tags)
   words = tags >= 0
-  total = attention.sum(-1)[
-    np.broadcast_to(words[:, None, None], (4, 2, 3, 10))
-  ]
   own = np.diagonal(attention, axis1=-2, axis2=-1)
   for layer, head in itertools.product(range(2), range(3)):
     bos = attention[:, layer, head, :, 0][words].sum()
