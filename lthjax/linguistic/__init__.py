@@ -1,13 +1,22 @@
 """Linguistic attention masks, and how much of attention they hold.
 
-Tags become masks (`pos_mask`), masks become biases of attention (`bias`), and
+Tags become masks (`pos_mask`), lexicons say which verbs and nouns fit
+(`compat_matrix`), masks become biases of attention (`bias`), and
 `mass_overlap` compares trained attention with any set of edges. The package
-holds no linguistic data: `read_conllu` reads a treebank from a folder of yours.
+holds no linguistic data: `read_conllu`, `load_verbnet` and `load_wordnet` read
+from folders of yours.
 
 Positions of a batch are those of a language model: `BOS`, the words, `PAD`.
 Attention and masks are queries by keys.
 """
 
+from lthjax.linguistic._binding import (
+  PRONOUNS,
+  Pronoun,
+  binding_mask,
+  clauses,
+)
+from lthjax.linguistic._five_axes import AXES, axis_edges
 from lthjax.linguistic._heads import head_density, head_norm, spearman
 from lthjax.linguistic._masks import bias, pad_edges, pos_mask
 from lthjax.linguistic._nulls import (
@@ -29,6 +38,7 @@ from lthjax.linguistic._overlap import (
   top_edges,
 )
 from lthjax.linguistic._published import Published, published_protocol
+from lthjax.linguistic._restrictions import UNJUDGED, compat, compat_matrix
 from lthjax.linguistic._seeds import SeedTest, over_seeds
 from lthjax.linguistic._tags import (
   BOS,
@@ -47,25 +57,57 @@ from lthjax.linguistic._treebanks import (
   tags_from,
   type_tags,
 )
+from lthjax.linguistic._verbnet import (
+  Frame,
+  Restriction,
+  VerbClass,
+  VerbNet,
+  load_verbnet,
+)
+from lthjax.linguistic._wordnet import (
+  Features,
+  Synset,
+  WordNet,
+  load_wordnet,
+  wordnet_features,
+)
 
 __all__ = [
+  'AXES',
   'BOS',
   'PAD',
+  'PRONOUNS',
+  'UNJUDGED',
   'UPOS',
+  'Features',
+  'Frame',
   'Null',
   'Outside',
   'Overlap',
+  'Pronoun',
   'Published',
+  'Restriction',
   'SeedTest',
   'Sentence',
+  'Synset',
   'Token',
   'TypeTags',
+  'VerbClass',
+  'VerbNet',
+  'WordNet',
+  'axis_edges',
   'bias',
+  'binding_mask',
+  'clauses',
+  'compat',
+  'compat_matrix',
   'compatibility',
   'edge_jaccard',
   'fit_matrix',
   'head_density',
   'head_norm',
+  'load_verbnet',
+  'load_wordnet',
   'mass_overlap',
   'mean_attention',
   'null',
@@ -86,4 +128,5 @@ __all__ = [
   'tags_from',
   'top_edges',
   'type_tags',
+  'wordnet_features',
 ]
