@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from lthjax import (
   accounting,
+  adapters,
   axes,
   calibration,
   densities,
@@ -44,6 +45,7 @@ from lthjax.pruning import prune, prune_iteratively, prune_program
 from lthjax.selection import keep_largest
 from lthjax.topologies import (
   ac_dc,
+  circuit,
   frozen,
   gradual,
   random_masks,
@@ -73,10 +75,12 @@ __all__ = [
   'Trainer',
   'ac_dc',
   'accounting',
+  'adapters',
   'axes',
   'calibrate',
   'calibration',
   'checkpoints',
+  'circuit',
   'data',
   'densities',
   'deploy',

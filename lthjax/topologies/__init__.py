@@ -1,6 +1,7 @@
 """Topologies: how masks start and move, and the optimizers that move them."""
 
 from lthjax.topologies._ac_dc import ACDCState, ac_dc
+from lthjax.topologies._circuit import CircuitState, circuit, divide_by_rms
 from lthjax.topologies._drop_and_grow import DropAndGrowState, drop_and_grow
 from lthjax.topologies._frozen import FrozenState, frozen
 from lthjax.topologies._gradual import GradualState, gradual
@@ -17,6 +18,7 @@ from lthjax.topologies._top_kast import top_kast
 
 __all__ = [
   'ACDCState',
+  'CircuitState',
   'DropAndGrowState',
   'FixedState',
   'FrozenState',
@@ -26,6 +28,8 @@ __all__ = [
   'SNFSState',
   'SRigLState',
   'ac_dc',
+  'circuit',
+  'divide_by_rms',
   'drop_and_grow',
   'fixed',
   'frozen',
