@@ -4,6 +4,7 @@ import functools
 import os
 import pathlib
 
+from common.texts import FOLDER, folder
 from lthjax import linguistic
 
 LANGUAGES = ('en', 'de', 'fr', 'fi', 'zh')
@@ -15,18 +16,13 @@ def text_folder() -> pathlib.Path:
   Raises:
     FileNotFoundError: if there is no such folder.
   """
-  if named := os.environ.get('LTHJAX_TEXT_DIR'):
-    folder = pathlib.Path(named).expanduser()
-  else:
-    prepared = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
-    folder = pathlib.Path(prepared).expanduser().parent / 'text'
-  if not folder.is_dir():
+  if not (found := folder()).is_dir():
     raise FileNotFoundError(
-      f'There is no folder {folder}. Set LTHJAX_TEXT_DIR to a folder that holds'
+      f'There is no folder {found}. Set {FOLDER} to a folder that holds'
       ' ud_english_ewt/en_ewt-ud-{train,dev,test}.conllu.gz, from'
       ' https://universaldependencies.org.'
     )
-  return folder
+  return found
 
 
 @functools.cache
@@ -47,3 +43,17 @@ def parallel() -> dict[str, tuple[linguistic.Sentence, ...]]:
     for language, file in files.items()
     if file.is_file()
   }
+
+
+@functools.cache
+def verbnet() -> linguistic.VerbNet:
+  """VerbNet 3.4, of ``LTHJAX_VERBNET`` or of the folder of texts."""
+  named = os.environ.get('LTHJAX_VERBNET')
+  return linguistic.load_verbnet(named or text_folder() / 'verbnet3.4')
+
+
+@functools.cache
+def wordnet() -> linguistic.WordNet:
+  """WordNet 3.1, of ``LTHJAX_WORDNET`` or of the folder of texts."""
+  named = os.environ.get('LTHJAX_WORDNET')
+  return linguistic.load_wordnet(named or text_folder() / 'wordnet-3.1')
