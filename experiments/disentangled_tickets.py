@@ -127,7 +127,7 @@ class Experiment(command.Experiment):
       for task in (self.whole, *self.parts)
     )
     self.draw = jax.jit(jax.vmap(lth.tickets.random_quotas))
-    self.keys, self.noise_keys = seeds.keys(config.seeds, 2)
+    self.keys, self.noise_keys = seeds.keys(config, 2)
 
   @functools.cached_property
   def start(self) -> TrainState:

@@ -160,7 +160,7 @@ class Experiment(command.Experiment):
     self.config = config
     self.task = Classification.of(config)
     self.masks = lth.masks.full(self.task.params)
-    self.keys = seeds.seed_keys(config.seeds)
+    self.keys = seeds.seed_keys(config)
     self._trainers: dict[tuple[str, int], lth.Trainer] = {}
     for cell in cells(config):
       jax.eval_shape(self.trainer(cell).init, self.keys)

@@ -178,7 +178,7 @@ class Experiment(command.Experiment):
     self.dense = jax.tree.map(lambda m: jnp.ones(m.shape, bool), shapes)
     self.epoch = len(dataset.train.labels) // config.batch_size
     self.trainer = self.task.trainer(self.tx(), every=self.epoch)
-    self.keys = seeds.seed_keys(config.seeds)
+    self.keys = seeds.seed_keys(config)
     image = jax.ShapeDtypeStruct((1, *image_shape(dataset)), jnp.float32)
     self.cost = lth.accounting.multiply_adds(
       self.task.model.apply, params, self.task.model_state, image

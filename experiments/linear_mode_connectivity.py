@@ -148,7 +148,7 @@ class Experiment(command.Experiment):
     levels.check_fraction(config, self.task, dense)
     self.dense = seeds.repeat(dense, config.seeds)
     self.keys, self.new_keys, self.shuffle_keys, self.copy_keys = seeds.keys(
-      config.seeds, 4
+      config, 4
     )
     self.start = functools.cache(self._start)
     self.line = Line(

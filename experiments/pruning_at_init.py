@@ -179,7 +179,7 @@ class Experiment(command.Experiment):
     )
     tx = lth.static(tx, self.dense)
     self.trainer = self.task.trainer(tx, every=config.eval_every)
-    self.keys, self.new_keys, self.noise_keys = seeds.keys(config.seeds, 3)
+    self.keys, self.new_keys, self.noise_keys = seeds.keys(config, 3)
     self.first = first_kernel(self.task)
     # Raises on a ratio that leaves too little before anything is trained.
     for ratio in config.ratios:

@@ -169,7 +169,7 @@ class Experiment(command.Experiment):
     self.dense = {
       width: Classification.of(given, width=width) for width in config.widths
     }
-    self.keys = seeds.seed_keys(config.seeds)
+    self.keys = seeds.seed_keys(config)
     for cell in cells(config):
       if cell.method != 'dense':
         masks = functools.partial(METHODS[cell.method].masks, kept=cell.kept)

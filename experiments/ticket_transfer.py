@@ -140,7 +140,7 @@ class Experiment(command.Experiment):
     self.config = config
     sets = transfer.load_alike(config.datasets, config.validation)
     self.loops = {name: self._loop(dataset) for name, dataset in sets.items()}
-    self.keys, self.new_keys, self.shuffle_keys = seeds.keys(config.seeds, 3)
+    self.keys, self.new_keys, self.shuffle_keys = seeds.keys(config, 3)
     self.start = functools.cache(self._start)
     # Raises now on what does not fit, before anything is trained or written.
     for source in self.loops.values():

@@ -206,7 +206,7 @@ class Experiment(command.Experiment):
     task = self.task(group[0])
     schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
     trainer = task.trainer(optax.adam(schedule), every=config.steps)
-    keys = jnp.concatenate([seeds.seed_keys(config.seeds)] * len(group))
+    keys = jnp.concatenate([seeds.seed_keys(config)] * len(group))
     state = trainer.init(keys)
     skip = jnp.repeat(jnp.float32([n.skip for n in group]), config.seeds)
     model_state: Any = state.model_state
@@ -252,7 +252,7 @@ class Experiment(command.Experiment):
       repeats=config.repeats,
     )
     found = report.Measured(self.networks, scores, accuracies, searches)
-    report.write(found, results, store.folder)
+    report.write(found, results, store.folder, config)
     return found
 
 

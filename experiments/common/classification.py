@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import optax
 
 import lthjax as lth
+from common import tables
 from lthjax import data, models
 from lthjax.training import TrainState
+
+TRAIN_EXAMPLES = 10_000  # that the loss after training is measured on
 
 
 class Classification:
@@ -46,7 +49,7 @@ class Classification:
     )
     self.compilations = 0  # of training steps
     self._batch_size, self._augment = batch_size, augment
-    self._test = jax.jit(jax.vmap(self._accuracy, in_axes=(0, 0, None)))
+    self._test = jax.jit(jax.vmap(self._ends, in_axes=(0, 0, None)))
 
   @classmethod
   def of(cls, config: Any, **how: Any) -> 'Classification':
@@ -94,13 +97,15 @@ class Classification:
     self, params: chex.ArrayTree, model_state: chex.ArrayTree
   ) -> list[float]:
     """Accuracy of each seed on the test set."""
-    return self._test(params, model_state, self.dataset).tolist()
+    ends = self._test(params, model_state, self.dataset)
+    return ends['test_accuracy'].tolist()
 
   def test(self, state: TrainState, params: Any = None) -> dict[str, Any]:
     """Tests the seeds, and says which of them have diverged."""
     params = state.params if params is None else params
-    accuracy = self.test_accuracy(params, state.model_state)
-    return {'test_accuracy': accuracy, **diverged(state)}
+    ends = self._test(params, state.model_state, self.dataset)
+    ends = {name: tables.finite(x.tolist()) for name, x in ends.items()}
+    return {**ends, **diverged(state)}
 
   def _batch(self, dataset, key, step):
     size = self._batch_size
@@ -136,8 +141,15 @@ class Classification:
     )
     return {'loss': loss, 'accuracy': accuracy}
 
-  def _accuracy(self, params, model_state, dataset):
-    return self._measure(params, model_state, dataset, dataset.test)[1]
+  def _ends(self, params, model_state, dataset):
+    """Loss and accuracy on the test set and on the first training examples."""
+    train = jax.tree.map(lambda x: x[:TRAIN_EXAMPLES], dataset.train)
+    splits = {'test': dataset.test, 'train': train}
+    found = {}
+    for name, split in splits.items():
+      loss, accuracy = self._measure(params, model_state, dataset, split)
+      found |= {f'{name}_loss': loss, f'{name}_accuracy': accuracy}
+    return found
 
 
 def networks(state: TrainState) -> dict[str, Any]:
@@ -171,6 +183,10 @@ def plain_optimizer(
 ) -> optax.GradientTransformation:
   """The optimizer of a `TicketConfig`, without masks."""
   learning_rate = steps_down(config.learning_rate, config.decay_steps)
+  if config.schedule == 'cosine':
+    learning_rate = optax.cosine_decay_schedule(
+      config.learning_rate, config.steps
+    )
   return make_optimizer(
     config.optimizer, learning_rate, config.weight_decay, masks
   )

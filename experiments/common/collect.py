@@ -7,10 +7,15 @@ init_mnist.png, and others init_mnist_NAME.png. What was written by hand below a
 marker in an earlier page is kept; check that it is still true.
 """
 
+import csv
 import re
 import shutil
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from common import tables
 
 RESULTS = Path(__file__).parents[1] / 'results'
 INDEX = """# Results
@@ -43,6 +48,38 @@ def collect(run: Path, name: str, results: Path = RESULTS) -> list[Path]:
   path.write_text(f'{page}\n{MARKER}\n\n{by_hand}\n', encoding='utf-8')
   (results / 'README.md').write_text(index(results), encoding='utf-8')
   return [path, *copied]
+
+
+def append(run: Path, name: str, results: Path = RESULTS) -> None:
+  """Adds the rows of another run, of fresh seeds, to collected numbers."""
+  old, new = read(results / f'{name}.csv'), read(run / 'results.csv')
+  whose = {row.get('configuration') for row in (*old, *new)}
+  if len(whose) != 1 or None in whose:
+    raise ValueError(
+      f'{run} is of configuration {new[0].get("configuration")}, but'
+      f' {results / name}.csv of {old[0].get("configuration")}: only runs that'
+      ' differ in their seeds can be put together.'
+    )
+  if twice := {x['seed'] for x in old} & {x['seed'] for x in new}:
+    raise ValueError(
+      f'{results / name}.csv has the seeds {", ".join(sorted(twice))} already.'
+    )
+  tables.write_csv(results / f'{name}.csv', [*old, *new])
+
+
+def next_seed(name: str, results: Path = RESULTS) -> int:
+  """The first seed that collected numbers do not have."""
+  return 1 + max(int(row['seed']) for row in read(results / f'{name}.csv'))
+
+
+def configuration(name: str, results: Path = RESULTS) -> str:
+  """The hash of the options that collected numbers come from."""
+  return read(results / f'{name}.csv')[0]['configuration']
+
+
+def read(path: Path) -> list[dict[str, str]]:
+  with path.open(newline='', encoding='utf-8') as file:
+    return list(csv.DictReader(file))
 
 
 def index(results: Path = RESULTS) -> str:

@@ -42,7 +42,7 @@ def run(
   progress: grid.Progress | None = None,
 ) -> Run:
   """Trains what is missing, and writes everything that a run leaves behind."""
-  progress = progress or grid.Progress(cells(config), report.rows)
+  progress = progress or grid.Progress(cells(config), report.rows, config)
   with progress:
     made = experiment(config)
     with open_store(config) as store:
@@ -54,7 +54,8 @@ def run(
         figures.save(figure, store.folder, name)
       head = f'{report.HEAD}: {config.title}'
       page = store.folder / 'results.md'
-      write_page(page, head, config.seeds, *report.page(found))
+      used = range(config.first_seed, config.first_seed + config.seeds)
+      write_page(page, head, used, *report.page(found))
   return found
 
 
@@ -75,7 +76,7 @@ def main(
   logging.getLogger('absl').setLevel(logging.CRITICAL)  # Our line is enough.
   with friendly_exit():
     config = parse(sys.argv[1:], presets, doc)
-    progress = grid.Progress(cells(config), report.rows)
+    progress = grid.Progress(cells(config), report.rows, config)
     found = run(config, cells, experiment, report, progress)
     terminal = getattr(report, 'terminal', report.page)
     show = progress.console.print

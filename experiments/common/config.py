@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import tyro
 
 from common import checks
+from lthjax import runs
 
 ModelName = Literal[
   'lenet_300_100',
@@ -39,6 +40,8 @@ TITLES = {
   'cifar10': 'CIFAR-10',
   'cifar10_grey': 'gray CIFAR-10',
 }
+# Seeds of other kinds of random numbers begin at multiples of this.
+KINDS_APART = 2**16
 Fraction = tuple[tuple[str, float], ...]  # by globs of layers
 # For options that are empty by default.
 NONE = tyro.conf.arg(help_behavior_hint='(default: none)')
@@ -49,7 +52,9 @@ class BaseConfig:
   """Options that all experiments share."""
 
   seeds: int = 3
-  """Runs side by side, with seeds 0, 1, and so on."""
+  """Runs side by side, with consecutive seeds."""
+  first_seed: int = 0
+  """Seed of the first run."""
   batch_size: int = 60
   """Examples per step."""
   learning_rate: float = 1.2e-3
@@ -63,7 +68,12 @@ class BaseConfig:
 
   def __post_init__(self):
     checks.finite(self, *(x.name for x in dataclasses.fields(self)))
-    checks.at_least(self, seeds=1, batch_size=1, validation=1)
+    checks.at_least(self, seeds=1, first_seed=0, batch_size=1, validation=1)
+    if self.first_seed + self.seeds > KINDS_APART:
+      raise ValueError(
+        f'first_seed was {self.first_seed}, but seeds must stay below'
+        f' {KINDS_APART}.'
+      )
     checks.above_zero(self, 'learning_rate')
 
   @property
@@ -72,6 +82,12 @@ class BaseConfig:
     given = (getattr(self, name, '') for name in ('dataset', 'model'))
     parts = [self.PREFIX, *(part.replace('/', '-') for part in given)]
     return '-'.join(filter(None, parts))
+
+  @property
+  def configuration(self) -> str:
+    """Hash of all options but the seeds."""
+    usual = {'seeds': type(self)().seeds, 'first_seed': 0}
+    return runs.config_hash(dataclasses.replace(self, **usual))
 
   @property
   def title(self) -> str:
@@ -116,6 +132,16 @@ class TicketConfig(TrainConfig):
   """Adam, or SGD with momentum 0.9."""
   decay_steps: Annotated[tuple[int, ...], NONE] = ()
   """Steps at which the learning rate falls to a tenth."""
+  schedule: Literal['steps', 'cosine'] = 'steps'
+  """Learning rate: constant but for `decay_steps`, or a cosine to zero."""
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.schedule == 'cosine' and self.decay_steps:
+      raise ValueError(
+        f'decay_steps was {" ".join(map(str, self.decay_steps))}, but the'
+        ' schedule is cosine. Give one of the two.'
+      )
 
 
 RESUME = """

@@ -1,5 +1,6 @@
 """A grid of trainings, each of which is kept as soon as it is done."""
 
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -8,10 +9,12 @@ import chex
 import numpy as np
 
 from common import progress, tables
+from common.config import BaseConfig
 from lthjax import checkpoints
 from lthjax.tickets import Ticket
 
 Result = dict[str, Any]
+ENDS = ('test_loss', 'test_accuracy', 'train_loss', 'train_accuracy')
 
 
 class Cell(Protocol):
@@ -84,9 +87,13 @@ class Progress(progress.Progress):
   """A progress bar for people, and files for what comes after."""
 
   def __init__(
-    self, cells: Iterable[Cell], rows: Callable[[Result], list[dict[str, Any]]]
+    self,
+    cells: Iterable[Cell],
+    rows: Callable[[Result], list[dict[str, Any]]],
+    config: BaseConfig,
   ):
     """Begins with no cell done; ``rows`` are those of a result in the CSV."""
+    self._config = config
     self.results: dict[Any, Result | None] = dict.fromkeys(cells)
     super().__init__(sum(cell.steps for cell in self.results))
     self._rows = rows
@@ -132,9 +139,26 @@ class Progress(progress.Progress):
   def _write(self) -> None:
     self._store.check_there()
     done, folder = self.finished(), self._store.folder
-    rows = [row for result in done for row in self._rows(result)]
+    rows = [
+      row
+      for result in done
+      for row in whose(self._rows(result), result, self._config)
+    ]
     tables.write_csv(folder / 'results.csv', rows)
     tables.write_jsonl(folder / 'metrics.jsonl', done)
+
+
+def whose(
+  rows: Iterable[dict[str, Any]], result: Result, config: BaseConfig
+) -> list[dict[str, Any]]:
+  """Rows with their seed, their options, and seconds of all seeds together."""
+  more = {
+    'configuration': config.configuration,
+    'seconds': result.get('seconds'),
+  }
+  return [
+    {**row, 'seed': row['seed'] + config.first_seed, **more} for row in rows
+  ]
 
 
 def by_seed(result: Result, **columns: Any) -> list[dict[str, Any]]:
@@ -146,7 +170,7 @@ def by_seed(result: Result, **columns: Any) -> list[dict[str, Any]]:
     'step': last['step'],
     'validation_loss': last['loss'],
     'validation_accuracy': last['accuracy'],
-    'test_accuracy': result['test_accuracy'],
+    **{name: result[name] for name in ENDS if name in result},
   }
   if 'diverged' in result:
     columns['diverged_at_step'] = result['diverged']
@@ -192,12 +216,14 @@ def run(
       curve.append(tables.finite({'step': int(step), **values}))
       report.evaluated(cell, curve[-1])
 
+    started = time.perf_counter()
     try:
       result, networks = train(cell, store, evaluated)
     except ValueError:
       check_converged(report.results)  # Probably the cause.
       raise
-    result = {**diverged(curve), **result, 'curve': curve}
+    seconds = round(time.perf_counter() - started, 2)  # of all seeds
+    result = {**diverged(curve), **result, 'curve': curve, 'seconds': seconds}
     store.save(cell.name, networks, result)
     report.cell_done(cell, result)
 

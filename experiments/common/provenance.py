@@ -5,6 +5,7 @@ import datetime
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks import timing
@@ -12,7 +13,9 @@ from common.tables import Table, markdown, wrapped
 from lthjax import files
 
 
-def write_page(path: Path, title: str, seeds: int, *parts: str | Table) -> None:
+def write_page(
+  path: Path, title: str, seeds: Iterable[int], *parts: str | Table
+) -> None:
   """Writes a page of results; its numbers by seed are in a CSV of its name."""
   page = [
     f'# {title}',
@@ -23,7 +26,7 @@ def write_page(path: Path, title: str, seeds: int, *parts: str | Table) -> None:
   files.write_text(path, '\n\n'.join(page) + '\n')
 
 
-def provenance(seeds: int) -> Table:
+def provenance(seeds: Iterable[int]) -> Table:
   """The head of a page: where its numbers come from."""
   script, *options = sys.argv
   parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -37,6 +40,6 @@ def provenance(seeds: int) -> Table:
     'commit': describe.stdout.strip() or 'unknown',
     'machine': timing.machine(),
     'date': datetime.date.today().isoformat(),
-    'seeds': ', '.join(map(str, range(seeds))),
+    'seeds': ', '.join(map(str, seeds)),
   }
   return Table(['', ''], [list(row) for row in rows.items()])

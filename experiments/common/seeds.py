@@ -7,15 +7,18 @@ import chex
 import jax
 import jax.numpy as jnp
 
-
-def seed_keys(seeds: int, offset: int = 0) -> chex.PRNGKey:
-  """One key per seed: keys of the seeds 0, 1, and so on, plus an offset."""
-  return jax.vmap(jax.random.key)(jnp.arange(seeds) + offset)
+from common.config import KINDS_APART, BaseConfig
 
 
-def keys(seeds: int, kinds: int) -> list[chex.PRNGKey]:
+def seed_keys(config: BaseConfig, offset: int = 0) -> chex.PRNGKey:
+  """One key per seed: keys of the config's seeds, plus an offset."""
+  first = config.first_seed + offset
+  return jax.vmap(jax.random.key)(jnp.arange(config.seeds) + first)
+
+
+def keys(config: BaseConfig, kinds: int) -> list[chex.PRNGKey]:
   """Keys of the seeds, and of as many other kinds of random numbers."""
-  return [seed_keys(seeds, i * 2**16) for i in range(kinds)]
+  return [seed_keys(config, i * KINDS_APART) for i in range(kinds)]
 
 
 def stack(trees: Iterable[chex.ArrayTree]) -> Any:

@@ -53,10 +53,13 @@ def wrapped(text: str) -> str:
   return textwrap.fill(text, 80, break_on_hyphens=False)
 
 
-def spread(values: Any, sign: str = '') -> str:
-  """Mean and standard deviation."""
+def spread(values: Any, sign: str = '', digits: int = 2) -> str:
+  """Mean and standard deviation of a sample; of one value, the value."""
   values = np.asarray(values, float)
-  return f'{values.mean():{sign}.2f} ± {values.std():.2f}'
+  mean = f'{values.mean():{sign}.{digits}f}'
+  if values.size < 2:
+    return mean
+  return f'{mean} ± {values.std(ddof=1):.{digits}f}'
 
 
 def finite(value: Any) -> Any:

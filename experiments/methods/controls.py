@@ -5,6 +5,7 @@ and magnitudes. A control keeps some of them. One keeps all three, and changes
 the dead weights: they are not zero, but keep their initial values.
 """
 
+import functools
 from typing import Literal, NamedTuple
 
 import chex
@@ -20,12 +21,27 @@ from lthjax.training import TrainState
 Control = Literal[
   'reinit',
   'shuffled',
+  'shuffled_input',
+  'one_shot',
+  'one_shot_matched',
   'sign_preserved',
   'signed_constant',
   'random_signs',
   'reshuffled',
   'frozen',
 ]
+
+
+# What they keep of sign, magnitude and mask, one by one.
+PARTS: tuple[Control, ...] = (
+  'reinit',
+  'shuffled',
+  'sign_preserved',
+  'signed_constant',
+  'random_signs',
+  'reshuffled',
+  'frozen',
+)
 
 
 class Arm(NamedTuple):
@@ -54,6 +70,13 @@ ARMS = {
   ),
   'reinit': Arm('random reinitialization', '#e9a03b', False, False, True),
   'shuffled': Arm('shuffled mask', '#c8553d', True, True, False),
+  'shuffled_input': Arm(
+    'mask shuffled at each input', '#8d3b2e', True, True, False
+  ),
+  'one_shot': Arm('pruned at once', '#4b4b8f', True, True, False),
+  'one_shot_matched': Arm(
+    'pruned at once, trained as long before', '#9b9bd0', True, True, False
+  ),
   'frozen': Arm(
     'ticket, dead weights at their start', '#6c757d', True, True, True
   ),
@@ -73,8 +96,10 @@ def begin(
   The ticket starts from ``start`` with ``masks``, and other seeds from
   ``fresh``; there is one key per run.
   """
-  if name == 'shuffled':
-    return start, jax.vmap(lth.masks.shuffle)(keys, masks)
+  if name in ('shuffled', 'shuffled_input'):
+    within = 'input' if name == 'shuffled_input' else 'layer'
+    shuffle = functools.partial(lth.masks.shuffle, within=within)
+    return start, jax.vmap(shuffle)(keys, masks)
   if name == 'frozen':
     # Initial values of dead weights, beside params that are zero there.
     zeros = jax.tree.map(jnp.zeros_like, start.params)
@@ -101,6 +126,17 @@ def begin(
     model_state=fresh.model_state,
     opt_state=tickets.fresh_slots(tx, start.opt_state),
   ), masks
+
+
+def largest(params: chex.ArrayTree, masks: chex.ArrayTree) -> chex.ArrayTree:
+  """Masks of the largest weights of trained params: as many per layer."""
+
+  def one(param, mask):
+    if mask is None:
+      return None
+    return lth.keep_largest(jnp.abs(param), jnp.sum(mask))
+
+  return jax.vmap(lambda p, m: jax.tree.map(one, p, m))(params, masks)
 
 
 def beside_frozen(network: Model) -> Model:

@@ -6,16 +6,21 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import lthjax as lth
-from common import figures, grid, seeds
+from common import figures, grid, seeds, tables
 from common.command import Run
 from common.tables import Table
 from lthjax.tickets import Ticket
-from methods.controls import ARMS
+from methods.controls import ARMS, PARTS
 
 HEAD = 'Lottery tickets'
 AT_BEST = 'test_accuracy_at_best'
 TITLE = 'Test accuracy in % at the best validation step'
 CAPTION = f'{TITLE}: mean ± standard deviation over the seeds.'
+THRESHOLDS = (
+  90,
+  95,
+  96.5,
+)  # % of the validation set, to be reached in training
 TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
@@ -48,7 +53,27 @@ def accuracy(result: grid.Result) -> np.ndarray:
 
 def rows(result: grid.Result) -> list[dict[str, Any]]:
   names = ('level', 'density', 'control', 'best_step', AT_BEST)
-  return grid.by_seed(result, **{name: result[name] for name in names})
+  found = {name: result[name] for name in names}
+  by_seed = list(zip(*(x['accuracy'] for x in result['curve']), strict=True))
+  at = [x['step'] for x in result['curve']]
+  found['best_validation_accuracy'] = [
+    max(filter(None, x), default=None) for x in by_seed
+  ]
+  for accuracy in THRESHOLDS:
+    steps = [steps_to(accuracy / 100, at, curve) for curve in by_seed]
+    found[f'steps_to_{accuracy:g}'] = steps
+  return grid.by_seed(result, **found)
+
+
+def steps_to(accuracy: float, steps: Any, curve: Any) -> float | None:
+  """Steps until validation reaches an accuracy, between two evaluations."""
+  before = (0, 0.0)
+  for step, value in zip(steps, curve, strict=True):
+    if value is not None and value >= accuracy:
+      share = (accuracy - before[1]) / (value - before[1])
+      return before[0] + share * (step - before[0])
+    before = (step, value or 0.0)
+  return None
 
 
 def by_level(found: list[Level], digits: int) -> Table:
@@ -56,8 +81,7 @@ def by_level(found: list[Level], digits: int) -> Table:
   lines = []
   for level in found:
     texts = {
-      name: f'{accuracy(x).mean():.{digits}f} ± {accuracy(x).std():.{digits}f}'
-      + grid.mark([x])
+      name: tables.spread(accuracy(x), digits=digits) + grid.mark([x])
       for name, x in level.arms.items()
     }
     lines.append([level.label, *(texts.get(name, '–') for name in heads[1:])])
@@ -104,6 +128,8 @@ def page(run: Run) -> list[str | Table]:
   shown = [shown[i] for i in sorted({(len(shown) - 1) // 2, len(shown) - 1})]
   lines = []
   for name in shown[-1].arms:
+    if name not in ('ticket', *PARTS):
+      continue
     arm = ARMS[name]
     keeps = ['yes' if x else 'no' for x in (arm.sign, arm.magnitude, arm.mask)]
     spreads = (grid.spread(level.arms[name], AT_BEST) for level in shown)

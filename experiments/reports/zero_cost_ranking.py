@@ -10,6 +10,7 @@ from scipy import stats
 
 from common import figures, grid, tables
 from common.command import Run
+from common.config import BaseConfig
 from common.networks import Network
 from common.tables import Table
 from lthjax import proxies
@@ -88,12 +89,17 @@ def search_heads(results: Measured) -> list[str]:
   return ['search', *(f'after {i + 1}, %' for i in marks(curves))]
 
 
-def write(found: Measured, results: list[grid.Result], folder: Path) -> None:
+def write(
+  found: Measured,
+  results: list[grid.Result],
+  folder: Path,
+  config: BaseConfig,
+) -> None:
   """Writes all numbers for programs, with the scores beside accuracies."""
   table = [
     row | {proxy: x[row['name']] for proxy, x in found.scores.items()}
     for result in results
-    for row in rows(result)
+    for row in grid.whose(rows(result), result, config)
   ]
   tables.write_csv(folder / 'results.csv', table)
   searches = (

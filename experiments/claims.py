@@ -1,0 +1,175 @@
+"""Claims with verdicts: what the literature says, and what came out here.
+
+Each file of `experiments/claims` is a claim, written before its data. The
+verdict follows from committed CSVs by rules fixed in `verdicts/statistics.py`.
+
+  python experiments/claims.py list             # all claims and their verdicts
+  python experiments/claims.py check            # recomputes all; seconds
+  python experiments/claims.py power            # seeds that each claim needs
+  python experiments/claims.py page             # writes docs/claims.md
+  python experiments/claims.py run C01 C02      # trains again, replaces data
+  python experiments/claims.py run --tier cpu   # all that two CPU cores can do
+  python experiments/claims.py run C01 --append # fresh seeds, added to the data
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from verdicts import claim as files
+from verdicts import data, page, statistics
+from verdicts.claim import Claim
+from verdicts.statistics import Verdict
+
+
+def estimates(
+  claims: Sequence[Claim], results: Path = data.RESULTS
+) -> dict[str, statistics.Estimate]:
+  """The effect of each claim that has data."""
+  found = {}
+  for one in claims:
+    if not data.has_data(one, results):
+      if one.configuration:
+        data.read(one, results)  # Raises: it names data that are not there.
+      continue
+    if one.test == 'correlation':
+      columns = data.pairs(one, results)
+      if columns.shape[1] < one.seeds:
+        raise ValueError(
+          f'{one.path}: {data.csv_of(one, results)} has'
+          f' {columns.shape[1]} rows, but the claim is to be decided with'
+          f' {one.seeds}.'
+        )
+      found[one.name] = statistics.correlation(columns, one.margin)
+    else:
+      effects = data.effects(one, results)
+      found[one.name] = statistics.paired(effects, one.test, one.margin)
+  return found
+
+
+def decide(claims: list[Claim]) -> dict[str, Verdict]:
+  return statistics.verdicts(claims, estimates(claims))
+
+
+def check(claims: list[Claim]) -> None:
+  """Recomputes all verdicts, and compares them with the page and with prose."""
+  found = decide(claims)
+  page.quoted(page.prose(), found)
+  text = page.PAGE.read_text(encoding='utf-8') if page.PAGE.exists() else ''
+  if text != page.render(claims, found):
+    raise ValueError(
+      f'{page.PAGE} is not what the data say now. Look at the change, explain a'
+      ' verdict that flips, and run `python experiments/claims.py page`.'
+    )
+  decided = sum(x.word != 'no data' for x in found.values())
+  print(f'{len(claims)} claims, {decided} with verdicts: all as on the page.')
+
+
+def show(claims: list[Claim]) -> None:
+  found = decide(claims)
+  for one in claims:
+    verdict = found[one.name]
+    unit = f' {one.unit}' if verdict.estimate else ''
+    print(f'{one.name:5} {verdict.text + unit:42} {one.claim}')
+
+
+def power(claims: list[Claim]) -> None:
+  """Prints how many paired seeds see each margin, from the seeds there are."""
+  for name, estimate in estimates(claims).items():
+    one = next(x for x in claims if x.name == name)
+    if one.test != 'correlation':
+      needed = statistics.seeds_needed(estimate.deviation, one.margin)
+      print(
+        f'{name:5} margin {one.margin:g}, deviation {estimate.deviation:.3f}:'
+        f' {needed} seeds for a power of 80 %; has {estimate.n}'
+      )
+
+
+def write_page(claims: list[Claim]) -> None:
+  from common import figures
+  from lthjax import files
+
+  found = decide(claims)
+  files.write_text(page.PAGE, page.render(claims, found))
+  print(page.PAGE)
+  if any(x.estimate for x in found.values()):
+    figures.save(
+      page.draw(claims, found), page.PAGE.parent, Path(page.FIGURE).stem
+    )
+    page.PAGE.with_name(page.FIGURE).with_suffix('.svg').unlink()
+
+
+def run(claims: list[Claim], append: bool) -> None:
+  """Runs each command once, and collects what it wrote."""
+  from common import collect
+
+  commands = {one.command: one.page for one in claims}
+  for command, name in commands.items():
+    script, *options = shlex.split(command)[1:]
+    if append:
+      first = collect.next_seed(name)
+      options += ['--first-seed', str(first)]
+    print(f'$ python {shlex.join([script, *options])}', flush=True)
+    done = subprocess.run(
+      [sys.executable, page.ROOT / script, *options],
+      cwd=page.ROOT,
+      stdout=subprocess.PIPE,
+      text=True,
+      check=False,
+    )
+    if done.returncode:
+      raise ValueError(f'`{command}` ended with {done.returncode}.')
+    folder = page.ROOT / done.stdout.rstrip().rpartition(': ')[2]
+    if append:
+      collect.append(folder, name)
+    else:
+      collect.collect(folder, name)
+    print(f'experiments/results/{name}.csv: configuration', end=' ')
+    print(collect.configuration(name))
+
+
+def chosen(
+  claims: list[Claim], names: Sequence[str], tier: str | None
+) -> list[Claim]:
+  """The claims with these names, or of a tier."""
+  known = {one.name for one in claims}
+  if unknown := sorted(set(names) - known):
+    raise ValueError(
+      f'There is no claim {", ".join(unknown)}. There are'
+      f' {", ".join(sorted(known))}.'
+    )
+  if not names and tier is None:
+    raise ValueError('Name the claims to run, or their --tier.')
+  return [one for one in claims if one.name in names or one.tier == tier]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  commands = parser.add_subparsers(dest='command', required=True)
+  actions = {'list': show, 'check': check, 'power': power, 'page': write_page}
+  for name in actions:
+    commands.add_parser(name)
+  train = commands.add_parser('run')
+  train.add_argument('claims', nargs='*', metavar='CLAIM')
+  train.add_argument('--tier', choices=('digits', 'cpu', 'accelerator'))
+  train.add_argument('--append', action='store_true')
+  options = parser.parse_args(arguments)
+  try:
+    claims = files.load_all()
+    if options.command == 'run':
+      run(chosen(claims, options.claims, options.tier), options.append)
+    else:
+      actions[options.command](claims)
+  except (ValueError, OSError) as error:
+    sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+  main()

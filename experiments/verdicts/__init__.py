@@ -1,0 +1,1 @@
+"""Claims of the literature: files, data, verdicts and their page."""

@@ -1,0 +1,179 @@
+"""The page of claims, and its forest figure."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from verdicts import statistics
+from verdicts.claim import Claim
+from verdicts.statistics import Verdict
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / 'docs' / 'claims.md'
+FIGURE = 'claims.png'
+TICKS = (-100, -10, -1, 0, 1, 10, 100)
+# Colors that people with color blindness can tell apart, and shapes as well.
+STYLES = {
+  'holds': ('#009e73', 'o'),
+  'equivalent': ('#56b4e9', 's'),
+  'fails': ('#d55e00', 'X'),
+  'undecided': ('#8a8a8a', 'D'),
+}
+HEAD = """# Claims
+
+What the literature claims about lottery tickets and sparse training, and what
+came out here. Each claim is a file in `experiments/claims`, written before its
+data: what is compared, the smallest difference that matters (the *margin*),
+the seeds, and what would refute it. Effects are paired by seed and have a 95 %
+interval. A claim *holds* if all of the interval is beyond the margin, *fails*
+if none of it is, and is *undecided* otherwise, or if the exact sign-flip test
+does not reach 5 % after Holm's correction over its family. *Equivalent* means
+that the interval lies within the margin on both sides. A verdict is about its
+setting and no other.
+
+```
+python experiments/claims.py check    # recomputes all of this, in seconds
+python experiments/claims.py run C01  # trains again, and replaces the data
+```
+"""
+# A verdict in prose, such as [C05: holds](claims.md#c05_one_shot).
+QUOTED = re.compile(r'\[(C\d+\w?): ([a-z ]+)\]')
+
+
+def render(claims: list[Claim], found: Mapping[str, Verdict]) -> str:
+  """The page, with one table per family."""
+  counts = {
+    word: sum(x.word == word for x in found.values())
+    for word in (*STYLES, 'no data')
+  }
+  total = ', '.join(f'{n} {word}' for word, n in counts.items() if n)
+  parts = [HEAD, f'{len(claims)} claims: {total}.\n']
+  if any(x.estimate for x in found.values()):
+    parts.append(
+      '![Effects of all claims in units of their margins, with intervals; the'
+      f' table has the same numbers]({FIGURE})\n'
+    )
+  for family in dict.fromkeys(claim.family for claim in claims):
+    members = [claim for claim in claims if claim.family == family]
+    parts.append(f'## {family[0].upper()}{family[1:]}\n')
+    parts.append(
+      '|  | claim and setting | effect, 95 % interval | margin | paper | p, n |'
+      ' verdict |\n|---|---|---|---|---|---|---|\n'
+      + '\n'.join(_row(claim, found[claim.name]) for claim in members)
+      + '\n'
+    )
+    parts += [_details(claim, found[claim.name]) for claim in members]
+  return '\n'.join(parts)
+
+
+def draw(claims: list[Claim], found: Mapping[str, Verdict]):
+  """One line per claim with data: effect over margin, and its interval."""
+  from common import figures
+
+  shown = [claim for claim in claims if found[claim.name].estimate][::-1]
+  fig, axes = figures.panels(size=(8.4, 1.3 + 0.27 * len(shown)))
+  ax = axes[0, 0]
+  for place, claim in enumerate(shown):
+    verdict, unit = found[claim.name], claim.margin
+    estimate = verdict.estimate
+    assert estimate is not None
+    color, marker = STYLES[verdict.word]
+    ends = [estimate.low / unit, estimate.high / unit]
+    ax.plot(ends, [place, place], color=color, lw=2)
+    middle = estimate.effect / unit
+    ax.plot(middle, place, marker, color=color, ms=6)
+    if claim.paper is not None:
+      ax.plot(claim.paper / unit, place, '|', color='k', ms=11, mew=1.6)
+  ax.set_xscale('symlog', linthresh=2)
+  ax.set_xticks(TICKS, [f'{tick:g}' for tick in TICKS])
+  for edge in (-1, 0, 1):
+    ax.axvline(edge, color='0.75', lw=0.8, ls='-' if edge else ':', zorder=0)
+  ax.set_yticks(
+    range(len(shown)),
+    [f'{_short(claim.claim)}  {claim.name}' for claim in shown],
+    fontsize=8,
+  )
+  ax.set_ylim(-0.7, len(shown) - 0.3)
+  ax.set_xlabel('effect / smallest effect that matters')
+  for word, (color, marker) in STYLES.items():
+    ax.plot([], [], marker, color=color, label=word)
+  ax.plot([], [], '|', color='k', ms=11, mew=1.6, label="the paper's value")
+  figures.title(ax, 'Claims and their 95 % intervals, paired by seed')
+  figures.decorate(ax)
+  figures.legend(fig, axes, ncols=5)
+  return fig
+
+
+def quoted(paths: Iterable[Path], found: Mapping[str, Verdict]) -> None:
+  """Raises where prose gives a verdict that the data do not carry."""
+  for path in paths:
+    for name, word in QUOTED.findall(path.read_text(encoding='utf-8')):
+      if name not in found:
+        raise ValueError(f'{path} quotes {name}, but there is no such claim.')
+      if (now := found[name].word) != word:
+        raise ValueError(
+          f'{path} says that {name} {word!r}, but its verdict is {now!r}.'
+        )
+
+
+def prose() -> list[Path]:
+  """The pages that may quote verdicts."""
+  folders = [
+    ROOT,
+    ROOT / 'docs',
+    ROOT / 'experiments',
+    ROOT / 'experiments/results',
+  ]
+  pages = [path for folder in folders for path in sorted(folder.glob('*.md'))]
+  return [path for path in pages if path != PAGE]
+
+
+def _row(claim: Claim, verdict: Verdict) -> str:
+  cells = [
+    f'<a id="{claim.anchor}"></a>{claim.name}',
+    f'{claim.claim}. *{claim.setting}* ({claim.source})',
+  ]
+  if estimate := verdict.estimate:
+    effect, low, high = estimate[:3]
+    cells.append(f'{effect:+.2f} [{low:+.2f}, {high:+.2f}] {claim.unit}')
+  else:
+    cells.append('–')
+  bound = '±' if claim.test == 'equivalence' else ''
+  sign = '-' if claim.test == 'non-inferiority' else bound
+  cells.append(f'{sign}{claim.margin:g}')
+  cells.append('–' if claim.paper is None else f'{claim.paper:+g}')
+  p = f'{verdict.p:.3f}, {verdict.estimate.n}' if verdict.estimate else '–'
+  cells += [p, f'**{verdict.word}**']
+  return '| ' + ' | '.join(cell.replace('|', '\\|') for cell in cells) + ' |'
+
+
+def _details(claim: Claim, verdict: Verdict) -> str:
+  lines = [
+    f'- **{claim.name}**: `{claim.command}`, about {claim.minutes:g} minutes.'
+  ]
+  compared = {
+    'superiority': 'is above the margin',
+    'non-inferiority': 'is at most the margin worse',
+    'equivalence': 'is within the margin',
+    'correlation': 'has a rank correlation above the margin',
+  }[claim.test]
+  lines.append(
+    f'  Test: {claim.test} ({claim.column} {compared}), {claim.seeds} seeds or'
+    f' rows. Refuted if {claim.would_refute}.'
+  )
+  if estimate := verdict.estimate:
+    low, high = estimate.bootstrap
+    needed = statistics.seeds_needed(estimate.deviation, claim.margin)
+    extra = f'  Bootstrap (BCa): [{low:+.2f}, {high:+.2f}].'
+    if claim.test != 'correlation':
+      extra += (
+        f' Standard deviation over seeds {estimate.deviation:.2f}: {needed}'
+        ' seeds see the margin with a power of 80 %.'
+      )
+    page = f'../experiments/results/{claim.page}'
+    lines.append(f'{extra} [Page]({page}.md), [data]({page}.csv).')
+  return '\n'.join(lines) + '\n'
+
+
+def _short(text: str, most: int = 58) -> str:
+  return text if len(text) <= most else f'{text[:most].rpartition(" ")[0]} …'
