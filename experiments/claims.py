@@ -33,22 +33,13 @@ def estimates(
   """The effect of each claim that has data."""
   found = {}
   for one in claims:
-    if not data.has_data(one, results):
-      if one.configuration:
-        data.read(one, results)  # Raises: it names data that are not there.
-      continue
+    if not one.configurations:
+      continue  # It has not been run.
+    values = data.values(one, results)
     if one.test == 'correlation':
-      columns = data.pairs(one, results)
-      if columns.shape[1] < one.seeds:
-        raise ValueError(
-          f'{one.path}: {data.csv_of(one, results)} has'
-          f' {columns.shape[1]} rows, but the claim is to be decided with'
-          f' {one.seeds}.'
-        )
-      found[one.name] = statistics.correlation(columns, one.margin)
+      found[one.name] = statistics.correlation(values, one.margin)
     else:
-      effects = data.effects(one, results)
-      found[one.name] = statistics.paired(effects, one.test, one.margin)
+      found[one.name] = statistics.paired(values, one.test, one.margin)
   return found
 
 
@@ -108,8 +99,10 @@ def run(claims: list[Claim], append: bool) -> None:
   """Runs each command once, and collects what it wrote."""
   from common import collect
 
-  commands = {one.command: one.page for one in claims}
-  for command, name in commands.items():
+  commands = {one.page: one.command for one in files.load_all()}
+  names = (name for one in claims for name in data.pages(one))
+  for name in dict.fromkeys(names):
+    command = commands[name]
     script, *options = shlex.split(command)[1:]
     if append:
       first = collect.next_seed(name)

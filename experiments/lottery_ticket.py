@@ -27,8 +27,9 @@ Deconstructing Lottery Tickets, arXiv:1905.01067, figure 5.
             and its signs alone, a network is within half a point of the ticket.
   claims    LeNet-300-100 on MNIST, 10 seeds, evaluated every 50 steps: what the
             claims are decided with, beside networks that are pruned at once.
-            20 minutes on 2 CPU cores. claims_cosine: the same with a learning
-            rate that falls to zero along a cosine.
+            20 minutes on 2 CPU cores.
+  claims_cosine
+            The same with a learning rate that falls to zero along a cosine.
   conv2     Conv-2 on CIFAR-10, 3 seeds. For an accelerator: a million steps,
             perhaps an hour. In the paper, the ticket is up to 3.4 points above
             the dense network, at 4.6 %.

@@ -45,8 +45,11 @@ class Claim:
   """The outcome that contradicts the claim."""
   arms: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   """Rows of the data: `new` and `old`, or `new` alone and a `reference`."""
-  configuration: str = ''
-  """Hash of the options that the data must come from; empty: no data yet."""
+  configuration: str | Mapping[str, str] = ''
+  """Hash of the options that the data must come from; empty: no data yet.
+
+  If arms name pages of their own, a hash for each page.
+  """
   scale: float = 1.0
   """Factor from the column to the unit."""
   lower_is_better: bool = False
@@ -66,6 +69,13 @@ class Claim:
   def name(self) -> str:
     """What the claim is called in text and on command lines."""
     return self.path.stem.partition('_')[0]
+
+  @property
+  def configurations(self) -> Mapping[str, str]:
+    """The hash of each page that has data."""
+    if isinstance(self.configuration, str):
+      return {self.page: self.configuration} if self.configuration else {}
+    return self.configuration
 
   @property
   def anchor(self) -> str:

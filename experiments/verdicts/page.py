@@ -47,7 +47,7 @@ def render(claims: list[Claim], found: Mapping[str, Verdict]) -> str:
     for word in (*STYLES, 'no data')
   }
   total = ', '.join(f'{n} {word}' for word, n in counts.items() if n)
-  parts = [HEAD, f'{len(claims)} claims: {total}.\n']
+  parts = [HEAD, f'Claims: {len(claims)} ({total}).\n']
   if any(x.estimate for x in found.values()):
     parts.append(
       '![Effects of all claims in units of their margins, with intervals; the'
@@ -170,8 +170,9 @@ def _details(claim: Claim, verdict: Verdict) -> str:
         f' Standard deviation over seeds {estimate.deviation:.2f}: {needed}'
         ' seeds see the margin with a power of 80 %.'
       )
-    page = f'../experiments/results/{claim.page}'
-    lines.append(f'{extra} [Page]({page}.md), [data]({page}.csv).')
+    pages = [f'../experiments/results/{x}' for x in claim.configurations]
+    links = ', '.join(f'[page]({x}.md), [data]({x}.csv)' for x in pages)
+    lines.append(f'{extra} From {links}.')
   return '\n'.join(lines) + '\n'
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from tiny_experiments import TINY
+from tiny_experiments import TINY, timeless
 
 from common import command, figures, grid, progress, provenance, tables
 from common.config import BaseConfig, seeds, titled
@@ -74,7 +74,7 @@ def store(opened, tmp_path):
 
 
 def run(store, train=train):
-  with grid.Progress(CELLS, rows) as report:
+  with grid.Progress(CELLS, rows, Config()) as report:
     grid.run(store, train, report)
   return report
 
@@ -101,7 +101,7 @@ def test_an_unfinished_run_ends_with_the_same_files(store, opened, tmp_path):
   assert trained == [0, 1, 2, 2, 3]
   assert numbers(other) == numbers(store)
   for name in ('results.csv', 'metrics.jsonl', 'config.json'):
-    before, after = ((x.folder / name).read_bytes() for x in (store, other))
+    before, after = (timeless(x.folder / name) for x in (store, other))
     assert before == after
   shutil.rmtree(other.folder / 'networks' / '1')
   run(other, stops)
@@ -115,12 +115,14 @@ def test_a_finished_run_trains_nothing(store):
 
 
 def test_rows_say_which_seed_and_where_it_ended(store):
+  name = Config().configuration
   run(store)
   text = (store.folder / 'results.csv').read_text()
   assert text.splitlines()[:3] == [
-    'seed,number,step,validation_loss,validation_accuracy,test_accuracy',
-    '0,0,10,0.5,1.0,0.25',
-    '1,0,10,0.5,1.0,0.75',
+    'seed,number,step,validation_loss,validation_accuracy,test_accuracy,'
+    'configuration,seconds',
+    f'0,0,10,0.5,1.0,0.25,{name},0.0',
+    f'1,0,10,0.5,1.0,0.75,{name},0.0',
   ]
 
 
@@ -175,8 +177,8 @@ def test_what_has_diverged_is_marked_and_named(store, loss):
       None,
       None,
     ]
-    assert grid.spread(results[0]) == '50.00 ± 25.00'
-    assert grid.spread(results[1]) == '50.00 ± 25.00 (1 of 2 diverged)'
+    assert grid.spread(results[0]) == '50.00 ± 35.36'
+    assert grid.spread(results[1]) == '50.00 ± 35.36 (1 of 2 diverged)'
     with pytest.raises(ValueError, match=r'1 of 2 seeds, the first at step 10'):
       grid.check_converged(report.results)
   grid.check_converged({CELLS[0]: results[0]})
@@ -239,7 +241,7 @@ def test_pages_keep_columns_apart():
 def test_provenance_holds_the_command_without_paths(output, monkeypatch):
   options = f'--kept 0.5 {output} --steps=9'
   monkeypatch.setattr(sys, 'argv', ['/somewhere/else.py', *options.split()])
-  page = tables.markdown(provenance.provenance(2))
+  page = tables.markdown(provenance.provenance(range(2)))
   assert '| `python experiments/else.py --kept 0.5 --steps=9` |' in page
   assert '| seeds | 0, 1 |' in page
   assert '/a/path' not in page
