@@ -532,6 +532,56 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
     permutations=('named', {UNITS: np.arange(8)}),
   )
   add(structure.norm, 'params groups')
+  add(structure.taylor, 'params groups', grads=('params', OTHERS))
+  seen = structure.activations(apply, PARAMS, X)
+  add(
+    structure.activations,
+    'apply params x groups',
+    args=('apply', 'params', 'x'),
+    where=('optional where', UNITS),
+    token_mask=('optional mask', np.ones(2, bool)),
+  )
+  add(structure.minitron, '', seen=('activations', seen))
+  add(structure.flap, 'params', seen=('activations', seen))
+  add(
+    structure.keep,
+    'groups sparsity',
+    scores=('named', {UNITS: np.arange(8.0)}),
+    where=('optional where', UNITS),
+    scope=('word', 'group'),
+    multiple_of=('count', 8),
+    minimum=('count', 1),
+  )
+  deep = {'w': np.ones((2, 4, 4), np.float32), 'b': np.ones((2, 4), np.float32)}
+
+  def layers(params, x):
+    def layer(x, p):
+      return x + jnp.tanh(x) @ p['w'] + p['b'], None
+
+    return jax.lax.scan(layer, x, params)[0]
+
+  add(
+    structure.depth,
+    'x',
+    args=('apply', 'params', 'x'),
+    apply=('function', layers),
+    params=('params', deep),
+    groups=('optional groups', structure.groups(layers, deep, X)),
+    token_mask=('optional mask', np.ones(2, bool)),
+  )
+  biased = {'in': np.eye(4, 3, dtype=np.float32), 'out': deep['w'][0, :3]}
+  biased['bias'] = np.zeros(4, np.float32)
+
+  def with_bias(params, x):
+    return jax.nn.relu(x @ params['in']) @ params['out'] + params['bias']
+
+  add(
+    structure.compensate,
+    '',
+    params=('params', biased),
+    keeps=('keeps', {'in[1]': np.arange(3) < 2}),
+    seen=('activations', structure.activations(with_bias, biased, X)),
+  )
   add(structure.table, 'groups')
   norm = {
     'conv': {'kernel': np.ones((3, 3, 1, 4), np.float32)},

@@ -57,7 +57,7 @@ def locate(
     _, free, _ = activation_axes(site.use, eqns[path])
     values = watched[path]
     types = [values[1 - site.use.operand].axes[i] for i in free]
-    found[path] = _spread(token_mask, wanted, types)
+    found[path] = spread(token_mask, wanted, types)
     if found[path] is None:
       lost.append(site.names)
   if lost:
@@ -69,7 +69,7 @@ def locate(
   return found
 
 
-def _spread(
+def spread(
   mask: jax.Array, wanted: Sequence[Type], types: Sequence[Type]
 ) -> jax.Array | None:
   """Lays a mask out along axes of which the wanted ones are factors."""

@@ -13,6 +13,7 @@ from lthjax import _checks, _table, structure, trees
 from lthjax import masks as masks_lib
 from lthjax.deploy import _units
 from lthjax.structure._compact import difference
+from lthjax.structure._groups import choose
 
 
 class UnitGroup(NamedTuple):
@@ -238,18 +239,7 @@ class _State:
     masked = masks_lib.apply(masks, params)
     groups = structure.groups(apply, masked, *example)
     state = cls(apply, masked, masks, example, groups)
-    globs = _checks.globs('whole', whole)
-    # Names have brackets, which globs read in their own way.
-    chosen = {
-      glob: [n for n in groups if n == glob or trees.matches([glob], n)]
-      for glob in globs
-    }
-    trees.refuse(
-      [repr(glob) for glob, names in chosen.items() if not names],
-      '`whole` has patterns that match no group: {}. The groups are'
-      f' {", ".join(groups) or "none"}.',
-    )
-    for name in (n for names in chosen.values() for n in names):
+    for name in choose(groups, whole, 'whole'):
       state.roles[name] = state.roles[name]._replace(whole='asked for')
     return state
 

@@ -4,7 +4,13 @@ import collections
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lthjax.program._interpreter import CALLS, Path, inside, interpret
+from lthjax.program._interpreter import (
+  CALLS,
+  Path,
+  inside,
+  interpret,
+  loop_parts,
+)
 
 _SAME = ('convert_element_type', 'copy', 'copy_p', 'name', 'stop_gradient')
 
@@ -83,6 +89,8 @@ class _Search(NamedTuple):
     if name in CALLS:
       ((here, program),) = inside(eqn, path)
       return interpret(program, facts, self, _nothing, here)
+    if name == 'scan':
+      return self._scan(eqn, facts, path)
     if name in _SAME:
       return facts
     out = getattr(eqn.outvars[0].aval, 'shape', ()) if eqn.outvars else ()
@@ -104,6 +112,19 @@ class _Search(NamedTuple):
       elif isinstance(fact, _Sum):
         for path, names in fact.terms.items():
           self.found[path] = self.found.get(path, names) & names
+
+  def _scan(self, eqn: Any, facts: list[Any], path: Path) -> list[Any]:
+    """Walks the body once; each turn has its own slices of stacked leaves."""
+    consts, carry, stacks = loop_parts(eqn, facts)
+    self.read([*consts, *carry, *(x for x in stacks if isinstance(x, _Sum))])
+    slices_ = [
+      fact._replace(shape=fact.shape[1:]) if isinstance(fact, _Leaf) else None
+      for fact in stacks
+    ]
+    ((here, program),) = inside(eqn, path)
+    others = [None] * len([*consts, *carry])
+    self.read(interpret(program, [*others, *slices_], self, _nothing, here))
+    return [None] * len(eqn.outvars)
 
   def _stays(self, eqn: Any, facts: Sequence[Any], out: Any) -> bool:
     """Returns whether a leaf still makes up the last axes."""

@@ -12,7 +12,12 @@ next kernel: whoever permutes, scores or removes it touches all of them. A
 
 | they are used by         | to                                              |
 |--------------------------|-------------------------------------------------|
-| `norm`                   | score units                                     |
+| `norm`, `taylor`         | score units by their weights and gradients      |
+| `activations`            | measure units where the next kernels read them  |
+| `minitron`, `flap`       | score units by these activations                |
+| `depth`                  | score whole layers                              |
+| `keep`                   | choose units by their scores                    |
+| `compensate`             | put what they add on average into biases        |
 | `masks`                  | turn masks of units into masks of weights       |
 | `compact`                | remove units for real, and check the program    |
 | `cut`                    | remove units without a check                    |
@@ -21,9 +26,12 @@ next kernel: whoever permutes, scores or removes it touches all of them. A
 | `lthjax.landscape.align` | match the units of two networks                 |
 """
 
+from lthjax.structure._activations import Activations, activations
 from lthjax.structure._chain import chain
 from lthjax.structure._channels import add_l1, channel_masks, mask_channels
 from lthjax.structure._compact import compact
+from lthjax.structure._compensate import compensate
+from lthjax.structure._depth import depth
 from lthjax.structure._from_program import groups
 from lthjax.structure._groups import (
   Axis,
@@ -34,25 +42,34 @@ from lthjax.structure._groups import (
   by_leaf,
   table,
 )
-from lthjax.structure._scores import norm
+from lthjax.structure._keep import keep
+from lthjax.structure._scores import flap, minitron, norm, taylor
 from lthjax.structure._units import cut, masks, permute
 
 __all__ = [
+  'Activations',
   'Axis',
   'Group',
   'Groups',
   'Member',
+  'activations',
   'add_l1',
   'by_axes',
   'by_leaf',
   'chain',
   'channel_masks',
   'compact',
+  'compensate',
   'cut',
+  'depth',
+  'flap',
   'groups',
+  'keep',
   'mask_channels',
   'masks',
+  'minitron',
   'norm',
   'permute',
   'table',
+  'taylor',
 ]

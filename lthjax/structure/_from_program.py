@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import chex
+import jax.numpy as jnp
 
-from lthjax import _checks
+from lthjax import _checks, trees
 from lthjax.program import _axis_types as types
 from lthjax.program._typed_axes import typed_axes
-from lthjax.structure._groups import Group, Member
+from lthjax.structure._groups import Group, Member, entries
 
 
 def groups(
@@ -83,6 +84,8 @@ def groups(
     for i, atom in atoms.items()
     if atom.size > 1 and not ('window' in atom.pins and len(members[i]) == 1)
   }
+  leaves = {n: x for n, x in trees.by_name(params).items() if x is not None}
+  shapes = {name: jnp.shape(leaf) for name, leaf in leaves.items()}
   names = _names({i: members[i] for i in kept})
   return {
     names[i]: Group(
@@ -91,6 +94,7 @@ def groups(
       frozenset(atom.pins),
       _varies(i, found.around[i], kept, members, names),
       i in found.paired,
+      entries(members[i], shapes),
     )
     for i, atom in kept.items()
   }

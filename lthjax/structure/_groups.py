@@ -1,5 +1,6 @@
 """Groups, members, and groups written by hand, axis by axis."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -43,6 +44,7 @@ class Group(NamedTuple):
       differ: a mask of units then is ``[*stack, size]`` or ``[size]``.
     paired: whether activations are multiplied with each other along it, as
       queries and keys are; from `lthjax.structure.groups`.
+    entries: the number of weights that belong to each index, over all members.
   """
 
   size: int
@@ -50,9 +52,11 @@ class Group(NamedTuple):
   pins: frozenset[str] = frozenset()
   varies: tuple[str, ...] = ()
   paired: bool = False
+  entries: int = 1
 
 
 Groups = Mapping[str, Group]
+Where = str | Sequence[str]
 
 
 class Axis(NamedTuple):
@@ -150,10 +154,25 @@ def by_axes(
     ' units, or None, of each of its axes; `lthjax.structure.chain(params,'
     ' layers)` does so for layers that follow one another.',
   )
-  return {
-    group: Group(sizes[group], tuple(_member(*p, sizes[group]) for p in found))
+  made = {
+    group: tuple(_member(*part, sizes[group]) for part in found)
     for group, found in parts.items()
   }
+  shapes = {name: jnp.shape(leaf) for name, leaf in leaves.items()}
+  return {
+    group: Group(sizes[group], members, entries=entries(members, shapes))
+    for group, members in made.items()
+  }
+
+
+def entries(
+  members: Sequence[Member], shapes: Mapping[str, tuple[int, ...]]
+) -> int:
+  """Counts the weights at each index of a group."""
+  return sum(
+    math.prod(shapes[m.leaf]) // shapes[m.leaf][m.axis] * m.places.shape[1]
+    for m in members
+  )
 
 
 def by_leaf(groups: Groups) -> dict[str, list[tuple[str, Member]]]:
@@ -176,6 +195,34 @@ def resolve(name: str, groups: Groups) -> str:
     if any(f'{m.leaf}[{m.axis}]' == name for m in group.members)
   ]
   return found[0] if len(found) == 1 else name
+
+
+def choose(
+  groups: Groups, where: Where | None, what: str = 'where'
+) -> list[str]:
+  """Returns the groups of names, places or globs; by default all free ones."""
+  if where is None:
+    return [name for name, group in groups.items() if not group.pins]
+  chosen: dict[str, list[str]] = {}
+  for glob in _checks.globs(what, where):
+    # Names have brackets, which globs would read in their own way.
+    pattern = glob.replace('[', '[[]')
+    chosen[glob] = [
+      name
+      for name, group in groups.items()
+      if glob == name
+      or trees.matches([pattern], name)
+      or any(
+        trees.matches([pattern], f'{m.leaf}[{m.axis}]') for m in group.members
+      )
+    ]
+  refuse(
+    [repr(glob) for glob, names in chosen.items() if not names],
+    f'`{what}` has patterns that match no group: {{}}. The groups are'
+    f' {", ".join(groups) or "none"}.',
+  )
+  found = {name for names in chosen.values() for name in names}
+  return [name for name in groups if name in found]
 
 
 def table(groups: Groups) -> str:
