@@ -532,6 +532,12 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
     permutations=('named', {UNITS: np.arange(8)}),
   )
   add(structure.norm, 'params groups')
+  add(
+    structure.choose,
+    'groups',
+    where=('optional where', UNITS),
+    what=('text', 'where'),
+  )
   add(structure.taylor, 'params groups', grads=('params', OTHERS))
   seen = structure.activations(apply, PARAMS, X)
   add(

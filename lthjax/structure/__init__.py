@@ -40,6 +40,7 @@ from lthjax.structure._groups import (
   Member,
   by_axes,
   by_leaf,
+  choose,
   table,
 )
 from lthjax.structure._keep import keep
@@ -58,6 +59,7 @@ __all__ = [
   'by_leaf',
   'chain',
   'channel_masks',
+  'choose',
   'compact',
   'compensate',
   'cut',

@@ -200,7 +200,29 @@ def resolve(name: str, groups: Groups) -> str:
 def choose(
   groups: Groups, where: Where | None, what: str = 'where'
 ) -> list[str]:
-  """Returns the groups of names, places or globs; by default all free ones."""
+  """Lists groups by their names, places or globs.
+
+  Args:
+    groups: which axes move together.
+    where: names of groups; places such as ``'fc1/kernel[1]'``, which stand for
+      all groups on that axis of that leaf; or globs of either. `None` stands
+      for all groups without pins.
+    what: how errors call ``where``.
+
+  Returns:
+    The names, in the order of the groups.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import lthjax as lth
+    >>> params = {'in': jnp.ones((1, 3)), 'out': jnp.ones((3, 1))}
+    >>> groups = lth.structure.by_axes(
+    ...   params, {'in': (None, 'units'), 'out': ('units', None)}
+    ... )
+    >>> lth.structure.choose(groups, 'out[0]')
+    ['units']
+  """
+  check_groups(groups)
   if where is None:
     return [name for name, group in groups.items() if not group.pins]
   chosen: dict[str, list[str]] = {}

@@ -105,7 +105,8 @@ def test_neurons_of_scanned_layers_as_computed_in_numpy(network):
     decoder, params, TOKENS, groups=groups, where=DOWN
   )
   (name,) = seen.readers
-  y = hidden(params, TOKENS).astype(np.float64)  # [layers, batch, time, 64]
+  # [layers, batch, time, neurons]
+  y = np.asarray(hidden(params, TOKENS), np.float64)
   expected = np.sqrt((np.abs(y).mean(2) ** 2).sum(1))
   np.testing.assert_allclose(
     structure.minitron(seen)[name], expected, rtol=1e-4

@@ -97,18 +97,15 @@ def test_layers_of_a_stack_keep_equally_many():
   groups = structure.groups(decoder, params, TOKENS)
   norms = structure.norm(params, groups)
   free = {n for n, g in groups.items() if not g.pins}
-  for scope in ('group', 'global'):
-    kept = structure.keep(groups, norms, 0.4, scope=scope, multiple_of=4)
-    assert set(kept) == free
-    for number in counts(kept).values():
-      assert len(set(number)) == 1
-    small, masks = structure.compact(
-      decoder, params, kept, TOKENS, groups=groups
-    )
-    assert small['layers']['gate'].shape[2] < 64
-    assert masks['layers']['gate'].shape == small['layers']['gate'].shape
-    assert masks['layers']['gate'].all()
-    assert masks['embed'] is None
+  kept = structure.keep(groups, norms, 0.4, scope='global', multiple_of=4)
+  assert set(kept) == free
+  for number in counts(kept).values():
+    assert len(set(number)) == 1
+  small, masks = structure.compact(decoder, params, kept, TOKENS, groups=groups)
+  assert small['layers']['gate'].shape[2] < 64
+  assert masks['layers']['gate'].shape == small['layers']['gate'].shape
+  assert masks['layers']['gate'].all()
+  assert masks['embed'] is None
   # As masks, for training before the cut: the same units are zero.
   masks = structure.masks(kept, params, groups)
   alive = masks['layers']['gate'].any(1)
