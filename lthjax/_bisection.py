@@ -260,20 +260,42 @@ def _excess(
 
 
 def count_true(test: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
-  """Sums bools; over leading axes in int16, which is faster on a CPU."""
+  """Sums bools, in blocks so small that XLA does not store wider ones."""
   keep = axes is not None
-  if may_be_sharded(test):  # where the int16 would be sent, not a scalar
-    return jnp.sum(test, axes, jnp.int32, keepdims=keep)
-  if axes is None and test.ndim == 1:
-    test = test.reshape(math.gcd(test.size, 1024), -1)
   axes = tuple(range(test.ndim)) if axes is None else axes
-  lead, length = 0, 1
-  while (
-    lead < len(axes) and (length := length * test.shape[axes[lead]]) < 2**15
-  ):
-    lead += 1
-  part = jnp.sum(test, axes[:lead], jnp.int16, keepdims=True)
-  return jnp.sum(part, axes, jnp.int32, keepdims=keep)
+  shape = tuple(1 if a in axes else n for a, n in enumerate(test.shape))
+  block = _block(test.shape, axes)
+  if may_be_sharded(test):  # Anything but a scalar would be sent.
+    return jnp.sum(test, axes, jnp.int32, keepdims=keep)
+  if not block:
+    lead, length = 0, 1
+    while (
+      lead < len(axes) and (length := length * test.shape[axes[lead]]) < 2**15
+    ):
+      lead += 1
+    part = jnp.sum(test, axes[:lead], jnp.int16, keepdims=True)
+    return jnp.sum(part, axes, jnp.int32, keepdims=keep)
+  first, lead = axes[0], len(test.shape[: axes[0]])
+  test = test.reshape(*test.shape[:first], *block)
+  # A block has at most 32 entries, which XLA sums as they are made.
+  part = jnp.sum(test, lead + 1, jnp.int8)
+  whole = jnp.sum(part, (lead, lead + 1), jnp.int32)
+  return whole.reshape(shape if keep else ())
+
+
+def _block(
+  shape: tuple[int, ...], axes: tuple[int, ...]
+) -> tuple[int, ...] | None:
+  """Splits the last axes into ``(rows, entries of a block, columns)``."""
+  if not axes or axes != tuple(range(len(shape) - len(axes), len(shape))):
+    return None
+  size = math.prod(shape[a] for a in axes)
+  entries = max((n for n in range(8, 33) if size % n == 0), default=0)
+  if not size or not entries:
+    return None
+  size //= entries
+  columns = max(n for n in range(1, 65) if size % n == 0)
+  return size // columns, entries, columns
 
 
 def _sum_words(

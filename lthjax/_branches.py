@@ -6,6 +6,8 @@ the step, if it cannot prove that whoever reads the old values does so before
 they are overwritten. What follows keeps its order provable.
 """
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +17,8 @@ import jax.numpy as jnp
 
 from lthjax import trees
 from lthjax.program import _interpreter
+
+_FEW = 1024  # Arrays of so many entries are not worth saving.
 
 
 def choose(
@@ -44,6 +48,86 @@ def copied(masks: Any, true: Any) -> Any:
     lambda masks: jax.tree.map(jnp.logical_not, masks),
     masks,
   )
+
+
+class Late:
+  """A leaf that is computed where it is needed, inside a branch.
+
+  What goes into a branch is in memory as a whole; what the branch computes from
+  arrays that are there anyway is there for as long as it is read.
+  """
+
+  def __init__(self, like: Any, make: Callable[[], jax.Array]):
+    self.like, self.make = like, make
+
+
+class TakesLate:
+  """A function that moves masks, and takes a tree of `Late` params too."""
+
+  def __init__(self, move: Callable[..., Any]):
+    self._move = move
+
+  def __call__(self, *args: Any) -> Any:
+    return self._move(*args)
+
+
+def like(x: Any) -> Any:
+  """Returns an array of the same shape, dtype and placement."""
+  return x.like if isinstance(x, Late) else x
+
+
+def now(x: Any) -> Any:
+  """Computes a leaf that is late."""
+  return x.make() if isinstance(x, Late) else x
+
+
+def leaf_by_leaf(f: Callable[[], Any], params: Any) -> Any:
+  """Calls ``f() -> tree``, and returns `Late` leaves.
+
+  Numbers that leaves share, such as the norm of all gradients, are computed at
+  once. If leaves share arrays as well, as behind a condition, so is the tree.
+  """
+  program, treedef = _interpreter.trace(f)
+  eqns, results = program.jaxpr.eqns, program.jaxpr.outvars
+  maker = {v: i for i, eqn in enumerate(eqns) for v in eqn.outvars}
+  costs = [sum(math.prod(v.aval.shape) for v in e.outvars) for e in eqns]
+  known = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
+
+  def needed(variables):
+    todo, found = [*variables], set()
+    while todo:
+      v = todo.pop()
+      if isinstance(v, jex.Var) and v not in known and maker[v] not in found:
+        found.add(maker[v])
+        todo += eqns[maker[v]].invars
+    return sorted(found)
+
+  def run(numbers, variables):
+    env = dict(known)
+
+    def read(v):
+      return v.val if isinstance(v, jex.Literal) else env[v]
+
+    for i in numbers:
+      outs = _interpreter.bind(eqns[i], [read(v) for v in eqns[i].invars])
+      env |= zip(eqns[i].outvars, outs, strict=True)
+    return [read(v) for v in variables]
+
+  few = [v for v in maker if math.prod(v.aval.shape) <= _FEW]
+  known |= zip(few, run(needed(few), few), strict=True)
+  each = [needed([v]) for v in results]
+  if sum(costs[i] for own in each for i in own) > 2 * sum(costs):
+    leaves = run(needed(results), results)
+  else:
+    leaves = [
+      Late(x, functools.partial(_only, run, own, v))
+      for x, own, v in zip(jax.tree.leaves(params), each, results, strict=True)
+    ]
+  return jax.tree.unflatten(treedef, leaves)
+
+
+def _only(run: Callable[..., Any], numbers: list[int], v: Any) -> jax.Array:
+  return run(numbers, [v])[0]
 
 
 def run_settled(

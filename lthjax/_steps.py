@@ -36,10 +36,17 @@ class Step(NamedTuple):
       **self.extra_args,
     )
 
+  def late(self, weights: Callable[[], Any]) -> Any:
+    """Computes params for a move, leaf by leaf if it takes them so."""
+    takes = isinstance(self.topology.move, _branches.TakesLate)
+    if not (takes and trees.is_traced(*jax.tree.leaves(self.params))):
+      return weights()
+    return _branches.leaf_by_leaf(weights, fast(self.params))
+
   def move(self, topology_state: Any, params: Any, count: Any) -> Any:
-    """Moves the masks by the params given."""
+    """Moves the masks by the params given, leaf by leaf if it can."""
     assert self.topology.move is not None
-    return self.topology.move(topology_state, fast(params), self.grads, count)
+    return self.topology.move(topology_state, params, self.grads, count)
 
 
 def update_sparse(step: Step, state: SparsifyState) -> tuple[Any, Any]:
@@ -73,14 +80,18 @@ def _move(
     topology_state, trained, true = carry
     old = _branches.copied(topology_state.masks, true)
     topology_state = topology_state._replace(masks=old)
-    params = step.params
-    if step.topology.applies_gradient:
-      # Trained here and once more outside, as whatever a branch hands out is
-      # written to memory at every step.
-      updates, _ = step.train(topology_state, state.inner_state, old)
-      updates = _hold(_land_on_zero, old, updates, params)
-      params = optax.apply_updates(params, updates)
-    moved = step.move(topology_state, where(old, params), state.step)
+
+    def weights():
+      params = step.params
+      if step.topology.applies_gradient:
+        # Trained here and once more outside, as whatever a branch hands out is
+        # written to memory at every step.
+        updates, _ = step.train(topology_state, state.inner_state, old)
+        updates = _hold(_land_on_zero, old, updates, params)
+        params = optax.apply_updates(params, updates)
+      return fast(where(old, params))
+
+    moved = step.move(topology_state, step.late(weights), state.step)
     # What has just come alive is zero, and must stay so until the next step.
     trained = None if trained is None else _both(moved.masks, old)
     return moved, trained, true
@@ -155,9 +166,12 @@ def update_dense(step: Step, state: SparsifyState) -> tuple[Any, Any]:
     )
     return _hold(_wait, masks, updates, step.params), inner_state
 
-  def move(updates):
-    params = optax.apply_updates(step.params, updates)
-    return step.move(state.topology_state, params, state.step)
+  def move(updates=None):
+    def weights():
+      found = train(grads)[0] if updates is None else updates
+      return fast(optax.apply_updates(step.params, found))
+
+    return step.move(state.topology_state, step.late(weights), state.step)
 
   if trees.is_traced(moving):
     # What comes out is true, but not before the branch has read all that is
@@ -165,7 +179,7 @@ def update_dense(step: Step, state: SparsifyState) -> tuple[Any, Any]:
     moved, ready = _branches.choose(
       moving,
       lambda carry: carry,
-      lambda _: (move(train(grads)[0]), state.step > 0),
+      lambda _: (move(), state.step > 0),
       (topology_state, state.step > 0),
     )
     grads = jax.tree.map(lambda g: jnp.where(ready, g, 0), grads)

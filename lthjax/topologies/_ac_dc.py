@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lthjax import _checks, trees
+from lthjax import _branches, _checks, trees
 from lthjax import masks as masks_lib
 from lthjax._sparsify import Topology, sparsify
 from lthjax.axes import Axes
@@ -122,17 +122,22 @@ def ac_dc(
       for name, count in state.counts.items()
     }
     weights = _select.leaves_of(state.masks, params)
+
+    def move(part, every, weights):
+      return _select.largest(
+        _select.magnitudes(part.join(weights)),
+        part.join_numbers(counts),
+        part.join(every),
+        _select.layers(part.axes),
+      )
+
     batches = _batches.make(Unstructured(), every, [weights], its)
-    new = _select.largest(
-      _select.magnitudes(batches.join(weights)),
-      batches.join_numbers(counts),
-      batches.join(every),
-      _select.layers(batches.axes),
-    )
-    new = batches.split(new, step > 0)
+    new = batches.in_turn(move, step > 0, every, weights)
     return state._replace(masks=_select.put(state.masks, new))
 
-  topology = Topology(init_fn, move_fn, moves, applies_gradient=True)
+  topology = Topology(
+    init_fn, _branches.TakesLate(move_fn), moves, applies_gradient=True
+  )
   return sparsify(inner, topology)
 
 

@@ -5,7 +5,8 @@ one moves those of the other. The size of the program then depends on the number
 of shapes, and hardly on that of the leaves.
 """
 
-from collections.abc import Hashable, Iterable, Mapping
+import functools
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from lthjax.axes import Axes
 from lthjax.patterns import NM, Pattern, Unstructured
 
 Table = Mapping[str, Any]
+Move = Callable[..., dict[str, Any]]
 
 _SIZE = 2**21  # Stacks of about as many weights stay in the cache.
 
@@ -27,10 +29,12 @@ class Batches(NamedTuple):
   Attributes:
     names: ``{name: [name]}``; a leaf by itself is not stacked.
     axes: ``{name: Axes}`` of the stacks.
+    sizes: ``{name: int}``, their numbers of weights.
   """
 
   names: dict[str, list[str]]
   axes: dict[str, Axes]
+  sizes: dict[str, int]
 
   def join(self, table: Table) -> dict[str, Any]:
     """Stacks arrays in the shapes of the leaves."""
@@ -58,21 +62,58 @@ class Batches(NamedTuple):
       {n: t[jnp.minimum(entry, len(t) - 1)] for n, t in tables.items()}
     )
 
-  def split(self, table: Table, true: Any) -> dict[str, Any]:
-    """Undoes `join` of masks.
+  def in_turn(self, move: Move, true: Any, *tables: Table) -> dict[str, Any]:
+    """Moves the masks of some stacks after those of others.
+
+    What a move needs besides masks is then needed for one part of the leaves at
+    a time, whatever the order in which XLA runs what may run in any order.
 
     Args:
-      table: ``{name: masks}`` of the stacks.
-      true: what XLA does not know to be true. Behind such a branch it does not
-        compute each slice of a stack by itself.
+      move: ``move(part, *tables) -> {name: masks}`` of the stacks of a part.
+      true: what XLA does not know to be true. Behind such a branch it computes
+        nothing early, nor each slice of a stack by itself.
+      *tables: ``{name: array}`` of the leaves, those of the masks first.
+
+    Returns:
+      ``{name: mask}`` of all leaves.
     """
-    stacks = {first: table[first] for first, n in self.names.items() if n[1:]}
-    stacks = _branches.copied(stacks, true) if stacks else {}
     found = {}
-    for first, names in self.names.items():
-      for i, name in enumerate(names):
-        found[name] = stacks[first][i] if first in stacks else table[first]
+    for part in self._parts():
+      leaves = [name for names in part.names.values() for name in names]
+      own = [{name: table[name] for name in leaves} for table in tables]
+      if trees.is_traced(true):
+        stacks = jax.lax.cond(
+          true,
+          functools.partial(_call, move, part, own),
+          functools.partial(part.join, own[0]),
+        )
+        # The next part has to wait for this one.
+        true |= functools.reduce(jnp.logical_or, map(jnp.any, stacks.values()))
+      else:
+        stacks = _call(move, part, own)
+      for first, names in part.names.items():
+        for i, name in enumerate(names):
+          found[name] = stacks[first][i] if len(names) > 1 else stacks[first]
     return found
+
+  def _parts(self) -> list['Batches']:
+    """Groups of stacks with about as many weights as stay in the cache."""
+    groups: list[list[str]] = []
+    room = 0
+    for first, size in self.sizes.items():
+      if not groups or size > room:
+        groups.append([])
+        room = _SIZE
+      groups[-1].append(first)
+      room -= size
+    return [
+      Batches(
+        {first: self.names[first] for first in group},
+        {first: self.axes[first] for first in group},
+        {first: self.sizes[first] for first in group},
+      )
+      for group in groups
+    ]
 
 
 def make(
@@ -95,7 +136,7 @@ def make(
   names: dict[str, list[str]] = {}
   open_: dict[Any, str] = {}
   for name, mask in masks.items():
-    each = [table[name] for table in tables]
+    each = [_branches.like(table[name]) for table in tables]
     kind = mask.shape, axes[name], [x.dtype for x in each]
     kind = str((kind, (alike or {}).get(name)))
     stacks = (
@@ -117,7 +158,13 @@ def make(
       first: _stacked(axes[first]) if len(own) > 1 else axes[first]
       for first, own in names.items()
     },
+    {first: len(own) * masks[first].size for first, own in names.items()},
   )
+
+
+def _call(move: Move, part: Batches, tables: Sequence[Table]) -> dict[str, Any]:
+  now = [{n: _branches.now(x) for n, x in t.items()} for t in tables]
+  return move(part, *now)
 
 
 def _stacked(axes: Axes) -> Axes:

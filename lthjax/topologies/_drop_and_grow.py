@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lthjax import _checks, trees
+from lthjax import _branches, _checks, trees
 from lthjax._sparsify import Topology
 from lthjax.axes import Axes
 from lthjax.counts import tables
@@ -18,7 +18,7 @@ from lthjax.topologies import _batches, _layers, _moves, _select, _start
 
 Table = dict[str, jax.Array]  # of arrays by the name of the layer
 # grow_scores(state, grads, step) -> scores
-GrowScores = Callable[[Any, Table, jax.Array], Table]
+GrowScores = Callable[[Any, Table, jax.Array], dict[str, Any]]
 
 
 class DropAndGrowState(NamedTuple):
@@ -126,22 +126,24 @@ def drop_and_grow(
     weights = _select.leaves_of(state.masks, params)
     grads = _select.leaves_of(state.masks, grads)
     scores = grow_scores(state.grow_state, grads, step)
+
+    def move(part, *tables):
+      masks, weights, scores = map(part.join, tables)
+      total = stay = _select.count(masks, part.axes)
+      if wanted.size:
+        total = part.entries(state.counts, times.entry(step))
+        stay = {n: jnp.minimum(stay[n], total[n]) for n in stay}
+      drop = _moves.drop_counts(state.drop_ratios, stay, step, times)
+      left = {n: stay[n] - drop[n] for n in stay}
+      return _moved(pattern, masks, weights, scores, left, total, part.axes)
+
     batches = _batches.make(pattern, masks, [weights, scores], its)
-    its = batches.axes
-    masks, weights, scores = map(batches.join, (masks, weights, scores))
-    total = stay = _select.count(masks, its)
-    if wanted.size:
-      total = batches.entries(state.counts, times.entry(step))
-      stay = {n: jnp.minimum(stay[n], total[n]) for n in stay}
-    drop = _moves.drop_counts(state.drop_ratios, stay, step, times)
-    left = {n: stay[n] - drop[n] for n in stay}
-    new = _moved(pattern, masks, weights, scores, left, total, its)
-    new = batches.split(new, step > 0)
+    new = batches.in_turn(move, step > 0, masks, weights, scores)
     return state._replace(masks=_select.put(state.masks, new))
 
   return Topology(
     init_fn,
-    move_fn,
+    _branches.TakesLate(move_fn),
     times.due,
     observe=None if observe is None else observe_fn,
     applies_gradient=applies_gradient,

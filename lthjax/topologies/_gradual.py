@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lthjax import _checks, trees
+from lthjax import _branches, _checks, trees
 from lthjax import masks as masks_lib
 from lthjax._sparsify import Topology, sparsify
 from lthjax.axes import Axes
@@ -120,23 +120,30 @@ def gradual(
     masks = trees.prunable(state.masks)
     weights = _select.leaves_of(state.masks, params)
     its = pattern.fit(given, state.masks)
-    batches = _batches.make(pattern, masks, [weights], its)
     counts = {name: table[entry] for name, table in state.counts.items()}
-    new = _select.select(
-      pattern,
-      _select.magnitudes(batches.join(weights)),
-      batches.join(masks),
-      # Those of groups are the same in all leaves.
-      {n: counts[n] for n in batches.names}
-      if isinstance(pattern, NM)
-      else batches.join_numbers(counts),
-      batches.axes,
-    )
-    new = batches.split(new, step > 0)
+
+    def move(part, masks, weights):
+      return _select.select(
+        pattern,
+        _select.magnitudes(part.join(weights)),
+        part.join(masks),
+        # Those of groups are the same in all leaves.
+        {n: counts[n] for n in part.names}
+        if isinstance(pattern, NM)
+        else part.join_numbers(counts),
+        part.axes,
+      )
+
+    batches = _batches.make(pattern, masks, [weights], its)
+    new = batches.in_turn(move, step > 0, masks, weights)
     return state._replace(masks=_select.put(state.masks, new))
 
   topology = Topology(
-    init_fn, move_fn, times.due, applies_gradient=True, grows=False
+    init_fn,
+    _branches.TakesLate(move_fn),
+    times.due,
+    applies_gradient=True,
+    grows=False,
   )
   return sparsify(inner, topology)
 

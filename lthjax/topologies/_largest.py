@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lthjax import _checks, trees
+from lthjax import _branches, _checks, trees
 from lthjax import masks as masks_lib
 from lthjax._sparsify import Topology, sparsify
 from lthjax.axes import Axes
@@ -86,28 +86,38 @@ def run_largest(
     weights = _select.leaves_of(state.masks, params)
     masks = trees.prunable(state.masks)
     batches = _batches.make(pattern, masks, [weights], its)
-    its, entry = batches.axes, times.entry(step) + 1
-    weights = _select.magnitudes(batches.join(weights))
-    every = {name: jnp.ones_like(x, bool) for name, x in weights.items()}
-    counts: dict[str, Any] = dict.fromkeys(every)
-    if state.counts:
-      counts = batches.entries(state.counts, entry)
-    # Every weight may come back: eligible are all, not only the alive ones.
-    new = _select.select(pattern, weights, every, counts, its)
-    new = batches.split(new, step >= 0)
+    entry = times.entry(step) + 1
+
+    def forward(part, masks, weights):
+      del masks  # Every weight may come back.
+      weights, every = everything(part, weights)
+      counts: dict[str, Any] = dict.fromkeys(every)
+      if state.counts:
+        counts = part.entries(state.counts, entry)
+      return _select.select(pattern, weights, every, counts, part.axes)
+
+    def backward(part, masks, weights):
+      del masks
+      weights, every = everything(part, weights)
+      counts = part.join_numbers(state.backward_counts)
+      return _select.largest(weights, counts, every, _select.layers(part.axes))
+
+    new = batches.in_turn(forward, step >= 0, masks, weights)
     state = state._replace(masks=_select.put(state.masks, new))
     if not state.backward_counts:
       return state
-    counts = batches.join_numbers(state.backward_counts)
-    new = _select.largest(weights, counts, every, _select.layers(its))
-    new = batches.split(new, step >= 0)
+    new = batches.in_turn(backward, step >= 0, new, weights)
     return state._replace(backward=_select.put(state.masks, new))
+
+  def everything(part, weights):
+    weights = _select.magnitudes(part.join(weights))
+    return weights, {n: jnp.ones_like(x, bool) for n, x in weights.items()}
 
   # Without a last step, masks are chosen again for as long as training lasts.
   always = functools.partial(_always, update_every)
   topology = Topology(
     init_fn,
-    move_fn,
+    _branches.TakesLate(move_fn),
     always if stop_step is None else times.due,
     penalize=penalize,
     applies_gradient=True,

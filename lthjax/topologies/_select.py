@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from lthjax import trees
+from lthjax._bisection import count_true
 from lthjax.axes import Axes
-from lthjax.patterns import NM, Pattern, Unstructured, count_along
+from lthjax.patterns import NM, Pattern, Unstructured
 from lthjax.selection import keep_each
 
 Table = Mapping[str, jax.Array]
@@ -40,7 +41,7 @@ def magnitudes(table: Table) -> dict[str, jax.Array]:
 
 def count(masks: Table, axes: Mapping[str, Axes]) -> dict[str, jax.Array]:
   """Counts the alive weights of each layer, along axes of size one."""
-  return {n: count_along(mask, axes[n].layer) for n, mask in masks.items()}
+  return {n: count_true(mask, axes[n].layer) for n, mask in masks.items()}
 
 
 def largest(

@@ -1,12 +1,13 @@
 """SET: drop small weights, grow at random."""
 
+import functools
 from collections.abc import Mapping
 
 import chex
 import jax.numpy as jnp
 import optax
 
-from lthjax import _checks, _sharding
+from lthjax import _branches, _checks, _sharding
 from lthjax._sparsify import sparsify
 from lthjax.axes import Axes
 from lthjax.densities import Densities
@@ -76,8 +77,11 @@ def sparse_evolution(
 
   def grow_scores(key, grads, step):
     # Algorithm 1, "add randomly new weights in the same amount".
+    def draw(name, g):
+      return _sharding.uniform(_moves.layer_key(key, step, name), g)
+
     return {
-      name: _sharding.uniform(_moves.layer_key(key, step, name), g)
+      name: _branches.Late(g, functools.partial(draw, name, g))
       for name, g in grads.items()
     }
 

@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lthjax import _checks, trees
+from lthjax import _branches, _checks, trees
 from lthjax import axes as axes_lib
+from lthjax._bisection import count_true
 from lthjax._sparsify import Topology, sparsify
 from lthjax.axes import Axes
 from lthjax.counts import ratio_of, share_of, tables
 from lthjax.densities import Densities
-from lthjax.patterns import Unstructured, count_along
+from lthjax.patterns import Unstructured
 from lthjax.topologies import (
   _batches,
   _fan_in,
@@ -151,28 +152,36 @@ def srigl(
     masks = trees.prunable(state.masks)
     weights = _select.leaves_of(state.masks, params)
     grads = _select.leaves_of(state.masks, grads)
+
+    def move(part, *tables):
+      masks, weights, grads = map(part.join, tables)
+      budgets = part.entries(state.budgets, times.entry(step))
+      alive = _select.count(masks, part.axes)
+      stay = {n: jnp.minimum(alive[n], budgets[n]) for n in masks}
+      return move_layers(
+        masks,
+        _select.magnitudes(weights),
+        _select.magnitudes(grads),
+        _moves.drop_counts(state.drop_ratios, stay, step, times),
+        budgets,
+        least(masks),
+        part.axes,
+      )
+
     batches = _batches.make(
       Unstructured(), masks, [weights, grads], its, least(masks)
     )
-    budgets = batches.entries(state.budgets, times.entry(step))
-    masks, its = batches.join(masks), batches.axes
-    alive = _select.count(masks, its)
-    stay = {n: jnp.minimum(alive[n], budgets[n]) for n in masks}
-    new = move_layers(
-      masks,
-      _select.magnitudes(batches.join(weights)),
-      _select.magnitudes(batches.join(grads)),
-      _moves.drop_counts(state.drop_ratios, stay, step, times),
-      budgets,
-      least(masks),
-      its,
-    )
-    new = batches.split(new, step > 0)
+    new = batches.in_turn(move, step > 0, masks, weights, grads)
     return state._replace(masks=_select.put(state.masks, new))
 
   return sparsify(
     inner,
-    Topology(init_fn, move_fn, times.due, applies_gradient=applies_gradient),
+    Topology(
+      init_fn,
+      _branches.TakesLate(move_fn),
+      times.due,
+      applies_gradient=applies_gradient,
+    ),
   )
 
 
@@ -240,7 +249,7 @@ def move_layers(
   some = {n: masks[n] for n in least}
   kept = _select.largest(magnitude, stay, some, layer)
   grown = _select.largest(growth, drop, {n: ~m for n, m in some.items()}, layer)
-  salient = {n: count_along(kept[n] | grown[n], summed[n]) for n in least}
+  salient = {n: count_true(kept[n] | grown[n], summed[n]) for n in least}
   # 4. Ablate neurons with too few.
   active = {
     n: jnp.any(jnp.ones_like(mask), summed[n], keepdims=True)
@@ -257,7 +266,7 @@ def move_layers(
   keep = _select.largest(magnitude, fan_in, keep, summed)
   # 7. Grow each active neuron to its fan-in, largest gradients first.
   missing = {
-    n: jnp.where(active[n], fan_in[n] - count_along(k, summed[n]), 0)
+    n: jnp.where(active[n], fan_in[n] - count_true(k, summed[n]), 0)
     for n, k in keep.items()
   }
   return _select.grow(growth, missing, keep, summed)

@@ -130,4 +130,4 @@ def test_programs_hardly_grow_with_the_number_of_leaves(method):
     return program.as_text().count('\n')
 
   # A plain step takes five lines for each.
-  assert lines(8) - lines(4) < 4 * 60
+  assert lines(8) - lines(4) < 4 * 64
