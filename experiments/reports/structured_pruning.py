@@ -1,0 +1,169 @@
+"""Tables and figure of structured pruning."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from common import figures, tables
+from common.command import Run
+from common.grid import Result
+from common.tables import Table
+from methods.structure import LABELS
+
+HEAD = 'Structure cut for real'
+CAPTION = (
+  'Perplexity on the test part: mean ± standard deviation over the draws of'
+  ' calibration data. Similarity: mean cosine of the last hidden states with'
+  ' those of the whole decoder. "Means": what removed units add on average is'
+  ' in the biases.'
+)
+CLOCK = (
+  'A forward pass of 8 sequences: milliseconds of the fastest pass, and shares'
+  ' of the whole decoder. Multiply-adds are those of all matmuls. The last'
+  ' column adds up the time of all cores.'
+)
+COLORS = {
+  'random': '#8a8a8a',
+  'norm': '#c8553d',
+  'norm_bias': '#e9a03b',
+  'taylor': '#9b5de5',
+  'minitron': '#7fb3d5',
+  'minitron_bias': '#1b6ca8',
+  'flap': '#83c5be',
+  'flap_bias': '#2a9d8f',
+  'cosine': '#264653',
+}
+
+
+def rows(result: Result) -> list[dict[str, Any]]:
+  if result['kind'] == 'clock':
+    return [
+      {'kind': 'clock', 'part': name, **form}
+      for name, form in result['forms'].items()
+    ]
+  names = ('perplexity', 'test_accuracy', 'similarity')
+  shared = {n: result.get(n) for n in ('kind', 'part', 'share', 'method')}
+  return [
+    {
+      **shared,
+      'seed': seed,
+      **{n: result[n][seed] for n in names if n in result},
+    }
+    for seed in range(len(result['perplexity']))
+  ]
+
+
+def page(run: Run) -> list[str | Table]:
+  dense, clock = run.results[0], run.results[-1]
+  after = {
+    key(x): x['perplexity'] for x in run.results if x['kind'] == 'distilled'
+  }
+  lines = [['the whole decoder', '', '', spread(dense['perplexity']), '1', '']]
+  for x in run.results:
+    if x['kind'] == 'cuts':
+      lines.append(
+        [
+          x['part'],
+          f'{100 * x["share"]:g} %',
+          LABELS[x['method']],
+          spread(x['perplexity']),
+          spread(x['similarity'], 3),
+          spread(after[key(x)]) if key(x) in after else '',
+        ]
+      )
+  heads = ['removed', 'share', 'chosen by', 'perplexity', 'similarity']
+  times = [
+    [
+      name.replace('-', ' '),
+      f'{form["ms"]:.2f}',
+      *(
+        f'{100 * form[n]:.1f} %'
+        for n in ('parameters', 'multiply_adds', 'time', 'time_of_cores')
+      ),
+    ]
+    for name, form in clock['forms'].items()
+  ]
+  clock_heads = ['removed', 'ms', 'parameters', 'multiply-adds', 'time']
+  clock_heads += ['of all cores']
+  return [
+    Table([*heads, 'distilled'], lines, CAPTION, left=3),
+    Table(clock_heads, times, CLOCK),
+    '![Perplexity by score, and time beside multiply-adds](structured.png)',
+  ]
+
+
+def key(result: Result) -> tuple[Any, ...]:
+  return tuple(result[n] for n in ('part', 'share', 'method'))
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+  """Mean and standard deviation, the latter for several draws."""
+  if len(values) == 1:
+    return f'{values[0]:.{digits}f}'
+  if digits == 2:
+    return tables.spread(values)
+  return f'{np.mean(values):.{digits}f} ± {np.std(values):.{digits}f}'
+
+
+def draw(run: Run) -> dict[str, Figure]:
+  """Bars of perplexity for each cut, and the clock."""
+  cuts = [x for x in run.results if x['kind'] == 'cuts']
+  groups = list(dict.fromkeys((x['part'], x['share']) for x in cuts))
+  fig, axes = figures.panels(1, len(groups) + 1, (2.3 * (len(groups) + 1), 3.4))
+  dense = run.results[0]['perplexity'][0]
+  for ax, group in zip(axes[0], groups, strict=False):
+    bars(ax, [x for x in cuts if (x['part'], x['share']) == group], dense)
+    figures.title(ax, f'{100 * group[1]:g} % of {group[0]}', 9)
+  axes[0, 0].set_ylabel('perplexity (line: whole decoder)', fontsize=8)
+  times(axes[0, -1], run.results[-1]['forms'])
+  figures.title_all(fig, run.title)
+  return {'structured': fig}
+
+
+def bars(ax: Any, cuts: list[Result], dense: float) -> None:
+  """Mean perplexity of each method, from the lowest to the highest draw."""
+  places = np.arange(len(cuts))
+  means = np.array([np.mean(x['perplexity']) for x in cuts])
+  ends = np.array(
+    [[np.min(x['perplexity']), np.max(x['perplexity'])] for x in cuts]
+  )
+  colors = [COLORS[x['method']] for x in cuts]
+  gaps = np.abs(ends - means[:, None]).T
+  ax.bar(places, means, color=colors, width=0.7, yerr=gaps, ecolor='0.3')
+  ax.axhline(dense, color='0.2', lw=1, ls='--')
+  ax.set_ylim(0.9 * dense, None)
+  ax.set_yscale('log')
+  ax.yaxis.set_major_formatter('{x:g}')
+  ax.yaxis.set_minor_formatter('{x:g}')
+  ax.tick_params(axis='y', which='both', labelsize=7)
+  labels = [LABELS[x['method']] for x in cuts]
+  ax.set_xticks(places, labels, rotation=60, ha='right', fontsize=7)
+  figures.decorate(ax)
+
+
+def times(ax: Any, forms: dict[str, dict[str, float]]) -> None:
+  """Time beside multiply-adds, as shares of the whole decoder."""
+  ax.plot([0, 1.05], [0, 1.05], color='0.7', lw=0.8)
+  ax.plot([0, 1.05], [0.1, 1.15], color='0.7', lw=0.6, ls=':')
+  ax.plot([0, 1.05], [-0.1, 0.95], color='0.7', lw=0.6, ls=':')
+  for name, form in forms.items():
+    x, y = form['multiply_adds'], form['time_of_cores']
+    ax.plot(x, y, 'o', ms=4, color='#1b6ca8')
+    ax.annotate(
+      name.replace('-', ' '),
+      (x, y),
+      (-4, 3),
+      textcoords='offset points',
+      fontsize=6.5,
+      ha='right',
+    )
+  low = 0.9 * min(
+    min(f['multiply_adds'], f['time_of_cores']) for f in forms.values()
+  )
+  ax.set_xlim(low, 1.05)
+  ax.set_ylim(low, 1.15)
+  ax.set_xlabel('share of multiply-adds', fontsize=8)
+  ax.tick_params(labelsize=7)
+  ax.spines[['top', 'right']].set_visible(False)
+  figures.title(ax, 'share of time, batch 8', 9)
