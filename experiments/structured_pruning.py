@@ -227,6 +227,9 @@ class Experiment(command.Experiment):
     stream = self.task.tokens.test[: 8 * config.clock_time]
     tokens = jax.numpy.asarray(stream.reshape(8, -1))
     times = structure.clock(network, forms, tokens, config.repeats)
+    for name, params in forms.items():
+      accuracy = self.task.test(params, network.model.apply)['test_accuracy']
+      times[name]['test_accuracy'] = accuracy
     return {'kind': 'clock', 'forms': times}
 
 

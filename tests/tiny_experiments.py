@@ -31,6 +31,12 @@ TINY = {
     'supermasks': '--dataset digits --steps 20 --seeds 2'
     ' --methods dense edge_popup_constant --kept 0.5 --read-kept 0.3'
     ' --eval-every 10 --batch-size 60',
+    'structured_pruning': '--text python_manual --width 8 --layers 2 --heads 2'
+    ' --key-value-heads 1 --mlp 12 --time 16 --steps 20 --seeds 2'
+    ' --eval-every 10 --batch-size 4 --eval-tokens 256'
+    ' --calibration-tokens 64 --parts neurons --shares 0.5'
+    ' --methods random norm flap_bias --distilled flap_bias'
+    ' --distill-steps 4 --similar-tokens 64 --clock-time 8 --repeats 2',
   }.items()
 }
 

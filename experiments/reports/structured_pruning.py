@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from common import figures, tables
+from common import figures, grid, tables
 from common.command import Run
 from common.grid import Result
 from common.tables import Table
@@ -39,19 +39,11 @@ COLORS = {
 def rows(result: Result) -> list[dict[str, Any]]:
   if result['kind'] == 'clock':
     return [
-      {'kind': 'clock', 'part': name, **form}
+      {'seed': 0, 'kind': 'clock', 'part': name, **form}
       for name, form in result['forms'].items()
     ]
-  names = ('perplexity', 'test_accuracy', 'similarity')
-  shared = {n: result.get(n) for n in ('kind', 'part', 'share', 'method')}
-  return [
-    {
-      **shared,
-      'seed': seed,
-      **{n: result[n][seed] for n in names if n in result},
-    }
-    for seed in range(len(result['perplexity']))
-  ]
+  names = ('kind', 'part', 'share', 'method', 'perplexity', 'similarity')
+  return grid.by_seed(result, **{name: result.get(name) for name in names})
 
 
 def page(run: Run) -> list[str | Table]:

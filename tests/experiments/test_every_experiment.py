@@ -1,4 +1,4 @@
-"""What holds for each of the ten commands."""
+"""What holds for each of the commands."""
 
 import dataclasses
 import importlib
@@ -26,6 +26,7 @@ FIRST_PRESETS = {
   'disentangled_tickets': 'digits',
   'early_bird': 'digits',
   'supermasks': 'mnist',
+  'structured_pruning': 'tiny',
 }
 PRESETS = [
   (name, preset)
@@ -46,6 +47,9 @@ COUNTS = {
   ('early_bird', 'mnist'): 1 + 3 * 8,
   ('supermasks', 'mnist'): 12,
   ('supermasks', 'mnist_widths'): 16,
+  # Eight scores of neurons and heads, four of layers, and those distilled.
+  ('structured_pruning', 'tiny'): 1 + 2 * (8 + 8 + 4) + 3 * 3 + 1,
+  ('structured_pruning', 'smollm2'): 1 + 5 + 5 + 3 + 1,
 }
 # Lines of pages, and how often they are there.
 LINES = {
@@ -66,6 +70,7 @@ LINES = {
     '| large final same sign, ': 2,
     '| edge-popup, signed constant | 50 | ': 1,
   },
+  'structured_pruning': {'| neurons | 50 % | ': 3, '| neurons 0.5 | ': 1},
 }
 # Steps of the evaluations, and those of cells that are different.
 STEPS = {
@@ -79,6 +84,9 @@ STEPS = {
   'disentangled_tickets': [6, 12],
   'early_bird': [1, 2],
   'supermasks': [10, 20],
+  'structured_pruning': [],
+  'networks/decoder': [10, 20],
+  'distilled/neurons-0.5-flap_bias': [1, 2, 3, 4],
   'deployed': [],
   'scores/num_params': [],
   'scores/snip': [],
@@ -172,6 +180,15 @@ BAD_COMMAND_LINES = {
     ),
     ('--methods snip', "invalid choice 'snip' for argument '--methods'"),
   ],
+  'structured_pruning': [
+    ('--shares 1.0', 'shares had 1.0, but must be between 0 and 1'),
+    ('--shares 0.5 0.5', 'shares were 0.5 0.5, but must be one or more'),
+    ('--distilled taylor', 'distilled had taylor, which is not among the'),
+    ('--distill-rate 0', 'distill_rate was 0.0, but must be above 0'),
+    ('--similar-tokens 8', 'similar_tokens was 8, but must be at least 16'),
+    ('--parts experts', "invalid choice 'experts' for argument '--parts'"),
+    ('--methods snip', "invalid choice 'snip' for argument '--methods'"),
+  ],
 }
 for _bad in BAD_COMMAND_LINES.values():
   _bad += [
@@ -240,8 +257,12 @@ BAD_VALUES = {
     ),
   ],
 }
+BAD_VALUES['structured_pruning'] = [
+  ('--width 9', 'width was 9, but must be a multiple of the 2 heads'),
+  ('--batch-size 500000', 'batch_size was 500000, but there are'),
+]
 for _name, _bad in BAD_VALUES.items():
-  if _name != 'disentangled_tickets':
+  if _name not in ('disentangled_tickets', 'structured_pruning'):
     _bad.append(
       ('--batch-size 5000', 'batch_size was 5000, but there are 1'),
     )
@@ -445,5 +466,5 @@ def test_metrics(name, finished):
   for cell, line in zip(cells, lines, strict=True):
     curve = json.loads(line)['curve']
     assert [x['step'] for x in curve] == STEPS.get(cell.name, STEPS[name])
-    assert {len(x['loss']) for x in curve} <= {2, 4}
+    assert {len(x['loss']) for x in curve} <= {1, 2, 4}
     assert (finished.folder / cell.name).is_dir()
