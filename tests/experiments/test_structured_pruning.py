@@ -15,7 +15,7 @@ def network():
   options = config.parse(
     [
       *('--text', 'python_manual', '--width', '8', '--layers', '2'),
-      *('--heads', '2', '--key-value-heads', '1', '--mlp', '12'),
+      *('--heads', '2', '--key-value-heads', '2', '--mlp', '12'),
       *('--time', '16', '--eval-tokens', '256', '--calibration-tokens', '64'),
       *('--similar-tokens', '64'),
     ],
@@ -33,7 +33,7 @@ def network():
 def test_multiply_adds_are_those_of_all_matmuls(network):
   vocabulary = network.task.config.vocabulary
   tokens = jax.ShapeDtypeStruct((1, 5), 'int32')
-  projections = 8 * 8 + 2 * 8 * 4 + 8 * 8  # q, k and v, out: heads of 4
+  projections = 4 * 8 * 8  # queries, keys, values and output
   block = 5 * (projections + 3 * 8 * 12) + 2 * 2 * 5 * 5 * 4
   found = structure.multiply_adds(network, network.params, tokens)
   assert found == 2 * block + 5 * 8 * vocabulary
