@@ -86,7 +86,7 @@ def readings(
   families: dict[str, dict[str, list[str]]] = {}
   for name in shapes:
     if name not in stacked:
-      chain = _containers(name)
+      chain = containers(name)
       families.setdefault(chain[0] if chain else '', {})[name] = chain
   for chains in families.values():
     ways |= _read_together(shapes, chains, read)
@@ -226,7 +226,7 @@ def _read_conv(shape: Shape, out_first: bool, words: list[str]) -> Axes | None:
   return Axes((), tuple(range(2, rank)), (1,), (0,))
 
 
-def _containers(name: str) -> list[str]:
+def containers(name: str) -> list[str]:
   """Lists the containers around a leaf, from outside, that may be stacks."""
   parts, found = name.split('/'), []
   for i, part in enumerate(parts):

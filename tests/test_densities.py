@@ -3,6 +3,7 @@
 import math
 import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -408,3 +409,154 @@ def test_smart_ratio_needs_two_layers(names):
   message = f'two prunable layers or more, but there is {found}. Use'
   with pytest.raises(ValueError, match=re.escape(message)):
     densities.smart_ratio()(dict.fromkeys(names, (4, 4)), 0.5)
+
+
+EQUAL = {'a': (10, 10), 'b': (10, 10), 'c': (10, 10)}
+
+
+def test_owl_by_hand():
+  spread = densities.owl({'a': 1, 'b': 2, 'c': 5}, lam=0.08)
+  found = spread(EQUAL, 0.7)
+  expected = {'a': 0.766667, 'b': 0.726667, 'c': 0.606667}
+  assert {n: 1 - d for n, d in found.items()} == pytest.approx(
+    expected, abs=1e-6
+  )
+  found = spread(EQUAL | {'c': (10, 20)}, 0.7)
+  expected = {'a': 0.79, 'b': 0.75, 'c': 0.63}
+  assert {n: 1 - d for n, d in found.items()} == pytest.approx(expected)
+  same = densities.owl(dict.fromkeys('abc', 3))(EQUAL, 0.7)
+  assert same == pytest.approx(dict.fromkeys('abc', 0.3))
+
+
+@pytest.mark.parametrize('sparsity', [0.02, 0.7, 0.99])
+def test_owl_spends_the_budget_where_densities_are_clipped(sparsity):
+  shares = {
+    'a': np.array([[0, 1, 5], [2, 2, 9]]),
+    'b': np.array([4.0]),
+    'c': 0.5,
+  }
+  shapes = {'a': (2, 3, 7, 5), 'b': (1, 50, 10), 'c': (30, 20)}
+  found = densities.owl(shares, lam=0.3)(shapes, sparsity)
+  assert found['a'].shape == (2, 3)
+  assert isinstance(found['c'], float)
+  every = np.concatenate([np.ravel(found[n]) for n in 'abc'])
+  assert ((every >= 0) & (every <= 1)).all()
+  kept = sum(
+    np.mean(found[n]) * math.prod(shape) for n, shape in shapes.items()
+  )
+  assert kept == pytest.approx((1 - sparsity) * 1310, abs=1e-6)
+
+
+def test_outliers_of_blocks():
+  """Scores of a block are compared with the mean of the block."""
+  first = np.array([[1, 1], [1, 1], [1, 10]], np.float32)
+  params = {
+    'blocks': {
+      '0': {'up': first, 'down': np.full((2, 2), 4, np.float32)},
+      '1': {'up': np.ones((3, 2), np.float32)},
+    },
+    'output': np.array([[1.0], [-9.0]], np.float32),
+  }
+  squares = {
+    'blocks/0/up': np.ones(3, np.float32),
+    'blocks/0/down': np.array([1, 0.25], np.float32),
+    'blocks/1/up': np.ones(3, np.float32),
+    'output': np.diag(np.array([4, 1], np.float32)),  # A Gram matrix.
+  }
+  counts = dict.fromkeys(squares, np.int32(1))
+  found = densities.outliers(
+    lth.Calibration(squares, counts), params, m=3, axes={
+      '*': Axes(inputs=(0,), outputs=(1,))
+    }
+  )  # fmt: skip
+  # (5 * 1 + 10 + 2 * 4 + 2 * 2) / 10 = 2.7: only 10 is above 8.1.
+  assert found == {
+    'blocks/0/up': 0.1, 'blocks/0/down': 0.1, 'blocks/1/up': 0, 'output': 0
+  }  # fmt: skip
+  assert densities.outliers(
+    lth.Calibration({'w': np.ones(5, np.float32)}, {'w': np.int32(1)}),
+    {'w': np.array([[1], [1], [1], [1], [10]], np.float32)},
+    m=3,
+  ) == {'w': 0.2}
+  alone = densities.outliers(
+    lth.Calibration(squares, counts), params, m=1.5, block=lambda name: name,
+    axes={'*': Axes(inputs=(0,), outputs=(1,))},
+  )  # fmt: skip
+  assert alone == {
+    'blocks/0/up': 1 / 6, 'blocks/0/down': 0, 'blocks/1/up': 0, 'output': 0.5
+  }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_owl_on_a_scanned_stack_is_that_of_its_layers():
+  rng = np.random.default_rng(0)
+  w = rng.standard_normal((3, 6, 6)).astype(np.float32)
+  w[1, 2, 3] = 50
+  v = rng.standard_normal((3, 6, 6)).astype(np.float32)
+  x = rng.standard_normal((20, 6)).astype(np.float32)
+  params = {'layers': {'a': {'kernel': w}, 'b': {'kernel': v}}}
+
+  def apply(params, x):
+    def layer(x, p):
+      return np.tanh(1) * (x @ p['a']['kernel'] @ p['b']['kernel']), None
+
+    return jax.lax.scan(layer, x, params['layers'])[0]
+
+  found = lth.calibrate(apply, params, x)
+  shares = densities.outliers(found, params)
+  parts = {
+    f'layers/{i}/{n}/kernel': params['layers'][n]['kernel'][i]
+    for i in range(3)
+    for n in 'ab'
+  }
+  sums = {n: found.sums[f'layers/{n[9]}/kernel'][int(n[7])] for n in parts}
+  alone = densities.outliers(
+    lth.Calibration(sums, dict.fromkeys(parts, np.int32(20))), parts
+  )
+  assert [*shares['layers/a/kernel']] == [
+    alone[f'layers/{i}/b/kernel'] for i in range(3)
+  ]
+  shapes = {f'layers/{n}/kernel': (3, 6, 6) for n in 'ab'}
+  spread = densities.owl(shares)(shapes, 0.5)
+  pruned = lth.prune_program(
+    apply, params, x, rule=lth.rules.magnitude(0.5),
+    sparsity={n: 1 - d for n, d in spread.items()},
+  )  # fmt: skip
+  kept = pruned.masks['layers']['a']['kernel'].sum((1, 2))
+  assert kept[1] > kept[0]
+  assert lth.masks.density(pruned.masks) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+  ('call', 'error', 'text'),
+  [
+    (lambda: densities.owl({'a': -1.0}), ValueError, 'not negative.* of a'),
+    (lambda: densities.owl({'a': np.nan}), ValueError, 'finite.* of a'),
+    (lambda: densities.owl([1.0]), TypeError, 'shares'),
+    (
+      lambda: densities.owl({'a': 1.0})({'b': (2, 2)}, 0.5),
+      ValueError,
+      'no share for b',
+    ),
+    (lambda: densities.outliers({'w': 1}, {'w': 1}), TypeError, 'calibrate'),
+    (
+      lambda: densities.outliers(
+        lth.Calibration({'w[0]': np.ones(2)}, {'w[0]': np.int32(1)}),
+        {'w': np.ones((2, 2))},
+      ),
+      ValueError,
+      r'no leaves w\[0\]',
+    ),
+    (
+      lambda: densities.outliers(
+        lth.Calibration({'w': np.ones(3)}, {'w': np.int32(1)}),
+        {'w': np.ones((2, 2))},
+      ),
+      ValueError,
+      r'statistic of w has the shape \(3,\)',
+    ),
+  ],
+)
+def test_owl_on_bad_input(call, error, text):
+  with pytest.raises(error, match=text):
+    call()
