@@ -12,12 +12,13 @@ them, their new values. `lthjax.prune_program` applies one while a model runs.
 | `obd`        | squares   | no      | Optimal Brain Damage                    |
 | `sparse_gpt` | Gram      | yes     | accurate; also with int8 or int4        |
 | `admm`       | Gram      | yes     | more accurate, a few matmuls more       |
+| `alps`       | Gram      | yes     | high sparsity: ADMM until masks stay    |
 | `obs`        | Gram      | yes     | exact, for small layers                 |
 | `swaps`      | Gram      | no      | better masks after any rule             |
 | `refit`      | Gram      | yes     | the best weights for the masks of a rule|
 """
 
-from lthjax.rules._admm import admm
+from lthjax.rules._admm import admm, alps
 from lthjax.rules._magnitude import magnitude
 from lthjax.rules._obs import obd, obs
 from lthjax.rules._refit import refit, refit_kernel
@@ -31,6 +32,7 @@ __all__ = [
   'Rule',
   'Target',
   'admm',
+  'alps',
   'magnitude',
   'obd',
   'obs',

@@ -7,6 +7,7 @@ from lthjax import _checks, counts
 from lthjax.calibration import stats
 from lthjax.patterns import NM
 from lthjax.rules import _hessian
+from lthjax.rules._refit import refit
 from lthjax.rules._rule import Pruned, Rule, Target, Within
 
 
@@ -54,13 +55,103 @@ def admm(
   return Rule(_prune, target, stats.gram, True, tuple(options.items()))
 
 
+def alps(
+  sparsity: float | None = None,
+  *,
+  pattern: NM | None = None,
+  within: Within = 'layer',
+  damping: float = 0.01,
+  steps: int = 300,
+  refit_steps: int = 10,
+) -> Rule:
+  """ALPS: ADMM with a penalty that grows until the mask stays, then a refit.
+
+  The penalty starts at 0.1. Every third step it grows by 1.3 if more than 10 %
+  of the mask has changed, by 1.2 if more than 0.5 % has, and else by 1.1, and
+  the iteration stops where nothing has. One eigendecomposition of the scaled
+  Gram matrix serves all penalties.
+
+  Args:
+    sparsity: dead share of the weights, in [0, 1].
+    pattern: N:M along the inputs, instead.
+    within: where weights are compared.
+    damping: added to the scaled Gram matrix.
+    steps: the most iterations.
+    refit_steps: steps of conjugate gradients for the weights that stay.
+
+  Returns:
+    A rule for `lthjax.prune_program`.
+
+  Example:
+    >>> import lthjax as lth
+    >>> lth.rules.alps(0.7).needs.__name__
+    'gram'
+
+  References:
+    Meng et al., ALPS: Improved Optimization for Highly Sparse One-Shot Pruning
+    for Large Language Models, arXiv:2406.07831, algorithms 1 and 2.
+  """
+  options = {
+    'damping': _checks.positive('damping', damping),
+    'steps': _checks.at_least('steps', steps, 1),
+  }
+  target = Target.of(sparsity, pattern, within)
+  rule = Rule(_alps, target, stats.gram, True, tuple(options.items()))
+  return refit(rule, steps=refit_steps, damping=damping)
+
+
+def _scaled(kernel, gram, damping):
+  """Gives inputs unit norm: the kernel, the damped Gram matrix, the norms."""
+  norms = jnp.sqrt(jnp.diagonal(gram)) + 1e-8
+  gram = gram / norms[:, None] / norms
+  gram += damping * jnp.mean(jnp.diagonal(gram)) * jnp.eye(len(gram))
+  return kernel * norms[:, None], gram, norms[:, None]
+
+
+def _alps(kernel, gram, alive, target, ratio, damping, steps) -> Pruned:
+  kernel, gram = _hessian.without_dead(kernel, gram)
+  first, gram, norms = _scaled(kernel, gram, damping)
+  values, vectors = jnp.linalg.eigh(gram)
+  moments = _hessian.matmul(gram, first)
+
+  def unfinished(state):
+    step, *_, changed = state
+    return (step < steps) & changed
+
+  def turn(state):
+    step, sparse, dual, keep, last, rho, _ = state
+    inner = _hessian.matmul(vectors.T, moments + rho * (sparse - dual))
+    weights = _hessian.matmul(vectors, inner / (values[:, None] + rho))
+    keep = target.select(jnp.abs(weights + dual), alive, ratio)
+    sparse = jnp.where(keep, weights + dual, 0.0)
+    dual += weights - sparse
+    third = (step + 1) % 3 == 0
+    moved = jnp.sum(keep != last, dtype=jnp.int32) / jnp.maximum(
+      jnp.sum(keep, dtype=jnp.int32), 1
+    )
+    growth = jnp.where(moved > 0.1, 1.3, jnp.where(moved > 0.005, 1.2, 1.1))
+    growth = jnp.where(third, growth, 1.0)
+    # The dual is in units of the penalty.
+    return (
+      step + 1,
+      sparse,
+      dual / growth,
+      keep,
+      jnp.where(third, keep, last),
+      rho * growth,
+      ~third | (moved > 0),
+    )
+
+  zeros, nothing = jnp.zeros_like(first), jnp.zeros_like(alive)
+  start = (0, first, zeros, nothing, nothing, jnp.float32(0.1), True)
+  _, sparse, _, keep, *_ = jax.lax.while_loop(unfinished, turn, start)
+  return Pruned(keep, sparse / norms, ~jnp.all(jnp.isfinite(values)))
+
+
 def _prune(kernel, gram, alive, target, ratio, damping, steps, ramp) -> Pruned:
   kernel, gram = _hessian.without_dead(kernel, gram)
-  norms = jnp.sqrt(jnp.diagonal(gram)) + 1e-8
-  first = kernel * norms[:, None]
-  gram = gram / norms[:, None] / norms
+  first, gram, norms = _scaled(kernel, gram, damping)
   eye = jnp.eye(len(gram))
-  gram += damping * jnp.mean(jnp.diagonal(gram)) * eye
   # rho is 1: inverse(H + rho I) = U^T U.
   upper, found = _hessian.upper_factor(gram + eye, 0.0)
   moments = _hessian.matmul(gram, first)
@@ -84,7 +175,7 @@ def _prune(kernel, gram, alive, target, ratio, damping, steps, ramp) -> Pruned:
 
   start = first, jnp.zeros_like(first), first, jnp.zeros_like(alive)
   *_, sparse, keep = jax.lax.fori_loop(0, steps, turn, start)
-  return Pruned(keep, sparse / norms[:, None], ~found)
+  return Pruned(keep, sparse / norms, ~found)
 
 
 def _fraction(sparsity: float) -> tuple[int, int]:

@@ -191,9 +191,11 @@ def test_sparse_gpt_counts_are_exact():
 def test_sparse_gpt_does_not_depend_on_the_scale_of_the_gram_matrix():
   kernel, (_, gram) = kernel_of(0, 6, 16), gram_of(1, 16)
   rule = sparse_gpt(sparsity=0.5, damping=0.01)
-  one, ten = prune(rule, kernel, gram), prune(rule, kernel, 8 * gram)
-  assert (one[0] == ten[0]).all()
-  np.testing.assert_allclose(one[1], ten[1], rtol=1e-5)
+  one = prune(rule, kernel, gram)
+  for scale in (8, 10):
+    more = prune(rule, kernel, scale * gram)
+    assert (one[0] == more[0]).all()
+    np.testing.assert_allclose(one[1], more[1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -346,6 +348,59 @@ def test_admm_is_the_loop_of_the_paper():
   np.testing.assert_allclose(weights, (sparse / norms[:, None]).T, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('pattern', [None, NM(2, 4)])
+def test_alps_is_the_loop_of_the_paper(pattern):
+  kernel, (_, gram) = kernel_of(0, 5, 8), gram_of(1, 8)
+  w, h = kernel.T.astype(np.float64), gram.astype(np.float64)
+  norms = np.sqrt(np.diag(h)) + 1e-8
+  first, h = w * norms[:, None], h / np.outer(norms, norms)
+  h = h + 0.01 * np.mean(np.diag(h)) * np.eye(8)
+  sparse, dual, rho, last = first, 0 * first, 0.1, np.zeros(w.shape, bool)
+  for step in range(300):
+    new = np.linalg.solve(
+      h + rho * np.eye(8), h @ first + rho * (sparse - dual)
+    )
+    scores = abs(new + dual)
+    if pattern:
+      groups = scores.T.reshape(-1, 4)
+      keep = np.stack([largest(g, 2) for g in groups]).reshape(5, 8).T
+    else:
+      keep = largest(scores, 20)
+    sparse = (new + dual) * keep
+    dual = dual + new - sparse
+    if step % 3 == 2:
+      moved = (keep != last).sum() / 20
+      if not moved:
+        break
+      growth = 1.3 if moved > 0.1 else 1.2 if moved > 0.005 else 1.1
+      rho, dual, last = rho * growth, dual / growth, keep
+  else:
+    raise AssertionError('The mask never stayed.')
+  share = None if pattern else 0.5
+  found, weights = prune(lth.rules.alps(share, pattern=pattern), kernel, gram)
+  assert (found == keep.T).all()
+  best = [
+    np.linalg.lstsq(
+      gram[np.ix_(k, k)].astype(np.float64), (gram @ row)[k], rcond=None
+    )[0]
+    for k, row in zip(found, kernel, strict=True)
+  ]
+  # Damped as the refit is.
+  for row, k, each in zip(weights, found, best, strict=True):
+    np.testing.assert_allclose(row[k], each, atol=0.1)
+  wanda = lth.rules.refit(lth.rules.wanda(0.5))
+  if not pattern:
+    less = loss(prune(wanda, kernel, gram)[1], kernel, gram)
+    assert loss(weights, kernel, gram) < less
+
+
+def test_alps_on_unrelated_inputs_is_magnitude():
+  keep, weights = prune(lth.rules.alps(0.5), PAPER, 3 * np.eye(4))
+  assert keep.tolist() == [[1, 0, 0, 0], [1, 1, 0, 1], [1, 0, 0, 1]]
+  np.testing.assert_allclose(weights, PAPER * keep, rtol=1e-5)
+
+
 def test_refit_on_paper():
   kernel, gram = np.array([[1], [-2], [3.0]], 'f'), TRIDIAGONAL[:3, :3]
   for kept, best, expected in [([0, 2], [0, 0, 2], 4), ([1], [0, 0, 0], 12)]:
@@ -373,7 +428,8 @@ def test_swaps_stay_within_groups_and_among_the_alive():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'make', ['magnitude', 'wanda', 'ria', 'obd', 'obs', 'sparse_gpt', 'admm']
+  'make',
+  ['magnitude', 'wanda', 'ria', 'obd', 'obs', 'sparse_gpt', 'admm', 'alps'],
 )
 def test_dead_weights_never_return(make):
   kernel, (_, gram) = kernel_of(0, 6, 16), gram_of(1, 16)
