@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lthjax import _checks
-from lthjax.calibration import _sites, _tokens, stats
+from lthjax.calibration import _patches, _sites, _tokens, stats
 from lthjax.calibration._calibration import Calibration, check
 from lthjax.calibration._sites import Site
 from lthjax.program._interpreter import Path, bind, trace
@@ -30,12 +30,14 @@ def calibrate(
 ) -> Calibration:
   """Sums a statistic over the activations that each kernel meets.
 
-  The program is followed to every matmul with a chosen leaf, also inside scans,
-  calls and `jax.checkpoint`. A scan stays a scan, and its statistics come back
-  stacked, so that the compile time does not grow with depth. Kernels that read
-  the same activations, like those of queries and keys, share one statistic. A
-  leaf that is used several times has the sum over its uses. Compiled once for
-  each function and shape.
+  The program is followed to every matmul and convolution with a chosen leaf,
+  also inside scans, calls and `jax.checkpoint`. A scan stays a scan, and its
+  statistics come back stacked, so that the compile time does not grow with
+  depth. Kernels that read the same activations, like those of queries and keys,
+  share one statistic. A leaf that is used several times has the sum over its
+  uses. A convolution is a matmul of patches: each place of each image where the
+  filters are applied is a token, and padding counts as zeros. Compiled once for
+  each function and shape: pass the same function again, not a new `lambda`.
 
   Args:
     apply: pure function ``apply(params, *args)`` of any framework.
@@ -121,7 +123,7 @@ def observe(
   def visit(path, site):
     def note(eqn, inputs):
       x = inputs[1 - site.use.operand]
-      kind = (_sites.activation_axes(site.use, eqn), site.use.loops)
+      kind = (_sites.kind(site.use, eqn), site.use.loops)
       alone = len(site.use.paths) > 1  # Branches must note alike.
       for (other, its_kind), first in () if alone else seen:
         if other is x and its_kind == kind:
@@ -146,6 +148,8 @@ def measure(
   site: Site, eqn, inputs, stat: Stat, tokens: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the statistic of the activations at a site, and their number."""
+  if _patches.is_convolution(eqn):
+    return _patches.summed(eqn, inputs, stat, tokens)
   x = site.activations(eqn, inputs)
   if tokens is None:
     return stat(x), jnp.int32(x.shape[-2])

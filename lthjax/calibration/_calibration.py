@@ -19,8 +19,10 @@ class Calibration(NamedTuple):
     sums: ``{name: float32[loops.., batch.., inputs]}``, or ``[.., inputs,
       inputs]`` for Grams. There is a leading axis for each loop over the leaf,
       such as the layers of a `jax.lax.scan`, and for each batch axis of the
-      matmul, such as experts. Inputs are all contracted axes, merged. Parts of
-      a fused leaf that are used apart are numbered, as ``'qkv[0]'``.
+      matmul, such as experts, or for the groups of a convolution, if it has
+      several. Inputs are all contracted axes, merged; of a convolution, first
+      its window and then channels. Parts of a fused leaf that are used apart
+      are numbered, as ``'qkv[0]'``.
     counts: ``{name: int32[loops..]}``: the numbers of tokens.
   """
 

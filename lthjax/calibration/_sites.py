@@ -10,7 +10,8 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 
 from lthjax import trees
-from lthjax.program._interpreter import Path
+from lthjax.calibration import _patches
+from lthjax.program._interpreter import Path, equations
 from lthjax.program._kernels import Where, classify, select
 from lthjax.program._use import Use
 from lthjax.program._uses import uses_of
@@ -40,6 +41,8 @@ class Site(NamedTuple):
     self, eqn: jex.JaxprEqn, inputs: Sequence[jax.Array]
   ) -> jax.Array:
     """Returns the activations as ``[batch.., tokens, inputs]`` in float32."""
+    if _patches.is_convolution(eqn):
+      return _patches.patches(eqn, _patches.images(eqn, inputs))
     x = inputs[1 - self.use.operand].astype(jnp.float32)
     batch, free, contracted = activation_axes(self.use, eqn)
     sizes = [x.shape[axis] for axis in batch]
@@ -53,19 +56,32 @@ class Site(NamedTuple):
   def columns(
     self, view: jax.Array
   ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-    """Views an operand as ``[loops.., batch.., inputs, outputs]``, and back."""
+    """Views an operand as ``[loops.., batch.., inputs, outputs]``, and back.
+
+    Inputs of a convolution are its window, then channels; its groups are batch.
+    """
     use = self.use
     loops = view.ndim - len(use.shapes[use.operand])
     lead = tuple(range(loops)) + tuple(loops + axis for axis in use.batch)
-    order = [*lead, *(loops + axis for axis in (*use.contracted, *use.free))]
+    channels = [axis for axis in use.contracted if axis not in use.window]
+    order = [*use.window, *channels, *use.free]
+    order = [*lead, *(loops + axis for axis in order)]
     moved = view.transpose(order)
     last = len(lead) + len(use.contracted)
     depth = math.prod(moved.shape[len(lead) : last])
-    sizes = (*moved.shape[: len(lead)], depth, math.prod(moved.shape[last:]))
+    width = math.prod(moved.shape[last:])
     inverse = sorted(range(len(order)), key=order.__getitem__)
-    return moved.reshape(sizes), lambda y: y.reshape(moved.shape).transpose(
-      inverse
-    )
+    sizes, groups = (*moved.shape[: len(lead)], depth), use.groups
+    if groups == 1:
+      return moved.reshape(*sizes, width), lambda y: y.reshape(
+        moved.shape
+      ).transpose(inverse)
+    split = moved.reshape(*sizes, groups, width // groups)
+
+    def back(y):
+      return jnp.moveaxis(y, -3, -2).reshape(moved.shape).transpose(inverse)
+
+    return jnp.moveaxis(split, -2, -3), back
 
 
 def activation_axes(
@@ -78,6 +94,14 @@ def activation_axes(
   rank = len(shape(eqn.invars[side]))
   free = tuple(axis for axis in range(rank) if axis not in met)
   return tuple(batch[side]), free, tuple(contracted[side])
+
+
+def kind(use: Use, eqn: jex.JaxprEqn) -> Any:
+  """Identifies how a value is read, besides which value it is."""
+  if not _patches.is_convolution(eqn):
+    return activation_axes(use, eqn)
+  sizes = [shape(eqn.invars[1])[axis] for axis in use.window]
+  return sizes, {n: x for n, x in eqn.params.items() if 'dtype' not in n}
 
 
 def find(
@@ -99,7 +123,13 @@ def find(
   faults = {
     f'{use.name} in `{use.primitive}`'
     for use in uses
-    if use.primitive != 'dot_general'
+    if use.primitive not in ('conv_general_dilated', 'dot_general')
+  }
+  eqns = dict(equations(closed))
+  faults |= {
+    f'{use.name} in a convolution with groups of examples'
+    for use in uses
+    if eqns[use.path].params.get('batch_group_count', 1) > 1
   }
   faults |= {
     f'{use.name} inside `shard_map`'
@@ -108,8 +138,8 @@ def find(
   }
   if faults:
     raise ValueError(
-      'Activations can be looked at in plain matmuls only, but not those of'
-      f' {", ".join(sorted(faults))}. Leave these leaves out with `where=`.'
+      'Activations can be looked at in matmuls and convolutions, but not those'
+      f' of {", ".join(sorted(faults))}. Leave these leaves out with `where=`.'
     )
   found: dict[Path, list[Use]] = {}
   for use in uses:

@@ -13,6 +13,7 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 
+from lthjax.calibration import _patches
 from lthjax.calibration._sites import Site, activation_axes
 from lthjax.program._axis_types import Type, flat
 from lthjax.program._axis_types import find as representative
@@ -54,10 +55,16 @@ def locate(
   eqns = dict(equations(closed))
   found, lost = {}, []
   for path, site in sites.items():
-    _, free, _ = activation_axes(site.use, eqns[path])
-    values = watched[path]
+    values, eqn, places = watched[path], eqns[path], 1
+    if _patches.is_convolution(eqn):  # All places of an image are alike.
+      free = eqn.params['dimension_numbers'].lhs_spec[:1]
+      places = math.prod(_patches.places(eqn))
+    else:
+      _, free, _ = activation_axes(site.use, eqn)
     types = [values[1 - site.use.operand].axes[i] for i in free]
-    found[path] = spread(token_mask, wanted, types)
+    found[path] = mask = spread(token_mask, wanted, types)
+    if mask is not None:
+      found[path] = jnp.repeat(mask, places)
     if found[path] is None:
       lost.append(site.names)
   if lost:

@@ -1,5 +1,6 @@
 """Kernels of a program, pruned where it multiplies with them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -106,6 +107,8 @@ def _faults_of(site: Site, use: Use, rule: Rule, leaf: Any) -> list[str]:
     faults.append(f'{name} is {leaf.dtype}, which does not hold new values')
   operand = jax.ShapeDtypeStruct(use.shapes[use.operand], jnp.float32)
   depth = jax.eval_shape(lambda x: site.columns(x)[0], operand).shape[-2]
+  if use.window:  # Groups of m do not span places of the window.
+    depth //= math.prod(operand.shape[axis] for axis in use.window)
   pattern = rule.target.pattern
   if pattern is not None and depth % pattern.m:
     faults.append(f'{name} has {depth} inputs, not a multiple of {pattern.m}')

@@ -52,8 +52,10 @@ def prune_program(
 
   Every kernel sees the activations that the already pruned part of the model
   produces. All calibration data comes in one call. Scans stay scans, so the
-  compile time does not grow with depth. Works under `jax.jit`, where checks of
-  values are left out.
+  compile time does not grow with depth. Convolutions are matmuls of patches, as
+  for `lthjax.calibrate`. Works under `jax.jit`, where checks of values are left
+  out. Compiled once for each function, rule and shape: pass the same function
+  again, not a new `lambda`.
 
   Args:
     apply: pure function ``apply(params, *args)`` of any framework.
@@ -66,7 +68,9 @@ def prune_program(
       dense.
     granularity: ``'site'`` prunes each matmul before the next one; ``'block'``
       prunes all kernels of a turn of the outermost loop by what the dense turn
-      computes, and then runs it again. Outside of loops both are the same.
+      computes, and then runs it again. A kernel outside of the loops is a block
+      of its own. Where no kernel is in a loop there are no blocks: see
+      `lthjax.prune_blocks`, which takes a list of them.
     sparsity: ``{name: sparsity}`` of leaves that differ from the rule's, such
       as those of `lthjax.densities`; an array where a loop goes over the leaf,
       with a number for each turn.
@@ -161,6 +165,7 @@ def _prune(
   if calibration is None:
     tokens = _tokens.locate(closed, args, sites, token_mask)
     if granularity == 'block':
+      _check_loops(sites)
       visits, feeds = by_block(rule, sites, tokens, leaves, feeds)
     else:
       visits = {
@@ -185,6 +190,18 @@ def _prune(
     for name, note in named.items()
   }
   return (new, masks), faults, output
+
+
+def _check_loops(sites: Mapping[Any, _sites.Site]) -> None:
+  """Raises if no kernel is in a loop."""
+  if not any(site.use.scans for site in sites.values()):
+    names = ', '.join(dict.fromkeys(site.names for site in sites.values()))
+    raise ValueError(
+      '`granularity="block"` prunes the kernels of a turn of a loop together,'
+      f' but there is no loop over {names}. Stack equal blocks and run them'
+      ' with `jax.lax.scan`, pass a list of blocks to `lthjax.prune_blocks`, or'
+      ' use `granularity="site"`.'
+    )
 
 
 def _narrowed(where: Where | None, alive: Mapping[str, Any]):

@@ -204,6 +204,25 @@ def test_low_precision():
   assert (rounded == updated).all()
 
 
+@pytest.mark.slow
+def test_low_precision_keeps_as_many_weights():
+  """Ties among scores of bfloat16 do not change the count."""
+
+  def apply(dtype, params, x):
+    return x.astype(dtype) @ params['w'].astype(dtype)
+
+  params = {'w': rows(0, 6, 40)}
+  for rule in (WANDA, lth.rules.magnitude(0.29)):
+    kept = [
+      int(lth.prune_program(f, params, X, rule=rule).masks['w'].sum())
+      for f in (
+        functools.partial(apply, jnp.bfloat16),
+        functools.partial(apply, jnp.float32),
+      )
+    ]
+    assert kept[0] == kept[1] == (120 if rule is WANDA else 170)
+
+
 def test_padding_and_the_order_of_batches_do_not_matter():
   def apply(params, x):
     flat = x.reshape(-1, 6)
@@ -280,6 +299,14 @@ def test_bad_arguments():
     prune(rule='wanda')
   with pytest.raises(ValueError, match='granularity'):
     prune(rule=WANDA, granularity='layer')
+  with pytest.raises(ValueError, match=r'no loop over a, b.*prune_blocks'):
+    lth.prune_program(
+      lambda p, x: x @ p['a'][0] @ p['b'][0],
+      LAYERS,
+      X,
+      rule=WANDA,
+      granularity='block',
+    )
   with pytest.raises(ValueError, match=r'`sparsity`.*c'):
     prune(rule=WANDA, sparsity={'c': 0.5})
   with pytest.raises(ValueError, match='prunes no leaf'):
