@@ -42,14 +42,14 @@ def optimizers() -> dict[str, optax.GradientTransformation]:
   }
 
 
-def draw() -> dict[str, Any]:
+def draw(blocks: int = BLOCKS) -> dict[str, Any]:
   """Params of the decoder, one leaf for each kernel."""
   shapes = {
     **dict.fromkeys(('query', 'key', 'value', 'out'), (WIDTH, WIDTH)),
     **dict.fromkeys(('gate', 'up'), (WIDTH, HIDDEN)),
     'down': (HIDDEN, WIDTH),
   }
-  keys = iter(jax.random.split(jax.random.key(1), BLOCKS * len(shapes)))
+  keys = iter(jax.random.split(jax.random.key(1), blocks * len(shapes)))
   return {
     f'block_{i}': {
       'norm': {'scale': jnp.ones(WIDTH)},
@@ -58,7 +58,7 @@ def draw() -> dict[str, Any]:
         for name, shape in shapes.items()
       },
     }
-    for i in range(BLOCKS)
+    for i in range(blocks)
   }
 
 
