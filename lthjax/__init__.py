@@ -22,6 +22,7 @@ from lthjax import (
   proxies,
   pruning,
   quantization,
+  reconstruction,
   report,
   rules,
   runs,
@@ -42,6 +43,7 @@ from lthjax.lota import packed
 from lthjax.opt_state import forward_params, get_masks, set_masks, strip
 from lthjax.proxies import rank
 from lthjax.pruning import prune, prune_iteratively, prune_program
+from lthjax.reconstruction import prune_blocks, reconstruct
 from lthjax.selection import keep_largest
 from lthjax.topologies import (
   ac_dc,
@@ -102,12 +104,15 @@ __all__ = [
   'program',
   'proxies',
   'prune',
+  'prune_blocks',
   'prune_iteratively',
   'prune_program',
   'pruning',
   'quantization',
   'random_masks',
   'rank',
+  'reconstruct',
+  'reconstruction',
   'report',
   'rigl',
   'rules',

@@ -22,6 +22,7 @@ from lthjax.models._hf import load_hf, save_hf
 from lthjax.models._lenet import lenet_300_100
 from lthjax.models._llama import Cache, Decoder, llama, llama_moe
 from lthjax.models._load_gguf import load_gguf
+from lthjax.models._prune import PrunedDecoder, prune_decoder
 from lthjax.models._resnet import resnet_20, resnet_50
 from lthjax.models._tokenizer import load_tokenizer
 from lthjax.models._vgg import vgg_11, vgg_16
@@ -35,6 +36,7 @@ __all__ = [
   'LlamaConfig',
   'LlamaMoEConfig',
   'Model',
+  'PrunedDecoder',
   'bert',
   'conv_2',
   'conv_4',
@@ -49,6 +51,7 @@ __all__ = [
   'load_hf',
   'load_tokenizer',
   'perplexity',
+  'prune_decoder',
   'resnet_20',
   'resnet_50',
   'save_hf',

@@ -48,6 +48,11 @@ class Decoder(NamedTuple):
     init_cache: ``init_cache(params, batch, places)`` makes an empty `Cache`.
     decode: ``decode(params, tokens, cache, token_mask=None)`` continues the
       sequences of a cache, and returns logits and the next cache.
+    embed: ``embed(params, tokens)`` returns what enters the first block,
+      ``[batch, time, width]``.
+    block: ``block(params, x, token_mask=None)`` computes one block from its own
+      params, those of ``blocks`` without their first axis.
+    unembed: ``unembed(params, x)`` returns the logits after the last block.
   """
 
   init: Callable[[jax.Array], chex.ArrayTree]
@@ -55,16 +60,20 @@ class Decoder(NamedTuple):
   hidden: Callable[..., jax.Array]
   init_cache: Callable[[chex.ArrayTree, int, int], Cache]
   decode: Callable[..., tuple[jax.Array, Cache]]
+  embed: Callable[..., jax.Array]
+  block: Callable[..., jax.Array]
+  unembed: Callable[..., jax.Array]
 
 
 class _Inputs(NamedTuple):
-  """What a decoder reads."""
+  """What a decoder reads; with hidden states, those after the last block."""
 
-  tokens: jax.Array
+  tokens: jax.Array | None
   token_mask: jax.Array | None = None
   cache: Cache | None = None
   logits: bool = True
   bias: jax.Array | None = None
+  hidden: jax.Array | None = None
 
 
 class Attention(nnx.Module):
@@ -128,6 +137,25 @@ class Block(nnx.Module):
     return x + self.mlp(self.mlp_norm(x)), places
 
 
+class _LoneBlock(Block):
+  """A block that works out places and angles by itself."""
+
+  def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
+    super().__init__(config, rngs=rngs)
+    self.config = config
+
+  def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+    self, inputs: tuple[jax.Array, jax.Array | None], *, train: bool = False
+  ) -> jax.Array:
+    """Computes the block."""
+    del train
+    x, mask = inputs
+    positions, allowed, _ = _places(x, mask, None)
+    head_dim = self.attention.key.kernel.shape[-1]
+    angles = _layers.rotary(positions, head_dim, self.config)
+    return super().__call__(x, angles, allowed, None, None, None)[0]
+
+
 class Llama(nnx.Module):
   """Embedding, a stack of blocks, a norm, and logits."""
 
@@ -144,7 +172,9 @@ class Llama(nnx.Module):
   def __call__(self, inputs: _Inputs, *, train: bool = False):
     """Computes logits or hidden states, and the next cache."""
     del train
-    tokens, mask, cache, logits, bias = inputs
+    tokens, mask, cache, logits, bias, x = inputs
+    if tokens is None:
+      return self._logits(self.norm(x)), None
     blocks: Any = self.blocks
     positions, allowed, valid = _places(tokens, mask, cache)
     head_dim = blocks.attention.key.kernel.shape[-1]
@@ -159,11 +189,14 @@ class Llama(nnx.Module):
     x, places = run(blocks, self.embed(tokens), places)
     x = self.norm(x)
     if logits:
-      x = self.embed.attend(x) if self.output is None else self.output(x)
+      x = self._logits(x)
     if cache is None or valid is None:
       return x, None
     keys, values = places
     return x, Cache(keys, values, valid, cache.used + tokens.shape[1])
+
+  def _logits(self, x):
+    return self.embed.attend(x) if self.output is None else self.output(x)
 
 
 def stack(make: Callable[..., Any], config: Any, *, rngs: nnx.Rngs) -> Any:
@@ -298,6 +331,7 @@ def llama_moe(config: LlamaMoEConfig) -> Decoder:
 def _decoder(name: str, config: LlamaConfig) -> Decoder:
   """Wraps the module into pure functions."""
   net = functional(lambda rngs: Llama(config, rngs=rngs))
+  lone = functional(lambda rngs: _LoneBlock(config, rngs=rngs))
 
   def call(params, *inputs) -> Any:
     return net.apply(params, {}, _Inputs(*inputs))[0]
@@ -332,4 +366,14 @@ def _decoder(name: str, config: LlamaConfig) -> Decoder:
     _tokens.check_room(tokens, cache)
     return call(params, tokens, mask, cache)
 
-  return Decoder(init, apply, hidden, init_cache, decode)
+  def embed(params, tokens):
+    tokens, _ = _tokens.check(name, params, tokens, None)
+    return jnp.asarray(params['embed']['embedding'])[tokens]
+
+  def block(params, x, token_mask=None):
+    return lone.apply(params, {}, (x, token_mask))[0]
+
+  def unembed(params, x):
+    return call(params, None, None, None, True, None, x)[0]
+
+  return Decoder(init, apply, hidden, init_cache, decode, embed, block, unembed)
