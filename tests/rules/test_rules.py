@@ -411,6 +411,22 @@ def test_refit_on_paper():
     assert not np.signbit(np.asarray(found)[~keep]).any()
 
 
+def test_swap_on_paper():
+  """Kept 1 makes way for 2: the loss falls by 1.29 from 1.81, to the least."""
+  gram = np.array([[1, -0.8, 0], [-0.8, 1, 0], [0, 0, 1]], np.float32)
+  kernel = np.array([[1], [1.2], [0.9]], np.float32)
+  keep = np.arange(3)[:, None] == 1
+  losses = [loss((kernel * m).T, kernel.T, gram) for m in np.eye(3)[:, :, None]]
+  np.testing.assert_allclose(losses, [2.25, 1.81, 0.52], rtol=1e-5)
+  assert (lth.rules.swap(kernel, keep, gram) == np.eye(3)[:, 2:]).all()
+  assert (lth.rules.swap(kernel, keep, gram, most=0) == keep).all()
+
+
+def test_shares_are_rounded_and_not_truncated():
+  keep, _ = prune(lth.rules.wanda(0.29), kernel_of(0, 1, 100), np.ones(100))
+  assert (~keep).sum() == 29
+
+
 @pytest.mark.slow
 def test_swaps_stay_within_groups_and_among_the_alive():
   kernel, (_, gram) = kernel_of(0, 6, 16), gram_of(1, 16)
