@@ -47,6 +47,7 @@ def prune_decoder(
   masks: chex.ArrayTree | None = None,
   sparsity: Mapping[str, Any] | None = None,
   token_mask: jax.Array | None = None,
+  granularity: str = 'site',
   key: chex.PRNGKey | None = None,
   on_block: Report | None = None,
 ) -> PrunedDecoder:
@@ -70,6 +71,8 @@ def prune_decoder(
     sparsity: ``{name: sparsity}`` of leaves that differ from the rule's, by
       names as in ``params``; an array has a number for each block.
     token_mask: bool, of the shape of the tokens, false at pads.
+    granularity: ``'site'``, or ``'block'`` for statistics over batches, as for
+      `lthjax.prune_blocks`.
     key: shuffles the sequences; by default ``jax.random.key(0)``.
     on_block: ``on_block(number, before, after)`` is told the errors of each
       block as it is done.
@@ -133,6 +136,7 @@ def prune_decoder(
     masks=masks,
     sparsity=_names_in_block(sparsity),
     token_mask=valid,
+    granularity=granularity,
     key=key,
     on_block=on_block,
   )

@@ -12,6 +12,7 @@ import optax
 
 from lthjax import _checks, trees
 from lthjax._errors import refuse
+from lthjax.calibration import calibrate
 from lthjax.calibration._calibrate import hashable
 from lthjax.program._kernels import Where
 from lthjax.pruning import prune_program
@@ -56,6 +57,7 @@ def prune_blocks(
   masks: Any = None,
   sparsity: Mapping[str, Any] | None = None,
   token_mask: jax.Array | None = None,
+  granularity: str = 'site',
   key: chex.PRNGKey | None = None,
   on_block: Report | None = None,
 ) -> PrunedBlocks:
@@ -76,13 +78,17 @@ def prune_blocks(
     rule: how to prune a kernel, from `lthjax.rules`.
     tx: optimizer of the reconstruction, new for each block.
     steps: number of its steps; 0 prunes only.
-    batch_size: number of examples per step.
+    batch_size: number of examples per step, and of whatever runs in batches.
     where: the leaves of a block, as for `lthjax.calibrate`.
     masks: prune further: masks of the form of ``blocks``.
     sparsity: ``{name: sparsity}`` of leaves that differ from the rule's; an
       array has a number for each block.
     token_mask: bool array of the shape of the first axes of ``x``, true where a
       token counts.
+    granularity: ``'site'`` prunes each kernel of a block before the next, by
+      all examples at once. ``'block'`` prunes all of them by what the dense
+      block computes: statistics add up over batches of ``batch_size``, so the
+      memory of a batch is enough.
     key: shuffles the examples; by default ``jax.random.key(0)``.
     on_block: ``on_block(number, before, after)`` is told the errors of each
       block as it is done.
@@ -115,9 +121,12 @@ def prune_blocks(
     Pruning, arXiv:2510.14444.
   """
   _checks.function('block', block, 'block(params, x, *args)')
+  block = hashable(block)
   steps = _checks.at_least('steps', steps, 0)
+  _checks.one_of('granularity', granularity, ('site', 'block'))
   if steps:
     _checks.optimizer(tx)
+  if steps or granularity == 'block':
     check_batches(x, x, args, batch_size)
   check_tokens(token_mask, x)
   key = jax.random.key(0) if key is None else _checks.key('key', key)
@@ -126,24 +135,19 @@ def prune_blocks(
   if masks is not None:
     given, _ = _layers(masks, 'masks', len(layers))
   shares = _by_layer(sparsity, len(layers))
-  run = functools.partial(_forward, hashable(block), batch_size)
   # Arrays on the device from the first block on, so that one program fits all.
   x, args = jax.tree.map(jnp.asarray, (x, args))
+  run = functools.partial(_forward, block, batch_size)
+  prune = functools.partial(
+    _pruned, block, args, rule, where, token_mask, batch_size, granularity
+  )
   found, dense_x = [], x
   for number, dense in enumerate(layers):
-    pruned = prune_program(
-      block,
-      dense,
-      x,
-      *args,
-      rule=rule,
-      where=where,
-      token_mask=token_mask,
-      masks=given[number],
-      sparsity=shares[number],
-    )
+    pruned = prune(dense, x, masks=given[number], sparsity=shares[number])
     if not steps or tx is None:
-      x = pruned.output
+      # By blocks, the output is that of a batch.
+      whole = granularity == 'site'
+      x = pruned.output if whole else run(pruned.params, (x, *args))
       found.append((pruned.params, pruned.masks, None))
       continue
     done = reconstruct(
@@ -168,6 +172,29 @@ def prune_blocks(
   return PrunedBlocks(
     join(new), join(new_masks), x, jnp.array(errors) if steps else None
   )
+
+
+def _pruned(
+  block, args, rule, where, token_mask, size, granularity, dense, x, **options
+) -> Any:
+  """Prunes a block, by all examples or by sums over batches."""
+  inputs: Any = (x, *args)
+  options |= {'rule': rule, 'where': where}
+  if granularity == 'site' or rule.needs is None:
+    return prune_program(
+      block, dense, *inputs, token_mask=token_mask, **options
+    )
+  total: Any = None
+  for first in range(0, len(jax.tree.leaves(x)[0]), size):
+    part, valid = jax.tree.map(
+      lambda a, i=first: a[i : i + size], (inputs, token_mask)
+    )
+    more = calibrate(
+      block, dense, *part, stat=rule.needs, where=where, token_mask=valid
+    )
+    total = more if total is None else total + more
+  few = jax.tree.map(lambda a: a[:size], inputs)
+  return prune_program(block, dense, *few, calibration=total, **options)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

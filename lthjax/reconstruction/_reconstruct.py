@@ -11,7 +11,7 @@ import optax
 
 from lthjax import _checks, trees
 from lthjax import masks as masks_lib
-from lthjax._errors import refuse
+from lthjax._errors import differences, refuse
 from lthjax.calibration._calibrate import hashable
 from lthjax.topologies import static
 
@@ -243,21 +243,12 @@ def _order(key: Any, number: int, steps: int, size: int) -> jax.Array:
 
 def _check_params(params: Any, dense: Any) -> None:
   """Raises unless both are params of one submodule."""
-  shapes = [
-    {
-      n: getattr(x, 'shape', None)
-      for n, x in _checks.arrays(each, what).items()
-    }
-    for each, what in ((params, 'params'), (dense, 'dense'))
-  ]
+  given, wanted = (
+    {n: getattr(x, 'shape', None) for n, x in _checks.arrays(*each).items()}
+    for each in ((params, 'params'), (dense, 'dense'))
+  )
   refuse(
-    [
-      f'{name or "the array"}: {shapes[0].get(name, "nothing")} and'
-      f' {shapes[1].get(name, "nothing")}'
-      for name in sorted({*shapes[0], *shapes[1]})
-      if shapes[0].get(name, ()) != shapes[1].get(name, ())
-      or (name in shapes[0]) != (name in shapes[1])
-    ],
+    differences(wanted, given),
     '`params` and `dense` must be of one submodule, but their shapes differ:'
     ' {}. Pass the dense params from which the pruned ones were made.',
   )

@@ -157,7 +157,11 @@ def test_each_example_is_seen_once_per_epoch():
     ({'dense_x': X[:3]}, ValueError, r'dense_x has \(3,\)'),
     ({'token_mask': np.ones(5, bool)}, ValueError, r'`token_mask`.*\(5,\)'),
     ({'token_mask': np.ones((12, 5))}, TypeError, 'bool'),
-    ({'params': {'a': DENSE['a']}}, ValueError, r'b: nothing and \(8, 6\)'),
+    (
+      {'params': {'a': DENSE['a']}},
+      ValueError,
+      r'b: \(8, 6\) there, nothing here',
+    ),
     ({'key': 3}, TypeError, 'key'),
   ],
 )
@@ -217,6 +221,23 @@ def test_without_steps_it_is_pruning_as_the_program_runs():
   assert found.errors is None
   np.testing.assert_allclose(found.output, pruned.output, rtol=1e-4, atol=1e-4)
   assert found.masks['a'].sum((1, 2)).tolist() == [48, 24, 8]
+
+
+@pytest.mark.slow
+def test_statistics_of_dense_blocks_over_batches():
+  found = prune_blocks(steps=0, tx=None, granularity='block', batch_size=5)
+
+  def scanned(params, x):
+    return jax.lax.scan(lambda x, p: (block(p, x), None), x, params)[0]
+
+  pruned = lth.prune_program(
+    scanned, BLOCKS, X, rule=WANDA, granularity='block'
+  )
+  assert bits(found.masks) == bits(pruned.masks)
+  np.testing.assert_allclose(found.output, pruned.output, rtol=1e-4, atol=1e-4)
+  rule = lth.rules.magnitude(0.5)
+  plain = prune_blocks(steps=0, tx=None, granularity='block', rule=rule)
+  assert bits(plain.masks) == bits(prune_blocks(steps=0, rule=rule).masks)
 
 
 @pytest.mark.slow
