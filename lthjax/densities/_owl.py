@@ -78,10 +78,10 @@ def outliers(
     blocks.setdefault((key, loops), {})[name] = scores
   shares = {}
   for (_, loops), each in blocks.items():
-    total = sum(x.sum(1) for x in each.values())
+    total: Any = sum(x.sum(1) for x in each.values())
     size = sum(x.shape[1] for x in each.values())
     limit = m * total / size
-    above = sum(
+    above: Any = sum(
       jnp.sum(x > limit[:, None], 1, jnp.int32) for x in each.values()
     )
     share = np.asarray(above, np.float64).reshape(loops) / size

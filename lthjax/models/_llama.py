@@ -73,7 +73,7 @@ class _Inputs(NamedTuple):
   cache: Cache | None = None
   logits: bool = True
   bias: jax.Array | None = None
-  hidden: jax.Array | None = None
+  hidden: Any = None
 
 
 class Attention(nnx.Module):

@@ -215,7 +215,7 @@ def _layers(
     return [jax.tree.map(jnp.asarray, each) for each in blocks], list
   leaves = trees.by_name(blocks)
   sizes = {n: jnp.shape(x)[:1] for n, x in leaves.items() if x is not None}
-  wanted = (number,) if number else next(iter(sizes.values()), ())
+  wanted: Any = (number,) if number else next(iter(sizes.values()), ())
   refuse(
     [
       f'{name or "the array"} {jnp.shape(leaves[name])}'
