@@ -41,7 +41,7 @@ def main(repeats: int = 3) -> None:
     for _ in range(repeats):
       jax.clear_caches()
       start = time.perf_counter()
-      found = lth.groups.from_program(apply, tree, given)
+      found = lth.structure.groups(apply, tree, given)
       best = min(best, time.perf_counter() - start)
     leaves = len(jax.tree.leaves(tree))
     print(f'| {name} | {leaves} | {len(found)} | {best:.1f} |', flush=True)
