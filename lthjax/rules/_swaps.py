@@ -74,7 +74,8 @@ def swap(
     >>> lth.rules.swap(kernel, keep, gram).ravel()
     Array([False, False,  True], dtype=bool)
   """
-  alive = jnp.ones_like(keep) if alive is None else alive
+  kernel, keep, gram = map(jnp.asarray, (kernel, keep, gram))
+  alive = jnp.ones_like(keep) if alive is None else jnp.asarray(alive)
   number = jnp.arange(len(gram)) // (m or len(gram))
   near = number[:, None] == number
   one = functools.partial(_output, gram=gram, near=near, most=most)
