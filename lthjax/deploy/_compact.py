@@ -12,7 +12,7 @@ import numpy as np
 from lthjax import _checks, _table, structure, trees
 from lthjax import masks as masks_lib
 from lthjax.deploy import _units
-from lthjax.structure._compact import difference
+from lthjax.structure._compact import blame, difference
 from lthjax.structure._groups import choose
 
 
@@ -137,13 +137,10 @@ def compact(
 
   if fault := fault_of(small):
     # Which groups it is, unless the program has to be built again.
-    alone = {
-      name: None if rebuilt else fault_of(state.cut({name: keep})[0])
-      for name, keep in keeps.items()
-    }
-    bad = [f'{name}: {why}' for name, why in alone.items() if why]
+    alone = {} if rebuilt else keeps
+    bad = blame(alone, lambda one: fault_of(state.cut(one)[0])) or [fault]
     raise ValueError(
-      f'The smaller network is another function: {"; ".join(bad) or fault}. Is'
+      f'The smaller network is another function: {"; ".join(bad)}. Is'
       ' there a size in the program that does not come from the params? Then'
       ' build it with the shapes that `lthjax.deploy.compaction` gives, and'
       ' pass it as `rebuilt=`, or leave these groups as they are with'

@@ -101,10 +101,9 @@ def compact(
 
   small, fault = attempt(keeps)
   if fault:  # Which group it is, or all of them together.
-    alone = {name: attempt({name: keep})[1] for name, keep in keeps.items()}
-    bad = [f'{name}: {why}' for name, why in alone.items() if why]
     refuse(
-      bad or [f'{" with ".join(keeps)}: {fault}'],
+      blame(keeps, lambda one: attempt(one)[1])
+      or [f'{" with ".join(keeps)}: {fault}'],
       'Without these units the program is another function: {}. Is there a size'
       ' in the program that does not come from the params, or a layer that'
       ' makes something of a unit that is zero? `lthjax.structure.cut` removes'
@@ -113,6 +112,14 @@ def compact(
   if masks is None:
     masks = _units.masks(keeps, params, groups)
   return small, _units.cut(masks, groups, keeps) if keeps else masks
+
+
+def blame(
+  keeps: UnitMasks, fault_of: Callable[[UnitMasks], str | None]
+) -> list[str]:
+  """Says what is wrong without units of a single group, for each group."""
+  alone = {name: fault_of({name: keep}) for name, keep in keeps.items()}
+  return [f'{name}: {why}' for name, why in alone.items() if why]
 
 
 def difference(

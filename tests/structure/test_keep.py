@@ -6,6 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from group_programs import DECODER, TOKENS, decoder
 from helpers import random_like
@@ -184,6 +185,34 @@ def test_masks_are_cut_with_the_params():
   np.testing.assert_array_equal(found['in'], masks['in'][:, 1::2])
   assert found['out'] is None
   np.testing.assert_array_equal(small['out'], params['out'][1::2])
+
+
+def test_units_are_trained_away_before_they_are_cut():
+  """Masks of units through `static`: dead units stay zero, then go."""
+  params = random_like({'in': (4, 8), 'out': (8, 3)}, 0)
+  x = random_like({'x': (5, 4)}, 1)['x']
+
+  def apply(params, x):
+    return jnp.tanh(x @ params['in']) @ params['out']
+
+  groups = structure.groups(apply, params, x)
+  keeps = structure.keep(groups, structure.norm(params, groups), 0.5)
+  masks = structure.masks(keeps, params, groups)
+  tx = lth.static(optax.adam(0.1), masks)
+  state = tx.init(params)
+  params = lth.masks.apply(masks, params)
+  grads = jax.grad(lambda p: jnp.sum(apply(p, x) ** 2))(params)
+  for _ in range(2):
+    updates, state = tx.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  small, left = structure.compact(
+    apply, params, keeps, x, groups=groups, masks=masks
+  )
+  assert small['in'].shape == (4, 4)
+  assert all(m.all() for m in left.values())
+  np.testing.assert_array_equal(
+    small['out'], np.asarray(params['out'])[keeps['in[1]']]
+  )
 
 
 PINNED = {
