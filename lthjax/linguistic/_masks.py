@@ -106,6 +106,13 @@ def bias(
       'Mode "none" takes its shape from `pos` or `features`. Pass one of them,'
       ' or no bias at all.'
     )
+  if features is not None and not isinstance(features, Tracer):
+    low, high = np.min(features), np.max(features)
+    if not 0 <= low <= high <= 1:
+      raise ValueError(
+        f'`features` goes from {low:g} to {high:g}, but compatibility is from 0'
+        ' to 1. Scale it; `alpha` says how much it weighs.'
+      )
   shape = jnp.broadcast_shapes(*[x.shape for x in given])
   c = jnp.ones(shape, jnp.float32)
   for name in used:
@@ -122,7 +129,7 @@ def pad_edges(
   *,
   bos: bool = True,
   length: int | None = None,
-  fill: Any = 1,
+  fill: float = 1,
 ) -> np.ndarray:
   """Makes one array of matrices over the words of one sentence each.
 
@@ -156,6 +163,7 @@ def pad_edges(
       f'`length` was {length}, but the longest sentence takes {longest}'
       ' places. Leave out longer sentences, or ask for more places.'
     )
+  _checks.real('fill', int(fill) if isinstance(fill, bool) else fill)
   size = length or longest
   padded = np.full((len(found), size, size), fill, np.result_type(*found))
   for row, x in zip(padded, found, strict=True):

@@ -71,11 +71,11 @@ def published_protocol(
     return matrix[np.maximum(ids, 0)[:, :, None], np.maximum(ids, 0)[:, None]]
 
   masks = of(m)
-  square = np.maximum(words.sum(1), 1) ** 2
-  density = ((masks & inside) | own).sum((1, 2)) / square
+  square = (words.sum(1) ** 2).sum()
+  density = ((masks & inside) | own).sum() / square
   return Published(
     held(masks),
-    held(rng.random(shape) < density[:, None, None]),
+    held(rng.random(shape) < density),
     held(_nulls.row_matched(masks, ids, seed)),
     held(of(_tags.relabel(m, rng))),
   )

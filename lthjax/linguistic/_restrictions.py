@@ -56,6 +56,9 @@ def compat(
   if features is not None and not isinstance(features, frozenset | set):
     wanted = 'be a set of strings, or None where unknown'
     raise _checks.wrong_type('features', features, wanted)
+  for name, x in (('deprel', deprel), ('preposition', preposition)):
+    if x is not None:
+      _checks.text(name, x)
   classes = verbnet.by_lemma.get(_checks.text('verb', verb).lower(), ())
   if features is None or not classes:
     return 1.0

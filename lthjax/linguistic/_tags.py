@@ -1,6 +1,6 @@
 """The 17 universal tags, and which of them are compatible."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,12 +107,7 @@ def tag_ids(
            [-1, 13, -2, -2]], dtype=int32)
   """
   rows = check_sentences('sentences', sentences)
-  refuse(
-    sorted({str(tag) for row in rows for tag in row} - set(UPOS)),
-    'Tags must be among the 17 universal ones, but found {}. Map them to '
-    + ', '.join(UPOS[:-1])
-    + ' or X, which is for all else.',
-  )
+  check_names(rows)
   first = int(_checks.flag('bos', bos))
   longest = max((len(row) for row in rows), default=0) + first
   if length is not None and _checks.at_least('length', length, 1) < longest:
@@ -145,7 +140,10 @@ def subword_tags(tags: Any, words: Any) -> np.ndarray:
     array([[-1,  6,  0,  0, -2]], dtype=int32)
   """
   found = check_ids('tags', tags)
-  places = np.asarray(words)
+  try:
+    places = np.asarray(words)
+  except (TypeError, ValueError):
+    places = np.zeros(())  # Such as lists of unequal length.
   if places.dtype.kind != 'i' or places.shape[:-1] != found.shape[:-1]:
     raise ValueError(
       f'`words` was {_checks.spell(words)}, but must hold an integer for each'
@@ -180,6 +178,16 @@ def check_sentences(name: str, x: Any) -> list[list[str]]:
   return [list(row) for row in x]
 
 
+def check_names(rows: Iterable[Iterable[str]]) -> None:
+  """Raises if a tag is not one of the 17."""
+  refuse(
+    sorted({str(tag) for row in rows for tag in row} - IDS.keys()),
+    'Tags must be among the 17 universal ones, but found {}. Map them to '
+    + ', '.join(UPOS[:-1])
+    + ' or X, which is for all else.',
+  )
+
+
 def check_matrix(matrix: Any) -> np.ndarray:
   """Returns a bool matrix over pairs of tags, by default compatibility."""
   if matrix is None:
@@ -197,6 +205,8 @@ def check_ids(name: str, x: Any) -> np.ndarray:
     found = np.asarray(x)
   except ValueError as error:
     raise unequal(name) from error
+  except TypeError:
+    found = np.zeros(())  # Such as a random key.
   check_kind(name, found, x)
   refuse(
     sorted(str(i) for i in set(found.ravel().tolist()) - _KNOWN),

@@ -169,6 +169,9 @@ def type_tags(
     rare = [tags for tags in counts.values() if tags.total() == 1]
     known = set(counts)
   else:
+    if isinstance(vocabulary, str) or not isinstance(vocabulary, Collection):
+      wanted = 'be a list or set of forms'
+      raise _checks.wrong_type('vocabulary', vocabulary, wanted)
     known = set(vocabulary)
     rare = [tags for form, tags in counts.items() if form not in known]
   unseen = sum(rare, Counter()) or sum(counts.values(), Counter())
@@ -220,6 +223,7 @@ def tags_from(
       ' sentences, or not one tag per word. Predict the tags of these'
       ' sentences, in their order.'
     )
+  _tags.check_names(found)
   return found
 
 

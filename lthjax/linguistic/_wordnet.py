@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from lthjax import _checks
 from lthjax.linguistic import _binding, _folders
 
 _WHAT = (
@@ -140,6 +141,9 @@ def wordnet_features(wordnet: WordNet) -> Features:
     where they are unknown, as for all proper nouns. The features of `UNJUDGED`
     are never among them.
   """
+  if not isinstance(wordnet, WordNet):
+    wanted = 'be a WordNet, as `linguistic.load_wordnet()` returns'
+    raise _checks.wrong_type('wordnet', wordnet, wanted)
   marks = {
     name: {o for o in places.split() if o.startswith('noun.')}
     | {o for place in places.split() for o in _offsets(wordnet, place)}

@@ -354,6 +354,8 @@ def test_axes_of_a_sentence(tmp_path, small):
   assert below['force'] == {(1, 0), (2, 1)}
   assert below['geometry'] == {(4, 3)}
   with pytest.raises(TypeError, match='be a WordNet'):
+    linguistic.wordnet_features(small)
+  with pytest.raises(TypeError, match='be a WordNet'):
     linguistic.axis_edges(sentence, wordnet=small, verbnet=small)
 
 

@@ -149,6 +149,8 @@ def test_matrices_of_sentences_become_a_batch():
     (lambda: linguistic.bias(np.ones((2, 2)), mode='full'), 'needs `features`'),
     (lambda: linguistic.bias(np.ones((2, 3))), 'queries by keys'),
     (lambda: linguistic.bias(np.ones((2, 2)), value=10), 'below zero'),
+    (lambda: linguistic.bias(np.eye(2), 2 * np.eye(2)), 'from 0 to 2'),
+    (lambda: linguistic.pos_mask(jax.random.key(0)), 'must be int'),
     (lambda: linguistic.bias(np.ones((2, 2)), alpha=[1.0]), '`alpha`'),
     (lambda: linguistic.relabelled(-1), '`seed` was -1'),
     (lambda: linguistic.subword_tags([[0]], [[3]]), 'from 3 to 3'),

@@ -104,8 +104,12 @@ def test_sources_of_tags():
     take('type', words)
   with pytest.raises(ValueError, match='not one tag per word'):
     take('causal', words, predicted=[['ADJ']])
+  with pytest.raises(ValueError, match='17 universal ones, but found VB'):
+    take('causal', words, predicted=[['VB', 'X']])
   with pytest.raises(TypeError, match='read_conllu'):
     take('gold', [])
+  with pytest.raises(TypeError, match='list or set of forms'):
+    linguistic.type_tags(words, 'run')
 
 
 def test_the_english_treebank(text_data_dir):
