@@ -293,6 +293,52 @@ def check_supermasks(notebook, values):
   assert likeness['edge-popup'] > 0.7
 
 
+LINGUISTIC = {
+  'published': 'list(published)',
+  'steps': 'list(steps.values())',
+  'found': '[float(x) for x in found]',
+  'nulls': '[[float(x.mean), float(x.sd)] for x in nulls.values()]',
+  'bound': 'float(bound.excess)',
+  'alive': 'lth.masks.alive_by_name(masks)',
+  'jaccard': 'jaccard',
+  'losses': """[
+    float(validation_loss(x, tokens)) for x in (theta_0, theta_T, ticket)
+  ]""",
+  'open': 'pictures["mask of tags"].tolist()',
+}
+
+
+def check_linguistic_tickets(notebook, values):
+  """Asserts what the notebook claims, on the small grammar."""
+  assert 'Going on with a small grammar' in texts(notebook, 'data')[0]
+  assert '101 of 289' in texts(notebook, 'mask')[0]
+  assert 'has 1 trained model' in texts(notebook, 'seeds')[0]
+
+  masks, control, matched, _ = values['published']
+  assert abs(masks - matched) < 0.03 < masks - control
+  whole, below, drawn, kept = values['steps']
+  assert below > 1.4 * whole
+  assert kept == pytest.approx(whole, abs=0.03)
+  assert drawn == pytest.approx(whole, abs=0.03)
+
+  overlap, expected, excess = values['found']
+  assert overlap - expected == pytest.approx(excess)
+  assert abs(excess) < 0.06
+  (mean, sd), _ = values['nulls']
+  assert abs(mean) < 3 * sd
+  assert values['bound'] > excess
+
+  assert len(values['alive']) == 4
+  assert sum(values['alive'].values()) == 4 * 8192 // 4
+  before, trained, ticket = values['losses']
+  assert before > trained + 1
+  assert ticket < trained + 0.3
+  alike = values['jaccard']
+  assert alike['ticket and whole network'] > alike['ticket and random mask']
+  assert all(0 <= x <= 1 for x in alike.values())
+  assert {x for row in values['open'] for x in row} == {0, 1}
+
+
 # By notebook: a small setting, what to look at afterwards, and what must hold.
 RUNS = {
   'first_ticket': (
@@ -311,6 +357,14 @@ RUNS = {
     },
     LANDSCAPE,
     check_landscape,
+  ),
+  'linguistic_tickets': (
+    {
+      'LTHJAX_TEXT_DIR': 'none',  # So that it is the small grammar.
+      'LTHJAX_NOTEBOOK_STEPS': '60',
+    },
+    LINGUISTIC,
+    check_linguistic_tickets,
   ),
   'rigl': (
     {
@@ -343,9 +397,9 @@ RUNS = {
 @pytest.mark.parametrize(
   'path',
   [
-    # These two take half a minute each.
+    # These take half a minute each.
     pytest.param(path, marks=pytest.mark.slow)
-    if path.stem in ('sanity_checks', 'supermasks')
+    if path.stem in ('linguistic_tickets', 'sanity_checks', 'supermasks')
     else path
     for path in NOTEBOOKS
   ],
