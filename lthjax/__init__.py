@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from lthjax import (
   accounting,
+  activations,
   adapters,
   axes,
   calibration,
@@ -77,6 +78,7 @@ __all__ = [
   'Trainer',
   'ac_dc',
   'accounting',
+  'activations',
   'adapters',
   'axes',
   'calibrate',
