@@ -22,11 +22,14 @@ from helpers import keys, random_like, random_masks
 
 import lthjax as lth
 from lthjax import (
+  activations,
+  adapters,
   axes,
   data,
   densities,
   deploy,
   landscape,
+  lota,
   patterns,
   proxies,
   report,
@@ -121,6 +124,8 @@ TICKET = tickets.Ticket(1, 0.5, MASKS, PARAMS, PARAMS, {})
 TX = lth.static(optax.adam(0.1), MASKS)
 STATE = TX.init(PARAMS)
 CAPACITY = report.capacity(MASKS)
+DELTA = lota.zeros(MASKS)
+ADAPTER = adapters.lora(keys(0), PARAMS, rank=2)
 
 A = Argument
 ARGUMENTS = {
@@ -258,6 +263,15 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
     initialize,
   )
   add(lth.static, 'inner masks', initialize)
+  add(lth.frozen, 'inner masks', initialize)
+  add(lth.packed, 'inner', lambda tx: tx.init(DELTA))
+  add(
+    lth.circuit,
+    'inner sparsity stop_step at_least where axes',
+    initialize,
+    start_step=('count from 0', 1),
+    scales_updates=('flag', True),
+  )
   add(
     lth.sparsify,
     'inner',
@@ -343,6 +357,66 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
     train=('flag', False),
     samples=('count', 1),
   )
+  # lota, adapters, activations
+  add(lota.largest, 'scores sparsity', masks=('masks', FULL))
+  add(
+    lota.calibrated,
+    'sparsity',
+    masks=('masks', FULL),
+    base=('params', PARAMS),
+    tuned=('params', OTHERS),
+  )
+  add(lota.complement, args=('taken',), taken=('masks', MASKS))
+  add(
+    lota.difference,
+    'masks',
+    base=('params', PARAMS),
+    tuned=('params', OTHERS),
+  )
+  add(lota.zeros, 'masks')
+  add(lota.add, 'params', delta=('delta', DELTA))
+  add(lota.pad, 'params', deltas=('deltas', [DELTA]))
+  add(lota.support, 'params', delta=('delta', DELTA))
+  add(lota.fingerprint, 'params')
+  for f in (lota.merge_sum, lota.merge_mean, lota.merge_ties):
+    add(f, deltas=('deltas', [DELTA]))
+  add(
+    lota.save,
+    path=('path', folder / 'd'),
+    delta=('delta', DELTA),
+    base=('params', PARAMS),
+  )
+  add(
+    adapters.lora,
+    'key where axes',
+    core=('params', PARAMS),
+    rank=('count', 2),
+    alpha=('positive', None),
+    masked=('flag', False),
+  )
+  for f in (adapters.weights, adapters.merge):
+    add(
+      f,
+      core=('params', PARAMS),
+      adapter=('adapter', ADAPTER),
+      masks=('optional masks', None),
+    )
+  add(
+    adapters.rank_of_count,
+    'where axes',
+    core=('params', PARAMS),
+    count=('count', 9),
+  )
+  add(activations.abs_top_k, 'x', k=('count from 0', 2))
+  add(
+    activations.sparsify,
+    'apply',
+    lambda f: f(PARAMS, X),
+    rules=('thresholds', {'*': 0.5}),
+    from_token=('count from 0', 0),
+  )
+  for f in (activations.thresholds, activations.teal):
+    add(f, 'apply params x sparsity where', args=('apply', 'params', 'x'))
   # accounting
   acc = lth.accounting
   add(acc.itop_init, 'masks')
@@ -748,6 +822,7 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
   )
   # scores
   s = lth.scores
+  add(s.gradient, 'loss params', batch=('array', X))
   for f in (s.fisher, s.taylor):
     add(f, 'loss params', batches=('batches', [X]))
   add(

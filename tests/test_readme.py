@@ -17,7 +17,7 @@ def blocks(page):
 
 
 MASKS, SPARSE, TICKET, FASTER = blocks('README.md')
-NNX, AT_INIT, SEVERAL, REPORT = blocks('docs/guide.md')
+NNX, AT_INIT, SEVERAL, REPORT, ADAPT = blocks('docs/guide.md')
 NNX_MODEL = """
 import optax
 from flax import nnx
@@ -83,3 +83,8 @@ def test_report(run_python, tmp_path):
   assert float(expected) == pytest.approx(1.92 + 3 + 0.1)
   page = (tmp_path / 'capacity.html').read_text()
   assert '502 of 50,200 weights alive' in page
+
+
+def test_adaptation(run_python, tmp_path):
+  source = ADAPT.replace('task.safetensors', f'{tmp_path}/task.safetensors')
+  assert run(source, run_python) == ['128 True']

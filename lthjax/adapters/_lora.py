@@ -130,6 +130,7 @@ def weights(
     [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
   """
   _check(adapter)
+  _shapes(core)
   plain = jax.lax.stop_gradient(dequantize(core))
   leaves, structure = trees.flatten(plain)
   _checks.check_arrays(leaves, 'core')
@@ -226,12 +227,7 @@ def _sizes(
   core: Any, where: Any, axes: Mapping[str, Axes] | None
 ) -> tuple[dict[str, tuple[int, int, int]], dict[str, Axes]]:
   """Counts layers, inputs and outputs of the chosen kernels."""
-  shapes = jax.tree.map(
-    lambda x: x.codes if isinstance(x, Quantized) else x,
-    core,
-    is_leaf=lambda x: isinstance(x, Quantized),
-  )
-  _checks.arrays(shapes, 'core', shapes=True)
+  shapes = _shapes(core)
   chosen = masks_lib.full(shapes, where)
   its = axes_lib.resolve(axes, chosen)
   return {
@@ -242,6 +238,17 @@ def _sizes(
     )
     for name, mask in trees.prunable(chosen).items()
   }, its
+
+
+def _shapes(core: Any) -> Any:
+  """The core with the codes of kernels in their place, if it is a core."""
+  shapes = jax.tree.map(
+    lambda x: x.codes if isinstance(x, Quantized) else x,
+    core,
+    is_leaf=lambda x: isinstance(x, Quantized),
+  )
+  _checks.arrays(shapes, 'core', shapes=True)
+  return shapes
 
 
 def _check(adapter: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -32,7 +33,12 @@ def fingerprint(params: chex.ArrayTree) -> str:
     '653a0160'
   """
   digest = hashlib.sha256()
-  leaves = _checks.arrays(params)
+  leaves = {
+    name: jax.random.key_data(x)
+    if x is not None and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    else x
+    for name, x in _checks.arrays(params).items()
+  }
   known = trees.concrete({n: x for n, x in leaves.items() if x is not None})
   if known is None:
     raise TypeError('`params` are traced, but only values have a fingerprint.')

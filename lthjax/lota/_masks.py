@@ -45,6 +45,8 @@ def largest(
   values = trees.by_name(scores)
   values = {name: values[name] for name in eligible}
   check_floating(values)
+  if any(trees.is_abstract(x) for x in values.values()):
+    _checks.check_arrays(values, 'scores')
   sparsity = _checks.share('sparsity', sparsity)
   _refuse_nan(values, eligible)
   count = _count(masks, eligible, sparsity)
@@ -126,8 +128,15 @@ def _masters(params: chex.ArrayTree) -> Any:
   leaves, structure = trees.flatten(params)
   _checks.check_arrays(leaves, 'params')
   return structure.unflatten(
-    None if x is None else x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x if _is_other(x) else x.astype(jnp.promote_types(x.dtype, jnp.float32))
     for x in leaves.values()
+  )
+
+
+def _is_other(x: Any) -> bool:
+  """Whether there is nothing to compare, as of random keys, or no way to."""
+  return (
+    x is None or not jnp.issubdtype(x.dtype, jnp.number) or x.dtype.itemsize < 2
   )
 
 
