@@ -376,7 +376,6 @@ PAIR = 'straight_through', 'momentum'
 
 
 # Each method with one optimizer, and each optimizer with one method.
-@pytest.mark.optimized
 @pytest.mark.parametrize(
   ('method', 'inner'),
   [

@@ -77,8 +77,10 @@ def numpy_synflow(params, sparsity, steps):
       [np.where(m, s, -1).ravel() for s, m in zip(scores, masks, strict=True)]
     )
     keep = round(total * (1 - sparsity) ** (step / steps))
-    chosen = np.zeros(total, bool)
-    chosen[np.argsort(-flat, kind='stable')[:keep]] = True
+    least = np.partition(flat, total - keep)[total - keep]
+    chosen = flat > least
+    ties = np.flatnonzero(flat == least)
+    chosen[ties[: keep - chosen.sum()]] = True
     ends = np.cumsum([m.size for m in masks])[:-1]
     masks = [
       x.reshape(m.shape)

@@ -193,6 +193,7 @@ def squares(f, params, x):
   return out, [(use, notes[use.path]) for use in uses]
 
 
+@pytest.mark.optimized
 def test_scanned_and_unrolled_programs_note_the_same():
   params, x = model_params(), draw(5, 4, seed=4)
   expected, flat = squares(lambda p, x: model(p, x, False), params, x)
