@@ -28,6 +28,7 @@ from lthjax import (
   data,
   densities,
   deploy,
+  experts,
   landscape,
   lota,
   patterns,
@@ -126,6 +127,12 @@ STATE = TX.init(PARAMS)
 CAPACITY = report.capacity(MASKS)
 DELTA = lota.zeros(MASKS)
 ADAPTER = adapters.lora(keys(0), PARAMS, rank=2)
+ROUTING = experts.Routing(
+  {'e': np.ones(4, np.int32)},
+  {'e': np.ones(4, np.float32)},
+  {'e': np.int32(8)},
+  {'e': np.int32(1)},
+)
 
 A = Argument
 ARGUMENTS = {
@@ -357,7 +364,7 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
     train=('flag', False),
     samples=('count', 1),
   )
-  # lota, adapters, activations
+  # lota, adapters, activations, experts
   add(lota.largest, 'scores sparsity', masks=('masks', FULL))
   add(
     lota.calibrated,
@@ -417,6 +424,14 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
   )
   for f in (activations.thresholds, activations.teal):
     add(f, 'apply params x sparsity where', args=('apply', 'params', 'x'))
+  add(
+    experts.keep,
+    scores=('named', {'e': np.ones((2, 4), np.float32)}),
+    count=('count', 2),
+    parts=('count', 1),
+  )
+  for f in (experts.reap, experts.frequency, experts.warn_few_tokens):
+    add(f, routing=('routing', ROUTING))
   # accounting
   acc = lth.accounting
   add(acc.itop_init, 'masks')
