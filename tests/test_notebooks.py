@@ -339,6 +339,34 @@ def check_linguistic_tickets(notebook, values):
   assert {x for row in values['open'] for x in row} == {0, 1}
 
 
+LANGUAGE_MODEL = {
+  'dense': 'dense',
+  'found': 'found',
+  'texts': '[before, after]',
+  'alive': 'lth.masks.alive_by_name(masks)',
+  'sizes': '{name: x.size for name, x in lth.trees.by_name(params).items()}',
+}
+
+
+def check_language_model(notebook, values):
+  """Asserts what the notebook claims, on a small decoder."""
+  assert 'Going on with a small decoder' in texts(notebook, 'model')[0]
+
+  alive = values['alive']
+  assert len(alive) == 7
+  assert all(2 * n == values['sizes'][name] for name, n in alive.items())
+  assert [len(text) for text in values['texts']] == [40, 40]
+
+  # On one machine: 9.3; 9.8 and 10.6; 9.6, 10.9 and 12.2.
+  dense, found = values['dense'], values['found']
+  assert 1 < dense < 15
+  assert dense < found['SparseGPT'] < found['magnitude']
+  assert found['Wanda + refit'] < found['Wanda'] < found['Wanda, 2:4']
+  (printed,) = texts(notebook, 'rules')
+  numbers = [float(line.split()[-1]) for line in printed.splitlines()]
+  assert numbers == sorted(numbers)
+
+
 # By notebook: a small setting, what to look at afterwards, and what must hold.
 RUNS = {
   'first_ticket': (
@@ -365,6 +393,14 @@ RUNS = {
     },
     LINGUISTIC,
     check_linguistic_tickets,
+  ),
+  'language_model': (
+    {
+      'LTHJAX_NOTEBOOK_MODEL': 'tiny',
+      'LTHJAX_NOTEBOOK_STEPS': '600',
+    },
+    LANGUAGE_MODEL,
+    check_language_model,
   ),
   'rigl': (
     {

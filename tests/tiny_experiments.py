@@ -37,6 +37,11 @@ TINY = {
     ' --calibration-tokens 64 --parts neurons --shares 0.5'
     ' --methods random norm flap_bias --distilled flap_bias'
     ' --distill-steps 4 --similar-tokens 64 --clock-time 8 --repeats 2',
+    'post_training_pruning': '--text python_manual --width 8 --layers 2'
+    ' --heads 2 --key-value-heads 1 --mlp 12 --time 16 --steps 20 --seeds 2'
+    ' --eval-every 10 --batch-size 4 --eval-tokens 256'
+    ' --calibration-tokens 512 --sparsities 0.5 --patterns'
+    ' --methods magnitude wanda --train-steps 4',
   }.items()
 }
 

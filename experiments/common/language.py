@@ -26,6 +26,8 @@ class LanguageConfig(config.BaseConfig):
 
   seeds: int = 3
   """Draws of calibration data, with seeds 0, 1, and so on."""
+  validation: int | None = None
+  """The most sequences to validate on; None: as many as to test on."""
   text: texts.TextName = 'tinyshakespeare'
   """Text to train and test on; python_manual comes with Python."""
   tokens: Literal['characters', 'words'] = 'characters'
@@ -161,7 +163,10 @@ class Language:
   def sequences(self, part: str = 'test') -> jax.Array:
     """The first tokens of a part, ``[sequences, time]``."""
     time = self.options.time
-    stream = getattr(self.tokens, part)[: self.options.eval_tokens]
+    most = self.options.eval_tokens
+    if part == 'validation' and self.options.validation is not None:
+      most = self.options.validation * time
+    stream = getattr(self.tokens, part)[:most]
     count = len(stream) // time
     if not count:
       raise ValueError(

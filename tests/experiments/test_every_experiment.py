@@ -27,6 +27,7 @@ FIRST_PRESETS = {
   'early_bird': 'digits',
   'supermasks': 'mnist',
   'structured_pruning': 'tiny',
+  'post_training_pruning': 'tiny',
 }
 PRESETS = [
   (name, preset)
@@ -50,6 +51,8 @@ COUNTS = {
   # Eight scores of neurons and heads, four of layers, and those distilled.
   ('structured_pruning', 'tiny'): 1 + 8 + 8 + 4 + 3 * 3 + 1,
   ('structured_pruning', 'smollm2'): 1 + 5 + 5 + 3 + 1,
+  ('post_training_pruning', 'smollm2'): 2 + 3 * 4,
+  ('post_training_pruning', 'smollm2_patterns'): 3 + 3 * 6,
 }
 # Lines of pages, and how often they are there.
 LINES = {
@@ -71,6 +74,7 @@ LINES = {
     '| edge-popup, signed constant | 50 | ': 1,
   },
   'structured_pruning': {'| neurons | 50 % | ': 3, '| neurons 0.5 | ': 1},
+  'post_training_pruning': {'| Wanda | ': 1},
 }
 # Steps of the evaluations, and those of cells that are different.
 STEPS = {
@@ -87,6 +91,7 @@ STEPS = {
   'structured_pruning': [],
   'networks/decoder': [10, 20],
   'distilled/neurons-0.5-flap_bias': [1, 2, 3, 4],
+  'post_training_pruning': [],
   'deployed': [],
   'scores/num_params': [],
   'scores/snip': [],
@@ -189,6 +194,18 @@ BAD_COMMAND_LINES = {
     ('--parts experts', "invalid choice 'experts' for argument '--parts'"),
     ('--methods snip', "invalid choice 'snip' for argument '--methods'"),
   ],
+  'post_training_pruning': [
+    ('--sparsities 1.0', 'sparsities had 1.0, but must be between 0 and 1'),
+    ('--sparsities 0.5 0.5', 'sparsities were 0.5 0.5, but must be none or'),
+    ('--sparsities --patterns', 'sparsities and patterns were both none'),
+    ('--owl-sparsity 0', 'owl_sparsity was 0.0, but must be between 0 and 1'),
+    ('--train-rate 0', 'train_rate was 0.0, but must be above 0'),
+    ('--time 1', 'time was 1, but must be at least 2'),
+    ('--eval-tokens 8', 'eval_tokens was 8, but must be at least 16'),
+    ('--patterns 3:2', "invalid choice '3:2' for argument '--patterns'"),
+    ('--methods snip', "invalid choice 'snip' for argument '--methods'"),
+    ('--text novel', "invalid choice 'novel' for argument '--text'"),
+  ],
 }
 for _bad in BAD_COMMAND_LINES.values():
   _bad += [
@@ -261,8 +278,20 @@ BAD_VALUES['structured_pruning'] = [
   ('--width 9', 'width was 9, but must be a multiple of the 2 heads'),
   ('--batch-size 500000', 'batch_size was 500000, but there are'),
 ]
+BAD_VALUES['post_training_pruning'] = [
+  ('--width 9', 'width was 9, but must be a multiple of the 2 heads'),
+  (
+    '--mlp 6 --patterns 2:4',
+    'mlp/down/kernel has 6 inputs, not a multiple of 4',
+  ),
+  ('--batch-size 500000', 'batch_size was 500000, but there are'),
+]
 for _name, _bad in BAD_VALUES.items():
-  if _name not in ('disentangled_tickets', 'structured_pruning'):
+  if _name not in (
+    'disentangled_tickets',
+    'structured_pruning',
+    'post_training_pruning',
+  ):
     _bad.append(
       ('--batch-size 5000', 'batch_size was 5000, but there are 1'),
     )

@@ -8,12 +8,14 @@ import re
 import struct
 
 import jax
+import jax.numpy as jnp
 import language_models
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
 
+import lthjax as lth
 from lthjax import models, trees
 
 CASES = language_models.cases()
@@ -322,6 +324,56 @@ def test_folders_with_faults(tmp_path, changes, message):
     models.load_hf(folder)
 
 
+def test_every_cut_of_a_file_of_safetensors_is_noticed(tmp_path):
+  config = CASES['llama']
+  folder = tmp_path / 'model'
+  models.save_hf(folder, config, language_models.random_params(config))
+  path = folder / 'model.safetensors'
+  whole = path.read_bytes()
+  for size in [0, 7, 8, 500, len(whole) // 2, len(whole) - 1]:
+    path.write_bytes(whole[:size])
+    with pytest.raises(ValueError, match=r'safetensors is truncated or dam'):
+      models.load_hf(folder)
+
+
+@pytest.mark.parametrize('kind', [np.int8, ml_dtypes.float8_e4m3fn])
+def test_tensors_of_unsupported_types_are_refused(tmp_path, kind):
+  config = CASES['llama']
+  folder = tmp_path / 'model'
+  models.save_hf(folder, config, language_models.random_params(config))
+  path = folder / 'model.safetensors'
+  tensors = safetensors.numpy.load(path.read_bytes())
+  name = 'model.layers.1.mlp.up_proj.weight'
+  tensors[name] = tensors[name].astype(kind)
+  path.write_bytes(safetensors.numpy.save(tensors))
+  with pytest.raises(
+    ValueError, match=rf'{name} of .* is of type \w+, but only BF16'
+  ):
+    models.load_hf(folder)
+
+
+def test_tokenizers_of_folders_must_fit(tmp_path):
+  tokenizers = pytest.importorskip('tokenizers', reason='needs tokenizers')
+  path = tmp_path / 'tokenizer.json'
+  words = {f'w{i}': i for i in range(64)}
+  tokenizer = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel(words, unk_token='w0')
+  )
+  path.write_text(tokenizer.to_str())
+  config = language_models.llama_config()
+  found = models.load_tokenizer(tmp_path, config)
+  assert found.get_vocab_size() == config.vocabulary == 64
+  smaller = language_models.llama_config(vocabulary=63)
+  with pytest.raises(ValueError, match='has 64 tokens, but the model has 63'):
+    models.load_tokenizer(tmp_path, smaller)
+  larger = language_models.llama_config(vocabulary=5_000)
+  with pytest.raises(ValueError, match='has 64 tokens, but the model has 5000'):
+    models.load_tokenizer(tmp_path, larger)
+  path.write_text('{"model": 1}')
+  with pytest.raises(ValueError, match='is not a tokenizer'):
+    models.load_tokenizer(tmp_path)
+
+
 def test_what_no_family_has_is_not_saved(tmp_path):
   config = language_models.llama_config(out_bias=True)
   params = language_models.random_params(config)
@@ -377,6 +429,16 @@ def test_a_pretrained_decoder():
   tokens = np.array([RECORDED['tokens']])
   found = models.perplexity(model.apply, params, tokens)
   assert found == pytest.approx(RECORDED['perplexity'], rel=1e-4)
+  # Its weights are on grids of 16 values, so that scores are full of ties.
+  rule = lth.rules.wanda(0.5)
+  pruned = lth.prune_program(model.hidden, params, tokens, rule=rule)
+  for name, keep in trees.prunable(pruned.masks).items():
+    inputs = (1, 2) if name.endswith('out/kernel') else (1,)
+    count = np.asarray(keep.sum(inputs))
+    assert (count == np.prod([keep.shape[i] for i in inputs]) // 2).all()
+    its = trees.by_name(pruned.params)[name]
+    assert bool((its == jnp.where(keep, trees.by_name(params)[name], 0)).all())
+  assert found < models.perplexity(model.apply, pruned.params, tokens) < 1_000
   pytest.importorskip('tokenizers', reason='needs the package tokenizers')
   tokenizer = models.load_tokenizer(path, config)
   assert tokenizer.encode(TEXT).ids == RECORDED['tokens']
