@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from lthjax import _checks
 
+_SMALL = 96  # Rows of a matrix that is not split.
 _TRIES = 4  # The damping that was asked for, and three times ten times more.
 
 
@@ -30,20 +31,47 @@ def upper_factor(
   step = damping * jnp.mean(jnp.diagonal(gram)) * eye
 
   def failed(state):
-    tries, lower = state
-    return (tries < _TRIES) & ~jnp.all(jnp.isfinite(lower))
+    tries, inverse = state
+    return (tries < _TRIES) & ~jnp.all(jnp.isfinite(inverse))
 
   def attempt(state):
     tries, _ = state
     damped = gram + 10.0**tries * step
-    return tries + 1, jnp.linalg.cholesky(damped[::-1, ::-1])
+    return tries + 1, _inverse_factor(damped[::-1, ::-1])
 
   start = (0, jnp.full_like(gram, jnp.nan))
-  _, lower = jax.lax.while_loop(failed, attempt, start)
+  _, inverse = jax.lax.while_loop(failed, attempt, start)
   # With J the reversal, J H J = L L^T gives U = J L^-1 J.
-  inverse = jax.scipy.linalg.solve_triangular(lower, eye, lower=True)
   upper = inverse[::-1, ::-1]
   return upper, jnp.all(jnp.isfinite(upper))
+
+
+def _inverse_factor(gram: jax.Array) -> jax.Array:
+  """Returns the inverse of the lower Cholesky factor; NaN if there is none.
+
+  By halves, so that nearly all of the work is in products of matrices, which
+  are several times as fast as LAPACK on a CPU.
+  """
+  if len(gram) <= _SMALL:
+    return _substituted(jnp.linalg.cholesky(gram))
+  half = len(gram) // 2
+  first = _inverse_factor(gram[:half, :half])
+  across = matmul(gram[half:, :half], first.T)
+  last = _inverse_factor(gram[half:, half:] - matmul(across, across.T))
+  corner = -matmul(last, matmul(across, first))
+  zeros = jnp.zeros_like(corner.T)
+  return jnp.block([[first, zeros], [corner, last]])
+
+
+def _substituted(lower: jax.Array) -> jax.Array:
+  """Inverts a small lower triangular matrix by forward substitution."""
+  eye = jnp.eye(len(lower), dtype=lower.dtype)
+
+  def row(i, inverse):  # Later rows of the inverse are still those of `eye`.
+    left = jnp.where(jnp.arange(len(lower)) < i, lower[i], 0.0)
+    return inverse.at[i].set((eye[i] - matmul(left, inverse)) / lower[i, i])
+
+  return jax.lax.fori_loop(0, len(lower), row, eye)
 
 
 def check_damping(damping: float) -> float:

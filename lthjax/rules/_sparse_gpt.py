@@ -101,6 +101,7 @@ class _Sweep:
   def __init__(self, upper, alive, scales, target, block, bits):
     self.upper, self.alive, self.scales = upper, alive, scales
     self.target, self.block, self.bits = target, block, bits
+    self.step = target.pattern.m if target.pattern else 1
 
   def __call__(self, kernel, turn):
     start, count = turn
@@ -123,23 +124,51 @@ class _Sweep:
     return jax.lax.dynamic_update_slice_in_dim(kernel, rows, start, 0), keep
 
   def _rows(self, rows, keep, alive, corner, scales):
-    """Goes through the inputs of a block, in groups of m."""
+    """Goes through the inputs of a block, a few at a time."""
+    # Updates of few rows stay in the cache; a product updates all later ones.
+    size = _part(self.block, self.step)
+
+    def part(state, start):
+      rows, errors = state
+
+      def its(x):
+        return jax.lax.dynamic_slice_in_dim(x, start, size)
+
+      ahead = its(corner)
+      square = jax.lax.dynamic_slice_in_dim(ahead, start, size, axis=1)
+      given = None if scales is None else its(scales)
+      new, chosen, missed = self._few(
+        its(rows), its(keep), its(alive), square, given
+      )
+      later = jnp.arange(self.block) >= start + size
+      change = _hessian.matmul(ahead.T, missed)
+      rows -= jnp.where(later[:, None], change, 0.0)
+      rows = jax.lax.dynamic_update_slice_in_dim(rows, new, start, 0)
+      errors = jax.lax.dynamic_update_slice_in_dim(errors, missed, start, 0)
+      return (rows, errors), chosen
+
+    starts = size * jnp.arange(self.block // size)
+    state = rows, jnp.zeros_like(rows)
+    (rows, errors), keep = jax.lax.scan(part, state, starts)
+    return rows, keep.reshape(rows.shape), errors
+
+  def _few(self, rows, keep, alive, corner, scales):
+    """Goes through a few inputs, in groups of m."""
     pattern = self.target.pattern
-    step = pattern.m if pattern else 1
 
     def group(number, state):
       rows, keep, errors = state
-      start = number * step
+      start = number * self.step
       if pattern is not None:
         its = [
-          jax.lax.dynamic_slice_in_dim(x, start, step)
+          jax.lax.dynamic_slice_in_dim(x, start, self.step)
           for x in (rows, alive, jnp.diagonal(corner)[:, None])
         ]
         chosen = keep_largest(
           jnp.square(its[0] / its[2]), pattern.n, its[1], axis=0
         )
         keep = jax.lax.dynamic_update_slice_in_dim(keep, chosen, start, 0)
-      for i in range(step):
+      for i in range(self.step):
         at = start + i
         row, ahead = rows[at], corner[at]
         value = row
@@ -153,4 +182,10 @@ class _Sweep:
       return rows, keep, errors
 
     state = rows, keep, jnp.zeros_like(rows)
-    return jax.lax.fori_loop(0, self.block // step, group, state)
+    return jax.lax.fori_loop(0, len(rows) // self.step, group, state)
+
+
+def _part(block: int, step: int) -> int:
+  """The largest size up to 16 that divides a block into whole groups."""
+  fits = [n for n in range(step, 17, step) if block % n == 0]
+  return max(fits, default=step)
