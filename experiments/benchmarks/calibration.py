@@ -6,8 +6,8 @@ Takes ten minutes on two CPU cores. The goals: capture of squares at most 1.15
 of a forward pass, of Gram matrices at most 1.15 and the share of their
 multiply-adds; Wanda at most 1.5 of the capture of squares; SparseGPT of one
 matrix at least three times as fast as its reference loop in PyTorch, with one
-thread or all, if that is installed; and programs of 30 scanned layers compile in at
-most 1.3 of the time of those of 3.
+thread or all, if that is installed; and programs of 30 scanned layers compile
+in at most 1.3 of the time of those of 3.
 """
 
 import functools
