@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from helpers import keys, random_like, random_masks
+from linguistic_doors import add_rows
 
 import lthjax as lth
 from lthjax import (
@@ -216,9 +217,9 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
 
   table: dict[str, Door] = {}
 
-  def add(function, words='', finish=lambda x: x, args=(), **special):
+  def add(function, names='', /, finish=lambda x: x, args=(), **special):
     arguments = {}
-    for word in words.split():
+    for word in names.split():
       arguments[word] = ARGUMENTS[word]
     arguments |= {k: A(*v) for k, v in special.items()}
     name = f'{function.__module__}.{function.__qualname__}'
@@ -961,4 +962,6 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
   )
   add(t.with_frozen_dead, 'masks params initial')
   add(t.zero_shrunk, 'params initial masks')
+  # linguistic
+  add_rows(add, folder)
   return table

@@ -158,13 +158,8 @@ def pad_edges(
   found = [_check_edges('matrices', x) for x in matrices]
   first = int(_checks.flag('bos', bos))
   longest = max(x.shape[-1] for x in found) + first
-  if length is not None and _checks.at_least('length', length, 1) < longest:
-    raise ValueError(
-      f'`length` was {length}, but the longest sentence takes {longest}'
-      ' places. Leave out longer sentences, or ask for more places.'
-    )
+  size = _tags.check_length(length, longest)
   _checks.real('fill', int(fill) if isinstance(fill, bool) else fill)
-  size = length or longest
   padded = np.full((len(found), size, size), fill, np.result_type(*found))
   for row, x in zip(padded, found, strict=True):
     row[first : first + len(x), first : first + len(x)] = x

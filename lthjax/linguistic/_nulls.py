@@ -89,7 +89,7 @@ def null(
   """
   ids = _overlap.check_batch(tags)
   m = _tags.check_matrix(matrix)
-  n = _checks.at_least('draws', draws, 1)
+  n = _checks.between('draws', draws, 1, 1_000_000, 'p needs no more')
   rng = np.random.default_rng(_checks.at_least('seed', seed, 0))
   _checks.one_of('kind', kind, KINDS)
   if edges is not None and kind != 'row_matched':

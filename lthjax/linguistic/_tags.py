@@ -110,12 +110,8 @@ def tag_ids(
   check_names(rows)
   first = int(_checks.flag('bos', bos))
   longest = max((len(row) for row in rows), default=0) + first
-  if length is not None and _checks.at_least('length', length, 1) < longest:
-    raise ValueError(
-      f'`length` was {length}, but the longest sentence takes {longest}'
-      ' places. Leave out longer sentences, or ask for more places.'
-    )
-  ids = np.full((len(rows), length or longest), PAD, np.int32)
+  length = check_length(length, longest)
+  ids = np.full((len(rows), length), PAD, np.int32)
   ids[:, :first] = BOS
   for row, tags in zip(ids, rows, strict=True):
     row[first : first + len(tags)] = [IDS[tag] for tag in tags]
@@ -176,6 +172,20 @@ def check_sentences(name: str, x: Any) -> list[list[str]]:
       f'`{name}` must {wanted}, but held {_checks.spell(wrong[0])}.'
     )
   return [list(row) for row in x]
+
+
+def check_length(length: Any, longest: int) -> int:
+  """Returns the number of places per sentence, by default the longest's."""
+  if length is None:
+    return longest
+  if (
+    _checks.between('length', length, 1, 1 << 20, 'masks are square') < longest
+  ):
+    raise ValueError(
+      f'`length` was {length}, but the longest sentence takes {longest}'
+      ' places. Leave out longer sentences, or ask for more places.'
+    )
+  return int(length)
 
 
 def check_names(rows: Iterable[Iterable[str]]) -> None:

@@ -172,7 +172,7 @@ def type_tags(
     if isinstance(vocabulary, str) or not isinstance(vocabulary, Collection):
       wanted = 'be a list or set of forms'
       raise _checks.wrong_type('vocabulary', vocabulary, wanted)
-    known = set(vocabulary)
+    known = {str(form) for form in vocabulary}
     rare = [tags for form, tags in counts.items() if form not in known]
   unseen = sum(rare, Counter()) or sum(counts.values(), Counter())
   best = {
