@@ -140,7 +140,7 @@ def times(ax: Any, forms: dict[str, dict[str, float]]) -> None:
   ax.plot([0, 1.05], [0.1, 1.15], color='0.7', lw=0.6, ls=':')
   ax.plot([0, 1.05], [-0.1, 0.95], color='0.7', lw=0.6, ls=':')
   for name, form in forms.items():
-    x, y = form['multiply_adds'], form['time_of_cores']
+    x, y = form['multiply_adds'], form['time']
     ax.plot(x, y, 'o', ms=4, color='#1b6ca8')
     ax.annotate(
       name.replace('-', ' '),
@@ -150,9 +150,7 @@ def times(ax: Any, forms: dict[str, dict[str, float]]) -> None:
       fontsize=6.5,
       ha='right',
     )
-  low = 0.9 * min(
-    min(f['multiply_adds'], f['time_of_cores']) for f in forms.values()
-  )
+  low = 0.9 * min(min(f['multiply_adds'], f['time']) for f in forms.values())
   ax.set_xlim(low, 1.05)
   ax.set_ylim(low, 1.15)
   ax.set_xlabel('share of multiply-adds', fontsize=8)

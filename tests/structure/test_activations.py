@@ -11,6 +11,7 @@ from group_programs import (
   DECODER,
   TOKENS,
   attend,
+  conv,
   decoder,
   experts,
   fused_qkv,
@@ -297,3 +298,36 @@ def test_what_cannot_be_measured(network):
     structure.depth(two, TWO, ROWS)
   with pytest.raises(ValueError, match=r'do not fit in of shape \(2, 2\)'):
     structure.taylor(TWO, {**TWO, 'in': np.ones(2)}, other.groups)
+
+
+def test_channels_are_read_by_convolutions():
+  """Every place of every image is a token."""
+  shapes = {'a': (3, 3, 2, 4), 'b': (1, 1, 4, 3), 'bias': (3,)}
+  params = random_like(shapes, 0)
+  x = random_like({'x': (2, 5, 5, 2)}, 1)['x']
+
+  def apply(params, x):
+    return conv(jax.nn.relu(conv(x, params['a'])), params['b']) + params['bias']
+
+  seen = structure.activations(apply, params, x)
+  ((name, (reader,)),) = seen.readers.items()
+  assert (name, reader.bias) == ('a[3]', 'bias')
+  read = np.asarray(jax.nn.relu(conv(x, params['a'])), np.float64)
+  read = read.reshape(2, 25, 4)
+  np.testing.assert_allclose(
+    structure.minitron(seen)[name],
+    np.sqrt((read.mean(1) ** 2).sum(0)),
+    rtol=1e-5,
+  )
+  spread = read.reshape(-1, 4).var(0, ddof=1)
+  expected = spread * (params['b'][0, 0] ** 2).sum(-1)
+  scores = structure.flap(params, seen)
+  np.testing.assert_allclose(scores[name], expected, rtol=1e-5)
+  keeps = structure.keep(seen.groups, scores, 0.5)
+  found = structure.compensate(params, keeps, seen)
+  small, _ = structure.compact(apply, found, keeps, x)
+  assert small['a'].shape == (3, 3, 2, 2)
+  mean = np.mean(apply(small, x), (0, 1, 2))
+  np.testing.assert_allclose(
+    mean, np.mean(apply(params, x), (0, 1, 2)), rtol=1e-4, atol=1e-5
+  )
