@@ -126,9 +126,15 @@ def bars(ax: Any, cuts: list[Result], dense: float) -> None:
   ax.axhline(dense, color='0.2', lw=1, ls='--')
   ax.set_ylim(0.9 * dense, None)
   ax.set_yscale('log')
+  low, high = ax.get_ylim()
+  steps = (10, 20, 50) if high > 10 * low else (10, 15, 20, 30, 50, 70)
+  if high < 2 * low:
+    steps = range(10, 100, 5)
+  ticks = [k * 10.0**n for n in range(-1, 8) for k in steps]
+  ax.set_yticks([tick for tick in ticks if low <= tick <= high])
   ax.yaxis.set_major_formatter('{x:g}')
-  ax.yaxis.set_minor_formatter('{x:g}')
-  ax.tick_params(axis='y', which='both', labelsize=7)
+  ax.minorticks_off()
+  ax.tick_params(axis='y', labelsize=7)
   labels = [LABELS[x['method']] for x in cuts]
   ax.set_xticks(places, labels, rotation=60, ha='right', fontsize=7)
   figures.decorate(ax)
@@ -136,22 +142,21 @@ def bars(ax: Any, cuts: list[Result], dense: float) -> None:
 
 def times(ax: Any, forms: dict[str, dict[str, float]]) -> None:
   """Time beside multiply-adds, as shares of the whole decoder."""
-  ax.plot([0, 1.05], [0, 1.05], color='0.7', lw=0.8)
-  ax.plot([0, 1.05], [0.1, 1.15], color='0.7', lw=0.6, ls=':')
-  ax.plot([0, 1.05], [-0.1, 0.95], color='0.7', lw=0.6, ls=':')
+  ax.plot([0, 1.2], [0, 1.2], color='0.7', lw=0.8)
+  ax.plot([0, 1.2], [0.1, 1.3], color='0.7', lw=0.6, ls=':')
+  ax.plot([0, 1.2], [-0.1, 1.1], color='0.7', lw=0.6, ls=':')
   for name, form in forms.items():
     x, y = form['multiply_adds'], form['time']
     ax.plot(x, y, 'o', ms=4, color='#1b6ca8')
     ax.annotate(
       name.replace('-', ' '),
       (x, y),
-      (-4, 3),
+      (5, -7),
       textcoords='offset points',
       fontsize=6.5,
-      ha='right',
     )
-  low = 0.9 * min(min(f['multiply_adds'], f['time']) for f in forms.values())
-  ax.set_xlim(low, 1.05)
+  low = 0.95 * min(min(f['multiply_adds'], f['time']) for f in forms.values())
+  ax.set_xlim(low, 1.15)
   ax.set_ylim(low, 1.15)
   ax.set_xlabel('share of multiply-adds', fontsize=8)
   ax.tick_params(labelsize=7)
