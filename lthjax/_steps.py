@@ -166,6 +166,10 @@ def update_dense(step: Step, state: SparsifyState) -> tuple[Any, Any]:
     )
     return _hold(_wait, masks, updates, step.params), inner_state
 
+  if step.topology.move is None:  # The same weights train at every step.
+    updates, inner_state = train(grads)
+    return updates, state._replace(inner_state=inner_state)
+
   def move(updates=None):
     def weights():
       found = train(grads)[0] if updates is None else updates
