@@ -8,7 +8,7 @@ from lthjax.calibration import stats
 from lthjax.patterns import NM
 from lthjax.rules import _hessian
 from lthjax.rules._refit import refit
-from lthjax.rules._rule import Pruned, Rule, Target, Within
+from lthjax.rules._rule import Pruned, Ratio, Rule, Target, Within
 
 
 def admm(
@@ -155,13 +155,13 @@ def _prune(kernel, gram, alive, target, ratio, damping, steps, ramp) -> Pruned:
   # rho is 1: inverse(H + rho I) = U^T U.
   upper, found = _hessian.upper_factor(gram + eye, 0.0)
   moments = _hessian.matmul(gram, first)
+  top, bottom = _fraction(target, ratio)
 
   def select(scores, step):
     if target.pattern is not None:
       return target.select(scores, alive)
     # Counted in millionths, so that the last steps are exact.
     rise = 1 - (1 - jnp.minimum((step + 1) / ramp, 1)) ** 3
-    top, bottom = ratio or _fraction(target.sparsity)
     share = jnp.round(rise * top).astype(jnp.int32)
     return target.select(scores, alive, (share, jnp.int32(bottom)))
 
@@ -178,8 +178,10 @@ def _prune(kernel, gram, alive, target, ratio, damping, steps, ramp) -> Pruned:
   return Pruned(keep, sparse / norms, ~found)
 
 
-def _fraction(sparsity: float) -> tuple[int, int]:
-  """Large enough integers for a smooth ramp."""
-  top, bottom = counts.ratio_of(sparsity).as_integer_ratio()
-  more = max(2**20 // bottom, 1)
+def _fraction(target: Target, ratio: Ratio | None) -> Ratio:
+  """The sparsity in large enough integers for a smooth ramp."""
+  if target.pattern is not None:
+    return 0, 1
+  top, bottom = ratio or counts.ratio_of(target.sparsity).as_integer_ratio()
+  more = jnp.maximum(2**20 // bottom, 1)
   return top * more, bottom * more

@@ -346,6 +346,10 @@ def test_admm_is_the_loop_of_the_paper():
   found, weights = prune(lth.rules.admm(0.5), kernel, gram)
   assert (found == keep.T).all()
   np.testing.assert_allclose(weights, (sparse / norms[:, None]).T, atol=1e-4)
+  # A sparsity that varies between layers rises as smoothly.
+  again, same = prune(lth.rules.admm(0.2), kernel, gram, ratio=(1, 2))
+  np.testing.assert_array_equal(again, found)
+  np.testing.assert_allclose(same, weights, atol=1e-6)
 
 
 @pytest.mark.slow
