@@ -122,22 +122,52 @@ def _end_ties(
 
   The entry at the index where the count is reached stays a tie.
   """
+  places, size = _places(ranks, axes, restart)
 
   def kept(end):
-    indices, _ = _indices(ranks, axes, restart)  # cheaper than to store
-    return [(r + (i < end)) > 1 for r, i in zip(ranks, indices, strict=True)]
+    # 1 where the index is below `end`, from the indices of rows and columns:
+    # those of single entries would be stored.
+    return [
+      (r + _below(place, end)) > 1
+      for r, place in zip(ranks, places, strict=True)
+    ]
 
   surplus = excess(r > 0 for r in ranks)
-  indices, size = _indices(ranks, axes, restart)
   end = yield _Bisection(
     lambda t: -excess(kept(t)),
     jnp.where(surplus > 0, 0, size),
     jnp.full_like(surplus, size),
   )
   return [
-    jnp.where(r == 1, jnp.where(i < end, 2, i == end), r)
-    for r, i in zip(ranks, indices, strict=True)
+    jnp.where(r == 1, jnp.where(_below(place, end), 2, _at(place, end)), r)
+    for r, place in zip(ranks, places, strict=True)
   ]
+
+
+class _Place(NamedTuple):
+  """The index of an entry: of its row, and of its column in it."""
+
+  row: jax.Array
+  column: jax.Array
+  columns: int
+  offset: int
+
+
+def _below(place: _Place, end: jax.Array) -> jax.Array:
+  """Whether indices are below one."""
+  row, column = _split(place, end)
+  return (place.row < row) | ((place.row == row) & (place.column < column))
+
+
+def _at(place: _Place, end: jax.Array) -> jax.Array:
+  """Whether indices are equal to one."""
+  row, column = _split(place, end)
+  return (place.row == row) & (place.column == column)
+
+
+def _split(place: _Place, end: jax.Array) -> tuple[jax.Array, jax.Array]:
+  index = end - place.offset
+  return index // place.columns, index % place.columns
 
 
 def _bisect(bisections: list[_Bisection]) -> list[jax.Array]:
@@ -323,25 +353,34 @@ def _lead(shape: Sequence[int]) -> int:
   return lead
 
 
-def _indices(
+def _places(
   ranks: list[jax.Array], axes: Any, restart: bool
-) -> tuple[list[jax.Array], int]:
+) -> tuple[list[_Place], int]:
   """Row-major positions on the axes, and how many there are.
 
   Counted on from array to array, unless they restart.
   """
   each = axes if isinstance(axes, list) else [axes] * len(ranks)
-  indices, offset, size = [], 0, 0
+  places, offset, size = [], 0, 0
   for x, own in zip(ranks, each, strict=True):
-    own = range(x.ndim) if own is None else own
-    index, stride = jnp.full_like(x, offset, jnp.int32), 1
-    for axis in reversed(own):
-      index += jax.lax.broadcasted_iota(jnp.int32, x.shape, axis) * stride
-      stride *= x.shape[axis]
-    indices.append(index)
-    size = max(size, offset + stride)
-    offset = 0 if restart else offset + stride
-  return indices, size
+    own = tuple(range(x.ndim)) if own is None else tuple(own)
+    columns = x.shape[own[-1]] if own else 1
+    row = _index(x, own[:-1])
+    places.append(_Place(row, _index(x, own[-1:]), max(columns, 1), offset))
+    length = math.prod(x.shape[a] for a in own)
+    size = max(size, offset + length)
+    offset = 0 if restart else offset + length
+  return places, size
+
+
+def _index(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+  """Row-major positions on some axes; all others have size one."""
+  shape = tuple(n if a in axes else 1 for a, n in enumerate(x.shape))
+  index, stride = jnp.zeros(shape, jnp.int32), 1
+  for axis in reversed(axes):
+    index += jax.lax.broadcasted_iota(jnp.int32, shape, axis) * stride
+    stride *= shape[axis]
+  return index
 
 
 def may_be_sharded(x: jax.Array) -> bool:

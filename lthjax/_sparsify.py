@@ -76,7 +76,7 @@ def sparsify(
       # `optax.tree.map_params` probes `init` with a tree that has no leaves. A
       # leaf in place of masks makes it pass over them whole.
       leaf = jnp.zeros([], bool)
-      trained = leaf if topology.grows and topology.move else None
+      trained = leaf if _keeps_old(topology, step) else None
       return SparsifyState(step, leaf, inner.init(params), trained)
     _checks.check_leaves(params)
     topology_state = topology.init(_steps.fast(params))
@@ -85,7 +85,9 @@ def sparsify(
     # Dead weights must not enter the initial state, as in copies of the params.
     inner_state = inner.init(_steps.where(masks, params))
     inner_state = slots.empty(inner_state, masks, _steps.fast(params))
-    if topology.grows and topology.move:
+    if _keeps_old(topology, step):
+      if state.keeps_dense:
+        masks = topology_state.masks, topology_state.backward
       state = state._replace(trained=jax.tree.map(jnp.copy, masks))
     return state._replace(inner_state=inner_state)
 
@@ -102,3 +104,10 @@ def sparsify(
     return update(step, state)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _keeps_old(topology: Topology, step: Any) -> bool:
+  """Whether a step may need the masks before and after a move."""
+  if topology.move is None or topology.moves(step) is True:
+    return False  # where they move at every step, these are two values anyway
+  return topology.grows

@@ -54,7 +54,8 @@ class SparsifyState(NamedTuple):
     topology_state: state of the topology, with the masks.
     inner_state: state of the wrapped transformation.
     trained: masks of the weights that the last update trained; those that it
-      brought to life are not among them. `None` if masks never grow.
+      brought to life are not among them. Where weights wait, ``(masks,
+      backward)`` as they were for the last update. `None` if masks never grow.
   """
 
   step: chex.Array

@@ -157,12 +157,16 @@ def update_dense(step: Step, state: SparsifyState) -> tuple[Any, Any]:
   """Trains some of dense weights, and moves masks by the outcome."""
   count: Any = state.step
   moving = step.topology.moves(count)
-  topology_state, grads = state.topology_state, step.grads
-  masks = topology_state.backward
+  state, before = _begin_dense(step, state)
+  masks = before.backward
 
   def train(grads):
-    updates, inner_state = step.train(
-      topology_state, state.inner_state, masks, grads
+    # What leaves the trained set needs its slots for a last update; they are
+    # emptied when the next one begins.
+    own = step.slots.masks(state.inner_state, masks, fast(step.params))
+    updates, inner_state = _branches.run_settled(
+      lambda: step.train(before, state.inner_state, masks, grads),
+      [functools.partial(_slots.where, m) for m in own],
     )
     return _hold(_wait, masks, updates, step.params), inner_state
 
@@ -172,29 +176,47 @@ def update_dense(step: Step, state: SparsifyState) -> tuple[Any, Any]:
 
   def move(updates=None):
     def weights():
-      found = train(grads)[0] if updates is None else updates
+      found = train(step.grads)[0] if updates is None else updates
       return fast(optax.apply_updates(step.params, found))
 
-    return step.move(state.topology_state, step.late(weights), state.step)
+    return step.move(before, step.late(weights), state.step)
 
-  if trees.is_traced(moving):
-    # What comes out is true, but not before the branch has read all that is
-    # then overwritten: with it, XLA needs no copies.
-    moved, ready = _branches.choose(
-      moving,
-      lambda carry: carry,
-      lambda _: (move(), state.step > 0),
-      (topology_state, state.step > 0),
+  if not trees.is_traced(moving):
+    updates, inner_state = train(step.grads)
+    moved = move(updates) if moving else state.topology_state
+    return updates, state._replace(
+      topology_state=moved, inner_state=inner_state
     )
-    grads = jax.tree.map(lambda g: jnp.where(ready, g, 0), grads)
-    updates, inner_state = train(grads)
-  else:
-    updates, inner_state = train(grads)
-    moved = move(updates) if moving else topology_state
-  # What stops training loses its slots; what starts begins with empty ones.
-  now = _both(moved.backward, masks)
-  inner_state = step.slots.empty(inner_state, now, fast(step.params))
+  # What comes out is true, but not before the branch has read all that is then
+  # overwritten: with it, XLA needs no copies.
+  true = state.step > 0
+  moved, ready = _branches.choose(
+    moving,
+    lambda carry: carry,
+    lambda _: (move(), true),
+    (state.topology_state, true),
+  )
+  grads = jax.tree.map(lambda g: jnp.where(ready, g, 0), step.grads)
+  updates, inner_state = train(grads)
   return updates, state._replace(topology_state=moved, inner_state=inner_state)
+
+
+def _begin_dense(step: Step, state: SparsifyState) -> tuple[Any, Any]:
+  """Returns the state, and that of the topology with the masks that train."""
+  topology_state = state.topology_state
+  if state.trained is None:
+    return state, topology_state
+  before: Any = state.step - 1
+  true = state.step > 0
+  now = topology_state.masks, topology_state.backward
+  masks, backward = _branches.choose(
+    step.topology.moves(before),
+    lambda carry: carry[1],
+    lambda carry: _branches.copied(carry[0], true),
+    (now, state.trained),
+  )
+  state = state._replace(trained=(masks, backward))
+  return state, topology_state._replace(masks=masks, backward=backward)
 
 
 def trained(state: SparsifyState) -> chex.ArrayTree:

@@ -99,7 +99,11 @@ def set_masks(
       )
       topology_state = topology_state._replace(backward=backward)
     if node.trained is not None:
-      node = node._replace(trained=copy())
+      trained: Any = copy()
+      if node.keeps_dense:
+        backward = jax.tree.map(jnp.copy, topology_state.backward)
+        trained = trained, backward
+      node = node._replace(trained=trained)
     return node._replace(topology_state=topology_state)
 
   return _map(replace, opt_state)

@@ -14,6 +14,7 @@ import pytest
 from helpers import bits, random_like
 
 import lthjax as lth
+from lthjax.topologies import _batches
 
 KEY = np.array([0, 1], np.uint32)  # Typed keys need JAX.
 SHAPES = {'fc': (4, 3), 'out': (3, 2), 'bias': (2,)}
@@ -360,6 +361,10 @@ MOVING = {
   'straight_through': lambda tx: lth.straight_through(
     tx, sparsity=0.9, **TIMES
   ),
+  'sr_ste': lambda tx: lth.sr_ste(tx, sparsity=0.9, **TIMES),
+  'top_kast': lambda tx: lth.top_kast(
+    tx, sparsity=0.9, backward_sparsity=0.8, **TIMES
+  ),
 }
 
 
@@ -410,4 +415,41 @@ def test_donated_buffers_are_updated_in_place(method, inner):
 
 
 # Masks that move, and those of what trains: each has a branch.
-TWO_TREES = ('rigl', 'rigl_trains', 'set', 'snfs', 'srigl', 'ac_dc')
+TWO_TREES = (
+  'rigl', 'rigl_trains', 'set', 'snfs', 'srigl', 'ac_dc', 'sr_ste', 'top_kast'
+)  # fmt: skip
+
+
+def temporaries(method, inner, dtype):
+  """Memory of a step beside its arguments and results, in sizes of params."""
+  tx = MOVING[method](inner)
+  params = {str(i): jax.ShapeDtypeStruct((256, 512), dtype) for i in range(8)}
+  state = jax.eval_shape(tx.init, params)
+
+  def step(params, state, grads):
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+  step = jax.jit(step, donate_argnums=(0, 1))
+  memory = step.lower(params, state, params).compile().memory_analysis()
+  size = sum(x.size * x.dtype.itemsize for x in params.values())
+  return memory.temp_size_in_bytes / size
+
+
+@pytest.mark.optimized
+@pytest.mark.parametrize(
+  ('method', 'most'),
+  [
+    ('rigl', 1),
+    ('gradual', 1),
+    pytest.param('srigl', 2, marks=pytest.mark.slow),
+    pytest.param('top_kast', 1, marks=pytest.mark.slow),
+  ],
+)
+@pytest.mark.parametrize(
+  ('inner', 'dtype'),
+  [(optax.adam(0.1), np.float32), (optax.sgd(0.1, momentum=0.9), 'bfloat16')],
+)
+def test_a_move_needs_little_memory(method, most, inner, dtype, monkeypatch):
+  monkeypatch.setattr(_batches, '_SIZE', 2**17)  # a part for every leaf
+  assert temporaries(method, inner, dtype) < most

@@ -121,7 +121,7 @@ def run_largest(
     always if stop_step is None else times.due,
     penalize=penalize,
     applies_gradient=True,
-    grows=False,  # `backward` says what trains
+    grows=backward_sparsity is not None or penalize is not None,
   )
   return sparsify(inner, topology)
 

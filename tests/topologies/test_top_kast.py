@@ -34,11 +34,11 @@ def test_four_steps_by_hand():
       [0, 1],
       [0, 1, 2, 3],
     ),
-    # Afterwards, what left B has no momentum, nor has what entered it.
+    # What left B has its momentum until the next update; what entered has none.
     (
       [0, 0, 0, 0, nan, nan, nan, nan],
       [4.68, -5.96, -0.3, -0.46, 3, 2, 1, 0],
-      [1.52, -0.44, 0, 0, 0, 0, 0, 0],
+      [1.52, -0.44, 2.3, 1.86, 0, 0, 0, 0],
       [0, 1],
       [0, 1, 4, 5],
     ),
@@ -52,7 +52,7 @@ def test_four_steps_by_hand():
     (
       [0, 0, 9, 9, 0, 0, 9, 9],
       [2.4928, -4.2216, -0.3, -0.46, 22.48, -0.78, 1, 0],
-      [0.9592, -0.9224, 0, 0, -0.68, 0, 0, 0],
+      [0.9592, -0.9224, 0, 0, -0.68, 0.98, 0, 0],
       [1, 4],
       [0, 1, 4, 6],
     ),
