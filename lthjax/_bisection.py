@@ -138,8 +138,11 @@ def _end_ties(
     jnp.where(surplus > 0, 0, size),
     jnp.full_like(surplus, size),
   )
+  # In sums, as the cases of a `where` would need the same sharding.
   return [
-    jnp.where(r == 1, jnp.where(_below(place, end), 2, _at(place, end)), r)
+    r
+    + ((r == 1) & _below(place, end)).astype(r.dtype)
+    - ((r == 1) & ~_below(place, end) & ~_at(place, end)).astype(r.dtype)
     for r, place in zip(ranks, places, strict=True)
   ]
 
