@@ -8,6 +8,7 @@ they are overwritten. What follows keeps its order provable.
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,15 @@ from lthjax import trees
 from lthjax.program import _interpreter
 
 _FEW = 1024  # Arrays of so many entries are not worth saving.
+# Operations whose entries depend on the same entries of what they are given.
+_SINGLE = (
+  'abs', 'add', 'add_any', 'and', 'cbrt', 'ceil', 'clamp',
+  'convert_element_type', 'copy', 'div', 'eq', 'erf', 'exp', 'exp2', 'expm1',
+  'floor', 'ge', 'gt', 'integer_pow', 'is_finite', 'le', 'log', 'log1p',
+  'logistic', 'lt', 'max', 'min', 'mul', 'ne', 'neg', 'nextafter', 'not', 'or',
+  'pow', 'reduce_precision', 'rem', 'reshape', 'round', 'rsqrt', 'select_n',
+  'sign', 'sqrt', 'square', 'stop_gradient', 'sub', 'tanh', 'xor',
+)  # fmt: skip
 
 
 def choose(
@@ -137,13 +147,15 @@ def run_settled(
 
   Each leaf is settled once it is computed, so that the updates follow from what
   is kept. Otherwise XLA would compute the new state twice, once for either, and
-  the second time from an old one that is overwritten, unless it is copied. The
-  updates have to be the same either way where they are used.
+  the second time from an old one that is overwritten, unless it is copied. A
+  leaf on which updates of other weights depend, as in a norm, is settled last.
   """
   program, treedef = _interpreter.trace(f)
   first = len(program.jaxpr.outvars) - len(settle)
   results = program.jaxpr.outvars[first:]
   last = {v: i for i, v in enumerate(results) if isinstance(v, jex.Var)}
+  mixed = _mixed(program.jaxpr, {v: 1 << i for v, i in last.items()})
+  last = {v: i for v, i in last.items() if not mixed >> i & 1}
   settled = set()
 
   def step(eqn, inputs, path):
@@ -160,3 +172,32 @@ def run_settled(
     if i not in settled:  # a constant, or the same as another leaf
       values[first + i] = settle[i](values[first + i])
   return jax.tree.unflatten(treedef, values)
+
+
+def _mixed(jaxpr: jex.Jaxpr, followed: dict[Any, int]) -> int:
+  """Returns which values reach an operation on more than single entries.
+
+  Args:
+    jaxpr: a program.
+    followed: ``{variable: bits}``, a bit for each value that is followed.
+  """
+  mixed = 0
+  for eqn in jaxpr.eqns:
+    each = [
+      followed.get(v, 0) if isinstance(v, jex.Var) else 0 for v in eqn.invars
+    ]
+    bits = functools.reduce(operator.or_, each, 0)
+    name = eqn.primitive.name
+    inner = _interpreter.inside(eqn, ()) if bits else []
+    if name in _interpreter.CALLS and len(inner) == 1:
+      body: Any = inner[0][1]
+      body = body.jaxpr if isinstance(body, jex.ClosedJaxpr) else body
+      if len(body.invars) == len(each):
+        mixed |= _mixed(body, dict(zip(body.invars, each, strict=True)))
+      else:
+        mixed |= bits
+    elif name not in _SINGLE:
+      mixed |= bits
+    for v in eqn.outvars:
+      followed[v] = followed.get(v, 0) | bits
+  return mixed

@@ -144,13 +144,20 @@ def _train(
   if trees.is_traced(moving):
     updates, new = _branches.run_settled(train, each)
   else:
-    updates, new = train()
-    leaves, treedef = jax.tree.flatten(new)
-    leaves = [f(x) for f, x in zip(each, leaves, strict=True)]
-    new = jax.tree.unflatten(treedef, leaves)
+    updates, new = _settled(train(), each)
   if skips:
     updates = jax.tree.map(lambda u: jnp.where(moving, 0, u), updates)
   return updates, new
+
+
+def _settled(
+  results: tuple[Any, Any], each: list[Callable[[Any], Any]]
+) -> tuple[Any, Any]:
+  """Settles the leaves of a state that is known already."""
+  updates, new = results
+  leaves, treedef = jax.tree.flatten(new)
+  leaves = [f(x) for f, x in zip(each, leaves, strict=True)]
+  return updates, jax.tree.unflatten(treedef, leaves)
 
 
 def update_dense(step: Step, state: SparsifyState) -> tuple[Any, Any]:
@@ -164,9 +171,12 @@ def update_dense(step: Step, state: SparsifyState) -> tuple[Any, Any]:
     # What leaves the trained set needs its slots for a last update; they are
     # emptied when the next one begins.
     own = step.slots.masks(state.inner_state, masks, fast(step.params))
-    updates, inner_state = _branches.run_settled(
-      lambda: step.train(before, state.inner_state, masks, grads),
-      [functools.partial(_slots.where, m) for m in own],
+    each = [functools.partial(_slots.where, m) for m in own]
+    f = functools.partial(step.train, before, state.inner_state, masks, grads)
+    updates, inner_state = (
+      _branches.run_settled(f, each)
+      if trees.is_traced(moving)
+      else _settled(f(), each)
     )
     return _hold(_wait, masks, updates, step.params), inner_state
 

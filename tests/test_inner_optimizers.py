@@ -344,6 +344,38 @@ def test_leaves_that_are_no_arrays_are_named():
     lth.scores.magnitude(params)
 
 
+@pytest.mark.parametrize(
+  'inner',
+  [
+    optax.adafactor(0.01),
+    optax.lamb(0.01),
+    optax.chain(optax.rmsprop(0.01), optax.clip_by_global_norm(0.01)),
+  ],
+)
+@pytest.mark.parametrize('method', ['rigl', 'top_kast'])
+def test_norms_of_updates_leave_out_what_does_not_train(method, inner):
+  """A divisor of a dead weight is zero only once updates have been computed."""
+  masks = lth.random_masks(KEY, sparsity=0.5)
+  tx = {
+    'rigl': lth.rigl(inner, masks, update_every=9, stop_step=20),
+    'top_kast': lth.top_kast(
+      inner, sparsity=0.5, backward_sparsity=0.3, decay=0.0, update_every=9
+    ),
+  }[method]
+  state = tx.init(PARAMS)
+  trains = state.trained if method == 'rigl' else state.trained[1]
+  params = lth.masks.apply(trains, PARAMS)
+  expected, fixed = params, lth.static(inner, trains)
+  known, update = fixed.init(params), jax.jit(tx.update)
+  for i in range(3):
+    grads = random_like(SHAPES, i)
+    updates, state = update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    updates, known = fixed.update(grads, known, expected)
+    expected = optax.apply_updates(expected, updates)
+    chex.assert_trees_all_close(params, expected, rtol=1e-4)
+
+
 KERNELS = {'in': (384, 256), 'out': (256, 384)}
 TIMES = {'update_every': 100, 'stop_step': 1000}
 DRAW = lth.random_masks(KEY, sparsity=0.9)

@@ -86,7 +86,7 @@ def compile_steps(
     .lower(params, opt_state, grads)
     .compile()
   )
-  memory = compiled.memory_analysis().temp_size_in_bytes
+  memory: Any = compiled.memory_analysis()
   now = [compiled(params, opt_state, grads)]  # so that slots hold numbers
 
   def at(count: int) -> Callable[[], Any]:
@@ -100,9 +100,9 @@ def compile_steps(
     return run
 
   if not isinstance(opt_state, lth.SparsifyState):
-    return Steps(at(0), None, memory)
+    return Steps(at(0), None, memory.temp_size_in_bytes)
   moves = at(EVERY - 1) if len(opt_state.topology_state) > 1 else None
-  return Steps(at(EVERY - 2), moves, memory)
+  return Steps(at(EVERY - 2), moves, memory.temp_size_in_bytes)
 
 
 def draw(key: chex.PRNGKey) -> dict[str, jax.Array]:
