@@ -293,6 +293,8 @@ def _fault(leaf: Any) -> str:
       f'A checkpoint holds arrays, but a leaf is a {type(leaf).__name__}. Put'
       ' other values into `metadata`.'
     )
+  if not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, bool)):
+    return f'is {dtype}, of which JAX has no arrays'
   kept = jax.dtypes.canonicalize_dtype(dtype)
   return '' if kept == dtype else f'is {dtype}, which JAX makes {kept}'
 
