@@ -166,6 +166,10 @@ def update_dense(step: Step, state: SparsifyState) -> tuple[Any, Any]:
   moving = step.topology.moves(count)
   state, before = _begin_dense(step, state)
   masks = before.backward
+  if step.topology.move is None:  # The same weights train at every step.
+    updates, inner_state = step.train(before, state.inner_state, masks)
+    updates = _hold(_wait, masks, updates, step.params)
+    return updates, state._replace(inner_state=inner_state)
 
   def train(grads):
     # What leaves the trained set needs its slots for a last update; they are
@@ -179,10 +183,6 @@ def update_dense(step: Step, state: SparsifyState) -> tuple[Any, Any]:
       else _settled(f(), each)
     )
     return _hold(_wait, masks, updates, step.params), inner_state
-
-  if step.topology.move is None:  # The same weights train at every step.
-    updates, inner_state = train(grads)
-    return updates, state._replace(inner_state=inner_state)
 
   def move(updates=None):
     def weights():
