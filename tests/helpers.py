@@ -2,7 +2,7 @@
 
 import hashlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,6 +71,19 @@ def largest(
   keep = np.zeros(flat.size, bool)
   keep[order[:count]] = True
   return keep.reshape(scores.shape)
+
+
+def outputs_of(
+  blocks: Sequence[str], run_python: Callable[..., str], **options: Any
+) -> list[list[str]]:
+  """The lines that each block of Python prints, in one fresh process."""
+  source = f"""
+for block in {list(blocks)!r}:
+  print('###')
+  exec(compile(block, 'docs', 'exec'), {{'__name__': 'docs'}})
+"""
+  _, *printed = run_python(source, '-W', 'error', **options).split('###\n')
+  return [text.splitlines() for text in printed]
 
 
 def contents(folder: pathlib.Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import contents, names
+from helpers import bits, contents, names
 from orbax.checkpoint import v1 as ocp
 
 import lthjax as lth
@@ -46,16 +46,9 @@ def make_tree():
   }
 
 
-def bits(x):
-  """Type, shape and bytes of an array; -0.0 is not 0.0, NaN is NaN."""
-  if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-    return str(x.dtype), bits(jax.random.key_data(x))
-  return str(x.dtype), x.shape, np.asarray(x).tobytes()
-
-
 def assert_same(a, b):
   assert jax.tree.structure(a) == jax.tree.structure(b)
-  assert jax.tree.map(bits, a) == jax.tree.map(bits, b)
+  assert bits(a) == bits(b)
 
 
 @pytest.fixture

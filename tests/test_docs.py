@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import pytest
+from helpers import outputs_of
 
 DOCS = pathlib.Path(__file__).parents[1] / 'docs'
 PAGES = {
@@ -14,23 +15,16 @@ PAGES = {
     blocks := re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL)
   )
 }
-RUN = """
-blocks = {blocks!r}
-for block in blocks:
-  print('###')
-  exec(compile(block, 'docs', 'exec'), {{'__name__': 'docs'}})
-"""
 
 
 @pytest.mark.parametrize('page', PAGES)
 def test_blocks_print_what_they_say(page, run_python):
   blocks = PAGES[page]
-  printed = run_python(RUN.format(blocks=blocks), '-W', 'error', devices=2)
-  _, *outputs = printed.split('###\n')
+  outputs = outputs_of(blocks, run_python, devices=2)
   for block, output in zip(blocks, outputs, strict=True):
     said = re.findall(r'^ *print\(.*\)  # (.*)$', block, re.MULTILINE)
     assert said, f'This block prints nothing:\n{block}'
-    assert output.splitlines() == [x for line in said for x in line.split('; ')]
+    assert output == [x for line in said for x in line.split('; ')]
 
 
 def test_there_are_recipes():

@@ -28,7 +28,7 @@ EXPECTED = {
   'large_final_same_sign': [0.0, 2.0, 0.0, 0.0, 3.0, 4.0],
 }
 # These take a loss or a model, and are tested in files of their own.
-AT_INIT = ['fisher', 'grasp', 'snip', 'synflow', 'taylor']
+AT_INIT = ['fisher', 'gradient', 'grasp', 'snip', 'synflow', 'taylor']
 
 
 OF_PARAMS = ('magnitude', 'large_final', 'small_final')

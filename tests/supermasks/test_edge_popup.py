@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import bits
 
 import lthjax as lth
 from lthjax import trees
@@ -29,10 +30,6 @@ SCORES = {
   'fc1': {'kernel': np.float32([[0.1, -0.4], [-0.3, 0.2]]), 'bias': None},
   'fc2': {'kernel': np.float32([[-0.6], [0.5]]), 'bias': None},
 }
-
-
-def bits(tree):
-  return jax.tree.map(lambda x: np.asarray(x).tobytes(), tree)
 
 
 def kernels(tree):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import bits
 
 import lthjax as lth
 
@@ -21,10 +22,6 @@ PARAMS = {
   },
 }
 FAN_INS = {'conv': 72, 'out': 40}
-
-
-def bits(tree):
-  return jax.tree.map(lambda x: np.asarray(x).tobytes(), tree)
 
 
 def draw(params, **options):
