@@ -10,7 +10,8 @@ build them take ``input_shape``, the height, width and channels of one image;
 numbers of filters and hidden units.
 
 Language models have no state: ``apply(params, tokens, token_mask)`` computes
-logits, and params come from files or from ``init(key)``.
+logits, and params come from files or from ``init(key)``. So does a `tagger`,
+which reads `word_features`.
 """
 
 from lthjax.models._bert import Encoder, bert
@@ -24,6 +25,7 @@ from lthjax.models._llama import Cache, Decoder, llama, llama_moe
 from lthjax.models._load_gguf import load_gguf
 from lthjax.models._prune import PrunedDecoder, prune_decoder
 from lthjax.models._resnet import resnet_20, resnet_50
+from lthjax.models._tagger import Tagger, tagger, word_features
 from lthjax.models._tokenizer import load_tokenizer
 from lthjax.models._vgg import vgg_11, vgg_16
 from lthjax.models._wide_resnet import wide_resnet_22_2
@@ -37,6 +39,7 @@ __all__ = [
   'LlamaMoEConfig',
   'Model',
   'PrunedDecoder',
+  'Tagger',
   'bert',
   'conv_2',
   'conv_4',
@@ -55,7 +58,9 @@ __all__ = [
   'resnet_20',
   'resnet_50',
   'save_hf',
+  'tagger',
   'vgg_11',
   'vgg_16',
   'wide_resnet_22_2',
+  'word_features',
 ]

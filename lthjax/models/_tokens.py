@@ -21,8 +21,13 @@ def check(
       ' sequence, use `tokens[None]`.'
     )
   _check_range(name, params, tokens)
+  return tokens, check_mask(tokens, token_mask)
+
+
+def check_mask(tokens: jax.Array, token_mask: Any) -> jax.Array | None:
+  """Returns the mask of tokens as bools, or raises."""
   if token_mask is None:
-    return tokens, None
+    return None
   mask = jnp.asarray(token_mask)
   if mask.shape != tokens.shape:
     raise ValueError(
@@ -30,7 +35,7 @@ def check(
       f' {tokens.shape}. It needs one entry for each token, true where it is'
       ' not a pad.'
     )
-  return tokens, mask.astype(bool)
+  return mask.astype(bool)
 
 
 def _check_range(name: str, params: Any, tokens: jax.Array) -> None:
