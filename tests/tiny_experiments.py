@@ -31,6 +31,9 @@ TINY = {
     'supermasks': '--dataset digits --steps 20 --seeds 2'
     ' --methods dense edge_popup_constant --kept 0.5 --read-kept 0.3'
     ' --eval-every 10 --batch-size 60',
+    'linguistic_masks': '--preset toy --experiments 1 4 --sources gold type'
+    ' --steps 8 --eval-every 4 --rewind-step 4 --seeds 2 --levels 1'
+    ' --measured 24 --draws 9',
     'structured_pruning': '--text python_manual --width 8 --layers 2 --heads 2'
     ' --key-value-heads 1 --mlp 12 --time 16 --steps 20 --seeds 2'
     ' --eval-every 10 --batch-size 4 --eval-tokens 256'

@@ -25,6 +25,7 @@ FIRST_PRESETS = {
   'ticket_transfer': 'digits',
   'disentangled_tickets': 'digits',
   'early_bird': 'digits',
+  'linguistic_masks': 'ewt',
   'supermasks': 'mnist',
   'structured_pruning': 'tiny',
   'post_training_pruning': 'tiny',
@@ -45,6 +46,8 @@ COUNTS = {
   ('ticket_transfer', 'digits'): 3 * 16 + 3 * 7,
   ('ticket_transfer', 'images'): 3 * 16 + 3 * 7,
   ('early_bird', 'digits'): 1 + 3 * 7,
+  ('linguistic_masks', 'ewt'): 84,
+  ('linguistic_masks', 'tagger'): 1,
   ('early_bird', 'mnist'): 1 + 3 * 8,
   ('supermasks', 'mnist'): 12,
   ('supermasks', 'mnist_widths'): 16,
@@ -69,6 +72,7 @@ LINES = {
     '| 1 | 40 % | output/kernel | 160.0 | ': 1,
   },
   'early_bird': {'| 50 % | rule: 1, 1 | ': 1},
+  'linguistic_masks': {'| ASA | gold | ': 1, '| ticket, 50 % | ': 1},
   'supermasks': {
     '| large final same sign, ': 2,
     '| edge-popup, signed constant | 50 | ': 1,
@@ -87,6 +91,7 @@ STEPS = {
   'ticket_transfer': [20],
   'disentangled_tickets': [6, 12],
   'early_bird': [1, 2],
+  'linguistic_masks': [4, 8],
   'supermasks': [10, 20],
   'structured_pruning': [],
   'networks/decoder': [10, 20],
@@ -97,6 +102,7 @@ STEPS = {
   'scores/snip': [],
   'networks/colt-01': [6, 12, 18, 24],
   'networks/0.5-001': [1],
+  **{f'measures/{x}': [] for x in ('untrained', 'nulls', 'overlaps')},
 }
 # Refused by the command line, whatever else it says.
 BAD_COMMAND_LINES = {
@@ -166,6 +172,18 @@ BAD_COMMAND_LINES = {
     ('--rewind-step 12', 'rewind_step was 12, but must be from 0 to 11'),
     ('--by pixel', "invalid choice 'pixel' for argument '--by'"),
   ],
+  'linguistic_masks': [
+    ('--seeds 1', 'seeds was 1, but must be at least 2'),
+    ('--experiments 12', 'experiments had 12, but must be from 1 to 11'),
+    ('--experiments 1 1', 'experiments were 1 1, but must be one or more'),
+    ('--time 20', 'time was 20, but must be a multiple of 8.'),
+    ('--heads 3', 'width was 16, but must be 3 heads of an even size.'),
+    ('--kept 1', 'kept had 1.0, but must be between 0 and 1'),
+    ('--rewind-step 8', 'rewind_step was 8, but must be from 0 to 7'),
+    ('--draws 0', 'draws was 0, but must be at least 1'),
+    ('--dataset wikitext2', 'sources had gold, but WikiText-2 has no gold'),
+    ('--sources silver', "invalid choice 'silver' for argument '--sources'"),
+  ],
   'early_bird': [
     ('--sparsities 1.0', 'sparsities had 1.0, but must be between 0 and 1'),
     ('--draws 2', 'draws had 2, but must be between 0 and the number of'),
@@ -209,7 +227,7 @@ BAD_COMMAND_LINES = {
 }
 for _bad in BAD_COMMAND_LINES.values():
   _bad += [
-    ('--seeds 0', 'seeds was 0, but must be at least 1'),
+    ('--seeds 0', 'seeds was 0, but must be at least '),
     ('--batch-size 0', 'batch_size was 0, but must be at least 1'),
     ('--validation 0', 'validation was 0, but must be at least 1'),
     ('--learning-rate -1', 'learning_rate was -1.0, but must be above 0'),

@@ -1,0 +1,155 @@
+"""What is trained: which mask, by which tags, from which weights."""
+
+from typing import NamedTuple
+
+
+class Arm(NamedTuple):
+  """One training of all seeds.
+
+  Attributes:
+    name: where it is kept.
+    mask: 'none', 'asa', 'random' edges matched by row, 'permuted' tags of a
+      sentence, a 'relabelled' matrix, the 'union' of the axes, 'random_union'
+      matched to it by row, or the union 'without_' one axis.
+    source: of the tags.
+    soft: adds 1 to the logits of open edges and closes none.
+    learned: adds a number to open edges that every head learns.
+    tag_input: adds an embedding of a word's tag to that of the word.
+    guide: 'asa', 'relabelled' or 'random' matrix that the products of query and
+      key kernels start with; or 'none', for the tags in the embedding alone.
+    strength: of the guide.
+    base: the training whose weights are pruned.
+    root: the dense training whose early weights a ticket starts from.
+    pruned: 'attention', 'ffn' or 'both'.
+    density: alive share of these kernels; None for two of four.
+    control: 'reinit' or 'shuffled' ticket.
+    data: 'whole', or a part of the training sentences or a language.
+    steps: of training, as a share of those of the dense network.
+  """
+
+  name: str
+  mask: str = 'none'
+  source: str = 'gold'
+  soft: bool = False
+  learned: bool = False
+  tag_input: bool = False
+  guide: str = ''
+  strength: float = 0.0
+  base: str = ''
+  root: str = ''
+  pruned: str = ''
+  density: float | None = 1.0
+  control: str = ''
+  data: str = 'whole'
+  steps: float = 1.0
+
+
+NONE = Arm('none')
+MASKS = ('none', 'asa', 'random', 'relabelled')
+FFN = (0.5, 0.2, 0.1, 0.05)
+ATTENTION = (0.5, 0.25, 0.125, 0.0625)
+AXES = ('type', 'valence', 'qualia', 'force', 'geometry')
+
+
+def masked(sources: tuple[str, ...]) -> list[Arm]:
+  """Masks in training by the sources of tags, with their controls."""
+  first = sources[0]
+  arms = [NONE]
+  for mask in ('asa', 'relabelled', 'random', 'permuted'):
+    arms.append(Arm(mask, mask, first))
+  for source in sources[1:]:
+    arms.append(Arm(f'asa_{source}', 'asa', source))
+  if 'causal' in sources[1:]:
+    arms.append(Arm('relabelled_causal', 'relabelled', 'causal'))
+  arms.append(Arm('tag_input', source=first, tag_input=True))
+  if 'causal' in sources[1:]:
+    arms.append(Arm('tag_input_causal', source='causal', tag_input=True))
+  return [*arms, Arm('asa_soft', 'asa', first, soft=True)]
+
+
+def tickets(levels: int) -> list[Arm]:
+  """IMP of the attention kernels of the dense network, and its controls."""
+  arms, base = [], 'none'
+  for density in ATTENTION[:levels]:
+    name = f'ticket_{density:g}'
+    arms.append(_ticket(name, base, 'none', density))
+    base = name
+  last = arms[min(2, len(arms) - 1)]
+  for control in ('reinit', 'shuffled'):
+    name = f'{last.name}_{control}'
+    arms.append(last._replace(name=name, base=last.name, control=control))
+  if levels > 2:
+    more = {'removed': ('none', 0.9), 'left': (last.name, 0.1)}
+    for word, (base, density) in more.items():
+      arms.append(_ticket(f'ticket_tenth_{word}', base, 'none', density))
+  return arms
+
+
+def _ticket(name: str, base: str, root: str, density: float) -> Arm:
+  return Arm(name, base=base, root=root, pruned='attention', density=density)
+
+
+def hybrid(densities: tuple[float, ...]) -> list[Arm]:
+  """Masks of attention, and IMP of the feed-forward kernels under each."""
+  arms = []
+  for mask in MASKS:
+    base = mask
+    for density in densities:
+      arm = Arm(f'{mask}_ffn_{density:g}', mask, base=base, root=mask)
+      arms.append(arm._replace(pruned='ffn', density=density))
+      base = arm.name
+  return arms
+
+
+def patterned() -> list[Arm]:
+  """Two weights of four, under no mask, ASA and random edges."""
+  return [
+    Arm(
+      f'{mask}_two_of_four',
+      mask,
+      base=mask,
+      root=mask,
+      pruned='both',
+      density=None,
+    )
+    for mask in ('none', 'asa', 'random')
+  ]
+
+
+def guided(levels: int) -> list[Arm]:
+  """Initial weights or learned biases that favor compatible tags."""
+  arms = [Arm('guided_none', guide='none')]
+  for strength in (0.5, 1.0, 2.0):
+    arms.append(Arm(f'guided_{strength:g}', guide='asa', strength=strength))
+  for guide in ('relabelled', 'random'):
+    arms.append(Arm(f'guided_{guide}', guide=guide, strength=1.0))
+  for mask in ('asa', 'relabelled'):
+    arms.append(Arm(f'learned_{mask}', mask, learned=True))
+  root, base = 'guided_1', 'guided_1'
+  for density in ATTENTION[1:levels:2]:
+    name = f'guided_ticket_{density:g}'
+    arms.append(_ticket(name, base, root, density))
+    base = name
+  return arms
+
+
+def by_axis() -> list[Arm]:
+  """The union of the axes as a mask, without each of them, and its control."""
+  names = ['union', 'random_union', *(f'without_{x}' for x in AXES)]
+  return [Arm(name, name) for name in names]
+
+
+def groups(share: float) -> list[Arm]:
+  """Sentences rich in an axis, in two halves; and random groups."""
+  return [
+    Arm(f'{group}_{half}', data=f'{group}_{half}', steps=share)
+    for group in (*AXES, 'random')
+    for half in 'ab'
+  ]
+
+
+def languages(names: tuple[str, ...], share: float) -> list[Arm]:
+  """A small model of each language."""
+  return [
+    Arm(f'language_{x}', data=f'language_{x}', steps=share) for x in names
+  ]

@@ -1,0 +1,297 @@
+"""A decoder whose attention is masked by data, trained for several seeds."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import lthjax as lth
+from lthjax import models, program, trees
+
+TAGS = 17
+ATTENTION = 'model/blocks/attention/*/kernel'
+FFN = 'model/blocks/mlp/*/kernel'
+
+
+class Text(NamedTuple):
+  """Packed sentences, and which edges are open in each.
+
+  Attributes:
+    tokens: int32 ``[rows, time]``.
+    segments: int32 ``[rows, time]``: the sentence of each place, or -1.
+    tags: int32 ``[rows, time]``, from 0 to 17, which is no tag.
+    edges: bits ``[runs, rows, time, time / 8]``.
+  """
+
+  tokens: Any
+  segments: Any
+  tags: Any
+  edges: Any
+
+
+class Data(NamedTuple):
+  """What a training sees; all of it are arguments of one compiled loop.
+
+  Attributes:
+    train: packed training sentences.
+    dev: packed validation sentences.
+    order: int32 ``[runs, rows drawn]``: rows in the order of training.
+    opened: what open edges add to their logits.
+    closed: what closed edges add.
+    learned: 1 where open edges add what their head has learned.
+    tagged: 1 where the embedding of a tag is added to that of its word.
+  """
+
+  train: Text
+  dev: Text
+  order: Any
+  opened: Any = 0.0
+  closed: Any = -np.inf
+  learned: Any = 0.0
+  tagged: Any = 0.0
+
+
+class Sizes(NamedTuple):
+  """Sizes of the network and of its training."""
+
+  vocabulary: int
+  width: int
+  layers: int
+  heads: int
+  time: int
+  steps: int
+  rows: int  # per step
+  learning_rate: float
+  every: int
+
+
+class Network:
+  """Params, loss, attention and training, compiled once for all arms."""
+
+  def __init__(self, sizes: Sizes):
+    self.sizes = sizes
+    width, heads = sizes.width, sizes.heads
+    self.mlp = 8 * width // 3
+    self.decoder = models.llama(
+      models.LlamaConfig(
+        vocabulary=sizes.vocabulary,
+        width=width,
+        layers=sizes.layers,
+        heads=heads,
+        key_value_heads=heads,
+        head_dim=width // heads,
+        mlp=self.mlp,
+        tied=True,
+      )
+    )
+    self.compilations = 0
+    self.shapes = jax.eval_shape(self.init, jax.random.key(0))
+    where = list(self.kernels())
+    self.full = lth.masks.full(self.shapes, where=where)
+    self.trainer = lth.trainer(
+      lambda key: (self.init(key), {'run': jnp.int32(0)}),
+      self._loss,
+      lth.static(self._optimizer(), self.full),
+      lambda data, key, step: (data, step),
+      evaluate=self._evaluate,
+      every=sizes.every,
+      vmapped=True,
+    )
+    self._attention = jax.jit(self._maps)
+    self.test = jax.jit(jax.vmap(self._measure, in_axes=(0, None, None)))
+
+  def kernels(self, of: str = 'both') -> list[str]:
+    """Names of the kernels of attention or of feed-forward layers."""
+    parts = {'attention': ['attention'], 'ffn': ['mlp']}
+    wanted = parts.get(of, ['attention', 'mlp'])
+    return [
+      name
+      for name in trees.by_name(self.shapes)
+      if name.endswith('/kernel') and set(wanted) & set(name.split('/'))
+    ]
+
+  def init(self, key: chex.PRNGKey) -> dict[str, Any]:
+    """Draws params; what tags and heads add is zero."""
+    sizes = self.sizes
+    return {
+      'model': jax.tree_util.tree_map_with_path(
+        self._scaled, self.decoder.init(key)
+      ),
+      'tag': jnp.zeros((TAGS + 1, sizes.width)),
+      'alpha': jnp.zeros(sizes.heads),
+    }
+
+  def _scaled(self, path, x):
+    """Smaller kernels, so that the residual stream starts with the words."""
+    name = trees.path_name(path)
+    if name.endswith('embedding'):
+      return INITIAL / 0.02 * x
+    if not name.endswith('kernel'):
+      return x
+    inputs = self.mlp if name.endswith('down/kernel') else self.sizes.width
+    adds = name.endswith(('down/kernel', 'out/kernel'))
+    return INITIAL * inputs**0.5 * (0.5 if adds else 1.0) * x
+
+  def _optimizer(self) -> optax.GradientTransformation:
+    sizes = self.sizes
+    schedule = optax.warmup_cosine_decay_schedule(
+      0.0, sizes.learning_rate, max(sizes.steps // 10, 1), sizes.steps
+    )
+    return optax.chain(
+      optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=BETA)
+    )
+
+  def logits(
+    self, params: Any, tokens: Any, bias: Any, tags: Any = None, tagged=0.0
+  ) -> jax.Array:
+    """Logits of the next words; tags may be added where words are embedded."""
+    if tags is None:
+      return self.decoder.apply(params['model'], tokens, None, bias)
+    added = tagged * params['tag'][tags]
+
+    def visit(eqn, inputs):
+      outs = program.bind(eqn, inputs)
+      if outs[0].shape == added.shape:
+        outs = [outs[0] + added]
+      return outs, None
+
+    outs, _ = program.run(
+      self.decoder.apply, {'gather': visit}, params['model'], tokens, None, bias
+    )
+    return outs
+
+  def _loss(self, params, state, batch, key):
+    self.compilations += 1  # Python runs only when JAX traces.
+    data, step = batch
+    run, size = state['run'], self.sizes.rows
+    order = data.order[run]
+    places = (step * size + jnp.arange(size)) % order.shape[0]
+    rows = order[places]
+    text = _rows(data.train, run, rows)
+    return self._mean_loss(params, text, data)[0], state
+
+  def _evaluate(self, params, state, data):
+    rows = slice(None)
+    text = _rows(data.dev, state['run'], rows)
+    loss, accuracy = self._mean_loss(params, text, data)
+    return {'loss': loss, 'accuracy': accuracy}
+
+  def _measure(self, params, text, data):
+    return self._mean_loss(params, _rows(text, 0, slice(None)), data)
+
+  def _mean_loss(self, params, text, data):
+    bias = edge_bias(params, text, data)
+    logits = self.logits(params, text.tokens, bias, text.tags, data.tagged)
+    targets = text.tokens[:, 1:]
+    same = text.segments[:, 1:] == text.segments[:, :-1]
+    valid = same & (text.segments[:, 1:] >= 0)
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+      logits[:, :-1], targets
+    )
+    right = logits[:, :-1].argmax(-1) == targets
+    count = jnp.sum(valid)
+    return (
+      jnp.sum(losses, where=valid) / count,
+      jnp.sum(right & valid) / count,
+    )
+
+  def attention(self, params: Any, tokens: np.ndarray) -> np.ndarray:
+    """Attention of one run to sentences, ``[sentences, layers, heads, T, T]``.
+
+    Without a mask: what a model attends to by itself.
+    """
+    size = min(128, len(tokens))
+    short = -len(tokens) % size
+    padded = np.pad(tokens, ((0, short), (0, 0)))
+    parts = [
+      np.asarray(self._attention(params, padded[i : i + size]))
+      for i in range(0, len(padded), size)
+    ]
+    return np.concatenate(parts)[: len(tokens)]
+
+  def _maps(self, params, tokens):
+    maps = program.attention_maps(self.decoder.apply, params['model'], tokens)
+    shape = (len(tokens), self.sizes.heads, *maps[0].shape[-2:])
+    return jnp.stack([x.reshape(shape) for x in maps], 1)
+
+
+def edge_bias(params: Any, text: Text, data: Data) -> jax.Array:
+  """What is added to the logits of attention, ``[rows, heads, time, time]``."""
+  time = text.tokens.shape[1]
+  bits = (text.edges[..., None] >> jnp.arange(8, dtype=jnp.uint8)) & 1
+  edges = bits.reshape(*bits.shape[:-2], -1)[..., :time] == 1
+  segments = text.segments
+  same = segments[:, :, None] == segments[:, None, :]
+  edges = edges | jnp.eye(time, dtype=bool)
+  plain = jnp.where(edges, data.opened, data.closed)
+  learned = data.learned * params['alpha'][:, None, None] * edges[:, None]
+  return jnp.where(same[:, None], plain[:, None] + learned, -jnp.inf)
+
+
+def _rows(text: Text, run: Any, rows: Any) -> Text:
+  return Text(
+    text.tokens[rows],
+    text.segments[rows],
+    text.tags[rows],
+    text.edges[run, rows],
+  )
+
+
+def guide(
+  network: Network,
+  params: dict[str, Any],
+  matrix: np.ndarray,
+  tags: np.ndarray,
+  strength: float,
+  key: chex.PRNGKey,
+) -> dict[str, Any]:
+  """Initial params whose attention prefers pairs of tags.
+
+  Every word gets a direction of its most frequent tag, as large as its random
+  vector, and the product of query and key kernels of every head a factor that
+  takes pairs of these directions to the matrix, by its singular values. The
+  largest of them use the slowest rotary positions.
+
+  Args:
+    network: whose params these are.
+    params: of one run.
+    matrix: ``[17, 17]``.
+    tags: of each word of the vocabulary, from 0 to 17, which is none.
+    strength: what compatible pairs add to their logits.
+    key: source of the directions.
+  """
+  sizes = network.sizes
+  width, dim = sizes.width, sizes.width // sizes.heads
+  directions = jax.random.orthogonal(key, width)[:TAGS]
+  model = dict(params['model'])
+  table = model['embed']['embedding']
+  known = jnp.concatenate([directions, jnp.zeros((1, width))])[tags]
+  norm = INITIAL * width**0.5
+  model['embed'] = {'embedding': table + norm * known}
+  # The normalized word has length sqrt(width), half of its square in the tag.
+  scale = strength * dim**0.5 / (width / 2)
+  left, values, right = np.linalg.svd(np.asarray(matrix, np.float64))
+  rank = min(dim, TAGS)
+  # Pair i of a head turns with theta^(-i / pairs): the last one is slowest.
+  places = np.arange(dim).reshape(2, -1)[:, ::-1].T.ravel()[:rank]
+  factors = np.zeros((2, TAGS, dim))
+  factors[0][:, places] = (left * np.sqrt(values))[:, :rank]
+  factors[1][:, places] = (right.T * np.sqrt(values))[:, :rank]
+  blocks = {**model['blocks']}
+  attention = {**blocks['attention']}
+  for name, factor in zip(('query', 'key'), factors, strict=True):
+    added = scale**0.5 * directions.T @ jnp.asarray(factor, jnp.float32)
+    kernel = attention[name]['kernel'] + added[None, :, None, :]
+    attention[name] = {**attention[name], 'kernel': kernel}
+  model['blocks'] = {**blocks, 'attention': attention}
+  return {**params, 'model': model}
+
+
+INITIAL = 0.05  # deviation of initial weights
+BETA = 0.98
+
+Train = Callable[..., Any]

@@ -1,0 +1,82 @@
+"""Numbers of the experiment on linguistic masks, paired by seed."""
+
+from typing import Any
+
+import numpy as np
+
+from common.command import Run
+from common.grid import Result
+from lthjax import linguistic as lg
+
+
+def trained(run: Run) -> dict[str, Any]:
+  """Trainings by name, and what was found by the name of the measurement."""
+  found: dict[str, Any] = {}
+  for result in run.results:
+    if 'arm' in result:
+      found[result['arm']['name']] = result
+    else:
+      found[result['measure']] = result['found']
+  return found
+
+
+def curves(result: Result) -> np.ndarray:
+  """Validation losses ``[evaluations, seeds]``."""
+  return np.array([x['loss'] for x in result['curve']], float)
+
+
+def final(result: Result) -> np.ndarray:
+  """Validation loss of each seed at the end."""
+  return curves(result)[-1]
+
+
+def excess(result: Result) -> np.ndarray:
+  """Excess of attention of each seed."""
+  return np.array([x['excess'] for x in result['overlap']])
+
+
+def paired(found: dict[str, Any], name: str, other: str = 'none') -> Any:
+  """Difference of final losses, over seeds."""
+  return lg.over_seeds(final(found[name]) - final(found[other]))
+
+
+def steps_saved(
+  found: dict[str, Any], name: str, other: str = 'none'
+) -> np.ndarray:
+  """Share of the steps saved until the other's final loss, for each seed."""
+  steps = np.array([x['step'] for x in found[name]['curve']], float)
+  losses, wanted = curves(found[name]), final(found[other])
+  saved = []
+  for seed, level in enumerate(wanted):
+    saved.append(1 - reached(steps, losses[:, seed], level) / steps[-1])
+  return np.array(saved)
+
+
+def reached(steps: np.ndarray, losses: np.ndarray, level: float) -> float:
+  """Step at which a loss is reached, linear between evaluations.
+
+  The last step where that never happens.
+  """
+  below = np.flatnonzero(losses <= level)
+  if not len(below):
+    return float(steps[-1])
+  i = below[0]
+  if not i:
+    return float(steps[0])
+  share = (losses[i - 1] - level) / (losses[i - 1] - losses[i])
+  return float(steps[i - 1] + share * (steps[i] - steps[i - 1]))
+
+
+def interval(test: lg.SeedTest, form: str = '{:+.3f}') -> str:
+  """Mean and interval over trained models."""
+  mean, low, high = test.mean, *test.interval
+  number, _, unit = form.partition('}')
+  number += '}'
+  ends = ', '.join(number.format(x) for x in (low, high))
+  return f'{number.format(mean)}{unit} [{ends}]'
+
+
+def spread(values: Any, digits: int = 2) -> str:
+  """Mean and standard deviation over seeds."""
+  values = np.asarray(values, float)
+  return f'{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}'

@@ -1,0 +1,257 @@
+"""Linguistic masks: packed sentences, paired arms, and what is measured."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_experiments import TINY
+
+import linguistic_masks
+from common import config, grid
+from linguistics import arms, corpus, laboratory, model, tagging, texts
+from linguistics.measurements import Measurements
+from lthjax import linguistic as lg
+from reports import linguistic_numbers as numbers
+
+SMALL = config.parse(TINY['linguistic_masks'], linguistic_masks.PRESETS, '')
+
+
+@pytest.fixture(scope='module')
+def lab():
+  return Measurements(SMALL)
+
+
+def ewt():
+  """The treebank, or a skipped test."""
+  try:
+    return texts.treebank('train'), texts.treebank('dev')
+  except FileNotFoundError as error:
+    pytest.skip(str(error))
+
+
+# Sentences.
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_packed_rows_hold_every_sentence_once(seed):
+  rng = np.random.default_rng(seed)
+  lengths = rng.integers(5, 17, 50)
+  packing = corpus.packed(lengths, 16)
+  numbers = packing.segments()
+  found = np.bincount(numbers[numbers >= 0], minlength=50)
+  np.testing.assert_array_equal(found, lengths)
+  # Together: a sentence is one stretch of one row.
+  for i in range(50):
+    row, places = np.nonzero(numbers == i)
+    assert len(set(row)) == 1
+    assert places.tolist() == [*range(places[0], places[0] + lengths[i])]
+  assert packing.shape[0] <= 1.2 * lengths.sum() / 16 + 1
+
+
+def test_edges_come_back_from_bits():
+  rng = np.random.default_rng(0)
+  edges = rng.random((3, 8, 8)) < 0.5
+  packing = corpus.packed(np.array([8, 3, 4]), 8)
+  bits = packing.pack_edges(edges)
+  text = model.Text(np.zeros(packing.shape), packing.segments(), 0, bits)
+  data = model.Data(text, text, None)
+  bias = model.edge_bias({'alpha': jnp.zeros(2)}, text, data)
+  for i, length in enumerate((8, 3, 4)):
+    row, start = packing.rows[i], packing.starts[i]
+    part = bias[row, 0, start : start + length, start : start + length]
+    own = edges[i, :length, :length] | np.eye(length, dtype=bool)
+    np.testing.assert_array_equal(part == 0, own)
+  # Nothing is open between sentences.
+  assert (bias > -np.inf).sum() <= 2 * (64 + 9 + 16 + 1)
+
+
+def test_a_sentence_does_not_notice_the_others_of_its_row(lab):
+  """Loss of packed rows is that of sentences in rows of their own."""
+  split = lab.part(lab.corpus.dev)
+  params = lab.network.init(jax.random.key(0))
+  arm = arms.Arm('asa', 'asa')
+  together = lab.texts.packed_text(arm, split)
+  apart = corpus.Packing(
+    np.arange(len(split)),
+    np.zeros(len(split), int),
+    split.lengths,
+    split.tokens.shape,
+  )
+  alone = lab.texts._text(arm, split, apart, 1)
+  data = lab.texts.data(arm, 1)._replace(order=None)
+  stacked = jax.tree.map(lambda x: x[None], params)
+  losses = [lab.network.test(stacked, x, data)[0] for x in (together, alone)]
+  np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_toy_sentences_have_heads():
+  for sentence in corpus.toy(50):
+    heads = np.array(sentence.heads)
+    assert (heads == 0).sum() == 1
+    assert sentence.tags[heads.argmin()] == 'VERB'
+    assert heads.max() <= len(heads)
+
+
+# Masks.
+
+
+def test_masks_of_controls_are_paired_with_those_of_tags(lab):
+  split, tags = lab.corpus.train, lab.corpus.train.tags['gold']
+  region = lg.region(tags)
+
+  def edges(mask, seed=0):
+    return lab.texts.edges(arms.Arm(mask, mask), split, seed)
+
+  asa, random = edges('asa'), edges('random')
+  np.testing.assert_array_equal(asa, lg.pos_mask(tags))
+  counts = [(x & region).sum(-1) for x in (asa, random)]
+  np.testing.assert_array_equal(*counts)
+  assert (random != asa).any()
+  assert (edges('random', 1) != random).any()
+  assert edges('none').all()
+  # Tags of a sentence stay in it, and so do the pairs that they open.
+  permuted = edges('permuted')
+  same = (asa & region).sum((1, 2)) == (permuted & region).sum((1, 2))
+  assert same.all()
+  union, without = edges('union'), edges('without_type')
+  assert (without & ~union).sum() == 0
+  assert (union & ~without & region).any()
+
+
+def test_groups_are_halves_of_the_richest_sentences(lab):
+  split = lab.corpus.train
+  region = lg.region(split.tags['gold'])
+  held = (lab.texts.axes(split)['type'] & region).sum((1, 2))
+  share = held / region.sum((1, 2))
+  a, b = (lab.texts.group(f'type_{half}') for half in 'ab')
+  assert len(a) + len(b) == len(split) // 5
+  assert not set(a) & set(b)
+  rest = np.setdiff1d(np.arange(len(split)), [*a, *b])
+  assert min(share[a].min(), share[b].min()) >= share[rest].max()
+
+
+def test_guided_kernels_prefer_compatible_tags(lab):
+  """Where nothing has turned yet, logits of pairs are about their entry."""
+  network = lab.network
+  rng = np.random.default_rng(0)
+  tags = np.r_[17, 17, rng.integers(0, 17, 62)]
+  wide = model.Network(network.sizes._replace(width=64, heads=4, vocabulary=64))
+  params = wide.init(jax.random.key(0))
+  matrix = lg.compatibility()
+  found = model.guide(wide, params, matrix, tags, 2.0, jax.random.key(1))
+  blocks = found['model']['blocks']['attention']
+  x = np.asarray(found['model']['embed']['embedding'])
+  x = x / np.sqrt((x**2).mean(-1, keepdims=True))
+  q, k = (
+    x @ np.asarray(blocks[n]['kernel'])[0, :, 0] for n in ('query', 'key')
+  )
+  logits = (q @ k.T / 4)[2:, 2:]
+  opened = matrix[tags[2:, None], tags[2:]]
+  gap = logits[opened].mean() - logits[~opened].mean()
+  assert 1.2 < gap < 2.8
+
+
+# Numbers.
+
+
+def test_steps_are_linear_between_evaluations():
+  steps, losses = np.array([10.0, 20, 30]), np.array([3.0, 2.0, 1.9])
+  assert numbers.reached(steps, losses, 2.25) == 17.5
+  assert numbers.reached(steps, losses, 1.0) == 30
+  assert numbers.reached(steps, losses, 5.0) == 10
+
+
+def test_arms_of_a_run_are_paired(unbroken):
+  """All begin with the same weights, and see the same rows."""
+  rows = unbroken.rows()
+  names = {row['name'] for row in rows}
+  assert {'none', 'asa', 'random', 'relabelled', 'permuted'} <= names
+  assert {'asa_type', 'tag_input', 'asa_soft', 'ticket_0.5'} <= names
+  by_name = {(row['name'], row['seed']): row for row in rows}
+  dense = [by_name['none', seed] for seed in '01']
+  # Gold and type tags agree wherever a toy word has one tag.
+  assert all(float(row['excess']) < 0.5 for row in dense)
+  assert len({row['validation_loss'] for row in rows}) > len(names)
+  for row in dense:
+    gap = float(row['overlap']) - float(row['expected'])
+    assert float(row['excess']) == pytest.approx(gap)
+
+
+def test_masks_compile_nothing_and_tickets_are_sparse(unbroken):
+  lab = Measurements(SMALL)
+  store = grid.Store(unbroken.folder)
+  masks = lab.networks(store, 'ticket_0.5')[0]['masks']['model']['blocks']
+  for kernel in ('query', 'key', 'value', 'out'):
+    assert np.mean(masks['attention'][kernel]['kernel']) == 0.5
+  assert all(np.all(x['kernel']) for x in masks['mlp'].values())
+  shuffled = lab.networks(store, 'ticket_0.5_shuffled')[0]['masks']
+  other = shuffled['model']['blocks']['attention']['query']['kernel']
+  assert np.mean(other) == 0.5
+  assert (other != masks['attention']['query']['kernel']).any()
+  lab.check_compiled()
+
+
+@pytest.mark.parametrize('name', linguistic_masks.PRESETS)
+def test_whatever_is_needed_is_trained_before(name):
+  preset = linguistic_masks.PRESETS[name]
+  for chosen in (preset.experiments, *((x,) for x in preset.experiments)):
+    cells = linguistic_masks.cells(
+      dataclasses.replace(preset, experiments=chosen)
+    )
+    done = set()
+    for cell in cells:
+      if cell.kind == 'train':
+        needed = {cell.arm.base, cell.arm.root} - {''}
+        assert needed <= done, cell
+      if cell.arm.name in ('nulls', 'overlaps', 'movement', 'circuits'):
+        assert 'none' in done
+      done.add(cell.arm.name)
+
+
+def test_a_missing_treebank_is_named(monkeypatch, tmp_path, main):
+  monkeypatch.setenv('LTHJAX_TEXT_DIR', str(tmp_path / 'nowhere'))
+  texts.treebank.cache_clear()
+  code, _, errors = main('--output', str(tmp_path))
+  assert code == 1
+  assert 'Set LTHJAX_TEXT_DIR to a folder that holds' in errors
+  texts.treebank.cache_clear()
+
+
+# Taggers.
+
+
+def test_tags_of_a_toy_are_learned():
+  sentences = corpus.toy(160)
+  params = tagging.train(sentences[:128], bidirectional=False, epochs=4)
+  guessed = tagging.predict(params, sentences[128:], bidirectional=False)
+  assert tagging.accuracy(guessed, sentences[128:]) > 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('bidirectional', 'least'), [(False, 0.90), (True, 0.935)]
+)
+def test_accuracy_of_taggers(bidirectional, least):
+  train, dev = ewt()
+  params = tagging.train(train, bidirectional=bidirectional, epochs=3)
+  guessed = tagging.predict(params, dev, bidirectional=bidirectional)
+  assert tagging.accuracy(guessed, dev) >= least
+
+
+@pytest.mark.slow
+def test_all_experiments(main, tmp_path):
+  options = '--preset toy --steps 8 --eval-every 4 --rewind-step 4 --seeds 2'
+  options += ' --levels 3 --kept 0.5 --luck 4 --draws 9 --measured 40'
+  options += ' --tagger-epochs 0.5'
+  code, printed, errors = main(*options.split(), '--output', str(tmp_path))
+  assert code == 0, errors
+  assert 'Verdicts of the proposed criteria' in ' '.join(printed.split())
+  (folder,) = tmp_path.iterdir()
+  page = (folder / 'results.md').read_text()
+  for number in range(1, 10):
+    assert f'Experiment {number}' in page
+  assert set(laboratory.ROOTS) <= {
+    x.name for x in (folder / 'starts').iterdir()
+  }
