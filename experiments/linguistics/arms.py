@@ -55,13 +55,14 @@ def masked(sources: tuple[str, ...]) -> list[Arm]:
   """Masks in training by the sources of tags, with their controls."""
   first = sources[0]
   arms = [NONE]
-  for mask in ('asa', 'relabelled', 'random', 'permuted'):
+  for mask in ('asa', 'relabelled', 'random'):
     arms.append(Arm(mask, mask, first))
+  arms.append(Arm('tag_input', source=first, tag_input=True))
+  arms.append(Arm('permuted', 'permuted', first))
   for source in sources[1:]:
     arms.append(Arm(f'asa_{source}', 'asa', source))
   if 'causal' in sources[1:]:
     arms.append(Arm('relabelled_causal', 'relabelled', 'causal'))
-  arms.append(Arm('tag_input', source=first, tag_input=True))
   if 'causal' in sources[1:]:
     arms.append(Arm('tag_input_causal', source='causal', tag_input=True))
   return [*arms, Arm('asa_soft', 'asa', first, soft=True)]

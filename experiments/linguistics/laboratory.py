@@ -89,8 +89,9 @@ class Laboratory:
     """Validation sentences in which attention is measured."""
     return self.part(self.corpus.dev)
 
-  def part(self, split: Split) -> Split:
-    count = min(self.config.measured, len(split))
+  def part(self, split: Split, most: int | None = None) -> Split:
+    """The first sentences of a split, as many as are measured or fewer."""
+    count = min(self.config.measured, len(split), most or len(split))
     chosen = slice(0, count)
     tags = {name: x[chosen] for name, x in split.tags.items()}
     return Split(split.sentences[chosen], split.tokens[chosen], tags)

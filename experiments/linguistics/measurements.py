@@ -1,6 +1,5 @@
 """What is measured of trained networks; one method per measurement."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -165,12 +164,7 @@ class Measurements(Laboratory):
   def circuits(self, store: grid.Store) -> Measured:
     """Heads that are ablated, in dense networks and in tickets."""
     self.use_taggers(store)
-    part = dataclasses.replace(self.config, measured=FEW)
-    whole, self.config = self.config, part
-    try:
-      split = self.part(self.corpus.dev)
-    finally:
-      self.config = whole
+    split = self.part(self.corpus.dev, FEW)
     count = len(split)
     edges = {k: x[:count] for k, x in self.texts.axes(self.measured).items()}
     inner = {k: [m[1:, 1:] for m in x] for k, x in edges.items()}
