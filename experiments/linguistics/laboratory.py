@@ -165,13 +165,14 @@ class Laboratory:
     return result
 
   def like(self, runs: int) -> Any:
-    params = jax.eval_shape(
-      lambda: seeds.repeat(
-        jax.tree.map(lambda x: jnp.zeros(x.shape), self.network.shapes), runs
-      )
-    )
-    masks = jax.eval_shape(lambda: seeds.repeat(self.network.full, runs))
-    return {'params': params, 'masks': masks}
+    network = self.network  # Made here, and not while JAX traces.
+
+    def kept():
+      zeros = jax.tree.map(lambda x: jnp.zeros(x.shape), network.shapes)
+      both = {'params': zeros, 'masks': network.full}
+      return seeds.repeat(both, runs)
+
+    return jax.eval_shape(kept)
 
   def networks(self, store: grid.Store, name: str, runs: int = 0) -> list[Any]:
     """What was kept of each seed of an arm."""

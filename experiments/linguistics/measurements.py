@@ -107,7 +107,8 @@ class Measurements(Laboratory):
     """Movement of query and key weights by gradient through edges."""
     self.use_taggers(store)
     runs = self.config.seeds
-    like = jax.eval_shape(lambda: self.trainings.start(NONE, runs))
+    trainings = self.trainings  # Made here, and not while JAX traces.
+    like = jax.eval_shape(lambda: trainings.start(NONE, runs))
     start = store.load('starts/none', like._replace(best=None))
     rows = []
     for run, kept in enumerate(self.networks(store, 'none')):
