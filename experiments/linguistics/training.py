@@ -196,7 +196,7 @@ class Trainings:
       self.network,
       params,
       matrices[arm.guide](),
-      type_of_words(self.texts.whole),
+      type_of_words(self.texts.whole, self.network.sizes.vocabulary),
       arm.strength,
       jax.random.key(OTHER_SEEDS + seed),
     )
@@ -246,9 +246,9 @@ def same_spectrum(matrix: np.ndarray, seed: int) -> np.ndarray:
   return basis * values @ basis.T
 
 
-def type_of_words(whole: Corpus) -> np.ndarray:
+def type_of_words(whole: Corpus, size: int) -> np.ndarray:
   """The most frequent tag of each word of the vocabulary; 17 for none."""
-  counts = np.zeros((len(whole.words.words) + 2, model.TAGS), int)
+  counts = np.zeros((size, model.TAGS), int)
   split = whole.train
   tags = split.tags.get('gold', split.tags['type'])
   words = tags >= 0

@@ -103,6 +103,7 @@ STEPS = {
   'networks/colt-01': [6, 12, 18, 24],
   'networks/0.5-001': [1],
   **{f'measures/{x}': [] for x in ('untrained', 'nulls', 'overlaps')},
+  **{f'networks/ticket_0.5{x}': [8] for x in ('', '_shuffled')},
 }
 # Refused by the command line, whatever else it says.
 BAD_COMMAND_LINES = {
