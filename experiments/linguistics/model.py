@@ -266,7 +266,8 @@ def guide(
   """
   sizes = network.sizes
   width, dim = sizes.width, sizes.width // sizes.heads
-  directions = jax.random.orthogonal(key, width)[:TAGS]
+  size = max(width, TAGS)  # Orthogonal wherever there is room for all.
+  directions = jax.random.orthogonal(key, size)[:TAGS, :width]
   model = dict(params['model'])
   table = model['embed']['embedding']
   known = jnp.concatenate([directions, jnp.zeros((1, width))])[tags]
