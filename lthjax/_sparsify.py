@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lthjax import _checks, _slots, _steps, trees
@@ -76,7 +77,7 @@ def sparsify(
       # `optax.tree.map_params` probes `init` with a tree that has no leaves. A
       # leaf in place of masks makes it pass over them whole.
       leaf = jnp.zeros([], bool)
-      trained = leaf if _keeps_old(topology, step) else None
+      trained = leaf if _keeps_old(topology) else None
       return SparsifyState(step, leaf, inner.init(params), trained)
     _checks.check_leaves(params)
     topology_state = topology.init(_steps.fast(params))
@@ -85,7 +86,7 @@ def sparsify(
     # Dead weights must not enter the initial state, as in copies of the params.
     inner_state = inner.init(_steps.where(masks, params))
     inner_state = slots.empty(inner_state, masks, _steps.fast(params))
-    if _keeps_old(topology, step):
+    if _keeps_old(topology):
       if state.keeps_dense:
         masks = topology_state.masks, topology_state.backward
       state = state._replace(trained=jax.tree.map(jnp.copy, masks))
@@ -106,8 +107,9 @@ def sparsify(
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _keeps_old(topology: Topology, step: Any) -> bool:
+def _keeps_old(topology: Topology) -> bool:
   """Whether a step may need the masks before and after a move."""
-  if topology.move is None or topology.moves(step) is True:
+  first: Any = np.int32(1)  # With NumPy nothing is compiled.
+  if topology.move is None or topology.moves(first) is True:
     return False  # where they move at every step, these are two values anyway
   return topology.grows
