@@ -204,6 +204,9 @@ class Trainings:
   def pruned(self, arm: Arm, kept: Any, runs: int) -> Any:
     """Masks of a ticket: the smallest weights of some kernels go."""
     chosen = set(self.network.kernels(arm.pruned))
+    if arm.density is None and self.network.mlp % 4:
+      # Groups of four inputs do not fit there.
+      chosen -= {x for x in chosen if x.endswith('down/kernel')}
 
     def cut(params, masks):
       names, structure = trees.flatten(masks)

@@ -260,6 +260,6 @@ def _patterned(found: Found) -> Iterator[Table]:
   yield Table(
     ['mask', 'dense', '2:4', 'difference [95 %]'],
     lines,
-    'Experiment 11: two of four weights of all kernels, under masks of'
-    ' attention.',
+    'Experiment 11: two of four weights of all kernels whose inputs are a'
+    ' multiple of four, under masks of attention.',
   )
