@@ -7,13 +7,13 @@ import numpy as np
 
 from common.tables import Table
 from linguistics.arms import AXES
-from lthjax import linguistic as lg
 from reports.linguistic_numbers import (
   final,
   interval,
   paired,
   spread,
   steps_saved,
+  tested,
 )
 
 Found = dict[str, Any]
@@ -85,8 +85,8 @@ def _movement(found: Found) -> Iterator[Table]:
     lines.append(
       [
         label,
-        *(interval(lg.over_seeds(x), '{:+.3f}') for x in values.values()),
-        interval(lg.over_seeds(values['asa'] - values['relabelled'])),
+        *(interval(tested(x), '{:+.3f}') for x in values.values()),
+        interval(tested(values['asa'] - values['relabelled'])),
       ]
     )
   yield Table(
@@ -131,7 +131,7 @@ def _axes(found: Found) -> Iterator[str | Table]:
     row = [axis, f'{each["density"][axis]:.3f}']
     for name in ('dense', 'ticket'):
       values = each['excess'].get(name, {}).get(axis)
-      row.append(interval(lg.over_seeds(values)) if values else '')
+      row.append(interval(tested(values)) if values else '')
     without, union = f'without_{axis}', 'union'
     known = {without, union} <= found.keys()
     row.append(interval(paired(found, without, union)) if known else '')
@@ -157,7 +157,7 @@ def _groups(found: Found) -> Iterator[Table]:
   within = {k: np.array(x) for k, x in each['within'].items()}
   across = np.array(each['across'])
   lines = [
-    [k, spread(x, 1), interval(lg.over_seeds(x - across), '{:+.1f}')]
+    [k, spread(x, 1), interval(tested(x - across), '{:+.1f}')]
     for k, x in within.items()
   ]
   lines.append(['across axes', spread(across, 1), ''])
@@ -177,7 +177,7 @@ def _circuits(found: Found) -> Iterator[Table]:
   for name, each in found['circuits'].items():
     own = np.array([x['mean_own'] for x in each], float)
     other = np.array([x['mean_other'] for x in each], float)
-    test = lg.over_seeds(own - other)
+    test = tested(own - other)
     lines.append(
       [
         name,
@@ -217,8 +217,8 @@ def _languages(found: Found) -> Iterator[Table]:
     return
   lines = []
   for name, each in found['languages'].items():
-    own = lg.over_seeds([x['excess'] for x in each['overlap']])
-    fitted = lg.over_seeds([x['excess'] for x in each['fitted']])
+    own = tested([x['excess'] for x in each['overlap']])
+    fitted = tested([x['excess'] for x in each['fitted']])
     mean = np.mean([x['overlap'] for x in each['overlap']])
     lines.append([name, f'{mean:.3f}', interval(own), interval(fitted)])
   yield Table(

@@ -67,6 +67,11 @@ def reached(steps: np.ndarray, losses: np.ndarray, level: float) -> float:
   return float(steps[i - 1] + share * (steps[i] - steps[i - 1]))
 
 
+def tested(values: Any) -> lg.SeedTest:
+  """Over seeds; a correlation of numbers that are all equal counts as 0."""
+  return lg.over_seeds(np.nan_to_num(np.asarray(values, float)))
+
+
 def interval(test: lg.SeedTest, form: str = '{:+.3f}') -> str:
   """Mean and interval over trained models."""
   mean, low, high = test.mean, *test.interval
