@@ -102,7 +102,7 @@ def _luck(found: Found) -> Iterator[Table]:
   if 'luck' not in found:
     return
   start = np.array(found['luck']['initial'])
-  loss = final(found['luck'])
+  loss = np.array(found['luck']['test_loss'])
   r = float(np.corrcoef(start, loss)[0, 1])
   n = len(loss)
   low, high = np.tanh(np.arctanh(r) + np.array([-1.96, 1.96]) / np.sqrt(n - 3))
@@ -117,8 +117,8 @@ def _luck(found: Found) -> Iterator[Table]:
       ]
     ],
     'Experiment 7: whether networks that start with more attention on'
-    f' compatible tags end lower, after {found["luck"]["curve"][-1]["step"]}'
-    ' steps.',
+    ' compatible tags have a lower test loss, after'
+    f' {100 * found["luck"]["arm"]["steps"]:g} % of the steps.',
   )
 
 
