@@ -116,6 +116,12 @@ class Config(config.BaseConfig):
         ' type.'
       )
 
+  @property
+  def title(self) -> str:
+    """What was trained, in words."""
+    names = {'ewt': 'UD English EWT', 'wikitext2': 'WikiText-2'}
+    return f'{names.get(self.dataset, self.dataset)}, {config.seeds(self)}'
+
 
 PRESETS = {
   'ewt': Config(),

@@ -29,11 +29,12 @@ def edge_gradients(
     blocks = {**params['model']['blocks']}
     blocks['attention'] = {**blocks['attention'], **attention}
     model = {**params['model'], 'blocks': blocks}
-    edges = open_edges(text)[:, None, None]
+    edges, time = open_edges(text)[:, None, :, None], text.tokens.shape[1]
 
     def visit(eqn, inputs):
       (scores,) = program.bind(eqn, inputs)
-      if scores.ndim == 5 and scores.shape[-1] == scores.shape[-2]:
+      # [rows, groups, queries, heads of a group, keys].
+      if scores.ndim == 5 and scores.shape[2::2] == (time, time):
         through = edges == inside
         scores = jnp.where(through, scores, jax.lax.stop_gradient(scores))
       return [scores], None
