@@ -29,13 +29,13 @@ def edge_gradients(
     blocks = {**params['model']['blocks']}
     blocks['attention'] = {**blocks['attention'], **attention}
     model = {**params['model'], 'blocks': blocks}
-    edges, time = open_edges(text)[:, None, :, None], text.tokens.shape[1]
+    edges, time = jnp.swapaxes(open_edges(text), 1, 2), text.tokens.shape[1]
 
     def visit(eqn, inputs):
       (scores,) = program.bind(eqn, inputs)
-      # [rows, groups, queries, heads of a group, keys].
-      if scores.ndim == 5 and scores.shape[2::2] == (time, time):
-        through = edges == inside
+      # [rows, heads, keys, queries, 1].
+      if scores.ndim == 5 and scores.shape[2:] == (time, time, 1):
+        through = edges[:, None, :, :, None] == inside
         scores = jnp.where(through, scores, jax.lax.stop_gradient(scores))
       return [scores], None
 
