@@ -1,9 +1,8 @@
 """Checkpoints of states and tickets: whole or absent, and checked when read.
 
-A checkpoint is written under another name, read back, and renamed. Killing the
-process, or a disk that runs full, leaves the last good checkpoint as it was.
-Each has a list of the digests of its files (``sha256sum -c SHA256SUMS`` checks
-it too), and of the shapes and dtypes of its leaves.
+A checkpoint is written under another name, read back, and renamed: a killed
+process or a full disk leaves the last good one as it was. Each lists digests of
+its files (``sha256sum -c SHA256SUMS``), and shapes and dtypes of its leaves.
 """
 
 import contextlib
@@ -260,9 +259,7 @@ def _check_leaves(tree: chex.ArrayTree) -> None:
   """Raises unless every leaf comes back unchanged, and under its own name."""
   leaves = trees.prunable(tree)
   if not leaves or not min(np.size(x) for x in leaves.values()):
-    raise ValueError(
-      'A checkpoint needs at least one array, and none that is empty.'
-    )
+    raise ValueError('A checkpoint needs arrays, and none may be empty.')
   refuse(
     _faults(leaves),
     'This tree would not come back as it is: {}. Rename such leaves, or convert'

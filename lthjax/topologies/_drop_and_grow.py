@@ -1,5 +1,6 @@
 """Drop some weights, grow as many: the frame of SET, RigL and SNFS."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -94,10 +95,7 @@ def drop_and_grow(
   densities = densities or _start.densities_of(masks)
 
   def init_fn(params):
-    def faults(masks):
-      given, _ = _layers.remember(axes, params, masks)
-      return pattern.faults(trees.prunable(masks), pattern.fit(given, masks))
-
+    faults = functools.partial(_faults, pattern, axes, params)
     alive = _start.initial_masks(masks, params, faults)
     given, stacks = _layers.remember(axes, params, alive)
     its, counts = pattern.fit(given, alive), {}
@@ -148,6 +146,17 @@ def drop_and_grow(
     observe=None if observe is None else observe_fn,
     applies_gradient=applies_gradient,
   )
+
+
+def _faults(
+  pattern: Pattern,
+  axes: Mapping[str, Axes] | None,
+  params: chex.ArrayTree,
+  masks: chex.ArrayTree,
+) -> list[str]:
+  """Says where masks do not have the pattern."""
+  given, _ = _layers.remember(axes, params, masks)
+  return pattern.faults(trees.prunable(masks), pattern.fit(given, masks))
 
 
 def _moved(

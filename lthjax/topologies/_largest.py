@@ -67,18 +67,15 @@ def run_largest(
     counts, backward_counts = {}, {}
     if wanted.size:
       _moves.check_not_empty(shapes, wanted.max(), densities, its)
-      table = tables(shapes, wanted, densities, axes=its)
-      counts = {name: jnp.asarray(column) for name, column in table.items()}
+      counts = tables(shapes, wanted, densities, axes=its)
+      counts = jax.tree.map(jnp.asarray, counts)
     if backward_sparsity is not None:
       trained = layer_counts(shapes, backward_sparsity, densities, axes=its)
       check_int32(trained)
-      # Top-KAST: A is part of B, so B has at least as many weights.
-      backward_counts = {
-        name: jnp.maximum(counts[name][0], trained[name]) for name in shapes
-      }
+      backward_counts = _at_least(counts, trained)
     every = jax.tree.map(lambda _: None, params)
-    state = LargestState(masks, every, counts, backward_counts, stacks)
-    return move_fn(state, params, None, 0)
+    first = LargestState(masks, every, counts, backward_counts, stacks)
+    return move_fn(first, params, None, 0)
 
   def move_fn(state, params, _, step):
     given = _layers.recall(axes, state.stacks, state.masks)
@@ -88,30 +85,23 @@ def run_largest(
     batches = _batches.make(pattern, masks, [weights], its)
     entry = times.entry(step) + 1
 
-    def forward(part, masks, weights):
-      del masks  # Every weight may come back.
-      weights, every = everything(part, weights)
-      counts: dict[str, Any] = dict.fromkeys(every)
-      if state.counts:
-        counts = part.entries(state.counts, entry)
+    def forward(part, _, weights):  # Every weight may come back.
+      weights, every = _everything(part, weights)
+      fixed: dict[str, Any] = dict.fromkeys(every)
+      counts = part.entries(state.counts, entry) if state.counts else fixed
       return _select.select(pattern, weights, every, counts, part.axes)
 
-    def backward(part, masks, weights):
-      del masks
-      weights, every = everything(part, weights)
+    def backward(part, _, weights):
+      weights, every = _everything(part, weights)
       counts = part.join_numbers(state.backward_counts)
       return _select.largest(weights, counts, every, _select.layers(part.axes))
 
     new = batches.in_turn(forward, step >= 0, masks, weights)
     state = state._replace(masks=_select.put(state.masks, new))
-    if not state.backward_counts:
-      return state
-    new = batches.in_turn(backward, step >= 0, new, weights)
-    return state._replace(backward=_select.put(state.masks, new))
-
-  def everything(part, weights):
-    weights = _select.magnitudes(part.join(weights))
-    return weights, {n: jnp.ones_like(x, bool) for n, x in weights.items()}
+    if state.backward_counts:
+      new = batches.in_turn(backward, step >= 0, new, weights)
+      state = state._replace(backward=_select.put(state.masks, new))
+    return state
 
   # Without a last step, masks are chosen again for as long as training lasts.
   always = functools.partial(_always, update_every)
@@ -124,6 +114,19 @@ def run_largest(
     grows=backward_sparsity is not None or penalize is not None,
   )
   return sparsify(inner, topology)
+
+
+def _at_least(
+  counts: Mapping[str, Any], trained: Mapping[str, int]
+) -> dict[str, jax.Array]:
+  """How many weights train: as A is part of B in Top-KAST, at least those."""
+  return {n: jnp.maximum(counts[n][0], k) for n, k in trained.items()}
+
+
+def _everything(part: Any, weights: Any) -> tuple[Any, dict[str, jax.Array]]:
+  """Magnitudes of one part of the layers, and masks of all their weights."""
+  weights = _select.magnitudes(part.join(weights))
+  return weights, {n: jnp.ones_like(x, bool) for n, x in weights.items()}
 
 
 def _always(update_every: int, step: Any) -> Any:

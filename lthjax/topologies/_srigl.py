@@ -153,21 +153,7 @@ def srigl(
     weights = _select.leaves_of(state.masks, params)
     grads = _select.leaves_of(state.masks, grads)
 
-    def move(part, *tables):
-      masks, weights, grads = map(part.join, tables)
-      budgets = part.entries(state.budgets, times.entry(step))
-      alive = _select.count(masks, part.axes)
-      stay = {n: jnp.minimum(alive[n], budgets[n]) for n in masks}
-      return move_layers(
-        masks,
-        _select.magnitudes(weights),
-        _select.magnitudes(grads),
-        _moves.drop_counts(state.drop_ratios, stay, step, times),
-        budgets,
-        least(masks),
-        part.axes,
-      )
-
+    move = functools.partial(_move, state, step, times, least)
     batches = _batches.make(
       Unstructured(), masks, [weights, grads], its, least(masks)
     )
@@ -182,6 +168,30 @@ def srigl(
       times.due,
       applies_gradient=applies_gradient,
     ),
+  )
+
+
+def _move(
+  state: SRigLState,
+  step: Any,
+  times: _moves.Times,
+  least: Callable[[Iterable[str]], dict[str, float]],
+  part: Any,
+  *tables: Any,
+) -> dict[str, jax.Array]:
+  """Moves the masks of one part of the layers."""
+  masks, weights, grads = map(part.join, tables)
+  budgets = part.entries(state.budgets, times.entry(step))
+  alive = _select.count(masks, part.axes)
+  stay = {n: jnp.minimum(alive[n], budgets[n]) for n in masks}
+  return move_layers(
+    masks,
+    _select.magnitudes(weights),
+    _select.magnitudes(grads),
+    _moves.drop_counts(state.drop_ratios, stay, step, times),
+    budgets,
+    least(masks),
+    part.axes,
   )
 
 
