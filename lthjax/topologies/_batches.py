@@ -77,11 +77,15 @@ class Batches(NamedTuple):
     Returns:
       ``{name: mask}`` of all leaves.
     """
-    found = {}
-    for part in self._parts():
+    found, parts = {}, self._parts()
+    # A single part without stacks has nothing to wait for.
+    branches = trees.is_traced(true) and (
+      len(parts) > 1 or any(len(names) > 1 for names in self.names.values())
+    )
+    for part in parts:
       leaves = [name for names in part.names.values() for name in names]
       own = [{name: table[name] for name in leaves} for table in tables]
-      if trees.is_traced(true):
+      if branches:
         stacks = jax.lax.cond(
           true,
           functools.partial(_call, move, part, own),
