@@ -153,8 +153,9 @@ class Laboratory:
       split = self.corpus.test
     runs = len(params['alpha'])
     test = self.texts.data(arm._replace(data='whole'), 1)._replace(order=None)
-    text = self.texts.packed_text(arm, split)
-    loss, accuracy = self.network.test(params, text, test)
+    text = self.texts.packed_text(arm, split, runs)
+    numbers = jnp.arange(runs)
+    loss, accuracy = self.network.test(params, numbers, text, test)
     result['test_loss'] = np.asarray(loss).tolist()
     result['test_accuracy'] = np.asarray(accuracy).tolist()
     if arm.mask == 'none' and arm.data == 'whole' and not arm.tag_input:

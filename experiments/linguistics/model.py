@@ -102,7 +102,7 @@ class Network:
       vmapped=True,
     )
     self._attention = jax.jit(self._maps)
-    self.test = jax.jit(jax.vmap(self._measure, in_axes=(0, None, None)))
+    self.test = jax.jit(jax.vmap(self._measure, in_axes=(0, 0, None, None)))
 
   def kernels(self, of: str = 'both') -> list[str]:
     """Names of the kernels of attention or of feed-forward layers."""
@@ -180,8 +180,8 @@ class Network:
     loss, accuracy = self._mean_loss(params, text, data)
     return {'loss': loss, 'accuracy': accuracy}
 
-  def _measure(self, params, text, data):
-    return self._mean_loss(params, _rows(text, 0, slice(None)), data)
+  def _measure(self, params, run, text, data):
+    return self._mean_loss(params, _rows(text, run, slice(None)), data)
 
   def _mean_loss(self, params, text, data):
     bias = edge_bias(params, text, data)

@@ -78,9 +78,9 @@ class Texts:
       tagged=jnp.float32(arm.tag_input),
     )
 
-  def packed_text(self, arm: Arm, split: Split) -> Text:
-    """A whole split with the masks of an arm's first run."""
-    return self._text(arm, split, self._pack(split), 1)
+  def packed_text(self, arm: Arm, split: Split, runs: int = 1) -> Text:
+    """A whole split with the masks of an arm's runs."""
+    return self._text(arm, split, self._pack(split), runs)
 
   def _text(self, arm: Arm, split: Split, packing: Packing, runs: int) -> Text:
     none = np.full(split.tokens.shape, model.TAGS, np.int32)

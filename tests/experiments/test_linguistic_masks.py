@@ -82,7 +82,10 @@ def test_a_sentence_does_not_notice_the_others_of_its_row(lab):
   alone = lab.texts._text(arm, split, apart, 1)
   data = lab.texts.data(arm, 1)._replace(order=None)
   stacked = jax.tree.map(lambda x: x[None], params)
-  losses = [lab.network.test(stacked, x, data)[0] for x in (together, alone)]
+  run = jnp.arange(1)
+  losses = [
+    lab.network.test(stacked, run, x, data)[0] for x in (together, alone)
+  ]
   np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
