@@ -7,7 +7,6 @@ its files (``sha256sum -c SHA256SUMS``), and shapes and dtypes of its leaves.
 
 import contextlib
 import hashlib
-import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from orbax.checkpoint import v1 as ocp
 from lthjax import _checks, files, trees
 from lthjax import masks as masks_lib
 from lthjax._errors import differences, refuse
+from lthjax._logging import quiet
 from lthjax.tickets import Ticket
 
 _DIGESTS = 'SHA256SUMS'
@@ -70,7 +70,7 @@ def save(
   header = {'leaves': _describe(tree), 'metadata': plain(metadata or {})}
   token = _agree_on(secrets.token_hex(8))
   try:
-    with files.temporary_folder(path, token) as folder, _quiet():
+    with files.temporary_folder(path, token) as folder, quiet():
       written = folder / path.name
       ocp.save(os.fspath(written), tree, custom_metadata=header)
       _wait_for_all(f'written {path}')
@@ -315,17 +315,6 @@ def _agree_on(token: str) -> str | None:
 def _wait_for_all(what: str) -> None:
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(what)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Holds back what orbax logs about errors, which are raised as well."""
-  before = logging.root.manager.disable
-  logging.disable(logging.CRITICAL)
-  try:
-    yield
-  finally:
-    logging.disable(before)
 
 
 def _abstract(x: Any) -> Any:

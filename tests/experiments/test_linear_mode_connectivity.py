@@ -213,7 +213,7 @@ def test_summaries_by_hand():
   assert ticket.measures['distance'] == pytest.approx(np.array([[0.01, 0.03]]))
   line = connectivity_report.line(ticket)
   assert line[:5] == [
-    *('winning ticket', '5', '82.50 ± 7.50', '-5.00 ± 10.00', '2.00 ± 1.00'),
+    *('winning ticket', '5', '82.50 ± 10.61', '-5.00 ± 14.14', '2.00 ± 1.41'),
   ]
 
 

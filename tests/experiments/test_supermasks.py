@@ -177,12 +177,12 @@ def test_widths(tmp_path):
   assert {*supermask_report.draw(run)} == {'accuracy', 'widths'}
   plt.close('all')
   table, *pictures = supermask_report.page(run)
-  assert ['dense, trained', '0.5', '100', '85.00 ± 5.00'] in table.rows
+  assert ['dense, trained', '0.5', '100', '85.00 ± 7.07'] in table.rows
   assert '![Test accuracy over the width](widths.png)' in pictures
   alone = [result for result in results if result['width'] == 1]
   table, _ = supermask_report.page(run._replace(results=alone))
   assert table.heads == ['method', 'kept, %', 'test accuracy, %']
-  assert table.rows[0] == ['dense, trained', '100', '85.00 ± 5.00']
+  assert table.rows[0] == ['dense, trained', '100', '85.00 ± 7.07']
 
 
 @pytest.mark.optimized

@@ -13,6 +13,8 @@ from methods import controls as ticket_controls
 from methods.controls import ARMS
 
 SEEDS = 2
+# All that start from a ticket alone, and not from other trained networks.
+NAMES = [name for name in ARMS if not name.startswith('one_shot')]
 
 
 @pytest.fixture(scope='module')
@@ -36,13 +38,28 @@ def starts():
     'ticket': (start, masks),
     **{
       name: ticket_controls.begin(name, keys[2], start, fresh, masks, tx)
-      for name in ARMS
+      for name in NAMES
       if name != 'ticket'
     },
   }
 
 
-@pytest.mark.parametrize('name', ARMS)
+def test_networks_pruned_at_once_keep_as_many_weights_of_each_layer():
+  weights = np.random.default_rng(0).normal(size=(SEEDS, 6, 5))
+  masks = np.zeros((SEEDS, 6, 5), bool)
+  masks[0, :2], masks[1, :4] = True, True
+  params = {'kernel': jnp.asarray(weights), 'bias': jnp.ones((SEEDS, 5))}
+  found = ticket_controls.largest(
+    params, {'kernel': jnp.asarray(masks), 'bias': None}
+  )
+  assert found['bias'] is None
+  for i, count in enumerate([10, 20]):
+    threshold = np.sort(np.abs(weights[i]), axis=None)[-count]
+    expected = np.abs(weights[i]) >= threshold
+    np.testing.assert_array_equal(found['kernel'][i], expected)
+
+
+@pytest.mark.parametrize('name', NAMES)
 def test_what_a_control_keeps(starts, name):
   """Exactly the signs, magnitudes and masks of the table."""
   start, masks = starts['ticket']

@@ -149,9 +149,9 @@ def test_table_and_picture_by_hand():
     above = transfer_report.above_random(results, kind)
     assert above == pytest.approx(np.array([[20, 10], [10, 20]]))
   assert transfer_report.lines(results)[:3] == [
-    ['none: dense', '', '95.00 ± 5.00', '95.00 ± 5.00'],
-    ['random', '', '60.00 ± 10.00', '60.00 ± 10.00'],
-    ['of a', 'masks', '80.00 ± 10.00', '70.00 ± 0.00'],
+    ['none: dense', '', '95.00 ± 7.07', '95.00 ± 7.07'],
+    ['random', '', '60.00 ± 14.14', '60.00 ± 14.14'],
+    ['of a', 'masks', '80.00 ± 14.14', '70.00 ± 0.00'],
   ]
   assert 'tickets have 25.00 % of' in transfer_report.caption(results)
 
