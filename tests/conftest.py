@@ -1,5 +1,6 @@
 """What all tests share: a quiet backend, real data, and many devices."""
 
+import itertools
 import os
 import pathlib
 import subprocess
@@ -50,9 +51,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   items.sort(key=lambda item: item.get_closest_marker('optimized') is not None)
 
 
+TESTS = itertools.count(1)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-  """Has XLA optimize the programs of tests marked `optimized`."""
+  """Has XLA optimize the programs of tests marked `optimized`.
+
+  Programs of earlier tests are forgotten now and then: all together would take
+  gigabytes.
+  """
+  if next(TESTS) % 400 == 0:
+    jax.clear_caches()
   wanted = '1' if QUICK and not item.get_closest_marker('optimized') else '0'
   if os.environ[OPTIMIZATION] != wanted:
     os.environ[OPTIMIZATION] = wanted
