@@ -25,7 +25,7 @@ class LanguageConfig(config.BaseConfig):
   """Options of experiments with one decoder and several draws of tokens."""
 
   seeds: int = 3
-  """Draws of calibration data, with seeds 0, 1, and so on."""
+  """Draws of calibration data, with consecutive seeds."""
   validation: int | None = None
   """The most sequences to validate on; None: as many as to test on."""
   text: texts.TextName = 'tinyshakespeare'
@@ -179,7 +179,7 @@ class Language:
     """Draws calibration data of the training part, ``[sequences, time]``."""
     time, stream = self.options.time, self.tokens.train
     count = (tokens or self.options.calibration_tokens) // time
-    starts = np.random.default_rng(seed).integers(
+    starts = np.random.default_rng(self.options.first_seed + seed).integers(
       len(stream) - time, size=count
     )
     return jnp.asarray(stream[starts[:, None] + np.arange(time)])

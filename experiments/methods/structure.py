@@ -131,11 +131,11 @@ def measured(apply, params, tokens, groups, place) -> structure.Activations:
 
 def score(network, how, name, tokens, seen, draw) -> Any:
   """Returns the scores of one group."""
-  _, model, params, groups = network
+  task, model, params, groups = network
   only = {n: g for n, g in groups.items() if n in (name, *groups[name].varies)}
   if how.method == 'random':
     shape = [groups[n].size for n in (*groups[name].varies, name)]
-    return np.random.default_rng(draw).random(shape)
+    return np.random.default_rng(task.options.first_seed + draw).random(shape)
   if how.method == 'cosine':
     few = tokens[: max(1024 // tokens.shape[1], 1)]
     return structure.depth(model.apply, params, few, groups=groups)[name]
