@@ -67,6 +67,11 @@ def apply(params, x):
   return jax.nn.relu(hidden) @ params['output']['kernel']
 
 
+def attend(params, x):
+  x = apply(params, x)
+  return jax.nn.softmax(x @ x.T) @ x
+
+
 def loss(params, batch):
   return jnp.mean(apply(params, batch) ** 2)
 
@@ -777,7 +782,7 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
     lth.program.attention_maps,
     'params x',
     args=('apply', 'params', 'x'),
-    apply=('function', lambda params, x: jax.nn.softmax(x @ x.T) @ x),
+    apply=('function', attend),
   )
   add(
     lth.program.run,

@@ -198,7 +198,7 @@ def resolve(name: str, groups: Groups) -> str:
 
 
 def choose(
-  groups: Groups, where: Where | None, what: str = 'where'
+  groups: Groups, where: Where | None = None, what: str = 'where'
 ) -> list[str]:
   """Lists groups by their names, places or globs.
 
@@ -223,6 +223,7 @@ def choose(
     ['units']
   """
   check_groups(groups)
+  _checks.text('what', what)
   if where is None:
     return [name for name, group in groups.items() if not group.pins]
   chosen: dict[str, list[str]] = {}
@@ -238,6 +239,8 @@ def choose(
         trees.matches([pattern], f'{m.leaf}[{m.axis}]') for m in group.members
       )
     ]
+  if not chosen:
+    raise ValueError(f'`{what}` was empty, but must name at least one group.')
   refuse(
     [repr(glob) for glob, names in chosen.items() if not names],
     f'`{what}` has patterns that match no group: {{}}. The groups are'
