@@ -630,7 +630,7 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
   add(
     structure.choose,
     'groups',
-    where=('optional where', UNITS),
+    where=('units', UNITS),
     what=('text', 'where'),
   )
   add(structure.taylor, 'params groups', grads=('params', OTHERS))

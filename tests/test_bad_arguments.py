@@ -128,6 +128,7 @@ ALLOWED = {
   'texts': {'[]', '{}', 'text', 'texts', 'no text'},
   'values': {'vector'},
   'where': {'function', 'text', 'no text', 'texts', '[]'},
+  'units': {'[]'},
   'word': {'True'},
 }
 # Arguments that a function does not read, or of which it takes shapes alone.

@@ -239,8 +239,6 @@ def choose(
         trees.matches([pattern], f'{m.leaf}[{m.axis}]') for m in group.members
       )
     ]
-  if not chosen:
-    raise ValueError(f'`{what}` was empty, but must name at least one group.')
   refuse(
     [repr(glob) for glob, names in chosen.items() if not names],
     f'`{what}` has patterns that match no group: {{}}. The groups are'
