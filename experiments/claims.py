@@ -19,9 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from verdicts import claim as files
+from verdicts import claim as claim_files
 from verdicts import data, page, statistics
 from verdicts.claim import Claim
 from verdicts.statistics import Verdict
@@ -99,7 +97,7 @@ def run(claims: list[Claim], append: bool) -> None:
   """Runs each command once, and collects what it wrote."""
   from common import collect
 
-  commands = {one.page: one.command for one in files.load_all()}
+  commands = {one.page: one.command for one in claim_files.load_all()}
   names = (name for one in claims for name in data.pages(one))
   for name in dict.fromkeys(names):
     command = commands[name]
@@ -155,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   train.add_argument('--append', action='store_true')
   options = parser.parse_args(arguments)
   try:
-    claims = files.load_all()
+    claims = claim_files.load_all()
     if options.command == 'run':
       run(chosen(claims, options.claims, options.tier), options.append)
     else:

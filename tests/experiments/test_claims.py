@@ -304,7 +304,7 @@ def site(tmp_path, monkeypatch):
   write_data(tmp_path / 'results')
   (tmp_path / 'prose.md').write_text('[C01: holds](claims.md#C01_new)')
   claims = load_all(tmp_path / 'claims')
-  monkeypatch.setattr(script.files, 'load_all', lambda: claims)
+  monkeypatch.setattr(script.claim_files, 'load_all', lambda: claims)
   read = data.values
   monkeypatch.setattr(
     data, 'values', lambda one, _: read(one, tmp_path / 'results')
