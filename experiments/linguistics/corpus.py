@@ -40,8 +40,8 @@ class Split(NamedTuple):
 class Packing(NamedTuple):
   """Where each sentence is once several of them share a row.
 
-  Attention of a row is closed between sentences, and positions are relative, so
-  that a sentence does not notice the others.
+  Attention of a row is closed between sentences, and positions count from the
+  start of each, so that a sentence does not notice the others.
   """
 
   rows: np.ndarray  # of each sentence
@@ -62,6 +62,11 @@ class Packing(NamedTuple):
     numbers = np.arange(len(self.rows), dtype=np.int32)
     each = np.repeat(numbers[:, None], self.shape[1], 1)
     return self.pack(each, -1)
+
+  def places(self) -> np.ndarray:
+    """Places in their sentences."""
+    each = np.arange(self.shape[1], dtype=np.int32)
+    return self.pack(np.repeat(each[None], len(self.rows), 0))
 
   def pack_edges(self, edges: np.ndarray) -> np.ndarray:
     """Packs bools ``[sentences, time, time]`` as bits ``[rows, time, .]``."""

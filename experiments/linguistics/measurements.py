@@ -134,8 +134,8 @@ class Measurements(Laboratory):
     found = []
     for i in range(4):
       rows = slice(i * size, (i + 1) * size)
-      tokens, segments, tags = (x[rows] for x in whole[:3])
-      found.append(Text(tokens, segments, tags, whole.edges[run, rows]))
+      words = (x[rows] for x in whole[:-1])
+      found.append(Text(*words, whole.edges[run, rows]))
     return found
 
   def axes(self, store: grid.Store) -> Measured:

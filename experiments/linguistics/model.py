@@ -23,12 +23,14 @@ class Text(NamedTuple):
   Attributes:
     tokens: int32 ``[rows, time]``.
     segments: int32 ``[rows, time]``: the sentence of each place, or -1.
+    places: int32 ``[rows, time]``: places in their sentences.
     tags: int32 ``[rows, time]``, from 0 to 17, which is no tag.
     edges: bits ``[runs, rows, time, time / 8]``.
   """
 
   tokens: Any
   segments: Any
+  places: Any
   tags: Any
   edges: Any
 
@@ -86,6 +88,7 @@ class Network:
         head_dim=width // heads,
         mlp=self.mlp,
         tied=True,
+        rotary=False,
       )
     )
     self.compilations = 0
@@ -116,12 +119,14 @@ class Network:
 
   def init(self, key: chex.PRNGKey) -> dict[str, Any]:
     """Draws params; what tags and heads add is zero."""
-    sizes = self.sizes
+    sizes, width = self.sizes, self.sizes.width
+    place = jax.random.fold_in(key, 1)
     return {
       'model': jax.tree_util.tree_map_with_path(
         self._scaled, self.decoder.init(key)
       ),
-      'tag': jnp.zeros((TAGS + 1, sizes.width)),
+      'position': POSITION * jax.random.normal(place, (sizes.time, width)),
+      'tag': jnp.zeros((TAGS + 1, width)),
       'alpha': jnp.zeros(sizes.heads),
     }
 
@@ -146,12 +151,21 @@ class Network:
     )
 
   def logits(
-    self, params: Any, tokens: Any, bias: Any, tags: Any = None, tagged=0.0
+    self, params: Any, tokens: Any, bias: Any = None, added: Any = None
   ) -> jax.Array:
-    """Logits of the next words; tags may be added where words are embedded."""
-    if tags is None:
-      return self.decoder.apply(params['model'], tokens, None, bias)
-    added = tagged * params['tag'][tags]
+    """Logits of the next words.
+
+    Args:
+      params: of one run.
+      tokens: ``[rows, time]``.
+      bias: of the attention.
+      added: what is added to the embedded words, ``[rows, time, width]``; by
+        default positions, of rows that are one sentence each.
+    """
+    if added is None:
+      added = jnp.broadcast_to(
+        params['position'], (*tokens.shape, self.sizes.width)
+      )
 
     def visit(eqn, inputs):
       outs = program.bind(eqn, inputs)
@@ -185,7 +199,8 @@ class Network:
 
   def _mean_loss(self, params, text, data):
     bias = edge_bias(params, text, data)
-    logits = self.logits(params, text.tokens, bias, text.tags, data.tagged)
+    added = embedded(params, text, data)
+    logits = self.logits(params, text.tokens, bias, added)
     targets = text.tokens[:, 1:]
     same = text.segments[:, 1:] == text.segments[:, :-1]
     valid = same & (text.segments[:, 1:] >= 0)
@@ -214,9 +229,16 @@ class Network:
     return np.concatenate(parts)[: len(tokens)]
 
   def _maps(self, params, tokens):
-    maps = program.attention_maps(self.decoder.apply, params['model'], tokens)
+    maps = program.attention_maps(self.logits, params, tokens)
     shape = (len(tokens), self.sizes.heads, *maps[0].shape[-2:])
     return jnp.stack([x.reshape(shape) for x in maps], 1)
+
+
+def embedded(params: Any, text: Text, data: Data) -> jax.Array:
+  """What is added to the embedded words: positions, and perhaps tags."""
+  return params['position'][text.places] + (
+    data.tagged * params['tag'][text.tags]
+  )
 
 
 def edge_bias(params: Any, text: Text, data: Data) -> jax.Array:
@@ -236,6 +258,7 @@ def _rows(text: Text, run: Any, rows: Any) -> Text:
   return Text(
     text.tokens[rows],
     text.segments[rows],
+    text.places[rows],
     text.tags[rows],
     text.edges[run, rows],
   )
@@ -253,8 +276,7 @@ def guide(
 
   Every word gets a direction of its most frequent tag, as large as its random
   vector, and the product of query and key kernels of every head a factor that
-  takes pairs of these directions to the matrix, by its singular values. The
-  largest of them use the slowest rotary positions.
+  takes pairs of these directions to the matrix, by its singular values.
 
   Args:
     network: whose params these are.
@@ -273,15 +295,14 @@ def guide(
   known = jnp.concatenate([directions, jnp.zeros((1, width))])[tags]
   norm = INITIAL * width**0.5
   model['embed'] = {'embedding': table + norm * known}
-  # The normalized word has length sqrt(width), half of its square in the tag.
+  # The normalized word has length sqrt(width), about half of its square in the
+  # tag.
   scale = strength * dim**0.5 / (width / 2)
   left, values, right = np.linalg.svd(np.asarray(matrix, np.float64))
   rank = min(dim, TAGS)
-  # Pair i of a head turns with theta^(-i / pairs): the last one is slowest.
-  places = np.arange(dim).reshape(2, -1)[:, ::-1].T.ravel()[:rank]
   factors = np.zeros((2, TAGS, dim))
-  factors[0][:, places] = (left * np.sqrt(values))[:, :rank]
-  factors[1][:, places] = (right.T * np.sqrt(values))[:, :rank]
+  factors[0][:, :rank] = (left * np.sqrt(values))[:, :rank]
+  factors[1][:, :rank] = (right.T * np.sqrt(values))[:, :rank]
   blocks = {**model['blocks']}
   attention = {**blocks['attention']}
   for name, factor in zip(('query', 'key'), factors, strict=True):
@@ -293,6 +314,7 @@ def guide(
 
 
 INITIAL = 0.05  # deviation of initial weights
+POSITION = 0.02  # and of positions, as in GPT-2
 BETA = 0.98
 
 Train = Callable[..., Any]

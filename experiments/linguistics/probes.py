@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from linguistics.model import Data, Network, Text, edge_bias
+from linguistics.model import Data, Network, Text, edge_bias, embedded
 from lthjax import linguistic as lg
 from lthjax import program
 
@@ -28,7 +28,7 @@ def edge_gradients(
   def loss(attention, params, text, inside):
     blocks = {**params['model']['blocks']}
     blocks['attention'] = {**blocks['attention'], **attention}
-    model = {**params['model'], 'blocks': blocks}
+    params = {**params, 'model': {**params['model'], 'blocks': blocks}}
     edges, time = jnp.swapaxes(open_edges(text), 1, 2), text.tokens.shape[1]
 
     def visit(eqn, inputs):
@@ -41,13 +41,9 @@ def edge_gradients(
 
     everything = text._replace(edges=jnp.full_like(text.edges, 255))
     bias = edge_bias(params, everything, data)
+    added = embedded(params, text, data)
     logits, _ = program.run(
-      network.decoder.apply,
-      {'dot_general': visit},
-      model,
-      text.tokens,
-      None,
-      bias,
+      network.logits, {'dot_general': visit}, params, text.tokens, bias, added
     )
     return _losses(logits, text)[0]
 
@@ -113,11 +109,10 @@ def ablated(
   sentences, time]``.
   """
   layers, heads = network.sizes.layers, network.sizes.heads
-  model = params['model']
   (path,) = {
     use.path
-    for use in program.uses(network.decoder.apply, model, tokens)
-    if use.name == 'blocks/attention/out/kernel'
+    for use in program.uses(network.logits, params, tokens)
+    if use.name == 'model/blocks/attention/out/kernel'
   }
   valid = np.arange(tokens.shape[1]) < lengths[:, None]
 
@@ -129,21 +124,21 @@ def ablated(
     return program.bind(eqn, [values, *rest]), None
 
   @jax.jit
-  def losses(model, gone):
+  def losses(params, gone):
     logits, _ = program.run(
-      network.decoder.apply, {path: visit}, model, tokens, feeds={path: gone}
+      network.logits, {path: visit}, params, tokens, feeds={path: gone}
     )
     return optax.softmax_cross_entropy_with_integer_labels(
       logits[:, :-1], tokens[:, 1:]
     )
 
-  whole = np.asarray(losses(model, jnp.zeros((layers, heads), bool)))
+  whole = np.asarray(losses(params, jnp.zeros((layers, heads), bool)))
   out = np.zeros((layers, heads, *tokens.shape), np.float32)
   for layer in range(layers):
     for head in range(heads):
       gone = np.zeros((layers, heads), bool)
       gone[layer, head] = True
-      found = np.asarray(losses(model, jnp.asarray(gone))) - whole
+      found = np.asarray(losses(params, jnp.asarray(gone))) - whole
       out[layer, head, :, :-1] = found
   return out
 

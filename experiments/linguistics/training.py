@@ -95,6 +95,7 @@ class Texts:
     return Text(
       jnp.asarray(packing.pack(split.tokens)),
       jnp.asarray(packing.segments()),
+      jnp.asarray(packing.places()),
       jnp.asarray(packing.pack(known, model.TAGS)),
       jnp.asarray(np.stack(edges)),
     )

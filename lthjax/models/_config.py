@@ -19,6 +19,8 @@ class LlamaConfig:
     head_dim: size of a head, even; it may differ from ``width / heads``.
     mlp: hidden neurons of a block, or of one expert.
     context: the longest sequence that the model was trained for.
+    rotary: whether queries and keys turn with their positions. Without it,
+      order is seen through the causal mask alone.
     rope_theta: base of the wavelengths of rotary positions.
     rope_scaling: how wavelengths are stretched, as ``(name, value)`` pairs of
       Hugging Face's ``rope_scaling``: of type ``linear`` or ``llama3``.
@@ -38,6 +40,7 @@ class LlamaConfig:
   head_dim: int
   mlp: int
   context: int = 2048
+  rotary: bool = True
   rope_theta: float = 10_000.0
   rope_scaling: tuple[tuple[str, Any], ...] = ()
   norm_eps: float = 1e-5
@@ -53,7 +56,7 @@ class LlamaConfig:
       faults.append(
         f'key_value_heads={self.key_value_heads} must divide heads={self.heads}'
       )
-    if not faults and self.head_dim % 2:
+    if not faults and self.rotary and self.head_dim % 2:
       faults.append(
         f'head_dim={self.head_dim} must be even, because rotary positions turn'
         ' pairs of its entries'

@@ -168,7 +168,7 @@ def family(config: Config) -> str:
       'qwen3_moe': fits['qwen3'] and plain,
     }
   for name, fit in fits.items():
-    if fit:
+    if fit and c.rotary:
       return name
   raise ValueError(
     f'No model of Hugging Face has the choices of {config}: {", ".join(fits)}'

@@ -98,8 +98,10 @@ class LayerNorm(nnx.Module):
 
 def rotary(
   positions: jax.Array, head_dim: int, config: Any
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array] | None:
   """Computes cosines and sines, ``[batch, time, 1, head_dim / 2]``."""
+  if not config.rotary:
+    return None
   powers = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
   frequencies = 1.0 / config.rope_theta**powers
   frequencies = _stretch(frequencies, dict(config.rope_scaling))
@@ -123,8 +125,12 @@ def _stretch(frequencies: jax.Array, scaling: dict[str, Any]) -> jax.Array:
   return share * frequencies + (1 - share) * slow
 
 
-def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
+def rotate(
+  x: jax.Array, angles: tuple[jax.Array, jax.Array] | None
+) -> jax.Array:
   """Turns pairs of entries: those of the first and of the second half."""
+  if angles is None:
+    return x
   cos, sin = (a.astype(x.dtype) for a in angles)
   first, second = jnp.split(x, 2, axis=-1)
   return jnp.concatenate(

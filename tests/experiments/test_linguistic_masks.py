@@ -39,7 +39,7 @@ def test_packed_rows_hold_every_sentence_once(seed):
   rng = np.random.default_rng(seed)
   lengths = rng.integers(5, 17, 50)
   packing = corpus.packed(lengths, 16)
-  numbers = packing.segments()
+  numbers, counted = packing.segments(), packing.places()
   found = np.bincount(numbers[numbers >= 0], minlength=50)
   np.testing.assert_array_equal(found, lengths)
   # Together: a sentence is one stretch of one row.
@@ -47,6 +47,7 @@ def test_packed_rows_hold_every_sentence_once(seed):
     row, places = np.nonzero(numbers == i)
     assert len(set(row)) == 1
     assert places.tolist() == [*range(places[0], places[0] + lengths[i])]
+    assert counted[numbers == i].tolist() == [*range(lengths[i])]
   assert packing.shape[0] <= 1.2 * lengths.sum() / 16 + 1
 
 
@@ -55,7 +56,7 @@ def test_edges_come_back_from_bits():
   edges = rng.random((3, 8, 8)) < 0.5
   packing = corpus.packed(np.array([8, 3, 4]), 8)
   bits = packing.pack_edges(edges)
-  text = model.Text(np.zeros(packing.shape), packing.segments(), 0, bits)
+  text = model.Text(np.zeros(packing.shape), packing.segments(), 0, 0, bits)
   data = model.Data(text, text, None)
   bias = model.edge_bias({'alpha': jnp.zeros(2)}, text, data)
   for i, length in enumerate((8, 3, 4)):

@@ -43,6 +43,15 @@ def test_logits_are_those_of_transformers(name):
   close(language_models.excerpt(logits), RECORDED[name])
 
 
+def test_without_positions_one_layer_sees_a_set():
+  tokens = np.array([[3, 7, 1, 9], [7, 3, 1, 9]])
+  for rotary in (False, True):
+    config = language_models.llama_config(layers=1, rotary=rotary)
+    params = language_models.random_params(config)
+    one, other = jax.jit(models.llama(config).apply)(params, tokens)[:, 2]
+    assert np.allclose(one, other, atol=1e-5) == (not rotary)
+
+
 def test_decoding_step_by_step_is_one_pass(llama):
   model, params = llama
   tokens, mask = language_models.inputs(CASES['llama'])

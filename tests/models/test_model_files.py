@@ -375,6 +375,10 @@ def test_tokenizers_of_folders_must_fit(tmp_path):
 
 
 def test_what_no_family_has_is_not_saved(tmp_path):
+  config = language_models.llama_config(rotary=False)
+  params = language_models.random_params(config)
+  with pytest.raises(ValueError, match='No model of Hugging Face'):
+    models.save_hf(tmp_path / 'model', config, params)
   config = language_models.llama_config(out_bias=True)
   params = language_models.random_params(config)
   with pytest.raises(ValueError, match='No model of Hugging Face'):
