@@ -40,6 +40,8 @@ from lthjax import (
 )
 from lthjax._sparsify import sparsify
 from lthjax._state import SparsifyState, Topology
+from lthjax._versions import __version__ as __version__
+from lthjax._versions import show_versions
 from lthjax.calibration import Calibration, calibrate, stats
 from lthjax.lota import packed
 from lthjax.opt_state import forward_params, get_masks, set_masks, strip
@@ -68,8 +70,6 @@ if TYPE_CHECKING:
   from lthjax import checkpoints as checkpoints
   from lthjax import data as data
   from lthjax import models as models
-
-__version__ = '0.2.0'
 
 __all__ = [
   'Calibration',
@@ -125,6 +125,7 @@ __all__ = [
   'scores',
   'selection',
   'set_masks',
+  'show_versions',
   'snfs',
   'sparse_evolution',
   'sparsify',
