@@ -63,6 +63,8 @@ class Config(LanguageConfig):
   """N:M: how many of so many weights stay."""
   owl_sparsity: float = 0.7
   """Sparsity at which OWL spreads weights over the blocks."""
+  swaps: int = 50
+  """The most weights that each output exchanges."""
   train_steps: int = 128
   """Steps of reconstruction per block."""
   train_batch: int = 8
@@ -82,7 +84,7 @@ class Config(LanguageConfig):
         'sparsities and patterns were both none: give one of them.'
       )
     checks.above_zero(self, 'train_rate')
-    checks.at_least(self, train_steps=1, train_batch=1)
+    checks.at_least(self, train_steps=1, train_batch=1, swaps=0)
 
 
 SMOLLM2 = Config(
@@ -90,12 +92,20 @@ SMOLLM2 = Config(
   text='wikitext2',
   time=96,
   eval_tokens=4_096,
-  methods=('magnitude', 'wanda', 'sparse_gpt', 'refit', 'reconstruct'),
+  methods=(
+    'magnitude',
+    'wanda',
+    'sparse_gpt',
+    'refit',
+    'swaps_refit',
+    'reconstruct',
+  ),
   sparsities=(0.5,),
   patterns=(),
-  train_steps=16,
-  train_batch=21,
-  train_rate=1e-4,
+  swaps=10,
+  train_steps=48,
+  train_batch=7,
+  train_rate=5e-4,
 )
 PRESETS = {
   'tiny': Config(),
@@ -213,8 +223,11 @@ class Experiment(command.Experiment):
           tokens,
         )
     rate = optax.cosine_decay_schedule(config.train_rate, config.train_steps)
-    self.training = one_shot.Training(
-      optax.adam(rate), config.train_steps, config.train_batch
+    self.effort = one_shot.Effort(
+      one_shot.Training(
+        optax.adam(rate), config.train_steps, config.train_batch
+      ),
+      config.swaps,
     )
 
   def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
@@ -229,7 +242,7 @@ class Experiment(command.Experiment):
       params,
       self.task.draw(cell.draw),
       cell.target,
-      self.training,
+      self.effort,
     )
     density = lth.masks.density(masks)
     result = {**self.tested(params), 'draw': cell.draw, 'density': density}

@@ -43,10 +43,11 @@ class Method(NamedTuple):
   at_once: bool = False  # by the activations of the dense model
   owl: bool = False  # sparsities of blocks by their outliers
   trains: bool = False  # trains each block by its outputs
+  swaps: bool = False  # exchanges weights, up to a number per output
 
 
-def swapped(**target: Any) -> rules.Rule:
-  return rules.swaps(rules.wanda(**target))
+def swapped(*, most: int, **target: Any) -> rules.Rule:
+  return rules.swaps(rules.wanda(**target), most=most)
 
 
 def refitted(rule: Callable[..., rules.Rule], **target: Any) -> rules.Rule:
@@ -63,9 +64,12 @@ METHODS: dict[MethodName, Method] = {
   'sparse_gpt': Method('SparseGPT', '#c8553d', rules.sparse_gpt),
   'admm': Method('ADMM', '#9b5de5', rules.admm),
   'refit': Method('Wanda + refit', '#2a9d8f', REFIT),
-  'swaps': Method('Wanda + swaps', '#7f4f24', swapped),
+  'swaps': Method('Wanda + swaps', '#7f4f24', swapped, swaps=True),
   'swaps_refit': Method(
-    'Wanda + swaps + refit', '#e9a03b', functools.partial(refitted, swapped)
+    'Wanda + swaps + refit',
+    '#e9a03b',
+    functools.partial(refitted, swapped),
+    swaps=True,
   ),
   'reconstruct': Method(
     'Wanda + refit + reconstruction', '#222222', REFIT, trains=True
@@ -103,25 +107,36 @@ class Training(NamedTuple):
   batch_size: int
 
 
+class Effort(NamedTuple):
+  """How long methods that improve on others may take."""
+
+  training: Training
+  swaps: int  # per output
+
+
 def prune(
   method: Method,
   task: Language,
   params: chex.ArrayTree,
   tokens: jax.Array,
   target: Target,
-  training: Training,
+  effort: Effort,
 ) -> tuple[chex.ArrayTree, chex.ArrayTree]:
   """Prunes the kernels of all blocks; returns params and masks."""
   how: dict[str, Any] = {}
+  make = method.rule
+  if method.swaps:
+    make = functools.partial(make, most=effort.swaps)
   if target.pattern is None:
     # The sparsity is an argument of a program that is compiled once.
-    rule = method.rule(sparsity=0.5)
+    rule = make(sparsity=0.5)
     how['sparsity'] = sparsities(method, task, params, tokens, target)
   else:
-    rule = method.rule(pattern=target.pattern)
+    rule = make(pattern=target.pattern)
   if method.trains:
+    trained = effort.training._asdict()
     found = models.prune_decoder(
-      task.model, params, tokens, rule=rule, **training._asdict(), **how
+      task.model, params, tokens, rule=rule, **trained, **how
     )
     return found[:2]
   # Without logits, which are many times as large.

@@ -37,7 +37,7 @@ def prune(experiment, params, name, target):
     params,
     experiment.task.draw(0),
     target,
-    experiment.training,
+    experiment.effort,
   )
 
 
