@@ -150,10 +150,16 @@ class Network:
       optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=BETA)
     )
 
-  def logits(
+  def logits(self, params: Any, *inputs: Any) -> jax.Array:
+    """Logits of the next words; for the inputs see `hidden`."""
+    hidden = self.hidden(params, *inputs)
+    table = params['model']['embed']['embedding']
+    return jnp.einsum('btd,vd->btv', hidden, table)
+
+  def hidden(
     self, params: Any, tokens: Any, bias: Any = None, added: Any = None
   ) -> jax.Array:
-    """Logits of the next words.
+    """The normalized last hidden states.
 
     Args:
       params: of one run.
@@ -174,7 +180,12 @@ class Network:
       return outs, None
 
     outs, _ = program.run(
-      self.decoder.apply, {'gather': visit}, params['model'], tokens, None, bias
+      self.decoder.hidden,
+      {'gather': visit},
+      params['model'],
+      tokens,
+      None,
+      bias,
     )
     return outs
 
@@ -200,14 +211,16 @@ class Network:
   def _mean_loss(self, params, text, data):
     bias = edge_bias(params, text, data)
     added = embedded(params, text, data)
-    logits = self.logits(params, text.tokens, bias, added)
-    targets = text.tokens[:, 1:]
+    hidden = self.hidden(params, text.tokens, bias, added)[:, :-1]
+    table, targets = params['model']['embed']['embedding'], text.tokens[:, 1:]
+    logits = jnp.einsum('btd,vd->btv', hidden, table)
     same = text.segments[:, 1:] == text.segments[:, :-1]
     valid = same & (text.segments[:, 1:] >= 0)
-    losses = optax.softmax_cross_entropy_with_integer_labels(
-      logits[:, :-1], targets
-    )
-    right = logits[:, :-1].argmax(-1) == targets
+    # The logit of the target by itself: its gradient needs no scatter into all.
+    own = jnp.sum(hidden * table[targets], -1)
+    losses = jax.nn.logsumexp(logits, -1) - own
+    picked = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    right = picked == logits.max(-1)
     count = jnp.sum(valid)
     return (
       jnp.sum(losses, where=valid) / count,
