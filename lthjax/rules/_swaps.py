@@ -59,7 +59,7 @@ def swap(
     keep: bool, of its shape.
     gram: ``[inputs, inputs]``.
     most: the most exchanges per output.
-    m: exchange only within groups of ``m`` inputs.
+    m: exchange only within groups of ``m`` inputs, a divisor of their number.
     alive: weights that may come back; all by default.
 
   Returns:
@@ -76,9 +76,12 @@ def swap(
   """
   kernel, keep, gram = map(jnp.asarray, (kernel, keep, gram))
   alive = jnp.ones_like(keep) if alive is None else jnp.asarray(alive)
-  number = jnp.arange(len(gram)) // (m or len(gram))
-  near = number[:, None] == number
-  one = functools.partial(_output, gram=gram, near=near, most=most)
+  if m is not None and len(gram) % m:
+    raise ValueError(
+      f'`m` was {m}, but must divide the {len(gram)} inputs. Pass a divisor, or'
+      ' leave `m` out.'
+    )
+  one = functools.partial(_output, gram=gram, m=m or len(gram), most=most)
   batch = max(min(_TOGETHER // max(gram.size, 1), kernel.shape[1]), 1)
   new = jax.lax.map(
     lambda each: one(*each), (kernel.T, keep.T, alive.T), batch_size=batch
@@ -93,19 +96,24 @@ def _prune(kernel, gram, alive, target, ratio, rule, most) -> Pruned:
   return found._replace(keep=keep, kernel=None)
 
 
-def _output(w, keep, alive, gram, near, most):
+def _output(w, keep, alive, gram, m, most):
   """Exchanges weights of one output while its error falls."""
   own = jnp.square(w) * jnp.diagonal(gram)
-  both = 2 * w[:, None] * w * gram
+  groups = jnp.arange(len(w)).reshape(-1, m)
+  # Inputs may only be exchanged for those of their group: [groups, m, m].
+  near = gram[groups[:, :, None], groups[:, None, :]]
 
   def best(keep, errors):
     # Of going u and coming p: what they change, and what they share.
-    going, coming = own + 2 * w * errors, own - 2 * w * errors
-    change = going[:, None] + coming - both
-    allowed = keep[:, None] & (~keep & alive) & near
-    change = jnp.where(allowed, change, jnp.inf)
-    at = jnp.argmin(change)
-    return change.ravel()[at], at // len(w), at % len(w)
+    going = jnp.where(keep, own + 2 * w * errors, jnp.inf)
+    coming = jnp.where(~keep & alive, own - 2 * w * errors, jnp.inf)
+    v = w[groups]
+    change = coming[groups][:, None, :] - 2 * v[..., None] * v[:, None] * near
+    # The least of each row first: the place of the least of all is slow.
+    change_of = going + change.min(-1).ravel()
+    u = jnp.argmin(change_of)
+    p = u // m * m + jnp.argmin(change[u // m, u % m])
+    return change_of[u], u, p
 
   def unfinished(state):
     number, _, _, (change, _, _) = state

@@ -424,6 +424,8 @@ def test_swap_on_paper():
   np.testing.assert_allclose(losses, [2.25, 1.81, 0.52], rtol=1e-5)
   assert (lth.rules.swap(kernel, keep, gram) == np.eye(3)[:, 2:]).all()
   assert (lth.rules.swap(kernel, keep, gram, most=0) == keep).all()
+  with pytest.raises(ValueError, match='must divide the 3 inputs'):
+    lth.rules.swap(kernel, keep, gram, m=2)
 
 
 def test_shares_are_rounded_and_not_truncated():
