@@ -1,5 +1,7 @@
 """SparseGPT: input by input, later weights make up for those that go."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -118,10 +120,21 @@ class _Sweep:
       scores = jnp.square(rows / jnp.diagonal(corner)[:, None])
       keep = keep_largest(scores, count, alive)
     rows, keep, errors = self._rows(rows, keep, alive, corner, scales)
-    later = jnp.arange(len(kernel)) >= start + self.block
-    change = _hessian.matmul(across.T, errors)
-    kernel -= jnp.where(later[:, None], change, 0.0)
+    kernel = self._later(kernel, start + self.block, across, errors)
     return jax.lax.dynamic_update_slice_in_dim(kernel, rows, start, 0), keep
+
+  def _later(self, kernel, start, across, errors):
+    """Updates the inputs from a start on, and computes few others."""
+
+    def update(first):
+      later = jnp.arange(first, len(kernel)) >= start
+      change = _hessian.matmul(across[:, first:].T, errors)
+      return kernel.at[first:].add(-jnp.where(later[:, None], change, 0.0))
+
+    quarter = -(-len(kernel) // (4 * self.block)) * self.block
+    firsts = range(0, len(kernel), quarter)
+    branches = [functools.partial(update, first) for first in firsts]
+    return jax.lax.switch(start // quarter, branches)
 
   def _rows(self, rows, keep, alive, corner, scales):
     """Goes through the inputs of a block, a few at a time."""
