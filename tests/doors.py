@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from helpers import keys, random_like, random_masks
-from linguistic_doors import add_rows
+from language_doors import add_rows as add_language
+from linguistic_doors import add_rows as add_linguistic
 
 import lthjax as lth
 from lthjax import (
@@ -968,5 +969,6 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
   add(t.with_frozen_dead, 'masks params initial')
   add(t.zero_shrunk, 'params initial masks')
   # linguistic
-  add_rows(add, folder)
+  add_linguistic(add, folder)
+  add_language(add, apply, PARAMS)
   return table

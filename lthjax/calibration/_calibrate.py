@@ -12,7 +12,7 @@ from lthjax import _checks
 from lthjax.calibration import _patches, _sites, _tokens, stats
 from lthjax.calibration._calibration import Calibration, check
 from lthjax.calibration._sites import Site
-from lthjax.program._interpreter import Path, bind, trace
+from lthjax.program._interpreter import Path, bind, check_arguments, trace
 from lthjax.program._kernels import Where
 from lthjax.program._use import Use
 from lthjax.program._values import run
@@ -74,6 +74,7 @@ def calibrate(
   _checks.function('apply', apply, 'apply(params, *args)')
   _checks.function('stat', stat, 'stat(activations)')
   _checks.arrays(params)
+  check_arguments(params, *args)
   _tokens.check(token_mask, args)
   return check(
     _calibrate(
@@ -151,10 +152,17 @@ def measure(
   if _patches.is_convolution(eqn):
     return _patches.summed(eqn, inputs, stat, tokens)
   x = site.activations(eqn, inputs)
+  if tokens is not None:
+    x = jnp.where(tokens[:, None], x, 0.0)
+  total = stat(x)
+  if not hasattr(total, 'shape'):
+    raise TypeError(
+      f'`stat` returned {_checks.describe(total)}, but must return an array, as'
+      ' `lthjax.stats.squares` does.'
+    )
   if tokens is None:
-    return stat(x), jnp.int32(x.shape[-2])
-  x = jnp.where(tokens[:, None], x, 0.0)
-  return stat(x), jnp.sum(tokens, dtype=jnp.int32)
+    return total, jnp.int32(x.shape[-2])
+  return total, jnp.sum(tokens, dtype=jnp.int32)
 
 
 def collect(

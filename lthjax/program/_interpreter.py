@@ -34,20 +34,7 @@ def trace(f: Callable[..., Any], *args: Any) -> tuple[jex.ClosedJaxpr, Any]:
       f'The function was {f!r}, but must be callable: pass the one that applies'
       ' the model, before its arguments.'
     )
-  faults = (
-    f'argument {path[0].idx} has {type(x).__name__}'
-    f' at {keystr(path[1:], simple=True, separator="/") or "its top"}'
-    for path, x in jax.tree_util.tree_leaves_with_path(args)
-    if not (hasattr(x, 'shape') and hasattr(x, 'dtype'))
-    and not isinstance(x, bool | int | float | complex)
-  )
-  refuse(
-    faults,
-    'A program takes trees of arrays or of `jax.ShapeDtypeStruct`, but {}. Bind'
-    ' everything else beforehand, as in'
-    ' `lambda params, x: model.apply(params, x, train=False)`.',
-    TypeError,
-  )
+  check_arguments(*args)
   try:
     closed, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
   except Exception as error:
@@ -57,6 +44,27 @@ def trace(f: Callable[..., Any], *args: Any) -> tuple[jex.ClosedJaxpr, Any]:
       f' {type(error).__name__}: {error}. Pass what it takes, params first.'
     ) from error
   return closed, jax.tree.structure(shapes)
+
+
+def check_arguments(*args: Any) -> None:
+  """Raises if a program cannot take these arguments."""
+  kinds = bool | int | float | complex
+  faults = (
+    f'argument {path[0].idx} has {type(x).__name__}'
+    f' at {keystr(path[1:], simple=True, separator="/") or "its top"}'
+    for path, x in jax.tree_util.tree_leaves_with_path(args)
+    if isinstance(x, type)
+    or not (
+      isinstance(x, kinds) or (hasattr(x, 'shape') and hasattr(x, 'dtype'))
+    )
+  )
+  refuse(
+    faults,
+    'A program takes trees of arrays or of `jax.ShapeDtypeStruct`, but {}. Bind'
+    ' everything else beforehand, as in'
+    ' `lambda params, x: model.apply(params, x, train=False)`.',
+    TypeError,
+  )
 
 
 def interpret(

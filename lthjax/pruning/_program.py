@@ -12,7 +12,7 @@ import numpy as np
 from lthjax import _checks, trees
 from lthjax.calibration import Calibration, _sites, _tokens
 from lthjax.calibration._calibrate import hashable, hashable_where
-from lthjax.program._interpreter import trace
+from lthjax.program._interpreter import check_arguments, trace
 from lthjax.program._kernels import Where
 from lthjax.program._values import run
 from lthjax.pruning import _kernels
@@ -110,6 +110,11 @@ def prune_program(
       ' `lthjax.rules.wanda(0.5)`.'
     )
   _checks.one_of('granularity', granularity, ('site', 'block'))
+  check_arguments(params, *args)
+  if calibration is not None and not isinstance(calibration, Calibration):
+    raise _checks.wrong_type(
+      'calibration', calibration, 'come from `lthjax.calibrate`'
+    )
   _tokens.check(token_mask, args)
   if masks is not None:
     trees.check_like(masks, params, 'params')

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lthjax import _checks, trees
+from lthjax import _checks
 from lthjax._errors import refuse
 from lthjax.calibration import calibrate
 from lthjax.calibration._calibrate import hashable
+from lthjax.program._interpreter import check_arguments
 from lthjax.program._kernels import Where
 from lthjax.pruning import prune_program
 from lthjax.reconstruction._reconstruct import (
@@ -124,8 +125,11 @@ def prune_blocks(
   block = hashable(block)
   steps = _checks.at_least('steps', steps, 0)
   _checks.one_of('granularity', granularity, ('site', 'block'))
-  if steps:
+  if steps or tx is not None:
     _checks.optimizer(tx)
+  _checks.arrays(x, 'x')
+  check_arguments(blocks, x, *args)
+  _checks.at_least('batch_size', batch_size, 1)
   if steps or granularity == 'block':
     check_batches(x, x, args, batch_size)
   check_tokens(token_mask, x)
@@ -213,7 +217,7 @@ def _layers(
         f' block{"" if number is None else f", {number}"}.'
       )
     return [jax.tree.map(jnp.asarray, each) for each in blocks], list
-  leaves = trees.by_name(blocks)
+  leaves = _checks.arrays(blocks, what)
   sizes = {n: jnp.shape(x)[:1] for n, x in leaves.items() if x is not None}
   wanted: Any = (number,) if number else next(iter(sizes.values()), ())
   refuse(
@@ -243,6 +247,9 @@ def _by_layer(sparsity: Any, number: int) -> list[dict[str, Any] | None]:
   if sparsity is None:
     return [None] * number
   _checks.mapping('sparsity', sparsity, 'names of leaves to sparsities')
+  for name, x in sparsity.items():
+    if np.shape(x) == ():
+      _checks.real(f'sparsity[{name!r}]', x)
   shares = {name: np.asarray(x, np.float64) for name, x in sparsity.items()}
   refuse(
     [

@@ -287,7 +287,10 @@ def check_tokens(token_mask: Any, x: Any) -> None:
   """Raises unless a mask of tokens fits the activations."""
   if token_mask is None:
     return
-  _checks.bool_masks(token_mask, 'token_mask')
+  if not jnp.issubdtype(getattr(token_mask, 'dtype', object), bool):
+    raise _checks.wrong_type(
+      'token_mask', token_mask, 'be a bool array, true where a token counts'
+    )
   shape = jnp.shape(jax.tree.leaves(x)[0])
   if not token_mask.shape or token_mask.shape != shape[: token_mask.ndim]:
     raise ValueError(

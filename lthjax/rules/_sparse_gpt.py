@@ -54,7 +54,7 @@ def sparse_gpt(
     Frantar & Alistarh, SparseGPT: Massive Language Models Can Be Accurately
     Pruned in One-Shot, arXiv:2301.00774, algorithm 1.
   """
-  if bits not in (None, 4, 8):
+  if bits is not None and _checks.integer('bits', bits) not in (4, 8):
     raise ValueError(f'`bits` was {bits!r}, but must be 8, 4 or None.')
   options = {
     'damping': _hessian.check_damping(damping),
