@@ -30,6 +30,7 @@ from lthjax import (
   data,
   densities,
   deploy,
+  evaluation,
   experts,
   landscape,
   lota,
@@ -730,6 +731,48 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
     keeps=('keeps', keeps),
     tolerance=('positive', 1e-4),
   )
+  # evaluation
+  e = evaluation
+  sure = np.array([[0.9, 0.1], [0.3, 0.7]], np.float32)
+  judged = {
+    'probabilities': ('probabilities', sure),
+    'labels': ('integers', LABELS),
+  }
+  for f in (e.accuracy, e.brier, e.fit_temperature, e.log_loss):
+    add(f, **judged)
+  add(e.overconfidence, **judged)
+  bins = {'bins': ('count', 15), 'equal_mass': ('flag', False)}
+  for f in (e.ece, e.reliability):
+    add(f, **judged, **bins)
+  add(e.accuracy_by_group, **judged, groups=('names of examples', LABELS))
+  add(
+    e.churn,
+    probabilities=judged['probabilities'],
+    dense=('probabilities', sure),
+  )
+  votes = ('probabilities', np.stack([sure, sure]))
+  add(e.exemplars, pruned=votes, dense=votes, labels=judged['labels'])
+  add(
+    e.temper,
+    probabilities=judged['probabilities'],
+    temperature=('positive', 2.0),
+  )
+  rates = ('rates', {'fog': np.array([0.1, 0.2])})
+  add(e.mean_corruption_error, errors=rates, dense=rates)
+  add(
+    e.flips,
+    scores=('scores', sure),
+    dense=('scores', sure),
+    answers=judged['labels'],
+  )
+  add(e.is_refusal, text=('text', 'I cannot.'))
+  for f in e.corruptions.ALL.values():
+    add(
+      f,
+      'seed',
+      images=('images', IMAGES),
+      severity=('severity', 3),
+    )
   # landscape
   add(landscape.align, 'params_a params_b groups')
   add(

@@ -3,11 +3,12 @@
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
+
+from lthjax import evaluation
 
 
 def machine() -> str:
@@ -40,12 +41,5 @@ def shortest(
 def _times(
   functions: dict[str, Callable[[], Any]], repeats: int
 ) -> dict[str, list[float]]:
-  for function in functions.values():
-    jax.block_until_ready(function())  # Compiles.
-  times: dict[str, list[float]] = {name: [] for name in functions}
-  for _ in range(repeats):
-    for name, function in functions.items():
-      start = time.perf_counter()
-      jax.block_until_ready(function())
-      times[name].append(time.perf_counter() - start)
-  return times
+  times = evaluation.seconds_in_turn(functions, repeats)
+  return {name: x[1:] for name, x in times.items()}  # The first one compiles.

@@ -15,7 +15,8 @@ import zlib
 import numpy as np
 
 from lthjax import _checks, files
-from lthjax.report import _tables
+from lthjax.evaluation import Evaluation
+from lthjax.report import _evaluation, _tables
 from lthjax.report._capacity import Capacity
 
 # Dark to bright, perceptually even; the same as in page.css.
@@ -48,12 +49,13 @@ _PAGE = """\
 """
 
 
-def html(found: Capacity, *, title: str = 'Where capacity lives') -> str:
+def html(found: Capacity | Evaluation, *, title: str | None = None) -> str:
   """Writes a report as a page that needs no other file.
 
   Args:
-    found: what `lthjax.report.capacity` returned.
-    title: heading of the page.
+    found: what `lthjax.report.capacity` or `lthjax.evaluation.evaluate`
+      returned.
+    title: heading of the page; by default, what the report is about.
 
   Returns:
     A whole HTML document: tables that sort by a click on their header, and a
@@ -67,19 +69,12 @@ def html(found: Capacity, *, title: str = 'Where capacity lives') -> str:
     >>> '<h1>a &lt; b</h1>' in page
     True
   """
-  _tables.check(found)
-  _checks.text('title', title)
-  body = [
-    f'<p class="headline">{_escape(_tables.headline(found))}</p>',
-    _section('Layers', _table(_tables.layers(found))),
-    _inputs(found),
-  ]
-  if (movement := _tables.movement(found)) is not None:
-    body.append(_section('Movement', _table(movement)))
-  if overlaps := _tables.overlap(found):
-    first, *others = (_table(x, matrix=True) for x in overlaps)
-    details = f'<details><summary>By layer</summary>{"".join(others)}</details>'
-    body.append(_section('Overlap', first + details))
+  if isinstance(found, Evaluation):
+    usual, body = 'Beside accuracy', _of_evaluation(found)
+  else:
+    _tables.check(found)
+    usual, body = 'Where capacity lives', _of_capacity(found)
+  title = usual if title is None else _checks.text('title', title)
   return _PAGE.format(
     title=_escape(title),
     style=_resource('page.css'),
@@ -90,16 +85,17 @@ def html(found: Capacity, *, title: str = 'Where capacity lives') -> str:
 
 def write_html(
   path: str | os.PathLike[str],
-  found: Capacity,
+  found: Capacity | Evaluation,
   *,
-  title: str = 'Where capacity lives',
+  title: str | None = None,
 ) -> None:
   """Writes the page of `html` to a file, which appears whole or not at all.
 
   Args:
     path: the file, which is replaced if it exists; its parents are made.
-    found: what `lthjax.report.capacity` returned.
-    title: heading of the page.
+    found: what `lthjax.report.capacity` or `lthjax.evaluation.evaluate`
+      returned.
+    title: heading of the page; by default, what the report is about.
 
   Raises:
     OSError: if it cannot be written; an earlier file stays as it was.
@@ -117,8 +113,32 @@ def write_html(
   files.write_text(path, html(found, title=title))
 
 
+def _of_capacity(found: Capacity) -> list[str]:
+  body = [
+    _headline(_tables.headline(found)),
+    _section('Layers', _table(_tables.layers(found))),
+    _inputs(found),
+  ]
+  if (movement := _tables.movement(found)) is not None:
+    body.append(_section('Movement', _table(movement)))
+  if overlaps := _tables.overlap(found):
+    first, *others = (_table(x, matrix=True) for x in overlaps)
+    details = f'<details><summary>By layer</summary>{"".join(others)}</details>'
+    body.append(_section('Overlap', first + details))
+  return body
+
+
+def _of_evaluation(found: Evaluation) -> list[str]:
+  sections = [_section(x.title, _table(x)) for x in _evaluation.tables(found)]
+  return [_headline(_evaluation.headline(found)), *sections]
+
+
+def _headline(text: str) -> str:
+  return f'<p class="headline">{_escape(text)}</p>'
+
+
 def _section(title: str, *parts: str) -> str:
-  name = title.lower()
+  name = title.lower().replace(' ', '-')
   inside = '\n'.join(parts)
   return (
     f'<section aria-labelledby="{name}">\n<h2 id="{name}">{title}</h2>\n'

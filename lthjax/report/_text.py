@@ -3,15 +3,17 @@
 import textwrap
 
 from lthjax import _table
-from lthjax.report import _tables
+from lthjax.evaluation import Evaluation
+from lthjax.report import _evaluation, _tables
 from lthjax.report._capacity import Capacity
 
 
-def text(found: Capacity) -> str:
+def text(found: Capacity | Evaluation) -> str:
   """Writes a report as tables.
 
   Args:
-    found: what `lthjax.report.capacity` returned.
+    found: what `lthjax.report.capacity` or `lthjax.evaluation.evaluate`
+      returned.
 
   Returns:
     Text of several lines, with the similarity over all layers.
@@ -31,6 +33,8 @@ def text(found: Capacity) -> str:
     Alive weights of fc from each of 2 inputs: 0 to 1, 0.50 on average, none
     from 1 of 2.
   """
+  if isinstance(found, Evaluation):
+    return _of_evaluation(found)
   _tables.check(found)
   parts = [_tables.headline(found), _write(_tables.layers(found))]
   if inputs := _tables.inputs(found):
@@ -38,6 +42,14 @@ def text(found: Capacity) -> str:
   for table in (_tables.movement(found), *_tables.overlap(found)[:1]):
     if table is not None:
       parts.append(f'{textwrap.fill(table.caption, 80)}\n{_write(table)}')
+  return '\n\n'.join(parts)
+
+
+def _of_evaluation(found: Evaluation) -> str:
+  parts = [textwrap.fill(_evaluation.headline(found), 80)]
+  for table in _evaluation.tables(found):
+    caption = textwrap.fill(f'{table.title}. {table.caption}', 80)
+    parts.append(f'{caption}\n\n{_write(table)}')
   return '\n\n'.join(parts)
 
 
