@@ -70,6 +70,7 @@ from lthjax.training import Trainer, TrainState, trainer, with_masks
 if TYPE_CHECKING:
   from lthjax import checkpoints as checkpoints
   from lthjax import data as data
+  from lthjax import library as library
   from lthjax import models as models
 
 __all__ = [
@@ -99,6 +100,7 @@ __all__ = [
   'gradual',
   'keep_largest',
   'landscape',
+  'library',
   'linguistic',
   'losses',
   'lota',
@@ -149,7 +151,7 @@ __all__ = [
 ]
 
 # Loaded on first use: they need Flax, TensorFlow Datasets or orbax.
-_ON_TOP = ('checkpoints', 'data', 'models')
+_ON_TOP = ('checkpoints', 'data', 'library', 'models')
 
 
 if not TYPE_CHECKING:  # A type checker would take it for every name.

@@ -26,7 +26,7 @@ from lthjax._errors import differences, refuse
 from lthjax._logging import quiet
 from lthjax.tickets import Ticket
 
-_DIGESTS = 'SHA256SUMS'
+DIGESTS = 'SHA256SUMS'
 _PATTERN = '[]*?'  # Orbax looks files up by patterns.
 _TICKET = 'masks start trained', 'a `lthjax.tickets.Ticket`'
 
@@ -75,8 +75,7 @@ def save(
       ocp.save(os.fspath(written), tree, custom_metadata=header)
       _wait_for_all(f'written {path}')
       if jax.process_index() == 0:
-        digests = _digests(written)
-        files.write_text(written / _DIGESTS, digests)
+        files.write_text(written / DIGESTS, digests(written))
         _read_header(written)  # What cannot be read was not written.
         os.rename(written, path)
       _wait_for_all(f'renamed {path}')
@@ -351,13 +350,13 @@ def _describe(tree: chex.ArrayTree) -> dict[str, str]:
   }
 
 
-def _digests(folder: Path) -> str:
+def digests(folder: Path) -> str:
   """Returns SHA-256 of all files, as ``sha256sum`` writes it."""
   found = sorted(x for x in folder.rglob('*') if x.is_file())
   return ''.join(
     f'{hashlib.sha256(x.read_bytes()).hexdigest()}  {x.relative_to(folder)}\n'
     for x in found
-    if x != folder / _DIGESTS
+    if x != folder / DIGESTS
   )
 
 
@@ -366,13 +365,13 @@ def _read_header(path: Path) -> dict[str, Any]:
   if not path.exists():
     raise FileNotFoundError(f'There is no checkpoint at {path}.')
   try:
-    expected = (path / _DIGESTS).read_text(encoding='utf-8')
+    expected = (path / DIGESTS).read_text(encoding='utf-8')
   except (OSError, ValueError) as error:
     raise ValueError(
       f'{path} is not a checkpoint that `lthjax.checkpoints.save` wrote: its'
-      f' {_DIGESTS} cannot be read ({error}). It is left untouched.'
+      f' {DIGESTS} cannot be read ({error}). It is left untouched.'
     ) from error
-  changed = set(expected.splitlines()) ^ set(_digests(path).splitlines())
+  changed = set(expected.splitlines()) ^ set(digests(path).splitlines())
   refuse(
     sorted({line.partition('  ')[2] for line in changed}),
     f'The checkpoint {path} is damaged: {{}} changed since it was written. It'

@@ -41,12 +41,23 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
   """Writes a file atomically, or raises `OSError` and keeps an earlier one."""
   path = local_path(path)
   with temporary_folder(path) as folder:
-    written = folder / path.name
-    with open(written, 'wb') as file:
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())  # Before the rename, or a crash leaves it empty.
-    os.replace(written, path)
+    os.replace(_write(folder / path.name, data), path)
+
+
+def create_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+  """Writes a new file atomically, or raises `FileExistsError`."""
+  path = local_path(path)
+  with temporary_folder(path) as folder:
+    # Unlike a rename, a link never replaces the file of a faster writer.
+    os.link(_write(folder / path.name, data), path)
+
+
+def _write(path: Path, data: bytes) -> Path:
+  with open(path, 'wb') as file:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())  # Before the rename, or a crash leaves it empty.
+  return path
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -92,6 +92,26 @@ def flatten(tree: chex.ArrayTree) -> tuple[dict[str, Any], Any]:
   return named, structure
 
 
+def nest(leaves: Mapping[str, Any]) -> Any:
+  """Returns nested dicts of leaves by name; a leaf without a name as it is.
+
+  Example:
+    >>> from lthjax import trees
+    >>> trees.nest({'fc/bias': 1, 'fc/kernel': 2})
+    {'fc': {'bias': 1, 'kernel': 2}}
+  """
+  if list(leaves) == ['']:
+    return leaves['']
+  tree: dict[str, Any] = {}
+  for name, leaf in leaves.items():
+    *parents, last = name.split('/')
+    node = tree
+    for key in parents:
+      node = node.setdefault(key, {})
+    node[last] = leaf
+  return tree
+
+
 def map_alive(
   f: Callable[..., Any], masks: chex.ArrayTree, *trees: chex.ArrayTree
 ) -> chex.ArrayTree:

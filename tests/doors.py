@@ -598,6 +598,11 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
     path=('path', saved_ticket),
     like=('ticket', TICKET),
   )
+  add(
+    lth.library.open,
+    path=('new path', folder),
+    create=('flag', True),
+  )
   # structure
   add(
     structure.by_axes,

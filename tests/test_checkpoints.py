@@ -178,7 +178,7 @@ def test_forged_header(saved):
   """A checkpoint of orbax whose digests are right, but not one of ours."""
   path = saved.parent / 'other'
   ocp.save(path, {'w': jnp.ones(2)})
-  files.write_text(path / 'SHA256SUMS', checkpoints._digests(path))
+  files.write_text(path / 'SHA256SUMS', checkpoints.digests(path))
   with pytest.raises(ValueError, match='does not list its leaves'):
     checkpoints.load(path, {'w': jnp.ones(2)})
 

@@ -144,15 +144,9 @@ def load(
     raise ValueError(
       f'{path} is damaged, or was not written by `lthjax.deploy.save`: {error}.'
     ) from error
-  params: dict[str, Any] = {}
-  masks: dict[str, Any] = {}
-  for name, leaf in leaves.items():
-    value, mask = _restore(name, leaf, tensors)
-    *parents, last = name.split('/')
-    for tree, x in (params, value), (masks, mask):
-      for key in parents:
-        tree = tree.setdefault(key, {})
-      tree[last] = x
+  restored = {name: _restore(name, x, tensors) for name, x in leaves.items()}
+  params = trees.nest({name: value for name, (value, _) in restored.items()})
+  masks = trees.nest({name: mask for name, (_, mask) in restored.items()})
   return params, masks
 
 

@@ -1,0 +1,167 @@
+"""Tickets written, described and removed."""
+
+import platform
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, NamedTuple
+
+import jax
+
+import lthjax
+from lthjax import _checks, trees
+from lthjax.library import (
+  _aliases,
+  _card,
+  _contents,
+  _format,
+  _manifest,
+  _placing,
+)
+from lthjax.library._contents import Reader
+from lthjax.library._store import Store
+from lthjax.tickets import Ticket
+
+_TICKET = 'level density masks start trained metrics'
+
+
+class Entry(NamedTuple):
+  """A ticket in a list.
+
+  Attributes:
+    key: 64 hexadecimal digits.
+    domain: what it was added for.
+    level: number of prunings.
+    density: alive share of the prunable weights.
+    metrics: as they were added.
+    parent: the key of the ticket that it comes from, or `None`.
+    added: time in UTC, in the form of ISO 8601.
+  """
+
+  key: str
+  domain: str
+  level: int
+  density: float
+  metrics: Any
+  parent: str | None
+  added: str
+
+
+def keys(store: Store) -> tuple[str, ...]:
+  """Returns the keys of all tickets."""
+  names = store.names('tickets')
+  found = (name.partition('.')[0] for name in names)
+  return tuple(
+    key
+    for key, name in zip(found, names, strict=True)
+    if _manifest.is_key(key) and _contents.path(key).endswith('/' + name)
+  )
+
+
+def entry(store: Store, key: str) -> Entry:
+  """Returns a ticket as a list shows it."""
+  _, manifest, storage = Reader(store).open(key)
+  fields = ('domain', 'level', 'density', 'metrics', 'parent')
+  return Entry(key, *[manifest[x] for x in fields], added=storage['added'])
+
+
+def add(
+  store: Store, ticket: Ticket, params: Callable[[Any], Any], **about: Any
+) -> str:
+  """Adds a ticket, and returns its key; nothing is written twice."""
+  _checks.having('ticket', ticket, _TICKET, 'a `lthjax.tickets.Ticket`')
+  masks, parts = _placing.take(ticket, params)
+  manifest = {
+    **about,
+    'format': _manifest.FORMAT,
+    'version': lthjax.__version__,
+    'level': _checks.at_least('ticket.level', ticket.level, 0),
+    'density': _density(masks),
+    'metrics': _manifest.values('metrics', ticket.metrics),
+    **_placing.tables(trees.by_name(ticket.masks), masks, parts),
+  }
+  key = _format.sha256(_format.canonical(manifest))
+  name, parent = _contents.path(key), about['parent']
+  if store.exists(name):
+    return key
+  device = jax.devices()[0].device_kind
+  machine = f'{platform.machine()}, {device}, jax {jax.__version__}'
+  storage = {'added': _aliases.now(), 'machine': machine}
+  data = _contents.encode(manifest, storage, masks, parts, Reader(store))
+  try:
+    store.create(name, data)
+  except FileExistsError:  # Another process has added the same ticket.
+    return key
+  if parent is not None and not store.exists(_contents.path(parent)):
+    store.remove(name)
+    raise _aliases.ConflictError(
+      f'The parent {parent[:12]} was removed while its child was added. Nothing'
+      ' was added: keep the parent, and try again.'
+    )
+  return key
+
+
+def _density(masks: _placing.Masks) -> float:
+  """The alive share of the prunable weights, without any device."""
+  known = [mask for mask in masks.values() if mask is not None]
+  if not (size := sum(mask.size for mask in known)):
+    raise ValueError(
+      '`ticket.masks` have no prunable weight, so there is no ticket. Make'
+      ' masks with `lthjax.masks.full(params)`.'
+    )
+  return sum(int(mask.sum()) for mask in known) / size
+
+
+def collect(store: Store, keep: Collection[str], dry_run: bool) -> list[str]:
+  """Removes tickets that nothing needs, and returns their keys."""
+  needed = set(keep)
+  for alias in _aliases.all_aliases(store):
+    needed |= {*_aliases.stack(_aliases.log(store, alias))}
+  reader = Reader(store)
+  for key in tuple(needed):
+    needed |= {at for at, _ in _card.chain(reader, key)}
+  parents = {
+    key: reader.open(key).manifest['parent']
+    for key in keys(store)
+    if key not in needed
+  }
+  # Children before parents: a kill leaves no ticket without its source.
+  removed = sorted(parents, key=lambda key: _depth(key, parents), reverse=True)
+  if not dry_run:
+    for key in removed:
+      store.remove(_contents.path(key))
+    folders = [f'aliases/{x}' for x in store.names('aliases')]
+    for folder in ('', 'tickets', *folders):
+      store.remove_dead(folder)
+  return removed
+
+
+def _depth(key: str | None, parents: dict[str, str | None]) -> int:
+  """Counts the ancestors that are in a table."""
+  number = 0
+  while key in parents:
+    key, number = parents[key], number + 1
+  return number
+
+
+def verify(store: Store, key: str) -> None:
+  """Reads a ticket, and raises `ValueError` if it is damaged."""
+  reader = Reader(store)
+  manifest = reader.open(key).manifest
+  reader.check_digest(key)
+  for name in manifest['masks']:
+    reader.mask(key, name)
+  for part, leaves in manifest['parts'].items():
+    for name in leaves:
+      reader.leaf(key, part, name)
+
+
+def verify_all(store: Store, found: Iterable[str]) -> None:
+  """Verifies tickets and logs, or raises `ValueError` naming all damage."""
+  known, faults = set(found), []
+  for key in sorted(known):
+    try:
+      verify(store, key)
+    except (ValueError, LookupError) as error:
+      faults.append(str(error))
+  faults += _aliases.verify(store, known.__contains__)
+  if faults:
+    raise ValueError('\n'.join(faults))
