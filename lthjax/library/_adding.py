@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-import lthjax
 from lthjax import _checks, trees
+from lthjax._versions import __version__
 from lthjax.library import (
   _aliases,
   _card,
@@ -72,7 +72,7 @@ def add(
   manifest = {
     **about,
     'format': _manifest.FORMAT,
-    'version': lthjax.__version__,
+    'version': __version__,
     'level': _checks.at_least('ticket.level', ticket.level, 0),
     'density': _density(masks),
     'metrics': _manifest.values('metrics', ticket.metrics),
