@@ -8,15 +8,19 @@ verdict follows from committed CSVs by rules fixed in `verdicts/statistics.py`.
   python experiments/claims.py power            # seeds that each claim needs
   python experiments/claims.py page             # writes docs/claims.md
   python experiments/claims.py run C01 C02      # trains again, replaces data
-  python experiments/claims.py run --tier cpu   # all that two CPU cores can do
   python experiments/claims.py run C01 --append # fresh seeds, added to the data
+  python experiments/claims.py run --tier cpu   # all that two CPU cores can do
+  python experiments/claims.py run --tier digits  # signs of effects; 90 seconds
+
+Claims that are named replace their data. A tier never does: where there are
+data, it adds fresh seeds. Either ends with an error if a verdict flips.
 """
 
 import argparse
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from verdicts import claim as claim_files
@@ -94,17 +98,21 @@ def write_page(claims: list[Claim]) -> None:
 
 
 def run(claims: list[Claim], append: bool) -> None:
-  """Runs each command once, and collects what it wrote."""
+  """Runs each command once, and collects what it wrote.
+
+  With ``append``, fresh seeds join the numbers there are, which stay.
+  """
   from common import collect
 
-  commands = {one.page: one.command for one in claim_files.load_all()}
+  known = claim_files.load_all()
+  before, commands = decide(known), {one.page: one.command for one in known}
   names = (name for one in claims for name in data.pages(one))
   for name in dict.fromkeys(names):
-    command = commands[name]
+    command, results = commands[name], data.RESULTS
     script, *options = shlex.split(command)[1:]
-    if append:
-      first = collect.next_seed(name)
-      options += ['--first-seed', str(first)]
+    adds = append and (results / f'{name}.csv').exists()
+    if adds:
+      options += ['--first-seed', str(collect.next_seed(name, results))]
     print(f'$ python {shlex.join([script, *options])}', flush=True)
     done = subprocess.run(
       [sys.executable, page.ROOT / script, *options],
@@ -116,12 +124,25 @@ def run(claims: list[Claim], append: bool) -> None:
     if done.returncode:
       raise ValueError(f'`{command}` ended with {done.returncode}.')
     folder = page.ROOT / done.stdout.rstrip().rpartition(': ')[2]
-    if append:
-      collect.append(folder, name)
-    else:
-      collect.collect(folder, name)
+    (collect.append if adds else collect.collect)(folder, name, results)
     print(f'experiments/results/{name}.csv: configuration', end=' ')
-    print(collect.configuration(name))
+    print(collect.configuration(name, results))
+  compare(claims, before)
+
+
+def compare(claims: list[Claim], before: Mapping[str, Verdict]) -> None:
+  """Prints the verdicts of new data, and raises if one has flipped."""
+  now, flipped = decide(claim_files.load_all()), []
+  for one in claims:
+    old, new = before[one.name].word, now[one.name]
+    print(f'{one.name:5} {new.text}')
+    if old not in ('no data', new.word):
+      flipped.append(f'{one.name} from {old!r} to {new.word!r}')
+  if flipped:
+    raise ValueError(
+      f'Verdicts have flipped: {", ".join(flipped)}. Look at the data, explain'
+      ' the change, and run `python experiments/claims.py page`.'
+    )
 
 
 def chosen(
@@ -155,7 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
   try:
     claims = claim_files.load_all()
     if options.command == 'run':
-      run(chosen(claims, options.claims, options.tier), options.append)
+      adds = options.append or options.tier is not None
+      run(chosen(claims, options.claims, options.tier), append=adds)
     else:
       actions[options.command](claims)
   except (ValueError, OSError) as error:
