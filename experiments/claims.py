@@ -106,6 +106,7 @@ def run(claims: list[Claim], append: bool) -> None:
 
   known = claim_files.load_all()
   before, commands = decide(known), {one.page: one.command for one in known}
+  failed = []  # The other commands are run all the same.
   names = (name for one in claims for name in data.pages(one))
   for name in dict.fromkeys(names):
     command, results = commands[name], data.RESULTS
@@ -122,12 +123,15 @@ def run(claims: list[Claim], append: bool) -> None:
       check=False,
     )
     if done.returncode:
-      raise ValueError(f'`{command}` ended with {done.returncode}.')
+      failed.append(f'`{command}` ended with {done.returncode}')
+      continue
     folder = page.ROOT / done.stdout.rstrip().rpartition(': ')[2]
     (collect.append if adds else collect.collect)(folder, name, results)
     print(f'experiments/results/{name}.csv: configuration', end=' ')
     print(collect.configuration(name, results))
   compare(claims, before)
+  if failed:
+    raise ValueError(f'{"; ".join(failed)}. All others were run.')
 
 
 def compare(claims: list[Claim], before: Mapping[str, Verdict]) -> None:

@@ -92,14 +92,10 @@ class Config(TrainConfig):
   def __post_init__(self):
     super().__post_init__()
     checks.at_least(self, score_batches=1, score_steps=1)
-    checks.each_once(self, 'methods', 'ratios')
+    checks.each_once(self, 'methods')
+    checks.compressions(self)
     checks.each_once(self, 'checks', none=True)
     checks.between_0_and_1(self, 'imp_fraction')
-    if wrong := [ratio for ratio in self.ratios if not ratio > 1]:
-      raise ValueError(
-        f'ratios had {wrong[0]}, but must be above 1: 10 leaves a tenth of the'
-        ' weights. The dense network is always trained.'
-      )
 
 
 CIFAR = Config(

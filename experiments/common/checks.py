@@ -41,6 +41,16 @@ def between_0_and_1(config: Any, *names: str, because: str = '') -> None:
       )
 
 
+def compressions(config: Any, name: str = 'ratios') -> None:
+  """Refuses ratios of compression that leave all weights, and repeated ones."""
+  each_once(config, name)
+  if wrong := [ratio for ratio in getattr(config, name) if not ratio > 1]:
+    raise ValueError(
+      f'{name} had {wrong[0]}, but must be above 1: 10 leaves a tenth of the'
+      ' weights. The dense network is always trained.'
+    )
+
+
 def each_once(config: Any, *names: str, none: bool = False) -> None:
   """Refuses options that repeat a value, or that lack one and need it."""
   for name in names:

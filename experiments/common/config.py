@@ -33,6 +33,8 @@ TITLES = {
   'vgg_16': 'VGG-16',
   'wide_resnet_22_2': 'WRN-22-2',
   'small': 'A small network',
+  'decoder': 'A small decoder',
+  'python_manual': "Python's manual",
   'digits_transposed': 'transposed digits',
   'digits_permuted': 'permuted digits',
   'mnist': 'MNIST',

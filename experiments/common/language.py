@@ -140,25 +140,38 @@ class Language:
       optax.clip_by_global_norm(1.0),
       optax.adamw(schedule, b2=0.95, weight_decay=0.01),
     )
-    trainer = lth.trainer(
-      lambda key: (self.model.init(key), {}),
-      self._loss,
-      tx,
-      self._batch,
-      evaluate=self._validate,
-      every=options.eval_every,
-    )
+    trainer = self.trainer(tx, every=options.eval_every)
 
     def report(step, metrics):
       if evaluated is not None:
         evaluated(step, {name: x[None] for name, x in metrics.items()})
 
-    data = {
+    state = trainer.init(jax.random.key(0))
+    return trainer.fit(
+      state, self.dataset, until=options.steps, report=report
+    ).params
+
+  def trainer(
+    self, tx: Any, *, every: int, vmapped: bool = False
+  ) -> lth.Trainer:
+    """A training loop that validates after every ``every`` steps."""
+    return lth.trainer(
+      lambda key: (self.model.init(key), {}),
+      self._loss,
+      tx,
+      self._batch,
+      evaluate=self._validate,
+      every=every,
+      vmapped=vmapped,
+    )
+
+  @functools.cached_property
+  def dataset(self) -> dict[str, jax.Array]:
+    """What a training loop reads: a stream, and sequences to validate on."""
+    return {
       'train': jnp.asarray(self.tokens.train),
       'validation': self.sequences('validation'),
     }
-    state = trainer.init(jax.random.key(0))
-    return trainer.fit(state, data, until=options.steps, report=report).params
 
   def sequences(self, part: str = 'test') -> jax.Array:
     """The first tokens of a part, ``[sequences, time]``."""
@@ -196,11 +209,16 @@ class Language:
       'test_accuracy': float(accuracy),
     }
 
-  def loss(self, params: chex.ArrayTree, tokens: jax.Array) -> jax.Array:
+  def loss(
+    self,
+    params: chex.ArrayTree,
+    tokens: jax.Array,
+    temperature: float | jax.Array = 1.0,
+  ) -> jax.Array:
     """Mean cross-entropy of the next tokens of ``[batch, time]``."""
     logits = self.model.apply(params, tokens)[:, :-1]
     return optax.softmax_cross_entropy_with_integer_labels(
-      logits, tokens[:, 1:]
+      logits / temperature, tokens[:, 1:]
     ).mean()
 
   def batch(self, stream: jax.Array, key: chex.PRNGKey) -> jax.Array:
@@ -258,6 +276,12 @@ def find_smollm2() -> Path:
 def measure(apply, params, tokens) -> tuple[jax.Array, jax.Array]:
   """Mean loss of the next tokens, and share of them that are guessed."""
   return _measure(apply, params, tokens)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def measure_runs(apply, params, tokens) -> tuple[jax.Array, jax.Array]:
+  """The same of several runs side by side."""
+  return jax.vmap(lambda one: _measure(apply, one, tokens))(params)
 
 
 def _measure(apply, params, tokens):

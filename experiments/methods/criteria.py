@@ -31,26 +31,14 @@ def criteria(
   Each key chooses so many batches of training examples to score by. Criteria
   that need no data are the same function for all keys.
   """
-  dataset, shape = task.dataset, image_shape(task.dataset)
-
-  def apply(params, x):
-    return task.model.apply(params, model_state, x)[0]
-
-  def loss(params, batch, temperature=1.0):
-    x = data.normalize(batch.images, dataset.mean, dataset.std)
-    logits, _ = task.model.apply(params, model_state, x, train=True)
-    return optax.losses.softmax_cross_entropy_with_integer_labels(
-      logits / temperature, batch.labels
-    ).mean()
+  shape = image_shape(task.dataset)
+  apply, loss = functions(task, model_state)
 
   def synflow(params):
     return lth.scores.synflow(apply, params, shape)
 
   def examples(key):
-    return [
-      data.batch(dataset.train, key, jnp.int32(i), batch_size=EXAMPLES)
-      for i in range(batches)
-    ]
+    return draw(task, key, batches)
 
   def snip(key):
     whole = jax.tree.map(lambda *x: jnp.concatenate(x), *examples(key))
@@ -71,6 +59,33 @@ def criteria(
     'grasp': [grasp(key) for key in keys],
     'synflow': [synflow] * len(keys),
   }
+
+
+def functions(
+  task: Classification, model_state: Any
+) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
+  """Outputs ``apply(params, x)``, and ``loss(params, batch, temperature)``."""
+  dataset = task.dataset
+
+  def apply(params, x):
+    return task.model.apply(params, model_state, x)[0]
+
+  def loss(params, batch, temperature=1.0):
+    x = data.normalize(batch.images, dataset.mean, dataset.std)
+    logits, _ = task.model.apply(params, model_state, x, train=True)
+    return optax.losses.softmax_cross_entropy_with_integer_labels(
+      logits / temperature, batch.labels
+    ).mean()
+
+  return apply, loss
+
+
+def draw(task: Classification, key: chex.PRNGKey, batches: int) -> list[Any]:
+  """Draws batches of training examples to score by."""
+  return [
+    data.batch(task.dataset.train, key, jnp.int32(i), batch_size=EXAMPLES)
+    for i in range(batches)
+  ]
 
 
 def imp_ratios(ratios: Sequence[float], fraction: float) -> list[float]:

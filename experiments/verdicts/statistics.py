@@ -50,9 +50,8 @@ class Verdict(NamedTuple):
 
 def paired(effects: np.ndarray, test: Test, margin: float) -> Estimate:
   """Student's interval of the mean, and the sign-flip test."""
-  n, mean = len(effects), float(np.mean(effects))
+  mean, low, high = interval(effects)
   deviation = float(np.std(effects, ddof=1))
-  half = scipy.stats.t.ppf(1 - LEVEL / 2, n - 1) * deviation / np.sqrt(n)
   ends = {
     'superiority': [margin],
     'non-inferiority': [-margin],
@@ -60,8 +59,16 @@ def paired(effects: np.ndarray, test: Test, margin: float) -> Estimate:
   }[test]
   p = max(sign_flip(effects - end) for end in ends)
   return Estimate(
-    mean, mean - half, mean + half, _bootstrap(effects), deviation, n, p
+    mean, low, high, _bootstrap(effects), deviation, len(effects), p
   )
+
+
+def interval(effects: np.ndarray) -> tuple[float, float, float]:
+  """The mean of paired differences, and Student's interval around it."""
+  n, mean = len(effects), float(np.mean(effects))
+  deviation = float(np.std(effects, ddof=1))
+  half = float(scipy.stats.t.ppf(1 - LEVEL / 2, n - 1) * deviation / np.sqrt(n))
+  return mean, mean - half, mean + half
 
 
 def sign_flip(differences: np.ndarray) -> float:

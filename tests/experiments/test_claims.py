@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import math
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -378,3 +379,88 @@ def test_fresh_seeds_are_added_to_collected_numbers(tmp_path):
 def test_claims_are_frozen_data():
   assert FOLDER.is_dir()
   assert {x.name for x in dataclasses.fields(Claim)} >= {'margin', 'seeds'}
+
+
+@pytest.fixture
+def fake_run(site, monkeypatch):
+  """Lets `run` find data of the seeds that it asks for; returns commands."""
+  commands = []
+
+  def run(command, **_):
+    commands.append(command)
+    folder = site / f'run{len(commands)}'
+    folder.mkdir()
+    first = int(command[-1]) if '--first-seed' in command else 0
+    write_data(folder, EFFECTS + len(commands) / 10, 'results')
+    with (folder / 'results.csv').open() as file:
+      rows = [
+        x | {'seed': first + int(x['seed'])} for x in csv.DictReader(file)
+      ]
+    collect.tables.write_csv(folder / 'results.csv', rows)
+    (folder / 'results.md').write_text('# P\n\n![a](a.png) [n](results.csv)\n')
+    (folder / 'a.png').write_bytes(b'')
+    printed = f'Figures, tables and networks: {folder}\n'
+    return types.SimpleNamespace(returncode=0, stdout=printed)
+
+  monkeypatch.setattr(script.subprocess, 'run', run)
+  monkeypatch.setattr(data, 'RESULTS', site / 'results')
+  return commands
+
+
+def test_a_tier_adds_seeds_and_replaces_nothing(site, fake_run, capsys):
+  table = site / 'results' / 'p.csv'
+  before = table.read_text()
+  for times in (1, 2):
+    script.main(['run', '--tier', 'cpu'])
+    assert table.read_text().startswith(before)
+    before = table.read_text()
+    assert collect.next_seed('p', site / 'results') == 6 * (1 + times)
+  assert [x[-2:] for x in fake_run] == [
+    ['--first-seed', '6'],
+    ['--first-seed', '12'],
+  ]
+  assert 'C01   holds: +3.77' in capsys.readouterr().out
+  # By name, the data are those of a new run of the first seeds.
+  script.main(['run', 'C01'])
+  assert '--first-seed' not in fake_run[-1]
+  assert collect.next_seed('p', site / 'results') == 6
+
+
+def test_a_tier_without_data_collects_them(site, fake_run, monkeypatch):
+  (site / 'results' / 'p.csv').unlink()
+  monkeypatch.setattr(script, 'decide', lambda _: NO_DATA)
+  script.main(['run', '--tier', 'cpu'])
+  assert '--first-seed' not in fake_run[0]
+  assert collect.next_seed('p', site / 'results') == 6
+
+
+def test_a_command_that_fails_stops_no_other(site, fake_run, monkeypatch):
+  monkeypatch.setattr(
+    script.subprocess,
+    'run',
+    lambda *_, **__: types.SimpleNamespace(returncode=3),
+  )
+  before = (site / 'results' / 'p.csv').read_text()
+  with pytest.raises(
+    SystemExit, match=r'lottery_ticket\.py` ended with 3\. All'
+  ):
+    script.main(['run', '--tier', 'cpu'])
+  assert (site / 'results' / 'p.csv').read_text() == before
+  assert not fake_run
+
+
+NO_DATA = {'C01': statistics.Verdict('no data', None, None)}
+
+
+def test_a_verdict_that_flips_in_a_run_is_an_error(site, fake_run):
+  write_data(site / 'results', -EFFECTS)
+  with pytest.raises(SystemExit, match="flipped: C01 from 'fails' to 'holds'"):
+    script.main(['run', 'C01'])
+
+
+def test_claims_on_digits_are_a_tier():
+  digits = [one for one in load_all() if one.tier == 'digits']
+  assert [one.name for one in digits] == [f'C{n}' for n in range(90, 97)]
+  # Each command is run once, and all together take about 90 seconds.
+  assert len({one.command for one in digits}) == 3
+  assert all('digits' in one.command + one.page for one in digits)

@@ -20,6 +20,7 @@ FIRST_PRESETS = {
   'deployed_ticket': 'digits',
   'dynamic_sparse_training': 'mnist',
   'pruning_at_init': 'mnist',
+  'score_submission': 'digits',
   'zero_cost_ranking': 'fashion_mnist',
   'linear_mode_connectivity': 'digits',
   'ticket_transfer': 'digits',
@@ -42,6 +43,7 @@ COUNTS = {
   ('deployed_ticket', 'digits'): 19 + 1,
   ('dynamic_sparse_training', 'mnist'): 1 + 10 * 3,
   ('dynamic_sparse_training', 'mnist_longer'): 5 * 4,
+  ('score_submission', 'digits'): 1 + 5 + 6 * 5 * 4,
   ('zero_cost_ranking', 'digits'): 10 + 32,
   ('ticket_transfer', 'digits'): 3 * 16 + 3 * 7,
   ('ticket_transfer', 'images'): 3 * 16 + 3 * 7,
@@ -63,6 +65,7 @@ LINES = {
   'deployed_ticket': {'| compacted | ': 1, '| int8 | ': 1},
   'dynamic_sparse_training': {'| RigL | ': 1},
   'pruning_at_init': {'| SNIP | ': 2},
+  'score_submission': {'| snip | ': 3, '| ERK-random | ': 2},
   'zero_cost_ranking': {'| num_params | ': 1, '| by snip alone | ': 1},
   'linear_mode_connectivity': {'| winning ticket | ': 2},
   'ticket_transfer': {'| of digits | ': 2},
@@ -86,6 +89,7 @@ STEPS = {
   'deployed_ticket': [20],
   'dynamic_sparse_training': [20, 40],
   'pruning_at_init': [20],
+  'score_submission': [20],
   'zero_cost_ranking': [30],
   'linear_mode_connectivity': [20],
   'ticket_transfer': [20],
@@ -146,6 +150,17 @@ BAD_COMMAND_LINES = {
     ('--imp-fraction 1', 'imp_fraction was 1.0, but must be between 0 and 1'),
     ('--score-batches 0', 'score_batches was 0, but must be at least 1'),
     ('--methods rigl', "invalid choice 'rigl' for argument '--methods'"),
+  ],
+  'score_submission': [
+    ('--seeds 1', 'seeds was 1, but must be at least 2'),
+    ('--ratios 1', 'ratios had 1.0, but must be above 1'),
+    ('--ratios 4 4', 'ratios were 4.0 4.0, but must be one or more'),
+    ('--checks reinit reinit', 'checks were reinit reinit, but must be none'),
+    ('--submissions nothing', 'nothing.py is not a file. Submissions are'),
+    ('--submissions snip snip', 'submissions were snip snip, but must be'),
+    ('--dataset python_manual', 'python_manual, but model lenet_300_100. A'),
+    ('--model decoder', 'dataset was digits, but model decoder. A decoder'),
+    ('--model mlp', "invalid choice 'mlp' for argument '--model'"),
   ],
   'zero_cost_ranking': [
     ('--widths 3 3', 'widths were 3 3, but must be one or more'),
@@ -258,6 +273,9 @@ BAD_VALUES = {
       '--ratios 30000: This sparsity leaves 2 weights for 3 layers'
       ' (fc1/kernel,',
     ),
+  ],
+  'score_submission': [
+    ('--ratios 30000', '--ratios 30000: '),
   ],
   'zero_cost_ranking': [
     (
