@@ -137,7 +137,7 @@ def test_a_file_that_changes_is_another_cell(tmp_path):
   assert names[0][:dense_and_baseline] == names[1][:dense_and_baseline]
   assert not set(names[0][dense_and_baseline:]) & set(names[1][6:])
   # The folder is the same, so that what is there is not trained again.
-  assert found.configuration == parse('').configuration
+  assert found.configuration == parse('--checks').configuration
 
 
 def parse(options):
