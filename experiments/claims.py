@@ -105,7 +105,8 @@ def run(claims: list[Claim], append: bool) -> None:
   from common import collect
 
   known = claim_files.load_all()
-  before, commands = decide(known), {one.page: one.command for one in known}
+  before = decide(present(known))
+  commands = {one.page: one.command for one in known}
   failed = []  # The other commands are run all the same.
   names = (name for one in claims for name in data.pages(one))
   for name in dict.fromkeys(names):
@@ -134,12 +135,23 @@ def run(claims: list[Claim], append: bool) -> None:
     raise ValueError(f'{"; ".join(failed)}. All others were run.')
 
 
+def present(claims: list[Claim]) -> list[Claim]:
+  """The claims that miss none of their data."""
+  return [
+    one
+    for one in claims
+    if all((data.RESULTS / f'{x}.csv').exists() for x in one.configurations)
+  ]
+
+
 def compare(claims: list[Claim], before: Mapping[str, Verdict]) -> None:
   """Prints the verdicts of new data, and raises if one has flipped."""
-  now, flipped = decide(claim_files.load_all()), []
+  now, flipped = decide(present(claim_files.load_all())), []
   for one in claims:
-    old, new = before[one.name].word, now[one.name]
+    if (new := now.get(one.name)) is None:
+      continue
     print(f'{one.name:5} {new.text}')
+    old = before.get(one.name, new).word
     if old not in ('no data', new.word):
       flipped.append(f'{one.name} from {old!r} to {new.word!r}')
   if flipped:

@@ -133,7 +133,10 @@ def check(
   wanted, found = (_flat(tree) for tree in (full, masks))
   wrong = [
     *(f'there is no {name or "leaf"}' for name in wanted if name not in found),
-    *(f'{name or "the whole"} is no leaf' for name in sorted(found.keys() - wanted)),
+    *(
+      f'{name or "the whole"} is no leaf'
+      for name in sorted(found.keys() - wanted)
+    ),
   ] or [
     fault
     for name, mask in wanted.items()

@@ -426,9 +426,8 @@ def test_a_tier_adds_seeds_and_replaces_nothing(site, fake_run, capsys):
   assert collect.next_seed('p', site / 'results') == 6
 
 
-def test_a_tier_without_data_collects_them(site, fake_run, monkeypatch):
+def test_a_tier_without_data_collects_them(site, fake_run):
   (site / 'results' / 'p.csv').unlink()
-  monkeypatch.setattr(script, 'decide', lambda _: NO_DATA)
   script.main(['run', '--tier', 'cpu'])
   assert '--first-seed' not in fake_run[0]
   assert collect.next_seed('p', site / 'results') == 6
@@ -447,9 +446,6 @@ def test_a_command_that_fails_stops_no_other(site, fake_run, monkeypatch):
     script.main(['run', '--tier', 'cpu'])
   assert (site / 'results' / 'p.csv').read_text() == before
   assert not fake_run
-
-
-NO_DATA = {'C01': statistics.Verdict('no data', None, None)}
 
 
 def test_a_verdict_that_flips_in_a_run_is_an_error(site, fake_run):
