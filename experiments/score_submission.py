@@ -45,8 +45,8 @@ import optax
 
 import lthjax as lth
 from common import checks, command, grid, seeds, texts
-from common.classification import make_optimizer, networks
-from common.config import TrainConfig
+from common.classification import networks
+from common.config import BaseConfig
 from lthjax import accounting, trees
 from lthjax.training import TrainState, with_masks
 from methods import controls, problems, submissions
@@ -57,7 +57,7 @@ BASELINE = 'erk_random'
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(TrainConfig):
+class Config(BaseConfig):
   """Scores ways to prune at initialization."""
 
   submissions: tuple[str, ...] = dataclasses.field(
@@ -72,7 +72,9 @@ class Config(TrainConfig):
   """Network; a decoder reads characters."""
   seeds: int = 6
   steps: int = 150
+  """Training steps."""
   eval_every: int = 150
+  """Steps between evaluations on the validation set."""
   ratios: tuple[float, ...] = (5.0, 10.0, 20.0, 50.0, 100.0)
   """Compression ratios: prunable weights per weight that is left."""
   checks: tuple[CheckName, ...] = get_args(CheckName)
@@ -96,7 +98,7 @@ class Config(TrainConfig):
 
   def __post_init__(self):
     super().__post_init__()
-    checks.at_least(self, seeds=2, score_batches=1)
+    checks.at_least(self, seeds=2, steps=1, eval_every=1, score_batches=1)
     checks.at_least(self, width=8, layers=1, heads=1, time=2)
     checks.at_least(self, eval_tokens=self.time)
     checks.compressions(self)
@@ -202,7 +204,7 @@ class Experiment(command.Experiment):
     schedule = optax.warmup_cosine_decay_schedule(
       0.0, config.learning_rate, rise, max(config.steps, rise + 1)
     )
-    return make_optimizer('adam', schedule, config.weight_decay, self.dense)
+    return optax.adam(schedule)
 
   @functools.cached_property
   def start(self) -> TrainState:
