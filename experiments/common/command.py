@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common import figures, grid, tables
-from common.config import BaseConfig, parse
+from common.config import RunConfig, parse
 from common.provenance import write_page
 from lthjax import checkpoints, files, runs
 
@@ -60,7 +60,7 @@ def run(
 
 
 def main(
-  presets: Mapping[str, BaseConfig],
+  presets: Mapping[str, RunConfig],
   cells: Callable[[Any], Sequence[grid.Cell]],
   experiment: Callable[[Any], Experiment],
   report: Any,

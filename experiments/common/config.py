@@ -50,19 +50,13 @@ NONE = tyro.conf.arg(help_behavior_hint='(default: none)')
 
 
 @dataclasses.dataclass(frozen=True)
-class BaseConfig:
+class RunConfig:
   """Options that all experiments share."""
 
   seeds: int = 3
   """Runs side by side, with consecutive seeds."""
   first_seed: int = 0
   """Seed of the first run."""
-  batch_size: int = 60
-  """Examples per step."""
-  learning_rate: float = 1.2e-3
-  """Step size of the optimizer."""
-  validation: int | None = None
-  """Training examples held out for validation; None: about a tenth."""
   output: Path = dataclasses.field(default=Path('runs'), compare=False)
   """Folder that holds the folders of all runs."""
 
@@ -70,13 +64,12 @@ class BaseConfig:
 
   def __post_init__(self):
     checks.finite(self, *(x.name for x in dataclasses.fields(self)))
-    checks.at_least(self, seeds=1, first_seed=0, batch_size=1, validation=1)
+    checks.at_least(self, seeds=1, first_seed=0)
     if self.first_seed + self.seeds > KINDS_APART:
       raise ValueError(
         f'first_seed was {self.first_seed}, but seeds must stay below'
         f' {KINDS_APART}.'
       )
-    checks.above_zero(self, 'learning_rate')
 
   @property
   def name(self) -> str:
@@ -96,6 +89,23 @@ class BaseConfig:
     """What was trained, in words."""
     given = (getattr(self, name, '') for name in ('model', 'dataset'))
     return f'{" on ".join(map(titled, filter(None, given)))}, {seeds(self)}'
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseConfig(RunConfig):
+  """Options of experiments that train."""
+
+  batch_size: int = 60
+  """Examples per step."""
+  learning_rate: float = 1.2e-3
+  """Step size of the optimizer."""
+  validation: int | None = None
+  """Training examples held out for validation; None: about a tenth."""
+
+  def __post_init__(self):
+    super().__post_init__()
+    checks.at_least(self, batch_size=1, validation=1)
+    checks.above_zero(self, 'learning_rate')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +160,7 @@ RESUME = """
 Each configuration has its folder below --output. Kill the command at any time,
 and start it again: it goes on where it was, with the same bits.
 """
-Config = TypeVar('Config', bound=BaseConfig)
+Config = TypeVar('Config', bound=RunConfig)
 
 
 def titled(name: str) -> str:
@@ -158,7 +168,7 @@ def titled(name: str) -> str:
   return TITLES.get(name, name)
 
 
-def seeds(config: BaseConfig) -> str:
+def seeds(config: RunConfig) -> str:
   """The number of seeds, in words."""
   return '1 seed' if config.seeds == 1 else f'{config.seeds} seeds'
 

@@ -9,7 +9,7 @@ import chex
 import numpy as np
 
 from common import progress, tables
-from common.config import BaseConfig
+from common.config import RunConfig
 from lthjax import checkpoints
 from lthjax.tickets import Ticket
 
@@ -90,7 +90,7 @@ class Progress(progress.Progress):
     self,
     cells: Iterable[Cell],
     rows: Callable[[Result], list[dict[str, Any]]],
-    config: BaseConfig,
+    config: RunConfig,
   ):
     """Begins with no cell done; ``rows`` are those of a result in the CSV."""
     self._config = config
@@ -149,7 +149,7 @@ class Progress(progress.Progress):
 
 
 def whose(
-  rows: Iterable[dict[str, Any]], result: Result, config: BaseConfig
+  rows: Iterable[dict[str, Any]], result: Result, config: RunConfig
 ) -> list[dict[str, Any]]:
   """Rows with their seed, their options, and seconds of all seeds together."""
   more = {

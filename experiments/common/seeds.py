@@ -7,16 +7,16 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from common.config import KINDS_APART, BaseConfig
+from common.config import KINDS_APART, RunConfig
 
 
-def seed_keys(config: BaseConfig, offset: int = 0) -> chex.PRNGKey:
+def seed_keys(config: RunConfig, offset: int = 0) -> chex.PRNGKey:
   """One key per seed: keys of the config's seeds, plus an offset."""
   first = config.first_seed + offset
   return jax.vmap(jax.random.key)(jnp.arange(config.seeds) + first)
 
 
-def keys(config: BaseConfig, kinds: int) -> list[chex.PRNGKey]:
+def keys(config: RunConfig, kinds: int) -> list[chex.PRNGKey]:
   """Keys of the seeds, and of as many other kinds of random numbers."""
   return [seed_keys(config, i * KINDS_APART) for i in range(kinds)]
 

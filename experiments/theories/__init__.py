@@ -1,0 +1,1 @@
+"""What theory predicts about lottery tickets, and the measurement beside it."""
