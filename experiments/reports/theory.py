@@ -27,7 +27,8 @@ X = {
 }
 ABOUT = {
   'draws': 'Draws of a ticket. Share of N random half masks among which one'
-  ' solves XOR. Formula: 1 - (1 - p)^N with the p of the same draws.',
+  ' solves XOR. Formula: 1 - (1 - p)^N with the p of all draws of the'
+  ' same kind.',
   'subsets': 'Subset sums. Median distance of a target, uniform in [-1, 1], to'
   ' the best choice among n weights, uniform in [-1, 1]. Formulas: for subsets,'
   ' 2^n sums scattered by a normal law; for single weights, 1 - 2^(-1/n).',
@@ -135,7 +136,7 @@ def notes(result: Result) -> list[str]:
       f'{width.capitalize()}: a half mask of a fresh network solves XOR'
       f' with p = {x["p"]:.2g}. Hits of masks of one network vary'
       f' {x["dispersion"]:.1f} times as much between networks as independent'
-      ' draws would: tickets come in clusters.'
+      ' draws would.'
       for width, x in found.items()
     ]
   if part == 'subsets':
@@ -197,7 +198,11 @@ def page(run: Run) -> list[str | Table]:
 
 def terminal(run: Run) -> list[str | Table]:
   """The tables, and where formulas and measurements part."""
-  return [x for result in run.results for x in (table(result), apart(result))]
+  found: list[str | Table] = []
+  for result in run.results:
+    plain = table(result)._replace(caption='')
+    found += [ABOUT[result['part']], plain, apart(result)]
+  return found
 
 
 def curve(ax: Axes, found: list[Point], label: str, **style: Any) -> None:

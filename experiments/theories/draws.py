@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from theories.intervals import Point
+from theories.intervals import Point, constant
 
 FIRST = np.array([0, 0, 1, 1], np.float32)[:, None]
 SECOND = np.array([0, 1, 0, 1], np.float32)[:, None]
@@ -96,11 +96,9 @@ def measure(
     dispersions.append(float(counts.var() / max(counts.mean(), 1e-9)))
     for n, values in found.items():
       values.append(found_within(hits, n))
-  how = 'fresh networks' if fresh else 'one network'
+  how, p = 'fresh networks' if fresh else 'one network', float(np.mean(chances))
   points = [
-    Point(
-      f'{how}, width {width}', n, values, [at_least_one(p, n) for p in chances]
-    )
-    for n, values in found.items()
+    Point(f'{how}, width {width}', n, x, constant(at_least_one(p, n), seeds))
+    for n, x in found.items()
   ]
   return Found(points, chances, dispersions)

@@ -60,7 +60,8 @@ def test_fresh_networks_follow_the_formula_and_masks_of_one_do_not():
   assert [x.x for x in one.points] == [1, 4, 16, 64, 256, 1024]
   for found in (fresh, one):  # At N = 1, the formula is p.
     assert found.points[0].measured == pytest.approx(found.chance)
-    assert found.points[0].formula == pytest.approx(found.chance)
+    p = np.mean(found.chance)
+    assert found.points[0].predicted == pytest.approx(p)
   last = fresh.points[-1]
   assert last.mean == pytest.approx(last.predicted, abs=0.15)
   assert one.points[-1].mean < one.points[-1].predicted
