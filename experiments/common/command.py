@@ -13,6 +13,13 @@ from common.provenance import write_page
 from lthjax import checkpoints, files, runs
 
 
+class Advice(NamedTuple):
+  """What to look at when a command is done, and what to try then."""
+
+  files: Mapping[str, str]  # in the folder of the run: what each shows
+  commands: Mapping[str, str]  # or other things to open: what each is for
+
+
 class Run(NamedTuple):
   """What a report shows."""
 
@@ -71,7 +78,8 @@ def main(
   ``cells(config)`` are all trainings, in an order in which they can be done. An
   ``experiment`` raises on bad options before anything is written. The module
   ``report`` has ``rows(result)`` for the CSV, ``draw(run)`` for figures by
-  name, ``page(run)`` for text and tables, and perhaps ``terminal(run)``.
+  name, ``page(run)`` for text and tables, and perhaps ``terminal(run)``; and
+  perhaps ``advice(run)``, an `Advice` for the end.
   """
   logging.getLogger('absl').setLevel(logging.CRITICAL)  # Our line is enough.
   with friendly_exit():
@@ -86,7 +94,26 @@ def main(
       elif not part.startswith('!['):
         show(part)
     show(f'Figures, tables and networks: {found.folder}', soft_wrap=True)
+    if advice := getattr(report, 'advice', None):
+      for line in said(found.folder, advice(found)):
+        show(line, soft_wrap=True)
     grid.check_converged(progress.results)
+
+
+def said(folder: Path, advice: Advice) -> list[str]:
+  """Lines that say what to open, as far as it is there, and what to try."""
+  there = {
+    str(folder / name): text
+    for name, text in advice.files.items()
+    if (folder / name).exists()
+  }
+  lines = []
+  for head, found in (('Open:', there), ('Try next:', advice.commands)):
+    if found:
+      lines.append(f'\n{head}')
+      width = max(map(len, found))
+      lines += [f'  {name:{width}}  {text}' for name, text in found.items()]
+  return lines
 
 
 @contextlib.contextmanager

@@ -159,7 +159,9 @@ class TicketConfig(TrainConfig):
 RESUME = """
 Each configuration has its folder below --output. Kill the command at any time,
 and start it again: it goes on where it was, with the same bits.
+--help-verbose explains each option.
 """
+HELP = {'-h', '--help', '-H', '--help-verbose'}
 Config = TypeVar('Config', bound=RunConfig)
 
 
@@ -177,7 +179,7 @@ def parse(
   arguments: Sequence[str], presets: Mapping[str, Config], doc: str | None
 ) -> Config:
   """Reads a command line: a preset, the first one by default, and changes."""
-  if {'-h', '--help'} & set(arguments):
+  if HELP & set(arguments):
     print(f'{doc}{RESUME}')  # Tyro would break lines elsewhere.
   first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
   first.add_argument('--preset')
@@ -194,4 +196,6 @@ def parse(
       ('experiment', tyro.conf.OmitArgPrefixes[kind], presets[name]),
     ],
   )
-  return tyro.cli(options, description='', args=arguments).experiment
+  return tyro.cli(
+    options, description='', args=arguments, compact_help=True
+  ).experiment

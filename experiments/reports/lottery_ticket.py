@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 import lthjax as lth
 from common import figures, grid, seeds, tables
-from common.command import Run
+from common.command import Advice, Run
 from common.tables import Table
 from lthjax.tickets import Ticket
 from methods.controls import ARMS, PARTS
@@ -102,6 +102,25 @@ def terminal(run: Run) -> list[str | Table]:
     f'  {dense:5.1f} %  dense network, with all weights',
   ]
   return [by_level(found, 1), '\n'.join(verdict), *faster(run)]
+
+
+def advice(run: Run) -> Advice:
+  """Where to look, and which command shows more."""
+  files = {
+    'accuracy.png': 'the curves of ticket and controls',
+    'report.html': 'which weights are left, in a browser',
+    'results.md': 'all tables, and how to run this again',
+  }
+  script = 'python experiments/lottery_ticket.py'
+  commands = {
+    f'{script} --preset mnist': 'the same on MNIST, 6 minutes',
+    f'{script} --rewind-step 20': 'tickets that start a little later',
+    'notebooks/first_ticket.ipynb': 'a ticket by hand, step by step',
+    'notebooks/rigl.ipynb': 'masks that move during training',
+  }
+  if run.config.dataset != 'digits':
+    commands.pop(f'{script} --preset mnist')
+  return Advice(files, commands)
 
 
 def faster(run: Run) -> list[str]:

@@ -54,7 +54,7 @@ def expected_subset_error(n: int) -> float:
   law with these moments, their distance to a target would be exponential.
   """
   rng = np.random.default_rng(n)
-  weights, targets = _draw(rng, 20_000, n)
+  weights, targets = (x.astype(float) for x in _draw(rng, 20_000, n))
   mean, variance = weights.sum(-1) / 2, (weights**2).sum(-1) / 4
   density = np.exp(-((targets - mean) ** 2) / (2 * variance))
   density /= np.sqrt(2 * np.pi * variance)

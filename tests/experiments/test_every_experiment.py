@@ -369,6 +369,14 @@ def test_help(name, call):
     assert f'--{field.name.replace("_", "-")}' in text
   assert f'(default: {FIRST_PRESETS[name]})' in text
   assert 'default: )' not in text
+  assert len(printed.splitlines()) < 95
+
+
+def test_verbose_help_explains_the_options(call):
+  code, printed, _ = call('lottery_ticket', '--help-verbose')
+  assert code == 0
+  assert 'python experiments/lottery_ticket.py' in printed
+  assert 'Share of alive weights to prune per level' in unboxed(printed)
 
 
 def test_help_names_the_defaults_of_a_preset(call):
@@ -432,7 +440,7 @@ def test_the_table_of_claims_has_every_command_and_result():
   commands = set(re.findall(r'`([a-z_]+)\.py', text))
   assert commands == set(TINY) | {'theory'}
   scripts = {path.stem for path in folder.glob('*.py')}
-  assert scripts == commands | {'claims'}
+  assert scripts == commands | {'animate', 'claims'}
   pages = {path.name for path in collect.RESULTS.glob('*.md')}
   assert set(re.findall(r'\]\(results/(.*?)\)', text)) == pages
   index = (collect.RESULTS / 'README.md').read_text()
@@ -469,7 +477,7 @@ def test_a_finished_run_is_only_shown_again(
   assert code == 0, errors
   count = len((folder / 'metrics.jsonl').read_text().splitlines())
   assert f'{count} of {count} trainings are there already.' in printed
-  assert printed.endswith(f'Figures, tables and networks: {folder}\n')
+  assert f'Figures, tables and networks: {folder}\n' in printed
   lines = finished.printed.splitlines()
   # But for the progress, all is printed as the first time.
   shown = lines[lines.index(next(x for x in lines if x.startswith('┏'))) : -1]

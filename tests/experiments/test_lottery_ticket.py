@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import pathlib
 import random
 import re
 import shutil
@@ -188,7 +189,13 @@ def test_report(unbroken):
 
 def test_what_is_printed(unbroken):
   lines = unbroken.printed.splitlines()
-  assert lines[-1] == f'Figures, tables and networks: {unbroken.folder}'
+  end = lines[lines.index(f'Figures, tables and networks: {unbroken.folder}') :]
+  assert [line for line in end if line.endswith(':')] == ['Open:', 'Try next:']
+  for name in ('accuracy.png', 'report.html', 'results.md'):
+    assert any(f'{unbroken.folder}/{name}  ' in line for line in end)
+  for line in end[end.index('Try next:') + 1 :]:
+    opened = line.split('  ')[1].removeprefix('python ').split()[0]
+    assert (pathlib.Path(__file__).parents[2] / opened).exists()
   table = next(
     i for i, line in enumerate(lines) if 'Test accuracy in %' in line
   )
