@@ -135,7 +135,7 @@ def strip(rows: Sequence[Row], share: float, about: str) -> Image.Image:
 def frames(
   rows: Sequence[Row], about: str
 ) -> Iterator[tuple[Image.Image, int]]:
-  """Pictures with their milliseconds: first the whole strip, then its growth."""
+  """Pictures and their milliseconds: the whole strip, then how it grows."""
   yield strip(rows, 1, about), PAUSE
   steps = max(len(row.maps) for row in rows)
   for n in range(steps):

@@ -367,6 +367,55 @@ def check_language_model(notebook, values):
   assert numbers == sorted(numbers)
 
 
+THEORY = {
+  'draws': '{k: x.points[-1]._asdict() for k, x in found.items()}',
+  'dispersion': 'dispersion',
+  'subsets': '[p.mean for p in subsets]',
+  'layers': '{k: [p.mean for p in x] for k, x in layers.items()}',
+  'whole': 'float(np.mean(whole))',
+  'moments': '[[p.mean, p.predicted] for p in moments]',
+  'growth': '[[p.mean, p.predicted] for p in growth]',
+  'chi': 'chi',
+  'popup': 'popup_accuracy',
+  'expected': 'expected',
+  'best': '[[p.mean, p.predicted] for p in best]',
+}
+
+
+def check_theory(notebook, values):
+  """Asserts what the notebook claims, on digits."""
+  assert 'Going on with digits' in texts(notebook, 'data')[0]
+
+  fresh, one = (
+    values['draws'][how] for how in ('fresh networks', 'one network')
+  )
+  assert sum(one['measured']) < sum(fresh['measured'])
+  assert sum(one['measured']) < sum(one['formula'])
+  assert values['dispersion'] > 2
+
+  # The median errors of another run: 6.0e-2, 5.9e-3, 3.4e-4, 3.1e-5.
+  for found, error in zip(
+    values['subsets'][2:], (6e-2, 5.9e-3, 3.4e-4, 3.1e-5), strict=True
+  ):
+    assert 0.5 * error < found < 1.6 * error
+  layers = values['layers']
+  assert layers['best subset'][-1] > values['whole'] - 1
+  assert layers['best subset'][2] > layers['best single weight'][1]
+
+  for measured, formula in values['moments'][20:40]:
+    assert 0.2 * formula < measured < 3 * formula
+  for measured, formula in values['growth']:
+    assert abs(measured - formula) < 0.2
+  assert abs(values['chi']['random masks, fc2'][0] - 1) < 0.1
+  assert values['chi']['edge-popup, output'][0] > 1.1
+  assert values['popup'] > 85
+
+  assert [f'{x:.3f}' for x in values['expected']] == ['1.539', '2.508', '3.241']
+  (measured, normal), (_, fitted) = values['best'][-2:]
+  assert measured > normal + 0.5
+  assert abs(measured - fitted) < 1
+
+
 # By notebook: a small setting, what to look at afterwards, and what must hold.
 RUNS = {
   'first_ticket': (
@@ -426,6 +475,15 @@ RUNS = {
     },
     SUPERMASKS,
     check_supermasks,
+  ),
+  'theory': (
+    {
+      'LTHJAX_NOTEBOOK_DATASET': 'mnist',  # Not there, so that it is digits.
+      'LTHJAX_NOTEBOOK_STEPS': '200',
+      'LTHJAX_NOTEBOOK_SIZE': '0.3',
+    },
+    THEORY,
+    check_theory,
   ),
 }
 

@@ -200,7 +200,8 @@ def test_masks_of_an_untrained_network():
   assert found.shape == (150,)
   again = extremes.mask_accuracies(rng(), images, labels, 150)
   np.testing.assert_array_equal(found, again)
-  np.testing.assert_allclose(found * 60 / 100 % 1 % 1, 0, atol=1e-3)
+  hits = found * 60 / 100
+  np.testing.assert_allclose(hits, hits.round(), atol=1e-3)
 
 
 # Intervals, and the command.
@@ -235,7 +236,7 @@ def test_the_command(run, tmp_path):
   assert '![Chance of a ticket against N](draws.png)' in page
   for text in ('O(d⁴ l²)', 'log(d l / min(ε, δ))', 'Spin glasses, a metaphor'):
     assert text in ' '.join(page.split())
-  rows = list(csv.DictReader((folder / 'results.csv').open()))
+  rows = list(csv.DictReader((folder / 'results.csv').read_text().splitlines()))
   assert {row['part'] for row in rows} == {'draws', 'subsets'}
   assert {row['seed'] for row in rows} == {'0', '1'}
   assert all(float(row['measured']) >= 0 for row in rows)
@@ -264,7 +265,8 @@ def test_the_command_names_its_parts(run):
 )
 def test_bad_options(run, tmp_path, options, code, text):
   found, printed, errors = run(*options.split())
-  assert (found, printed) == (code, '')
+  assert found == code
+  assert '┏' not in printed  # no table
   words = ' '.join(errors.replace('│', ' ').split())
   assert text in words
   assert 'Traceback' not in errors
@@ -277,7 +279,7 @@ def test_parts_that_train(run, tmp_path):
   code, _, errors = run(*options.split(), 'extremes')
   assert code == 0, errors
   (folder,) = tmp_path.iterdir()
-  rows = list(csv.DictReader((folder / 'results.csv').open()))
+  rows = list(csv.DictReader((folder / 'results.csv').read_text().splitlines()))
 
   def mean(part, setting, x):
     found = [
