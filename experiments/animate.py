@@ -56,6 +56,10 @@ def relative(mask: Any, shape: tuple[int, int, int]) -> np.ndarray:
   return alive / alive.mean()
 
 
+def first_layer(masks: Any, task: Classification) -> np.ndarray:
+  return relative(masks['fc1']['kernel'], image_shape(task.dataset))
+
+
 def prune(task: Classification, steps: int, levels: int) -> Row:
   """First layers of tickets, from the dense network on."""
   masks = lth.masks.full(task.params)
@@ -70,8 +74,7 @@ def prune(task: Classification, steps: int, levels: int) -> Row:
   labels, maps = [], []
   for ticket in lth.tickets.imp(train, start, masks, levels=levels):
     labels.append(f'{100 * ticket.density:.3g} %')
-    kernel = ticket.masks['fc1']['kernel']
-    maps.append(relative(kernel, image_shape(task.dataset)))
+    maps.append(first_layer(ticket.masks, task))
   title = (
     f'Pruned and rewound, a fifth per level, {steps} steps each: weights left'
   )
@@ -94,9 +97,8 @@ def move(task: Classification, steps: int, moves: int, sparsity: float) -> Row:
   labels, maps = [], []
   for n in range(moves + 1):
     state = trainer.fit(state, task.dataset, until=n * every)
-    kernel = lth.get_masks(state.opt_state)['fc1']['kernel']
     labels.append(f'step {n * every}')
-    maps.append(relative(kernel, image_shape(task.dataset)))
+    maps.append(first_layer(lth.get_masks(state.opt_state), task))
   left = 100 * (1 - sparsity)
   title = f'RigL, {left:.3g} % of the weights, moved every {every} steps'
   return Row(title, labels, maps)

@@ -1,6 +1,7 @@
 """Edge of chaos: how signals and perturbations grow through masked layers."""
 
 import functools
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -53,7 +54,8 @@ def fixed_point(gain: float) -> float:
   def excess(q):
     return gain * np.sum(_WEIGHTS * np.tanh(np.sqrt(q) * _Z) ** 2) - q
 
-  return float(scipy.optimize.brentq(excess, 1e-9, gain))
+  root: Any = scipy.optimize.brentq(excess, 1e-9, gain)
+  return float(root)
 
 
 @functools.lru_cache

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.integrate
@@ -28,7 +28,7 @@ class Law(NamedTuple):
     scale = self.scale * k**xi
     rise = np.log(k) if xi == 0 else (k**xi - 1) / xi
     location = self.location + self.scale * rise
-    law: float = scipy.stats.genextreme.mean(-xi, location, scale)
+    law: Any = scipy.stats.genextreme.mean(-xi, location, scale)
     return float(law)
 
 
@@ -100,7 +100,7 @@ def mask_accuracies(
 
 def moments(values: np.ndarray) -> list[float]:
   """Mean, standard deviation and skew."""
-  skew: float = scipy.stats.skew(values)
+  skew: Any = scipy.stats.skew(values)
   return [float(values.mean()), float(values.std(ddof=1)), float(skew)]
 
 

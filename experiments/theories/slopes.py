@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import lthjax as lth
 
 
-def chi(
-  params: chex.ArrayTree, masks: chex.ArrayTree, images: jax.Array
-) -> dict[str, jax.Array]:
+def chi(params: Any, masks: Any, images: jax.Array) -> dict[str, jax.Array]:
   """The growth of a squared perturbation through layers of LeNet-300-100.
 
   ``chi = sum_ij m_ij w_ij^2 E relu'(h_i)^2 / outputs``: for random masks of
