@@ -200,8 +200,8 @@ class Experiment(command.Experiment):
       found = self.task.test_accuracy(params, state.model_state)
       return [100 * x for x in found]
 
-    whole = accuracy(state.params)
-    kernels = np.asarray(state.params['fc1']['kernel'])
+    params: Any = state.params
+    whole, kernels = accuracy(params), np.asarray(params['fc1']['kernel'])
     points = []
     for name, closest, lengths in (
       ('best subset', sums.best_subset, SUBSETS[:7]),
@@ -212,8 +212,8 @@ class Experiment(command.Experiment):
           sums.rebuild(np.random.default_rng([seed, n]), kernel, n, closest)
           for seed, kernel in enumerate(kernels, self.config.first_seed)
         ]
-        fc1 = {**state.params['fc1'], 'kernel': np.stack(rebuilt)}
-        found = accuracy({**state.params, 'fc1': fc1})
+        fc1 = {**params['fc1'], 'kernel': np.stack(rebuilt)}
+        found = accuracy({**params, 'fc1': fc1})
         points.append(Point(name, n, found, whole))
     return points, {'weights': int(kernels[0].size)}
 
@@ -240,7 +240,8 @@ class Experiment(command.Experiment):
         state = trainer.fit(
           trainer.init(keys), self.dataset, until=self.config.steps
         )
-        weights = state.model_state.weights
+        frozen: Any = state.model_state
+        weights = frozen.weights
         masks = jax.vmap(
           functools.partial(
             lth.supermasks.edge_popup_masks, sparsity=1 - density
