@@ -15,6 +15,7 @@ from lthjax.library import (
   _format,
   _manifest,
   _placing,
+  _states,
 )
 from lthjax.library._contents import Reader
 from lthjax.library._store import Store
@@ -64,10 +65,16 @@ def entry(store: Store, key: str) -> Entry:
 
 
 def add(
-  store: Store, ticket: Ticket, params: Callable[[Any], Any], **about: Any
+  store: Store,
+  ticket: Ticket,
+  params: Callable[[Any], Any],
+  states: bool,
+  **about: Any,
 ) -> str:
   """Adds a ticket, and returns its key; nothing is written twice."""
   _checks.having('ticket', ticket, _TICKET, 'a `lthjax.tickets.Ticket`')
+  if states:
+    _states.check(store)
   masks, parts = _placing.take(ticket, params)
   manifest = {
     **about,
@@ -80,6 +87,8 @@ def add(
   }
   key = _format.sha256(_format.canonical(manifest))
   name, parent = _contents.path(key), about['parent']
+  if states:
+    _states.save(store, key, ticket)
   if store.exists(name):
     return key
   device = jax.devices()[0].device_kind
@@ -128,6 +137,7 @@ def collect(store: Store, keep: Collection[str], dry_run: bool) -> list[str]:
   if not dry_run:
     for key in removed:
       store.remove(_contents.path(key))
+    _states.collect(store, keys(store))
     folders = [f'aliases/{x}' for x in store.names('aliases')]
     for folder in ('', 'tickets', *folders):
       store.remove_dead(folder)
@@ -152,6 +162,7 @@ def verify(store: Store, key: str) -> None:
   for part, leaves in manifest['parts'].items():
     for name in leaves:
       reader.leaf(key, part, name)
+  _states.verify(store, key)
 
 
 def verify_all(store: Store, found: Iterable[str]) -> None:

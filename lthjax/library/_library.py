@@ -19,6 +19,7 @@ from lthjax.library import (
   _contents,
   _manifest,
   _placing,
+  _states,
 )
 from lthjax.library._adding import Entry
 from lthjax.library._aliases import Change, Check
@@ -62,6 +63,7 @@ class Library:
     git: str = '',
     notes: Mapping[str, Any] | None = None,
     params: Callable[[Any], chex.ArrayTree] = find_params,
+    states: bool = False,
   ) -> str:
     """Adds a ticket; the same one added twice is one.
 
@@ -83,6 +85,8 @@ class Library:
       notes: anything else that JSON can hold.
       params: ``params(state)``, by default the field ``params`` of the state. A
         field ``model_state`` is kept too.
+      states: whether to keep both states as a whole too, optimizer included,
+        for `load_ticket`; in local folders only.
 
     Returns:
       The key: SHA-256 of all of this, 64 hexadecimal digits.
@@ -94,6 +98,7 @@ class Library:
       self.store,
       ticket,
       params,
+      _checks.flag('states', states),
       parent=None if parent is None else self.key(parent),
       domain=_checks.text('domain', domain),
       license=_checks.text('license', license),
@@ -183,6 +188,10 @@ class Library:
         None if mask is None else mask.reshape(record['shape'])
       )
     return _placing.put(leaves, like)
+
+  def load_ticket(self, name: str, like: Ticket) -> Ticket:
+    """Loads a ticket that was added with ``states=True``; see `checkpoints`."""
+    return _states.load(self.store, self.key(name), like)
 
   def promote(
     self,

@@ -45,6 +45,8 @@ def test_a_library_in_a_bucket(monkeypatch):
   assert library.verify() == (a,)
   with pytest.raises(LookupError):
     library.load(b)
+  with pytest.raises(ValueError, match='is a bucket, but whole states'):
+    library.add(make_ticket(3), params=lambda state: state, states=True)
   with pytest.raises(FileNotFoundError):
     lth.library.open('gs://bucket/else', create=False)
 

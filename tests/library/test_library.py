@@ -381,3 +381,23 @@ def test_gc_keeps_what_is_needed(library):
   with pytest.raises(LookupError, match='no ticket'):
     library.load(lost)
   assert library.gc() == (kept,)
+
+
+def test_whole_states(library, tmp_path):
+  ticket = make_ticket(1)
+  key = library.add(ticket, params=identity, states=True)
+  other = add(library, 2)
+  found = library.load_ticket(key, ticket)
+  assert bits(found.trained) == bits(ticket.trained)  # Not masked.
+  with pytest.raises(LookupError, match='without its states'):
+    library.load_ticket(other, ticket)
+  library.promote(other, 'live')
+  library.verify()
+  path = tmp_path / 'tickets' / 'states' / key / 'SHA256SUMS'
+  good = path.read_bytes()
+  path.write_bytes(good[1:])
+  with pytest.raises(ValueError, match='is damaged'):
+    library.verify()
+  path.write_bytes(good)
+  assert library.gc() == (key,)
+  assert names(tmp_path / 'tickets' / 'states') == []
