@@ -49,7 +49,7 @@ class Comparison(NamedTuple):
 def compare(
   masks: tuple[Any, Any],
   metrics: tuple[Any, Any],
-  outputs: tuple[Any, Any] | None,
+  outputs: Callable[[], tuple[Any, Any]] | None,
 ) -> Comparison:
   """Compares masks, numbers and predictions."""
   overlap, layers = tickets.overlap_against_chance(masks)
@@ -59,13 +59,12 @@ def compare(
     layers,
     float(masks_lib.jaccard(*masks)),
     {n: (first[n], second[n]) for n in first if n in second},
-    None if outputs is None else _churn(*outputs),
+    None if outputs is None else _churn(*outputs()),
   )
 
 
 def predictions(predict: Callable[[Any], Any], params: Any) -> np.ndarray:
   """Returns classes: as predicted, or where scores are highest."""
-  _checks.function('predict', predict, 'predict(params) -> scores or classes')
   found = np.asarray(predict(params))
   if found.ndim == 0 or not found.size:
     raise _checks.wrong_value(

@@ -298,17 +298,23 @@ class Library:
       The `Comparison`; as text, it is a table.
     """
     reader = Reader(self.store)
-    keys = [self.key(a), self.key(b)]
-    outputs = None
+    first, second = self.key(a), self.key(b)
+
+    def outputs():
+      a, b = (self.load(key, like) for key in (first, second))
+      return _compare.predictions(predict, a), _compare.predictions(predict, b)
+
     if predict is not None:
-      outputs = [
-        _compare.predictions(predict, self.load(key, like)) for key in keys
-      ]
-      outputs = (outputs[0], outputs[1])
-    masks = [self.masks(key) for key in keys]
-    metrics = [reader.open(key).manifest['metrics'] for key in keys]
+      _checks.function(
+        'predict', predict, 'predict(params) -> scores or classes'
+      )
     return _compare.compare(
-      (masks[0], masks[1]), (metrics[0], metrics[1]), outputs
+      (self.masks(first), self.masks(second)),
+      (
+        reader.open(first).manifest['metrics'],
+        reader.open(second).manifest['metrics'],
+      ),
+      None if predict is None else outputs,
     )
 
   def diff(self, a: str, b: str) -> dict[str, tuple[Any, Any]]:

@@ -189,3 +189,34 @@ def test_logs_that_were_changed(library, tmp_path):
   path.unlink()  # One that the alias could be rolled back to.
   with pytest.raises(ValueError, match=f'live needs {keys[0]}'):
     library.verify()
+
+
+def test_checks_of_an_evaluation(library):
+  """As a gate: no group within a point of dense, and well calibrated."""
+  inputs, labels = np.eye(4), np.arange(4)
+  worse = 0.1 + 0.6 * np.roll(inputs, 1, axis=1) * (labels[:, None] == 3)
+  report = lth.evaluation.evaluate(
+    {
+      'dense': lambda x: 0.1 + 0.6 * x,
+      'ticket': lambda x: (
+        (0.1 + 0.6 * x) * (labels[:, None] < 3) + worse * (labels[:, None] == 3)
+      ),
+    },
+    (inputs, labels),
+  )
+
+  def worst_class(report):
+    a, b = (report.models[x].groups.accuracy for x in ('ticket', 'dense'))
+    return np.min(a - b) >= -0.01
+
+  def dense_calibration(report):
+    return report.models['dense'].ece <= 0.5
+
+  checks = [worst_class, dense_calibration]
+  key = add(library)
+  with pytest.raises(RefusedError, match='worst_class: failed'):
+    library.promote(key, 'live', checks=checks, report=report)
+  assert library.history('live')[-1].checks == {
+    'worst_class': 'failed',
+    'dense_calibration': 'passed',
+  }

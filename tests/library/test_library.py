@@ -401,3 +401,16 @@ def test_whole_states(library, tmp_path):
   path.write_bytes(good)
   assert library.gc() == (key,)
   assert names(tmp_path / 'tickets' / 'states') == []
+
+
+def test_compare_needs_one_network(library):
+  a = add(library)
+  b = add(library, shapes={'fc': {'kernel': (3, 3)}}, start=None)
+  with pytest.raises(ValueError, match='masks of the same network'):
+    library.compare(a, b, predict=lambda params: 1 / 0)
+  with pytest.raises(ValueError, match=r'`predict\(params\)` was'):
+    library.compare(a, a, predict=lambda params: 1)
+  with pytest.raises(TypeError, match='`predict` was 3'):
+    library.compare(a, a, predict=3)
+  same = library.compare(a, a, predict=lambda p: p['fc']['kernel'], like=START)
+  assert (same.churn, same.jaccard) == (0.0, 1.0)
