@@ -1,7 +1,7 @@
 """Two tickets side by side."""
 
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,7 +49,7 @@ class Comparison(NamedTuple):
 def compare(
   masks: tuple[Any, Any],
   metrics: tuple[Any, Any],
-  outputs: Callable[[], tuple[Any, Any]] | None,
+  outputs: Callable[[], Sequence[np.ndarray]] | None,
 ) -> Comparison:
   """Compares masks, numbers and predictions."""
   overlap, layers = tickets.overlap_against_chance(masks)

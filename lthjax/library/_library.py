@@ -300,21 +300,21 @@ class Library:
     reader = Reader(self.store)
     first, second = self.key(a), self.key(b)
 
-    def outputs():
-      a, b = (self.load(key, like) for key in (first, second))
-      return _compare.predictions(predict, a), _compare.predictions(predict, b)
+    def outputs(predict):
+      return [
+        _compare.predictions(predict, self.load(key, like))
+        for key in (first, second)
+      ]
 
     if predict is not None:
-      _checks.function(
-        'predict', predict, 'predict(params) -> scores or classes'
-      )
+      _checks.function('predict', predict, 'predict(params)')
     return _compare.compare(
       (self.masks(first), self.masks(second)),
       (
         reader.open(first).manifest['metrics'],
         reader.open(second).manifest['metrics'],
       ),
-      None if predict is None else outputs,
+      None if predict is None else lambda: outputs(predict),
     )
 
   def diff(self, a: str, b: str) -> dict[str, tuple[Any, Any]]:

@@ -53,7 +53,7 @@ class Store(NamedTuple):
       return
     try:
       self.system.pipe_file(self._path(name), data, mode='create')
-    except OSError as error:
+    except Exception as error:
       # How packages say that the condition of the request failed.
       text = f'{error} {getattr(error, "code", "")}'
       if isinstance(error, FileExistsError) or any(
