@@ -2,12 +2,15 @@
 
 import io
 import itertools
+import pathlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import animate
+
+DOCS = pathlib.Path(__file__).parents[2] / 'docs'
 
 
 def row(count, seed):
@@ -52,3 +55,11 @@ def test_the_last_map_of_a_strip_is_that_of_the_moment():
   tile = np.s_[animate.HEAD : animate.HEAD + side, left : left + side]
   np.testing.assert_array_equal(half[tile], whole[tile])
   assert (half[: animate.HEAD + side, left + side :] == 255).all()
+
+
+def test_the_film_of_the_readme_is_small():
+  path = DOCS / 'moving_masks.gif'
+  assert path.stat().st_size < 1_000_000
+  assert 'docs/moving_masks.gif' in (DOCS.parent / 'README.md').read_text()
+  with Image.open(path) as film:
+    assert film.n_frames > 10
