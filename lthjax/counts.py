@@ -174,7 +174,13 @@ def alive(
 
 
 def along(mask: Any, axes: tuple[int, ...]) -> jax.Array:
-  """Counts what is true along axes, which stay with size one."""
+  """Counts what is true along axes, which stay with size one.
+
+  Example:
+    >>> import numpy as np
+    >>> along(np.array([[True, True], [False, True]]), (1,)).tolist()
+    [[2], [1]]
+  """
   return jnp.sum(mask, axis=axes, keepdims=True, dtype=jnp.int32)
 
 

@@ -19,7 +19,16 @@ _MOST = 2**31 - 1  # Places of entries are int32.
 
 
 def is_sparse(x: Any) -> bool:
-  """Returns whether a leaf is a `Sparse` kernel."""
+  """Returns whether a leaf is a `Sparse` kernel.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from lthjax import deploy
+    >>> params = {'w': jnp.array([[5.0], [1.0]]), 'b': jnp.ones(1)}
+    >>> sparse = deploy.condense(params, {'w': params['w'] > 4, 'b': None})
+    >>> deploy.is_sparse(sparse['w']), deploy.is_sparse(sparse['b'])
+    (True, False)
+  """
   return isinstance(x, Sparse)
 
 
@@ -321,6 +330,14 @@ def to_bcsr(sparse: Sparse) -> Any:
 
   Returns:
     The matrix, whose rows are outputs.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from lthjax import deploy
+    >>> params = {'w': jnp.array([[5.0, 0.0], [0.0, 6.0], [0.0, 0.0]])}
+    >>> sparse = deploy.condense(params, {'w': params['w'] > 4})
+    >>> deploy.to_bcsr(sparse['w']).todense().tolist()
+    [[5.0, 0.0, 0.0], [0.0, 6.0, 0.0]]
   """
   from jax.experimental import sparse as jax_sparse
 

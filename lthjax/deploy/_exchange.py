@@ -216,6 +216,17 @@ def export(apply_sparse: Callable[..., Any], sparse: Any, *specs: Any) -> bytes:
 
   Raises:
     ImportError: without the package flatbuffers.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from lthjax import deploy
+    >>> params = {'w': jnp.array([[5.0], [0.0]])}
+    >>> sparse = deploy.condense(params, {'w': params['w'] > 4})
+    >>> apply = deploy.sparse_apply(lambda p, x: x @ p['w'], params)
+    >>> x = jnp.ones((3, 2))
+    >>> data = deploy.export(apply, sparse, jax.typeof(x))
+    >>> deploy.load_export(data)(sparse, x).tolist()
+    [[5.0], [5.0], [5.0]]
   """
   checks = [
     jax.export.DisabledSafetyCheck.custom_call(target)

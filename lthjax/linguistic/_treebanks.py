@@ -92,7 +92,7 @@ class TypeTags(NamedTuple):
 
 
 def read_conllu(path: str | os.PathLike[str]) -> list[Sentence]:
-  """Reads a treebank in CoNLL-U.
+  r"""Reads a treebank in CoNLL-U.
 
   Lines of multiword tokens (``3-4``) and of empty nodes (``5.1``) are skipped:
   what remains are the syntactic words, which heads are counted in.
@@ -106,6 +106,20 @@ def read_conllu(path: str | os.PathLike[str]) -> list[Sentence]:
   Raises:
     FileNotFoundError: if there is no such file.
     ValueError: if it is not in CoNLL-U, naming the line.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> from lthjax import linguistic
+    >>> words = (
+    ...   '1 cats cat NOUN _ _ 2 nsubj _ _',
+    ...   '2 run run VERB _ _ 0 root _ _',
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   file = pathlib.Path(folder, 'two.conllu')
+    ...   _ = file.write_text('\n'.join(words).replace(' ', '\t') + '\n\n')
+    ...   sentences = linguistic.read_conllu(file)
+    >>> sentences[0].tags
+    ('NOUN', 'VERB')
 
   References:
     https://universaldependencies.org/format.html

@@ -66,12 +66,28 @@ def intersect(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
 
 
 def union(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
-  """Keeps what is alive in either: ``a | b``; see `intersect`."""
+  """Keeps what is alive in either: ``a | b``; see `intersect`.
+
+  Example:
+    >>> import numpy as np
+    >>> from lthjax import masks
+    >>> a, b = ({'w': np.array(x, bool)} for x in ([1, 1, 0], [0, 1, 0]))
+    >>> masks.union(a, b)['w'].tolist()
+    [True, True, False]
+  """
   return _combine(jnp.logical_or, a, b)
 
 
 def difference(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
-  """Keeps what is alive in ``a`` and dead in ``b``; see `intersect`."""
+  """Keeps what is alive in ``a`` and dead in ``b``; see `intersect`.
+
+  Example:
+    >>> import numpy as np
+    >>> from lthjax import masks
+    >>> a, b = ({'w': np.array(x, bool)} for x in ([1, 1, 0], [0, 1, 0]))
+    >>> masks.difference(a, b)['w'].tolist()
+    [True, False, False]
+  """
   return _combine(lambda x, y: x & ~y, a, b)
 
 

@@ -34,7 +34,7 @@ def unpack(packed: chex.ArrayTree, like: chex.ArrayTree) -> chex.ArrayTree:
 
   Args:
     packed: what `pack` returned.
-    like: params, masks or `jax.ShapeDtypeStruct`s of the original shapes, whose
+    like: params, masks or `jax.ShapeDtypeStruct` of the original shapes, whose
       sharding the masks get.
 
   Returns:

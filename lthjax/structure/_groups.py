@@ -176,7 +176,17 @@ def entries(
 
 
 def by_leaf(groups: Groups) -> dict[str, list[tuple[str, Member]]]:
-  """Lists the groups on each leaf: ``{leaf: [(name of group, member)]}``."""
+  """Lists the groups on each leaf: ``{leaf: [(name of group, member)]}``.
+
+  Example:
+    >>> import numpy as np
+    >>> from lthjax import structure
+    >>> params = {'a': np.ones((4, 3)), 'b': np.ones((3, 2))}
+    >>> unit = {'a': (None, 'unit'), 'b': ('unit', None)}
+    >>> found = structure.by_leaf(structure.by_axes(params, unit))
+    >>> [(name, member.axis) for name, member in found['b']]
+    [('unit', 0)]
+  """
   check_groups(groups)
   found: dict[str, list[tuple[str, Member]]] = {}
   for name, group in groups.items():
