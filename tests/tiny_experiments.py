@@ -42,6 +42,15 @@ TINY = {
     ' --calibration-tokens 64 --parts neurons --shares 0.5'
     ' --methods random norm flap_bias --distilled flap_bias'
     ' --distill-steps 4 --similar-tokens 64 --clock-time 8 --repeats 2',
+    'bert_tickets': '--text python_manual --treebank toy --vocabulary 64'
+    ' --width 8 --layers 2 --heads 2 --mlp 12 --time 16 --pretrain-steps 20'
+    ' --pretrain-batch 4 --steps 10 --eval-every 5 --batch-size 4'
+    ' --test-rows 32 --seeds 2 --sparsities 0.2 --kinds words random shuffled',
+    'lota': '--text python_manual --domain toy --treebank toy'
+    ' --networks decoder --arms full lota_90 --merged lota_90 --rules sum'
+    ' --vocabulary 64 --width 8 --layers 2 --heads 2 --mlp 12 --time 16'
+    ' --pretrain-steps 20 --pretrain-batch 4 --steps 10 --eval-every 5'
+    ' --batch-size 4 --test-rows 32 --seeds 2',
     'post_training_pruning': '--text python_manual --width 8 --layers 2'
     ' --heads 2 --key-value-heads 1 --mlp 12 --time 16 --steps 20 --seeds 2'
     ' --eval-every 10 --batch-size 4 --eval-tokens 256'

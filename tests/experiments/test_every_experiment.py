@@ -27,6 +27,8 @@ FIRST_PRESETS = {
   'disentangled_tickets': 'digits',
   'early_bird': 'digits',
   'linguistic_masks': 'ewt',
+  'bert_tickets': 'tiny',
+  'lota': 'tiny',
   'supermasks': 'mnist',
   'structured_pruning': 'tiny',
   'post_training_pruning': 'tiny',
@@ -50,6 +52,10 @@ COUNTS = {
   ('early_bird', 'digits'): 1 + 3 * 7,
   ('linguistic_masks', 'ewt'): 84,
   ('linguistic_masks', 'tagger'): 1,
+  # Three arms with two stages, and four with three, and three merges.
+  # Two tasks with seven rounds, and five kinds, of which words have four.
+  ('bert_tickets', 'tiny'): 1 + 2 * 7 + 2 * (4 + 5),
+  ('lota', 'tiny'): 2 * (1 + 3 * 2 + 4 * 3 + 4 * 3),
   ('early_bird', 'mnist'): 1 + 3 * 8,
   ('supermasks', 'mnist'): 12,
   ('supermasks', 'mnist_widths'): 16,
@@ -76,6 +82,8 @@ LINES = {
   },
   'early_bird': {'| 50 % | rule: 1, 1 | ': 1},
   'linguistic_masks': {'| ASA | gold | ': 1, '| ticket, 50 % | ': 1},
+  'bert_tickets': {'| for masked words | 20 % | ': 1, '| tags | 20 % | ': 1},
+  'lota': {'| decoder | LoTA, 90 % | ': 2},
   'supermasks': {
     '| large final same sign, ': 2,
     '| edge-popup, signed constant | 50 | ': 1,
@@ -96,6 +104,10 @@ STEPS = {
   'disentangled_tickets': [6, 12],
   'early_bird': [1, 2],
   'linguistic_masks': [4, 8],
+  'bert_tickets': [5, 10],
+  'networks/encoder': [10, 20],
+  'lota': [5, 10],
+  'merged/decoder-lota_90-sum': [],
   'supermasks': [10, 20],
   'structured_pruning': [],
   'networks/decoder': [10, 20],
@@ -199,6 +211,23 @@ BAD_COMMAND_LINES = {
     ('--draws 0', 'draws was 0, but must be at least 1'),
     ('--dataset wikitext2', 'sources had gold, but WikiText-2 has no gold'),
     ('--sources silver', "invalid choice 'silver' for argument '--sources'"),
+  ],
+  'bert_tickets': [
+    ('--sparsities 0.65', 'sparsities had 0.65, but must be in tenths'),
+    ('--sparsities 1.0', 'sparsities had 1.0, but must be between 0 and 1'),
+    ('--kinds words words', 'kinds were words words, but must be one or'),
+    ('--width 9', 'width was 9, but must be 2 heads of an even size.'),
+    ('--pretrain-steps 0', 'pretrain_steps was 0, but must be at least 1'),
+    ('--kinds hessian', "invalid choice 'hessian' for argument '--kinds'"),
+  ],
+  'lota': [
+    ('--arms lota_90', 'arms were lota_90, but must have full, which'),
+    ('--merged lora', 'merged had lora, which is not among the arms.'),
+    ('--width 9', 'width was 9, but must be 2 heads of an even size.'),
+    ('--rules', 'rules were none, but must be one or more'),
+    ('--lora-rate 0', 'lora_rate was 0.0, but must be above 0'),
+    ('--vocabulary 4', 'vocabulary was 4, but must be at least 8'),
+    ('--networks gru', "invalid choice 'gru' for argument '--networks'"),
   ],
   'early_bird': [
     ('--sparsities 1.0', 'sparsities had 1.0, but must be between 0 and 1'),
@@ -323,9 +352,21 @@ BAD_VALUES['post_training_pruning'] = [
   ),
   ('--batch-size 500000', 'batch_size was 500000, but there are'),
 ]
+BAD_VALUES['bert_tickets'] = [
+  ('--batch-size 500000', 'batch_size was 500000, but there are'),
+  ('--pretrained nothing', 'nothing is neither a folder nor an installed'),
+  ('--glue nowhere', 'nowhere has no folder with the files train.tsv and'),
+]
+BAD_VALUES['lota'] = [
+  ('--batch-size 5000', 'batch_size was 5000, but there are'),
+  ('--pretrain-batch 500000', 'pretrain_batch was 500000, but there are'),
+  ('--time 4096', 'time was 4096, but the validation part of domain has'),
+]
 for _name, _bad in BAD_VALUES.items():
   if _name not in (
+    'bert_tickets',
     'disentangled_tickets',
+    'lota',
     'structured_pruning',
     'post_training_pruning',
   ):

@@ -1,0 +1,1 @@
+"""Pretrained language models, and what is done with them on other tasks."""

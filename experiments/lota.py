@@ -1,0 +1,423 @@
+"""Adaptation of a pretrained model to two tasks, one after the other.
+
+Trains a small decoder and a small encoder on words, then on the words of
+another text, then on tags of sentences: all weights (full fine-tuning); the
+weights that full fine-tuning moves farthest, from where they were (lottery
+ticket adaptation, LoTA), for the second task among those that the first left
+alone; or products of thin matrices (LoRA). Controls choose as many weights by
+chance, by initial magnitude, or by the gradient of one batch. Measures what the
+second task costs the first, and what is left of both if the changes for each
+were found alone and are added up, averaged, or merged by TIES. Seeds are
+paired: those of equal number share the order of the data and the heads, and all
+share the pretrained weights.
+
+Paper: Panda et al., Lottery Ticket Adaptation: Mitigating Destructive
+Interference in LLMs, arXiv:2406.16797. There, LoTA forgets less than full
+fine-tuning and LoRA, and its sparse changes merge well. TIES: Yadav et al.,
+arXiv:2306.01708. LoRA: Hu et al., arXiv:2106.09685.
+
+  python experiments/lota.py                  # tiny
+  python experiments/lota.py --preset claims
+
+  tiny         2 layers of width 48, pretrained on WikiText-2; tinyshakespeare,
+               then the tags of UD English EWT; 5 seeds. Six minutes on 2 CPU
+               cores. LoTA forgets less than full fine-tuning in at least 4
+               seeds; changes without common places merge to the bit.
+  claims       The same with 10 seeds, which verdicts are made of.
+  accelerator  8 layers of width 512, with more words and steps. For an
+               accelerator.
+"""
+
+import common.stopping  # noqa: F401
+
+import dataclasses
+import functools
+from fnmatch import fnmatch
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import lthjax as lth
+from adaptation import arms, network, tasks
+from adaptation.arms import ARMS, ArmName, RuleName
+from adaptation.network import Kind, Network, Sizes
+from adaptation.options import Options
+from adaptation.tasks import DomainName, Task
+from common import checks, command, config, grid, seeds
+from lthjax import adapters, trees
+from lthjax.training import TrainState, with_masks
+from reports import lota as report
+
+Stage = Literal['pretrained', 'first', 'second', 'alone', 'sum', 'mean', 'ties']
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Options):
+  """Adapts pretrained models to two tasks in turn."""
+
+  networks: tuple[Kind, ...] = ('decoder', 'encoder')
+  """Models: a decoder predicts the next word, an encoder hidden words."""
+  domain: DomainName = 'tinyshakespeare'
+  """Text of the first task; the tags of the treebank are the second."""
+  arms: tuple[ArmName, ...] = tuple(ARMS)
+  """Ways to adapt; full fine-tuning calibrates LoTA."""
+  merged: tuple[ArmName, ...] = ('full', 'lota_90', 'lota_99', 'lora')
+  """Ways whose changes for both tasks are merged."""
+  rules: tuple[RuleName, ...] = ('sum', 'mean', 'ties')
+  """How to merge."""
+  lora_rate: float = 1e-2
+  """Largest step size of LoRA, whose matrices need larger ones."""
+
+  PREFIX: ClassVar[str] = 'lota'
+
+  def __post_init__(self):
+    super().__post_init__()
+    checks.each_once(self, 'networks', 'arms', 'rules')
+    checks.each_once(self, 'merged', none=True)
+    checks.above_zero(self, 'lora_rate')
+    if 'full' not in self.arms:
+      raise ValueError(
+        f'arms were {" ".join(self.arms)}, but must have full, which calibrates'
+        ' LoTA and is what others are compared with.'
+      )
+    if unknown := [x for x in self.merged if x not in self.arms]:
+      raise ValueError(f'merged had {unknown[0]}, which is not among the arms.')
+
+  @property
+  def title(self) -> str:
+    """What was trained, in words."""
+    domain = {'tinyshakespeare': 'tinyshakespeare'}.get(
+      self.domain, self.domain
+    )
+    return f'{domain}, then {self.treebank_name}, {config.seeds(self)}'
+
+
+PRESETS = {
+  'tiny': Config(),
+  'claims': Config(seeds=10),
+  'accelerator': Config(
+    batch_size=64,
+    vocabulary=16_000,
+    time=128,
+    width=512,
+    layers=8,
+    heads=8,
+    mlp=1_536,
+    pretrain_steps=20_000,
+    pretrain_batch=64,
+    pretrain_rate=1e-3,
+    learning_rate=3e-4,
+    lora_rate=3e-3,
+    steps=2_000,
+    eval_every=250,
+    test_rows=2_048,
+  ),
+}
+
+
+class Cell(NamedTuple):
+  """One training of all seeds, or one merge of two."""
+
+  network: Kind
+  arm: ArmName | Literal['']
+  stage: Stage
+  length: int
+
+  @property
+  def name(self) -> str:
+    if not self.arm:
+      return f'networks/{self.network}'
+    folder = 'networks' if self.trains else 'merged'
+    return f'{folder}/{self.network}-{self.arm}-{self.stage}'
+
+  @property
+  def label(self) -> str:
+    parts = (self.network, self.arm.replace('_', ' '), self.stage)
+    return '  '.join(filter(None, parts))
+
+  @property
+  def steps(self) -> int:
+    return self.length
+
+  @property
+  def trains(self) -> bool:
+    return self.stage in ('first', 'second', 'alone')
+
+
+def cells(config: Config) -> list[Cell]:
+  """All trainings and merges, in an order in which they can be done."""
+  found = []
+  # What calibrates the others comes first.
+  names = sorted(config.arms, key=lambda name: name != 'full')
+  for kind in config.networks:
+    found.append(Cell(kind, '', 'pretrained', config.pretrain_steps))
+    calibrates = any(ARMS[x].chosen_by == 'calibration' for x in names)
+    for arm in names:
+      stages: list[Stage] = ['first', 'second']
+      merged = arm in config.merged
+      if merged or (arm == 'full' and calibrates):
+        stages.append('alone')
+      found += [Cell(kind, arm, x, config.steps) for x in stages]
+      found += [Cell(kind, arm, x, 1) for x in config.rules if merged]
+  return found
+
+
+class Experiment(command.Experiment):
+  """Models and tasks, and ways from one task to the next."""
+
+  def __init__(self, config: Config):
+    """Reads texts and sentences; raises now on options that do not fit."""
+    self.config = config
+    text = tasks.read_text(config.text)
+    domain = tasks.read_text(config.domain)
+    treebank = tasks.read_treebank(config.treebank, config.time)
+    tagged = [w for s in treebank['train'] for w in tasks.lowered(s)]
+    sources = [text['train'], domain['train'], tagged]
+    words = tasks.vocabulary(sources, config.vocabulary)
+    time = config.time
+    self.text = tasks.text_task('text', text, words, time)
+    self.tasks: dict[str, Task] = {
+      'domain': tasks.text_task('domain', domain, words, time),
+      'tags': tasks.tagging_task('tags', treebank, words, time),
+    }
+    network.check_batches(config, self.text, *self.tasks.values())
+    self.networks: dict[Kind, Network] = {
+      kind: network.build(Sizes.of(kind, words.size, config), config)
+      for kind in config.networks
+    }
+    self.keys, self.mask_keys, self.batch_keys = seeds.keys(config, 3)
+    self.tx = network.optimizer(config.learning_rate, config.steps)
+    self.loop = functools.cache(self._loop)
+    self.adapters = functools.cache(self._adapters)
+    self.scores = functools.cache(self._scores)
+
+  def train(self, cell: Cell, store: grid.Store, evaluated: Any) -> Any:
+    net = self.networks[cell.network]
+    if cell.stage == 'pretrained':
+      return self.pretrained(net, evaluated)
+    base = store.load(f'networks/{cell.network}', net.shapes)
+    load = functools.partial(self.load, store, cell.network)
+    if not cell.trains:
+      return self.merged(cell, net, base, load)
+    first = None
+    model = seeds.repeat(base, self.config.seeds)
+    if cell.stage == 'second':
+      first = load(cell.arm, 'first')
+      model = first['params']['model']
+    task = self.tasks['domain' if cell.stage == 'first' else 'tags']
+    if cell.arm == 'lora':
+      kept = self.lora(net, task, model, evaluated)
+    else:
+      kept = self.masked(cell, net, task, model, load, evaluated)
+    result = self.tested(net, kept['params'], task.name)
+    counts = [int(x) for x in self.counts(net, cell.arm, kept['masks'])]
+    if first is not None:
+      old = store.read(f'networks/{cell.network}-{cell.arm}-first')
+      result['forgotten'] = [
+        new - old
+        for new, old in zip(
+          result['domain_loss'], old['domain_loss'], strict=True
+        )
+      ]
+    return {**self.named(cell), 'trained': counts, **result}, kept
+
+  def named(self, cell: Cell) -> dict[str, str]:
+    return {'network': cell.network, 'arm': cell.arm, 'stage': cell.stage}
+
+  def load(self, store: grid.Store, kind: Kind, arm: str, stage: Stage) -> Any:
+    """What a training left behind."""
+    net = self.networks[kind]
+    task = self.tasks['domain' if stage == 'first' else 'tags']
+    one = jax.eval_shape(lambda key: net.init(task, key)[0], jax.random.key(0))
+    params = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((self.config.seeds, *x.shape), x.dtype),
+      one,
+    )
+    masks = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, bool), params['model']
+    )
+    like = {'params': params, 'masks': masks}
+    return store.load(f'networks/{kind}-{arm}-{stage}', like)
+
+  # Trainings.
+
+  def pretrained(self, net: Network, evaluated: Any) -> Any:
+    """Trains the model that all others start from."""
+    params = net.pretrain(self.text, evaluated)
+    many = seeds.repeat({'model': params, 'head': {}}, self.config.seeds)
+    result = self.tested(net, many, 'text')
+    cell = Cell(net.kind, '', 'pretrained', 0)
+    trained = [sum(x.size for x in jax.tree.leaves(params))]
+    trained *= self.config.seeds
+    return {**self.named(cell), 'trained': trained, **result}, params
+
+  def _loop(self, kind: Kind, task: str) -> Any:
+    """A training loop under masks of what trains."""
+    net, it = self.networks[kind], self.tasks[task]
+    shapes = jax.eval_shape(lambda key: net.init(it, key)[0], self.keys[0])
+    full = jax.tree.map(lambda x: jnp.ones(x.shape, bool), shapes)
+    tx = lth.frozen(self.tx, full)
+    return net.trainer(it, tx), full
+
+  def start(self, kind: Kind, task: str, model: Any) -> TrainState:
+    """The state before a training: given models, and new heads."""
+    trainer, _ = self.loop(kind, task)
+    state = trainer.init(self.keys)
+    return state._replace(params={**state.params, 'model': model})
+
+  def fit(self, trainer: Any, state: Any, task: Task, evaluated: Any) -> Any:
+    until = self.config.steps
+    return trainer.fit(state, network.sets(task), until=until, report=evaluated)
+
+  def masked(self, cell, net, task, model, load, evaluated) -> Any:
+    """Trains what an arm chooses; all other weights keep their bits."""
+    arm = ARMS[cell.arm]
+    trainer, full = self.loop(net.kind, task.name)
+    state = self.start(net.kind, task.name, model)
+    masks = seeds.repeat(full, self.config.seeds)
+    if arm.masked:
+      masks = self.chosen(cell, net, task, state, load)
+    state = self.fit(trainer, with_masks(state, masks), task, evaluated)
+    return {'params': state.params, 'masks': masks['model']}
+
+  def chosen(self, cell, net, task, state, load) -> Any:
+    """Masks of what an arm trains, of all runs."""
+    arm, taken = ARMS[cell.arm], None
+    if cell.stage != 'first':
+      taken = {**state.params, 'model': load(cell.arm, 'first')['masks']}
+    tuned = state.params
+    if arm.chosen_by == 'calibration':
+      tuned = self.tuned(cell, net, task, state, load)
+    found = []
+    for i in range(self.config.seeds):
+      params = seeds.one(state.params, i)
+      masks = arms.choose(
+        arm,
+        params,
+        None if taken is None else seeds.one(taken, i),
+        key=self.mask_keys[i],
+        tuned=seeds.one(tuned, i),
+        gradient=lambda params=params, i=i: self.scores(net.kind)(
+          params, network.draw(task, self.batch_keys[i], self.config.batch_size)
+        ),
+      )
+      found.append(arms.everywhere(params, masks))
+    return seeds.stack(found)
+
+  def tuned(self, cell, net, task, state, load) -> Any:
+    """What full fine-tuning makes of the same start."""
+    if cell.stage != 'second':
+      return load('full', cell.stage)['params']
+    trainer, full = self.loop(net.kind, task.name)
+    masks = seeds.repeat(full, self.config.seeds)
+    return self.fit(trainer, with_masks(state, masks), task, None).params
+
+  def _scores(self, kind: Kind) -> Any:
+    """Scores by the gradient of one batch; one function, compiled once."""
+    loss = functools.partial(self.networks[kind].loss, key=jax.random.key(0))
+    return functools.partial(lth.scores.gradient, loss)
+
+  def _adapters(self, kind: Kind, task: str) -> Any:
+    """A training loop of adapters; what they are added to is model state."""
+    net, it = self.networks[kind], self.tasks[task]
+    tx = network.optimizer(self.config.lora_rate, self.config.steps)
+
+    def init(key):
+      whole, _ = net.init(it, key)
+      adapter = self.adapter(net, key)
+      params = {'adapter': adapter, 'head': whole['head']}
+      return params, {'core': whole['model']}
+
+    def read(params, model_state):
+      model = adapters.weights(model_state['core'], params['adapter'])
+      return {'model': model, 'head': params['head']}
+
+    return net.trainer(it, tx, init, read)
+
+  def adapter(self, net: Network, key: Any) -> adapters.Adapter:
+    """An adapter that trains about as much as a tenth of the kernels."""
+    where = network.KERNELS.removeprefix('model/')
+    axes = {
+      name: its for name, its in net.axes.items() if name.startswith('blocks/')
+    }
+    leaves = trees.by_name(net.shapes)
+    total = sum(x.size for n, x in leaves.items() if fnmatch(n, where))
+    count = round(arms.RANKED * total)
+    rank = adapters.rank_of_count(net.shapes, count, where=where, axes=axes)
+    return adapters.lora(key, net.shapes, rank=rank, where=where, axes=axes)
+
+  def lora(self, net: Network, task: Task, model: Any, evaluated: Any) -> Any:
+    """Trains adapters, and adds them to the models for good."""
+    trainer = self.adapters(net.kind, task.name)
+    state = trainer.init(self.keys)
+    # Heads are those of the other arms.
+    start: Any = self.start(net.kind, task.name, model)
+    head = start.params['head']
+    state = state._replace(
+      params={**state.params, 'head': head}, model_state={'core': model}
+    )
+    state = self.fit(trainer, state, task, evaluated)
+    merged = jax.vmap(adapters.merge)(model, state.params['adapter'])
+    full = jax.tree.map(lambda x: jnp.ones(x.shape, bool), merged)
+    params = {'model': merged, 'head': state.params['head']}
+    return {'params': params, 'masks': full}
+
+  # Measurements.
+
+  def counts(self, net: Network, arm: str, masks: Any) -> Any:
+    """How many weights of the model each run trains."""
+    if arm == 'lora':
+      shapes = jax.eval_shape(
+        functools.partial(self.adapter, net), jax.random.key(0)
+      )
+      size = sum(x.size for x in jax.tree.leaves(shapes))
+      return [size] * self.config.seeds
+    each = [x.reshape(len(x), -1).sum(1) for x in jax.tree.leaves(masks)]
+    return sum(each)
+
+  def tested(self, net: Network, params: Any, task: str) -> grid.Result:
+    """Tests on all tasks; tags only where there is a head for them."""
+    words = {**params, 'head': {}}
+    text = net.test(words, self.text)
+    domain = net.test(words, self.tasks['domain'])
+    tags = dict.fromkeys(('loss', 'accuracy'), [None] * self.config.seeds)
+    if task == 'tags':
+      tags = net.test(params, self.tasks['tags'])
+    own = {'text': text, 'domain': domain, 'tags': tags}[task]
+    return {
+      'text_loss': text['loss'],
+      'domain_loss': domain['loss'],
+      'tags_accuracy': tags['accuracy'],
+      'test_loss': own['loss'],
+      'test_accuracy': own['accuracy'],
+    }
+
+  def merged(self, cell: Cell, net: Network, base: Any, load: Any) -> Any:
+    """Merges the changes for each task; heads are those of the second."""
+    one, two = load(cell.arm, 'first'), load(cell.arm, 'alone')
+    models, exact = [], []
+    for i in range(self.config.seeds):
+      a, b = seeds.one(one, i), seeds.one(two, i)
+      found, arrived = arms.merge(
+        cell.stage,  # pyright: ignore[reportArgumentType]
+        base,
+        a['params']['model'],
+        b['params']['model'],
+        (a['masks'], b['masks']),
+      )
+      models.append(found)
+      exact.append(arrived)
+    params = {'model': seeds.stack(models), 'head': two['params']['head']}
+    result = self.tested(net, params, 'tags')
+    return {**self.named(cell), 'exact': exact, **result}, params
+
+  def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
+    for net in self.networks.values():
+      # Pretraining, and both tasks with masks and with adapters.
+      if net.compilations > 5:
+        raise RuntimeError('Training steps were compiled more than once.')
+
+
+if __name__ == '__main__':
+  command.main(PRESETS, cells, Experiment, report, __doc__)
