@@ -30,6 +30,8 @@ TINY = {
     ' --levels 2 --colt-levels 2 --fraction * 0.6',
     'early_bird': '--epochs 2 --draws 1 --sparsities 0.5 --seeds 2 --window 2'
     ' --threshold 0.9',
+    'beyond_accuracy': '--levels 2 --control-levels 1 --steps 20 --seeds 2'
+    ' --eval-every 20 --shifted 40 --repeats 2',
     'supermasks': '--dataset digits --steps 20 --seeds 2'
     ' --methods dense edge_popup_constant --kept 0.5 --read-kept 0.3'
     ' --eval-every 10 --batch-size 60',

@@ -29,6 +29,7 @@ FIRST_PRESETS = {
   'linguistic_masks': 'ewt',
   'bert_tickets': 'tiny',
   'lota': 'tiny',
+  'beyond_accuracy': 'digits',
   'supermasks': 'mnist',
   'structured_pruning': 'tiny',
   'post_training_pruning': 'tiny',
@@ -49,6 +50,7 @@ COUNTS = {
   ('zero_cost_ranking', 'digits'): 10 + 32,
   ('ticket_transfer', 'digits'): 3 * 16 + 3 * 7,
   ('ticket_transfer', 'images'): 3 * 16 + 3 * 7,
+  ('beyond_accuracy', 'digits'): 2 + 6 + 2 * 2,
   ('early_bird', 'digits'): 1 + 3 * 7,
   ('linguistic_masks', 'ewt'): 84,
   ('linguistic_masks', 'tagger'): 1,
@@ -84,6 +86,12 @@ LINES = {
   'linguistic_masks': {'| ASA | gold | ': 1, '| ticket, 50 % | ': 1},
   'bert_tickets': {'| for masked words | 20 % | ': 1, '| tags | 20 % | ': 1},
   'lota': {'| decoder | LoTA, 90 % | ': 2},
+  'beyond_accuracy': {
+    '| 100 % | dense, another seed | ': 2,
+    '| 60 % | random ticket | ': 2,
+    '| motion blur | ': 1,
+    '| ticket, masked | 64 | ': 1,
+  },
   'supermasks': {
     '| large final same sign, ': 2,
     '| edge-popup, signed constant | 50 | ': 1,
@@ -108,6 +116,7 @@ STEPS = {
   'networks/encoder': [10, 20],
   'lota': [5, 10],
   'merged/decoder-lota_90-sum': [],
+  'beyond_accuracy': [20],
   'supermasks': [10, 20],
   'structured_pruning': [],
   'networks/decoder': [10, 20],
@@ -237,6 +246,13 @@ BAD_COMMAND_LINES = {
     ('--epochs 0', 'epochs was 0, but must be at least 1'),
     ('--model conv_2', "invalid choice 'conv_2' for argument '--model'"),
   ],
+  'beyond_accuracy': [
+    ('--levels 1', 'levels was 1, but must be at least 2'),
+    ('--seeds 1', 'seeds was 1, but must be at least 2'),
+    ('--control-levels 2', 'control_levels had 2, but must be from 1 to 1'),
+    ('--shifted 0', 'shifted was 0, but must be at least 1'),
+    ('--model mlp', "invalid choice 'mlp' for argument '--model'"),
+  ],
   'supermasks': [
     ('--kept 1.0', 'kept had 1.0, but must be between 0 and 1: with all'),
     ('--read-kept 0.5 0', 'read_kept had 0.0, but must be between 0 and 1'),
@@ -331,6 +347,9 @@ BAD_VALUES = {
   'early_bird': [
     ('--sparsities 0.99', '--sparsities 0.99: This sparsity leaves 1 weights'),
     ('--patch 3', 'cannot be cut into patches of 3 x 3'),
+  ],
+  'beyond_accuracy': [
+    ('--fraction x* 0.2', "match no prunable leaf: 'x*'"),
   ],
   'supermasks': [
     (
