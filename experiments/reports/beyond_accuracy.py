@@ -85,11 +85,11 @@ def beside(run: Run) -> Table:
   caption = (
     f'On {len(test.labels):,} test examples, {min(counts)} to {max(counts)} per'
     ' class: mean ± standard deviation over the seeds, in % but for the'
-    ' expected calibration error (ECE, 15 bins of equal width). Worst class: the'
-    ' lowest accuracy of a class, whichever it is in each seed. Churn:'
-    ' predictions that differ from those of the dense network of the same seed. Exemplars:'
-    ' examples on which most seeds part from most dense ones, and how often the'
-    ' dense networks are right there and elsewhere.'
+    ' expected calibration error (ECE, 15 bins of equal width). Worst class:'
+    ' the lowest accuracy of a class, whichever it is in each seed. Churn:'
+    ' predictions that differ from those of the dense network of the same seed.'
+    ' Exemplars: examples on which most seeds part from most dense ones, and'
+    ' how often the dense networks are right there and elsewhere.'
   )
   heads = ['weights', 'network', 'accuracy', 'worst class', 'ECE', 'churn']
   return Table(
