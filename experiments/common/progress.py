@@ -1,6 +1,7 @@
 """A progress bar over all training steps of a command, and lines above it."""
 
 import rich.console
+import rich.markup  # before others watch what is imported
 import rich.progress
 
 
