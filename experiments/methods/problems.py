@@ -62,10 +62,12 @@ def characters(config: Any) -> Problem:
   task = Language(options)
 
   def apply(params, x):
-    # Criteria without data put ones in the place of tokens.
-    integers = jnp.issubdtype(x.dtype, jnp.integer)
-    tokens = x if integers else jnp.zeros(x.shape, jnp.int32)
-    return task.model.apply(params, tokens)
+    # Criteria without data put ones in the place of tokens. Equal tokens would
+    # make attention uniform, and its queries and keys worthless.
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+      some = jnp.arange(x.shape[1]) % task.config.vocabulary
+      x = jnp.broadcast_to(some, x.shape)
+    return task.model.apply(params, x)
 
   def draw(key, count):
     stream = task.dataset['train']

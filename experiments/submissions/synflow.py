@@ -7,8 +7,13 @@ import lthjax as lth
 
 def prune(params, loss, data, sparsity):
   del loss
-  score = score_of(data.apply, data.shape)
-  return lth.prune_iteratively(score, params, sparsity=sparsity, steps=100)
+  return lth.prune_iteratively(
+    score_of(data.apply, data.shape),
+    params,
+    sparsity=sparsity,
+    steps=100,
+    at_least=1,  # Attention has no flow that would see to it.
+  )
 
 
 @functools.cache  # The same function again is not compiled again.
