@@ -228,14 +228,18 @@ def curve(ax: Axes, found: list[Point], label: str, **style: Any) -> None:
 
 
 def curves(
-  ax: Axes, result: Result, keep: Callable[[str], bool] = lambda name: True
+  ax: Axes,
+  result: Result,
+  keep: Callable[[str], bool] = lambda name: True,
+  apart: float = 0,
 ) -> None:
-  """All curves of a part in one panel."""
+  """The curves of a part in one panel, each shifted a bit to the right."""
   by_setting: dict[str, list[Point]] = {}
   for point in points(result):
     if keep(point.setting):
       by_setting.setdefault(point.setting, []).append(point)
   for i, (name, found) in enumerate(by_setting.items()):
+    found = [point._replace(x=point.x + i * apart) for point in found]
     curve(ax, found, name, color=COLORS[i % len(COLORS)])
   figures.decorate(ax)
   ax.legend(frameon=False, fontsize=8)
@@ -305,7 +309,7 @@ def draw_chaos(moments: Result, chi: Result) -> Figure:
 def draw_supermasks(result: Result) -> Figure:
   fig, axes = figures.panels(1, 2, (9.0, 3.9), sharey=True)
   for ax, weights in zip(axes[0], ('normal', 'constant'), strict=True):
-    curves(ax, result, lambda name, weights=weights: f', {weights},' in name)
+    curves(ax, result, lambda name, w=weights: f', {w},' in name, 0.012)
     ax.set_xlim(0, 0.6)
     ax.set_xlabel('density of the masks')
   axes[0, 0].set_ylabel('χ over mean-field theory')
