@@ -20,7 +20,7 @@
   python experiments/theory.py --preset mnist
   python experiments/theory.py --parts draws chi
 
-  digits  All parts, 8 seeds. Under two minutes on 2 CPU cores. Masks of one
+  digits  All parts, 8 seeds. About two minutes on 2 CPU cores. Masks of one
           network find a ticket less often than the formula says, those of fresh
           networks as often. Errors of subsets halve with each weight; 16 reach
           3e-5. Moments are d^L. The best of 1,000 masks is two points above the

@@ -295,7 +295,7 @@ def test_parts_that_train(run, tmp_path):
   assert mean('layer', 'best subset', 4) > mean('layer', 'best subset', 1)
   random = mean('supermasks', 'random masks, normal, fc2', 0.5)
   assert random == pytest.approx(1, abs=0.2)
-  assert mean('supermasks', 'edge-popup, normal, fc2', 0.1) > random
+  assert mean('supermasks', 'edge-popup, constant, output', 0.5) > 1.1
   assert mean('extremes', 'normal law', 1000) > mean(
     'extremes', 'normal law', 10
   )
