@@ -1,9 +1,12 @@
 """Adaptation to two tasks: what is trained, what is merged, and the tasks."""
 
+import csv
+
 import jax
 import numpy as np
 import pytest
 from helpers import bits
+from tiny_experiments import TINY
 
 import lota as script_module
 from adaptation import arms, network, tasks
@@ -160,3 +163,27 @@ def test_forgotten_and_trained(unbroken):
     assert rows['lota_90', 'sum', seed]['exact'] == 'True'
     # Old words are forgotten from the same base by all arms.
     assert int(rows['full', 'first', seed]['trained']) > kernels
+
+
+@pytest.mark.slow
+def test_an_encoder_with_adapters(main, tmp_path):
+  options = '--networks encoder --arms full lora gradient_90 --merged lora'
+  options = [*TINY['lota'], *options.split(), '--output', str(tmp_path)]
+  code, _, errors = main(*options, '--rules', 'ties')
+  assert code == 0, errors
+  (folder,) = tmp_path.iterdir()
+  with (folder / 'results.csv').open(newline='') as file:
+    rows = {(x['arm'], x['stage'], x['seed']): x for x in csv.DictReader(file)}
+  kernels = 2 * (4 * 8 * 8 + 2 * 8 * 12)
+  for seed in ('0', '1'):
+    trained = {
+      arm: int(rows[arm, 'second', seed]['trained'])
+      for arm in ('full', 'lora', 'gradient_90')
+    }
+    assert trained['gradient_90'] == round(kernels / 10)
+    # Of rank 1, the lowest: inputs and outputs of all kernels.
+    assert trained['lora'] == 2 * (4 * 16 + 2 * 20)
+    assert rows['lora', 'ties', seed]['exact'] == 'False'
+    # The same pretrained words, and the same heads.
+    losses = {x: float(rows[x, 'first', seed]['domain_loss']) for x in trained}
+    assert len(set(losses.values())) == 3
