@@ -1,4 +1,8 @@
-"""SynFlow: Tanaka et al., arXiv:2006.05467, in a hundred steps."""
+"""SynFlow: Tanaka et al., arXiv:2006.05467, in a hundred steps.
+
+A decoder is scored once: its norms do not conserve the flow, so a layer would
+be emptied on the way, and no score would be left.
+"""
 
 import functools
 
@@ -7,13 +11,9 @@ import lthjax as lth
 
 def prune(params, loss, data, sparsity):
   del loss
-  return lth.prune_iteratively(
-    score_of(data.apply, data.shape),
-    params,
-    sparsity=sparsity,
-    steps=100,
-    at_least=1,  # Attention has no flow that would see to it.
-  )
+  score = score_of(data.apply, data.shape)
+  steps = 100 if len(data.shape) == 3 else 1
+  return lth.prune_iteratively(score, params, sparsity=sparsity, steps=steps)
 
 
 @functools.cache  # The same function again is not compiled again.
