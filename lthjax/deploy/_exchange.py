@@ -153,6 +153,7 @@ def load(
 def _array(tensor: dict[str, Any]) -> np.ndarray:
   """An array of what safetensors read; bfloat16 too, which NumPy lacks."""
   names = {'BF16': 'bfloat16', 'BOOL': 'bool', 'I': 'int', 'U': 'uint'}
+  names |= {'F8_E4M3': 'float8_e4m3fn', 'F8_E5M2': 'float8_e5m2'}
   name = names.get(tensor['dtype'])
   if name is None:
     kind, bits = tensor['dtype'][:1], tensor['dtype'][1:]

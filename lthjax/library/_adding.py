@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from lthjax import _checks, trees
 from lthjax._versions import __version__
@@ -20,6 +21,7 @@ from lthjax.library import (
 from lthjax.library._contents import Reader
 from lthjax.library._store import Store
 from lthjax.tickets import Ticket
+from lthjax.training._state import field, has_field
 
 _TICKET = 'level density masks start trained metrics'
 
@@ -82,6 +84,7 @@ def add(
     'version': __version__,
     'level': _checks.at_least('ticket.level', ticket.level, 0),
     'density': _density(masks),
+    'rewind_step': _step(ticket.start),
     'metrics': _manifest.values('metrics', ticket.metrics),
     **_placing.tables(trees.by_name(ticket.masks), masks, parts),
   }
@@ -106,6 +109,14 @@ def add(
       ' was added: keep the parent, and try again.'
     )
   return key
+
+
+def _step(state: Any) -> int | None:
+  """The step that training started from, where the state knows it."""
+  if state is None or not has_field(state, 'step'):
+    return None
+  step: Any = field(state, 'step')
+  return None if np.shape(step) else _checks.integer('ticket.start.step', step)
 
 
 def _density(masks: _placing.Masks) -> float:

@@ -93,7 +93,7 @@ def stack(changes: Iterable[Change]) -> list[str]:
   """Returns what an alias points at (last), and what it can go back to."""
   found: list[str] = []
   for change in changes:
-    if change.action == 'promote':
+    if change.action == 'promote' and found[-1:] != [change.key]:
       found.append(change.key)
     elif change.action == 'rollback':
       found.pop()

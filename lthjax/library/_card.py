@@ -27,6 +27,7 @@ def card(reader: Reader, key: str, aliases: Mapping[str, str]) -> str:
     'domain': manifest['domain'],
     'density': f'{manifest["density"]:.4g}',
     'level': manifest['level'],
+    'rewound to step': manifest['rewind_step'],
     'seeds': ', '.join(map(str, manifest['seeds'])),
     'license': manifest['license'],
     'code': ' '.join(

@@ -68,7 +68,7 @@ class Reader:
         raise LookupError(
           f'There is no ticket {key} in {self.store.root}. See `list()`.'
         ) from None
-      except ValueError as error:
+      except (ValueError, RecursionError) as error:
         raise self.damage(key, error) from None
     return self._opened[key]
 

@@ -115,6 +115,8 @@ class Library:
     _checks.text('name', name)
     if not _PREFIX.fullmatch(name):
       return _aliases.current(self.store, name)
+    if _manifest.is_key(name) and self.store.exists(_contents.path(name)):
+      return name
     found = [key for key in self._keys() if key.startswith(name)]
     if len(found) != 1:
       count = f'{len(found)} tickets' if found else 'no ticket'

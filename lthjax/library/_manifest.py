@@ -18,7 +18,16 @@ PARTS = ('trained', 'start', 'model_state')
 _KEY = re.compile(r'[0-9a-f]{64}')
 _TEXTS = ('format', 'version', 'domain', 'license', 'git')
 _FIELDS = {
-  *(*_TEXTS, 'parent', 'level', 'density', 'config', 'data', 'seeds'),
+  *(
+    *_TEXTS,
+    'parent',
+    'level',
+    'density',
+    'rewind_step',
+    'config',
+    'data',
+    'seeds',
+  ),
   *('metrics', 'controls', 'notes', 'masks', 'parts'),
 }
 
@@ -94,6 +103,8 @@ def parse(text: str, key: str) -> dict[str, Any]:
   manifest = json.loads(text)
   if not isinstance(manifest, dict) or manifest.keys() != _FIELDS:
     raise ValueError('its manifest has other fields')
+  if _format.canonical(manifest) != text:
+    raise ValueError('its manifest is not in canonical form')
   if manifest['format'] != FORMAT:
     raise ValueError(f'its format is not {FORMAT}')
   for field in _TEXTS:
@@ -103,6 +114,7 @@ def parse(text: str, key: str) -> dict[str, Any]:
     raise ValueError(
       f'its parent is {_checks.spell(manifest["parent"])}, which is not a key'
     )
+  _check_numbers(manifest)
   masks, parts = manifest['masks'], manifest['parts']
   if not isinstance(masks, dict) or not isinstance(parts, dict):
     raise ValueError('its masks or its parts are not a table')
@@ -116,6 +128,22 @@ def parse(text: str, key: str) -> dict[str, Any]:
   for part, leaves in parts.items():
     _check_part(part, leaves, masks)
   return manifest
+
+
+def _check_numbers(manifest: Mapping[str, Any]) -> None:
+  """Raises if fields are not of the types that a list and a card show."""
+  sound = {
+    'level': type(manifest['level']) is int and manifest['level'] >= 0,
+    'density': type(manifest['density']) in (int, float)
+    and 0 <= manifest['density'] <= 1,
+    'rewind_step': type(manifest['rewind_step']) in (int, type(None)),
+    'seeds': isinstance(manifest['seeds'], list)
+    and all(type(seed) is int for seed in manifest['seeds']),
+  }
+  refuse(
+    [f'{field} {manifest[field]!r}' for field in sound if not sound[field]],
+    'its manifest has {}',
+  )
 
 
 def _check_part(part: str, leaves: Any, masks: dict[str, Any]) -> None:

@@ -133,6 +133,8 @@ def rename_leaf(manifest):
     (lambda m: m.update(parts={'../x': {}}), r'parts are \.\./x'),
     (lambda m: m.update(more=1), 'other fields'),
     (lambda m: m.update(domain=3), 'domain is not a text'),
+    (lambda m: m.update(level='x', density=2), "level 'x'; density 2"),
+    (lambda m: m.update(seeds=[0.5]), r'seeds \[0.5\]'),
     (lambda m: m.update(masks=[]), 'not a table'),
     (lambda m: m.update(format='lthjax-ticket-9'), 'format is not'),
   ],

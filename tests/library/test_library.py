@@ -60,7 +60,7 @@ def test_load_is_bitwise(library):
   assert bits(masks['fc']['kernel']) == bits(ticket.masks['fc']['kernel'])
 
 
-def test_any_dtype_and_structure(library):
+def test_any_dtype_and_structure(library, tmp_path):
   state = {
     'params': [
       np.array([[1.5, -0.0], [3, 4]], ml_dtypes.bfloat16),
@@ -72,17 +72,23 @@ def test_any_dtype_and_structure(library):
       np.ones(3, jnp.float8_e4m3fn),
     ],
     'model_state': {'mean': np.array([1, 2], np.float16)},
+    'step': jnp.int32(7),
   }
   first = np.array([[True, True], [False, True]])
   masks = [first, {'i': None, 'b': None}, *[None] * 5]
-  ticket = lth.tickets.Ticket(0, 0.75, masks, None, state, None)
+  ticket = lth.tickets.Ticket(0, 0.75, masks, state, state, None)
   key = library.add(ticket)
+  assert '| rewound to step | 7 |' in library.card(key)
   expected = [*state['params']]
   expected[0] = np.where(first, expected[0], ml_dtypes.bfloat16(0))
   expected[4] = expected[4].astype('<f4')
   assert bits(library.load(key, expected)) == bits(expected)
   loaded = library.load(key, part='model_state')
   assert bits(loaded) == bits(state['model_state'])
+  params, _ = deploy.load(
+    library.export(key, tmp_path / 'out') / 'ticket.safetensors'
+  )
+  assert bits(params['0']) == bits(expected[0])
   library.verify()
 
 
