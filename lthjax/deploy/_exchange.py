@@ -91,7 +91,7 @@ def save(
   metadata = {'format': _FORMAT, 'leaves': json.dumps(leaves)}
   path = files.local_path(path)
   data = library.numpy.save(
-    {k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata
+    {k: np.asarray(v, order='C') for k, v in tensors.items()}, metadata
   )
   files.write_bytes(path, data)
 
