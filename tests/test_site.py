@@ -136,10 +136,9 @@ def test_a_task_leads_to_code_in_two_clicks(page, address):
   page.goto(f'{address}/index.html')
   page.wait_for_url('**/docs/index.html')
   article = page.locator('article')
-  article.get_by_role('link', name='Prune my model to 90 %').first.click()
+  article.locator('.sd-card', has_text='Prune my model to 90 %').click()
+  page.wait_for_url('**/docs/tasks/prune.html')
   assert 'sparsity=0.9' in article.inner_text()
-  article.get_by_role('link', name='prune', exact=False).get_by_text(
-    'lthjax.prune', exact=True
-  ).first.click()
-  assert page.url.endswith('/docs/api/lthjax.prune.html#lthjax.prune')
+  article.locator('a[href$="/lthjax.prune.html#lthjax.prune"]').first.click()
+  page.wait_for_url('**/docs/api/lthjax.prune.html#lthjax.prune')
   assert '>>> masks = ' in article.inner_text()

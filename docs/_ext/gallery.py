@@ -58,7 +58,7 @@ def verdicts() -> dict[str, str]:
     page = tomllib.loads(path.read_text())['page']
     name = path.stem.partition('_')[0]
     if said.get(name, 'no data') != 'no data':
-      link = f'[{name}](/docs/claims.md#{path.stem})'
+      link = f'[{name}](/docs/claims.md)'
       found.setdefault(page, []).append(f'{link} {said[name]}')
   return {page: ', '.join(lines) for page, lines in found.items()}
 
