@@ -90,6 +90,13 @@ def test_every_task_page_is_listed_and_has_code():
       assert PYTHON.search(page.read_text()), page.name
 
 
+def test_every_page_is_in_the_contents():
+  index = (DOCS / 'index.md').read_text()
+  listed = re.findall(r'^(?:/docs/)?([\w]+)$', index, re.MULTILINE)
+  pages = {page.stem for page in DOCS.glob('*.md')} - {'index', 'gallery'}
+  assert sorted(pages - {*listed}) == []
+
+
 def test_numbers_are_those_of_the_pages_they_link_to():
   links = re.findall(
     r'\[(\d[^]]*)\]\(\.\./(experiments/results/\w+\.md)\)',
