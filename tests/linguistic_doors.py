@@ -95,6 +95,7 @@ def add_rows(add, folder):
   row(lg.other_tags, 'tags seed')
   row(lg.row_matched, 'edges tags seed')
   row(lg.fit_matrix, 'attention tags matrix')
+  row(lg.key_tag_attention, 'attention tags')
   row(lg.published_protocol, 'attention tags matrix seed')
   row(lg.over_seeds, values=('values', [1.0, 2.0]), level=('share', 0.9))
   for f, name, x in [

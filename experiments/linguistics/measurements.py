@@ -73,6 +73,7 @@ class Measurements(Laboratory):
           'positive': control,
           'published': measures.published(attention, self.tags),
           'jaccard': measures.chance_jaccard(attention, self.tags, 20),
+          'beyond_tags': measures.beyond_popular_tags(attention, self.tags),
         }
       )
       fitted.append(matrix)
@@ -248,6 +249,7 @@ class Measurements(Laboratory):
       ]
       found[name] = {
         'overlap': [measures.overlap(x, tags) for x in each],
+        'beyond_tags': [measures.beyond_popular_tags(x, tags) for x in each],
         'fitted': [
           measures.score_matrix(np.asarray(m), x, tags)
           for m, x in zip(fitted, each, strict=True)

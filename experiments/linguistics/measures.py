@@ -98,6 +98,15 @@ def score_matrix(
   return _plain(lg.mass_overlap(mean, edges, lg.region(tags)))
 
 
+def beyond_popular_tags(attention: np.ndarray, tags: np.ndarray) -> float:
+  """Mass on compatible tags, beyond what the tags of keys alone explain."""
+  mean = lg.mean_attention(attention)
+  alone = lg.key_tag_attention(mean, tags)
+  edges, region = np.asarray(lg.pos_mask(tags)), lg.region(tags)
+  one, other = (lg.mass_overlap(x, edges, region) for x in (mean, alone))
+  return float(one.overlap - other.overlap)
+
+
 def published(attention: np.ndarray, tags: np.ndarray) -> Found:
   """The published protocol, with its control and fair ones."""
   found = lg.published_protocol(attention, tags)

@@ -179,17 +179,24 @@ def _languages(found: dict[str, Any], title: str) -> Figure:
   models = found.get('languages', {})
   right.axhline(0, color='0.2', lw=0.8)
   for i, (kind, color, label) in enumerate(
-    (('overlap', RED, 'ASA'), ('fitted', ORANGE, 'matrix fitted on English'))
+    (
+      ('overlap', RED, 'ASA'),
+      ('beyond_tags', BLUE, 'beyond popular tags'),
+      ('fitted', ORANGE, 'matrix fitted on English'),
+    )
   ):
-    values = [[y['excess'] for y in x[kind]] for x in models.values()]
+    values = [
+      [y if kind == 'beyond_tags' else y['excess'] for y in x[kind]]
+      for x in models.values()
+    ]
     if values:
-      spots = np.arange(len(values)) + 0.2 * i - 0.1
+      spots = np.arange(len(values)) + 0.2 * i - 0.2
       figures.bars(right, spots, values, color=color, fmt='o', label=label)
   right.set_xticks(range(len(models)), list(models))
   if models:
     right.legend(frameon=False, fontsize=8)
   right.set_ylabel('excess over row-matched edges')
   figures.decorate(right)
-  figures.title(right, 'attention does not follow it')
+  figures.title(right, 'attention, in models of each')
   figures.title_all(fig, title)
   return fig

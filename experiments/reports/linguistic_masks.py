@@ -250,6 +250,9 @@ def _nulls(found: dict[str, Any]) -> Iterator[Table]:
         interval(lg.over_seeds(gap), '{:+.4f}'),
       ]
     )
+  gap = [x['beyond_tags'] for x in each]
+  beyond = interval(lg.over_seeds(gap), '{:+.4f}')
+  lines.append(['popular tags of keys', '', '', '', beyond])
   control = [x['positive'] for x in each]
   o, x = (np.mean([c[k] for c in control]) for k in ('overlap', 'expected'))
   jaccard = [x['jaccard'] for x in each]
@@ -257,7 +260,8 @@ def _nulls(found: dict[str, Any]) -> Iterator[Table]:
     ['null', 'mean', 'sd in a model', 'p in a model', 'excess beyond [95 %]'],
     lines,
     'Nulls of the excess of dense networks. Within one model, p can be'
-    ' anything; the last column is the verdict, over seeds. Positive control: a'
+    ' anything; the last column is the verdict, over seeds. "Popular tags":'
+    ' attention that depends on the tag of the key alone. Positive control: a'
     f' matrix fitted to training attention has O {o:.3f}, X {x:.3f}, excess'
     f' {interval(lg.over_seeds([c["excess"] for c in control]))}, and agrees'
     f' with ASA in {100 * np.mean([c["agree"] for c in control]):.0f} % of its'

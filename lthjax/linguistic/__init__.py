@@ -37,6 +37,7 @@ from lthjax.linguistic._overlap import (
   region,
   top_edges,
 )
+from lthjax.linguistic._popularity import key_tag_attention
 from lthjax.linguistic._published import Published, published_protocol
 from lthjax.linguistic._restrictions import UNJUDGED, compat, compat_matrix
 from lthjax.linguistic._seeds import SeedTest, over_seeds
@@ -106,6 +107,7 @@ __all__ = [
   'fit_matrix',
   'head_density',
   'head_norm',
+  'key_tag_attention',
   'load_verbnet',
   'load_wordnet',
   'mass_overlap',

@@ -107,6 +107,24 @@ def test_fitted_matrix_beats_compatibility_with_as_many_edges():
   assert not (fitted & ~seen).any()
 
 
+def test_attention_to_popular_tags_is_told_from_that_to_pairs():
+  tags, attention = batch(6, lengths=(12,) * 30, channels=())
+  r, keys = linguistic.region(tags), np.maximum(tags, 0)
+  liked = np.random.default_rng(7).uniform(0.2, 3, 17)
+  rows = attention.sum(-1, keepdims=True)
+  alone = np.where(r, liked[keys][:, None], 0)
+  alone = rows * alone / np.maximum(alone.sum(-1, keepdims=True), 1e-9)
+  found = linguistic.key_tag_attention(alone, tags)
+  np.testing.assert_allclose(found, alone, rtol=1e-6, atol=1e-12)
+  # Any attention keeps the mass of its rows, and what each tag receives.
+  found = linguistic.key_tag_attention(attention, tags)
+  inside = np.where(r, attention, 0)
+  np.testing.assert_allclose(found.sum(-1), inside.sum(-1))
+  for tag in np.unique(tags[tags >= 0]):
+    to = (tags == tag)[:, None] & r
+    np.testing.assert_allclose(found[to].sum(), inside[to].sum(), rtol=1e-6)
+
+
 def test_published_control_has_half_the_density():
   tags, _ = batch(5, lengths=(20,) * 200, channels=())
   uniform = np.tril(np.ones((200, 21, 21)))
