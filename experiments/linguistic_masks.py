@@ -19,8 +19,8 @@ arXiv:1912.05671.
 
   ewt          2 layers of width 64 on UD English EWT, all eleven experiments, 5
                seeds. Half an hour on 2 CPU cores. Excess over row-matched edges
-               0.00 ± 0.01; masks from gold tags end 0.03 to 0.04 nats lower,
-               and a relabelled matrix has most of that gain.
+               0.00 ± 0.01; masks from gold tags end 0.02 nats lower, and a
+               relabelled matrix on the same tags 0.03.
   tagger       The causal and the bidirectional tagger alone: 92 % and 94 % on
                EWT dev, a minute on 2 CPU cores.
   wikitext2    4 layers of width 128 on WikiText-2, tags from the causal tagger.

