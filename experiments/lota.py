@@ -32,7 +32,6 @@ import common.stopping  # noqa: F401
 
 import dataclasses
 import functools
-from fnmatch import fnmatch
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -45,7 +44,7 @@ from adaptation.network import Kind, Network, Sizes
 from adaptation.options import Options
 from adaptation.tasks import DomainName, Task
 from common import checks, command, config, grid, seeds
-from lthjax import adapters, trees
+from lthjax import adapters
 from lthjax.training import TrainState, with_masks
 from reports import lota as report
 
@@ -211,7 +210,7 @@ class Experiment(command.Experiment):
     else:
       kept = self.masked(cell, net, task, model, load, evaluated)
     result = self.tested(net, kept['params'], task.name)
-    counts = [int(x) for x in self.counts(net, cell.arm, kept['masks'])]
+    counts = arms.counts(net, cell.arm, kept['masks'])
     if first is not None:
       old = store.read(f'networks/{cell.network}-{cell.arm}-first')
       result['forgotten'] = [
@@ -325,7 +324,7 @@ class Experiment(command.Experiment):
 
     def init(key):
       whole, _ = net.init(it, key)
-      adapter = self.adapter(net, key)
+      adapter = arms.adapter(net, key)
       params = {'adapter': adapter, 'head': whole['head']}
       return params, {'core': whole['model']}
 
@@ -334,18 +333,6 @@ class Experiment(command.Experiment):
       return {'model': model, 'head': params['head']}
 
     return net.trainer(it, tx, init, read)
-
-  def adapter(self, net: Network, key: Any) -> adapters.Adapter:
-    """An adapter that trains about as much as a tenth of the kernels."""
-    where = network.KERNELS.removeprefix('model/')
-    axes = {
-      name: its for name, its in net.axes.items() if name.startswith('blocks/')
-    }
-    leaves = trees.by_name(net.shapes)
-    total = sum(x.size for n, x in leaves.items() if fnmatch(n, where))
-    count = round(arms.RANKED * total)
-    rank = adapters.rank_of_count(net.shapes, count, where=where, axes=axes)
-    return adapters.lora(key, net.shapes, rank=rank, where=where, axes=axes)
 
   def lora(self, net: Network, task: Task, model: Any, evaluated: Any) -> Any:
     """Trains adapters, and adds them to the models for good."""
@@ -364,17 +351,6 @@ class Experiment(command.Experiment):
     return {'params': params, 'masks': full}
 
   # Measurements.
-
-  def counts(self, net: Network, arm: str, masks: Any) -> Any:
-    """How many weights of the model each run trains."""
-    if arm == 'lora':
-      shapes = jax.eval_shape(
-        functools.partial(self.adapter, net), jax.random.key(0)
-      )
-      size = sum(x.size for x in jax.tree.leaves(shapes))
-      return [size] * self.config.seeds
-    each = [x.reshape(len(x), -1).sum(1) for x in jax.tree.leaves(masks)]
-    return sum(each)
 
   def tested(self, net: Network, params: Any, task: str) -> grid.Result:
     """Tests on all tasks; tags only where there is a head for them."""

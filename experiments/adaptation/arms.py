@@ -1,6 +1,7 @@
 """Ways to adapt a model, and which of its weights each of them trains."""
 
 from collections.abc import Callable
+from fnmatch import fnmatch
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -8,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 import lthjax as lth
-from adaptation.network import KERNELS
-from lthjax import lota, trees
+from adaptation.network import KERNELS, Network
+from lthjax import adapters, lota, trees
 
 ArmName = Literal[
   'full',
@@ -106,6 +107,27 @@ def everywhere(params: Any, masks: Any) -> Any:
   return structure.unflatten(
     each(name, x, chosen.get(name)) for name, x in leaves.items()
   )
+
+
+def adapter(net: Network, key: chex.PRNGKey) -> adapters.Adapter:
+  """An adapter that trains about as much as a tenth of the kernels."""
+  where = KERNELS.removeprefix('model/')
+  axes = {name: its for name, its in net.axes.items() if fnmatch(name, where)}
+  leaves = trees.by_name(net.shapes)
+  count = round(RANKED * sum(leaves[name].size for name in axes))
+  rank = adapters.rank_of_count(net.shapes, count, where=where, axes=axes)
+  return adapters.lora(key, net.shapes, rank=rank, where=where, axes=axes)
+
+
+def counts(net: Network, name: str, masks: Any) -> list[int]:
+  """How many weights of the model each run trains."""
+  leaves = jax.tree.leaves(masks)
+  if name == 'lora':
+    shapes = jax.eval_shape(lambda key: adapter(net, key), jax.random.key(0))
+    size = sum(x.size for x in jax.tree.leaves(shapes))
+    return [size] * len(leaves[0])
+  total: Any = sum(x.reshape(len(x), -1).sum(1) for x in leaves)
+  return total.tolist()
 
 
 def merge(
