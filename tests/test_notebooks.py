@@ -368,7 +368,7 @@ def check_language_model(notebook, values):
 
 
 THEORY = {
-  'draws': '{k: x.points[-1]._asdict() for k, x in found.items()}',
+  'draws': '{k: x.points[-1]._asdict() for k, x in tickets.items()}',
   'dispersion': 'dispersion',
   'subsets': '[p.mean for p in subsets]',
   'layers': '{k: [p.mean for p in x] for k, x in layers.items()}',
@@ -402,10 +402,10 @@ def check_theory(notebook, values):
   assert layers['best subset'][-1] > values['whole'] - 1
   assert layers['best subset'][2] > layers['best single weight'][1]
 
-  for measured, formula in values['moments'][20:40]:
-    assert 0.2 * formula < measured < 3 * formula
+  for measured, formula in values['moments'][20:26]:  # d = 0.5
+    assert 0.3 * formula < measured < 2.5 * formula
   for measured, formula in values['growth']:
-    assert abs(measured - formula) < 0.2
+    assert abs(measured - formula) < 0.3
   assert abs(values['chi']['random masks, fc2'][0] - 1) < 0.1
   assert values['chi']['edge-popup, output'][0] > 1.1
   assert values['popup'] > 85
@@ -413,7 +413,7 @@ def check_theory(notebook, values):
   assert [f'{x:.3f}' for x in values['expected']] == ['1.539', '2.508', '3.241']
   (measured, normal), (_, fitted) = values['best'][-2:]
   assert measured > normal + 0.5
-  assert abs(measured - fitted) < 1
+  assert abs(measured - fitted) < 1.5
 
 
 # By notebook: a small setting, what to look at afterwards, and what must hold.
