@@ -37,6 +37,7 @@ include_patterns = [
   'docs/**',
   'experiments/README.md',
   'experiments/results/*.md',
+  'experiments/submissions/*.md',
   'notebooks/*.ipynb',
 ]
 exclude_patterns = ['docs/_build', '**/.*']

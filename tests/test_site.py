@@ -49,7 +49,11 @@ def test_versions_side_by_side():
 
 
 def test_links_inside_the_site_lead_somewhere(site):
-  pages = {path: path.read_text() for path in site.rglob('*.html')}
+  pages = {
+    path: path.read_text()
+    for path in site.rglob('*.html')
+    if '_static' not in path.parts  # Templates of the theme.
+  }
   targets = {path: {*TARGET.findall(text)} for path, text in pages.items()}
   broken = set()
   for path, text in pages.items():
@@ -65,7 +69,7 @@ def test_links_inside_the_site_lead_somewhere(site):
         anchor and file in targets and anchor not in targets[file]
       ):
         broken.add(f'{path.relative_to(site)}: {link}')
-  assert sorted(broken) == []
+  assert not broken, '\n'.join(sorted(broken))
   assert len(pages) > 400
 
 
@@ -128,7 +132,8 @@ def test_search_finds_rigl(page, address):
   found = page.locator('#search-results a[href*="lthjax.rigl"]').first
   found.wait_for()
   found.click()
-  assert page.locator('h1').inner_text().startswith('lthjax.rigl')
+  heading = page.locator('article h1').inner_text()
+  assert heading.startswith('lthjax.rigl')
   assert 'lth.rigl(' in page.locator('article').inner_text()
 
 
