@@ -236,10 +236,13 @@ class Measurements(Laboratory):
   def languages(self, store: grid.Store) -> Measured:
     """Excess in a model of each language; a matrix fitted on English."""
     found: Found = {}
-    (fitted,) = store.load(
-      'measures/nulls',
-      {'fitted': np.zeros((self.config.seeds, 17, 17), bool)},
-    ).values()
+    train = self.part(self.language('en').train)
+    fitted = [
+      lg.fit_matrix(
+        lg.mean_attention(self.attend(x['params'], train)), train.tags['gold']
+      )
+      for x in self.networks(store, 'language_en')
+    ]
     for name in LANGUAGES:
       split = self.part(self.language(name).dev)
       tags = split.tags['gold']
@@ -251,7 +254,7 @@ class Measurements(Laboratory):
         'overlap': [measures.overlap(x, tags) for x in each],
         'beyond_tags': [measures.beyond_popular_tags(x, tags) for x in each],
         'fitted': [
-          measures.score_matrix(np.asarray(m), x, tags)
+          measures.score_matrix(m, x, tags)
           for m, x in zip(fitted, each, strict=True)
         ],
       }

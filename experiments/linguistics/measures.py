@@ -109,9 +109,7 @@ def beyond_popular_tags(attention: np.ndarray, tags: np.ndarray) -> float:
 
 def published(attention: np.ndarray, tags: np.ndarray) -> Found:
   """The published protocol, with its control and fair ones."""
-  found = lg.published_protocol(attention, tags)
-  random = lg.published_protocol(attention, tags, matrix=lg.relabelled(1))
-  return {**found._asdict(), 'random_asa': random.masks}
+  return lg.published_protocol(attention, tags)._asdict()
 
 
 def heads(

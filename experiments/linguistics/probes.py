@@ -21,21 +21,23 @@ def edge_gradients(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Mean gradients of query and key kernels, by the edges they flow through.
 
-  Returns those of the edges of each text and of all others. Both are means of
-  absolute values over the batches, of all weights in a row.
+  Returns those of the edges of each text and of all others from a word to an
+  earlier one. Both are means of absolute values over the batches, of all
+  weights in a row.
   """
 
   def loss(attention, params, text, inside):
     blocks = {**params['model']['blocks']}
     blocks['attention'] = {**blocks['attention'], **attention}
     params = {**params, 'model': {**params['model'], 'blocks': blocks}}
-    edges, time = jnp.swapaxes(open_edges(text), 1, 2), text.tokens.shape[1]
+    time = text.tokens.shape[1]
+    chosen = jnp.swapaxes((open_edges(text) == inside) & region(text), 1, 2)
 
     def visit(eqn, inputs):
       (scores,) = program.bind(eqn, inputs)
       # [rows, heads, keys, queries, 1].
       if scores.ndim == 5 and scores.shape[2:] == (time, time, 1):
-        through = edges[:, None, :, :, None] == inside
+        through = chosen[:, None, :, :, None]
         scores = jnp.where(through, scores, jax.lax.stop_gradient(scores))
       return [scores], None
 
@@ -68,6 +70,14 @@ def open_edges(text: Text) -> jax.Array:
   """The edges of a text as bools ``[rows, time, time]``."""
   bits = (text.edges[..., None] >> jnp.arange(8, dtype=jnp.uint8)) & 1
   return bits.reshape(*bits.shape[:-2], -1)[..., : text.tokens.shape[1]] == 1
+
+
+def region(text: Text) -> jax.Array:
+  """Edges from a word to an earlier one, ``[rows, time, time]``."""
+  segments, places = text.segments, text.places
+  same = segments[:, :, None] == segments[:, None, :]
+  earlier = (places[:, None, :] > 0) & (places[:, None, :] < places[:, :, None])
+  return same & earlier & (segments >= 0)[:, :, None]
 
 
 def query_key(params: Any) -> np.ndarray:
@@ -159,10 +169,15 @@ def circuits(
   places = np.arange(tags.shape[1]) < lengths[:, None] - 1
   mass, cost = {}, {}
   for name, edges in axes.items():
-    if not (edges & region).any() or not (arcs[name] & places).any():
+    if (
+      not (edges & region).any()
+      or not (arcs[name][:, 1:] & places[:, :-1]).any()
+    ):
       continue
     mass[name] = lg.mass_overlap(attention, edges, region).excess
-    inside, outside = arcs[name] & places, ~arcs[name] & places
+    # A word is predicted one place before it.
+    own = np.pad(arcs[name][:, 1:], ((0, 0), (0, 1)))
+    inside, outside = own & places, ~own & places
     cost[name] = changes[..., inside].mean(-1) - changes[..., outside].mean(-1)
   own = [lg.spearman(mass[name], cost[name]) for name in mass]
   other = [lg.spearman(mass[a], cost[b]) for a in mass for b in mass if a != b]

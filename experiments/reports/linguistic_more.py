@@ -227,7 +227,7 @@ def _languages(found: Found) -> Iterator[Table]:
     ['language', 'O', 'excess [95 %]', 'beyond popular tags', 'English matrix'],
     lines,
     'Experiments 10b and 10c: a small model per language, and a matrix that was'
-    ' fitted to the attention of the English networks. "Beyond popular tags":'
+    ' fitted to the attention of the English one. "Beyond popular tags":'
     ' what is left of the excess over attention that depends on the tag of the'
     ' key alone.',
   )

@@ -161,7 +161,7 @@ def _slots(
 
 
 def _frames(verbnet: _verbnet.VerbNet, lemma: str) -> Iterable[_verbnet.Frame]:
-  classes = verbnet.by_lemma.get(lemma.lower(), ())
+  classes = verbnet.of(lemma)
   return (frame for found in classes for frame in found.frames)
 
 

@@ -106,11 +106,13 @@ def bias(
       'Mode "none" takes its shape from `pos` or `features`. Pass one of them,'
       ' or no bias at all.'
     )
-  if features is not None and not isinstance(features, Tracer):
-    low, high = np.min(features), np.max(features)
+  for name, x in parts.items():
+    if x is None or isinstance(x, Tracer) or not np.size(x):
+      continue
+    low, high = np.min(x), np.max(x)
     if not 0 <= low <= high <= 1:
       raise ValueError(
-        f'`features` goes from {low:g} to {high:g}, but compatibility is from 0'
+        f'`{name}` goes from {low:g} to {high:g}, but compatibility is from 0'
         ' to 1. Scale it; `alpha` says how much it weighs.'
       )
   shape = jnp.broadcast_shapes(*[x.shape for x in given])
@@ -156,6 +158,9 @@ def pad_edges(
   if not matrices:
     raise ValueError('`matrices` is empty. Pass at least one sentence.')
   found = [_check_edges('matrices', x) for x in matrices]
+  for x in found:
+    if x.ndim != 2:
+      raise _checks.wrong_type('matrices', x, 'hold [words, words] of each')
   first = int(_checks.flag('bos', bos))
   longest = max(x.shape[-1] for x in found) + first
   size = _tags.check_length(length, longest)
@@ -168,6 +173,8 @@ def pad_edges(
 
 def _soft(c: jax.Array, alpha: Any) -> jax.Array:
   scale = jnp.asarray(_checks.array('alpha', alpha), jnp.float32)
+  if not isinstance(scale, Tracer) and not np.isfinite(scale).all():
+    raise _checks.wrong_value('alpha', alpha, 'be finite')
   if scale.ndim > 1:
     wanted = 'be a number or have one entry per head'
     raise _checks.wrong_type('alpha', alpha, wanted)

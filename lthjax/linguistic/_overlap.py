@@ -151,8 +151,8 @@ def outside_region(attention: Any, tags: Any) -> Outside:
   to_bos = words[:, :, None] & bos[:, None, :]
   to_self = words[:, :, None] & np.eye(ids.shape[1], dtype=bool)
   everything = np.broadcast_to(words[:, :, None], shape)
-  rows = list(channels(check_attention(attention, shape)))
-  total = np.array([x[everything].sum() for x in rows])
+  values = check_attention(attention, shape)
+  rows, total = list(channels(values)), mass_of(values, everything).sum(1)
   axes = np.shape(attention)[1:-2]
   return Outside(
     *(
@@ -303,18 +303,23 @@ def flatten(attention: Any, region: Any) -> Flat:
     return_inverse=True,
     return_counts=True,
   )
-  mass = np.stack([x[inside].astype(np.float64) for x in channels(values)])
-  totals = mass.sum(1, keepdims=True)
-  if not (np.isfinite(mass).all() and (mass >= 0).all() and totals.all()):
-    raise ValueError(
-      '`attention` has entries that are negative or not finite, or none above'
-      ' zero in the region. Pass probabilities, after the softmax.'
-    )
-  mass /= totals
+  mass = mass_of(values, inside)
+  mass /= mass.sum(1, keepdims=True)
   means = np.stack([np.bincount(rows, x) / sizes for x in mass])
   return Flat(
     places, rows, sizes, mass, mass - means[:, rows], values.shape[1:-2]
   )
+
+
+def mass_of(attention: np.ndarray, inside: np.ndarray) -> np.ndarray:
+  """Returns the attention of each channel on some edges, [channels, edges]."""
+  mass = np.stack([x[inside].astype(np.float64) for x in channels(attention)])
+  if not (np.isfinite(mass).all() and (mass >= 0).all() and mass.any(1).all()):
+    raise ValueError(
+      '`attention` has entries that are negative or not finite, or none above'
+      ' zero among the edges that count. Pass probabilities, after the softmax.'
+    )
+  return mass
 
 
 def smallest(
@@ -373,4 +378,9 @@ def check_attention(attention: Any, shape: tuple[int, ...]) -> np.ndarray:
     b, t, _ = shape
     wanted = f'be float[{b}, .., {t}, {t}], like tags and region'
     raise _checks.wrong_type('attention', attention, wanted)
+  if 0 in found[1:-2]:
+    raise ValueError(
+      f'`attention` has the shape {found}, with no layer or head. Pass one or'
+      ' more.'
+    )
   return np.asarray(_checks.array('attention', attention))

@@ -35,10 +35,11 @@ def key_tag_attention(attention: Any, tags: Any) -> np.ndarray:
     [0.0, 3.0, 1.0, 0.0]
   """
   ids = _overlap.check_batch(tags)
-  inside = _overlap.region(ids)
+  inside = _overlap.check_region(_overlap.region(ids))
   shape = ids.shape + ids.shape[-1:]
-  given = _overlap.channels(_overlap.check_attention(attention, shape))
-  values = np.where(inside, np.mean([*given], 0), 0.0)
+  given = _overlap.check_attention(attention, shape)
+  values = np.zeros(shape)
+  values[inside] = _overlap.mass_of(given, inside).mean(0)
   mass = values.sum(-1, keepdims=True)
   keys = np.broadcast_to(np.maximum(ids, 0)[:, None], shape)
 

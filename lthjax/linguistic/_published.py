@@ -59,10 +59,10 @@ def published_protocol(
   words = ids >= 0
   own = np.eye(ids.shape[1], dtype=bool) & words[:, :, None]
   shape = inside.shape
-  values = np.mean(
-    [*_overlap.channels(_overlap.check_attention(attention, shape))], 0
-  )
-  total = values[inside | own].sum()
+  counted = _overlap.check_region(inside) | own
+  given = _overlap.check_attention(attention, shape)
+  total = _overlap.mass_of(given, counted).mean(0).sum()
+  values = np.mean([*_overlap.channels(given)], 0)
 
   def held(edges):
     return float(values[(inside & edges) | own].sum() / total)

@@ -59,7 +59,7 @@ def compat(
   for name, x in (('deprel', deprel), ('preposition', preposition)):
     if x is not None:
       _checks.text(name, x)
-  classes = verbnet.by_lemma.get(_checks.text('verb', verb).lower(), ())
+  classes = verbnet.of(_checks.text('verb', verb))
   if features is None or not classes:
     return 1.0
   have = frozenset(features)
@@ -142,6 +142,11 @@ def check_sentence(sentence: Any) -> _treebanks.Sentence:
   if not isinstance(sentence, _treebanks.Sentence):
     wanted = 'be a sentence, as `linguistic.read_conllu(path)` returns several'
     raise _checks.wrong_type('sentence', sentence, wanted)
+  if any(not 0 <= t.head <= len(sentence.tokens) for t in sentence.tokens):
+    raise ValueError(
+      f'Sentence "{sentence.name}" has {len(sentence.tokens)} words, but a head'
+      ' beyond them. Count heads from 1, and 0 for the root.'
+    )
   return sentence
 
 

@@ -3,6 +3,7 @@
 import gzip
 import os
 import pathlib
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -188,6 +189,8 @@ def type_tags(
       raise _checks.wrong_type('vocabulary', vocabulary, wanted)
     known = {str(form) for form in vocabulary}
     rare = [tags for form, tags in counts.items() if form not in known]
+  if not counts:
+    raise ValueError('`sentences` hold no word. Pass sentences with gold tags.')
   unseen = sum(rare, Counter()) or sum(counts.values(), Counter())
   best = {
     form: _most_frequent(tags) for form, tags in counts.items() if form in known
@@ -306,7 +309,7 @@ def _open(file: pathlib.Path) -> Any:
 def _decoded(lines: Any, file: pathlib.Path) -> Any:
   try:
     yield from lines
-  except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+  except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
     raise ValueError(f'{file} is cut short or is not text: {error}') from error
 
 

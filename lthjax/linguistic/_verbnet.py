@@ -119,6 +119,11 @@ class VerbNet(NamedTuple):
   classes: tuple[VerbClass, ...]
   by_lemma: Mapping[str, tuple[VerbClass, ...]]
 
+  def of(self, lemma: str) -> tuple[VerbClass, ...]:
+    """The classes of a verb; a few, such as FedEx, have capitals."""
+    found = self.by_lemma.get(lemma)
+    return self.by_lemma.get(lemma.lower(), ()) if found is None else found
+
 
 def load_verbnet(path: str | os.PathLike[str] | None = None) -> VerbNet:
   """Reads VerbNet from its XML, selectional restrictions included.
@@ -146,11 +151,11 @@ def load_verbnet(path: str | os.PathLike[str] | None = None) -> VerbNet:
       root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
       raise ValueError(f'{name} is not XML: {error}. Pass {_WHAT}.') from error
-    if root.tag == 'VNCLASS':
+    if root.tag == 'VNCLASS' and 'ID' in root.attrib:
       classes += _classes(root, None)
   if not classes:
     raise ValueError(
-      f'{place} has no XML file with a VNCLASS in it. Pass {_WHAT}.'
+      f'{place} has no XML file with a VNCLASS that has an ID. Pass {_WHAT}.'
     )
   by_lemma: dict[str, tuple[VerbClass, ...]] = {}
   for found in classes:

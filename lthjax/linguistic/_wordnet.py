@@ -84,6 +84,11 @@ class WordNet(NamedTuple):
 
   def synset(self, offset: str, pos: str = 'n') -> Synset:
     """The synset at an offset."""
+    if offset not in self.synsets[pos]:
+      raise ValueError(
+        f'WordNet has no synset {offset} of part of speech "{pos}", to which it'
+        f' points: its files are not whole. Pass {_WHAT}.'
+      )
     return _synset(self.synsets[pos][offset])
 
   def hypernyms(self, offset: str, pos: str = 'n') -> frozenset[str]:
