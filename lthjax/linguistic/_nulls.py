@@ -59,7 +59,7 @@ def null(
   Densities differ between draws, so that only the excess can be compared. The
   values of p are about the sentences and one model. For a verdict on models,
   train several and pass the excess of each to `over_seeds`: within one model
-  the draws spread about ten times less than models do.
+  the draws spread several times less than models do.
 
   Args:
     attention: float[sentences, .., T, T]; axes in between are kept.
