@@ -62,8 +62,8 @@ def over_seeds(
   if (n := len(found)) < 2:
     raise ValueError(
       f'`values` has {n} trained model{"s" * (n != 1)}, but a verdict needs'
-      ' two or more, and five for a useful interval: models differ several times'
-      ' more than permutations within one. Train others with other seeds.'
+      ' two or more, and five for a useful interval: models differ several'
+      ' times more than permutations within one. Train others with other seeds.'
     )
   part = _checks.share('level', level, 'the interval would be infinite')
   mean, sd = float(found.mean()), float(found.std(ddof=1))

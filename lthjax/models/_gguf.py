@@ -140,8 +140,8 @@ class _Reader:
     if self.place + count > len(self.data):
       raise ValueError(
         f'{self.path} is truncated or damaged: its header asks for {count}'
-        f' bytes at {self.place}, but it has {len(self.data)}. Download it'
-        ' again.'
+        f' bytes at {self.place}, but the file has'
+        f' {len(self.data)}. Download it again.'
       )
     self.place += count
     return self.data[self.place - count : self.place].tobytes()
@@ -210,6 +210,11 @@ def read(path: str | os.PathLike[str]) -> File:
       tuple(reversed(sizes)), reader.number('I'), reader.number('Q')
     )
   step = metadata.get('general.alignment', 32)
+  if not isinstance(step, int) or step < 1:
+    raise ValueError(
+      f'{path} is damaged: its general.alignment is {step!r}, but must be a'
+      ' number of bytes. Download it again.'
+    )
   start = -(-reader.place // step) * step
   tensors = {x: t._replace(start=start + t.start) for x, t in places.items()}
   return File(path, metadata, tensors, data)

@@ -74,6 +74,25 @@ def _unturn(x: np.ndarray, head_dim: int) -> np.ndarray:
   return pairs.swapaxes(1, 2).reshape(x.shape)
 
 
+def _check_numbers(file: _gguf.File, family: str) -> None:
+  """Raises unless sizes are single numbers above zero."""
+  names = [name for _, name in _FIELDS]
+  names += ['attention.key_length', 'attention.head_count_kv', 'rope.freq_base']
+  found = {name: file.metadata.get(f'{family}.{name}', 1) for name in names}
+  faults = [
+    f'{family}.{name}={x!r}'
+    for name, x in found.items()
+    if isinstance(x, bool) or not isinstance(x, int | float) or not x > 0
+  ]
+  if len(shape := file.tensors['token_embd.weight'].shape) != 2:
+    faults.append(f'token_embd.weight of shape {shape}')
+  if faults:
+    raise ValueError(
+      f'{file.path} must have one number above zero for each size, and a matrix'
+      f' of embeddings, but has {", ".join(faults)}.'
+    )
+
+
 def _config(file: _gguf.File) -> LlamaConfig:
   """Reads the config, or names what is missing or not supported."""
   data = file.metadata
@@ -92,6 +111,7 @@ def _config(file: _gguf.File) -> LlamaConfig:
     missing.append('the tensor token_embd.weight')
   if missing:
     raise ValueError(f'{file.path} lacks {", ".join(missing)}.')
+  _check_numbers(file, family)
   heads, width = get('attention.head_count'), get('embedding_length')
   head_dim = get('attention.key_length', width // heads)
   wrong = {

@@ -88,6 +88,9 @@ def _from_metadata(
   if missing := [name for name in needed if not data.get(name)]:
     raise ValueError(f'{path} lacks {", ".join(missing)}.')
   tokens, merges = (data[name] for name in needed)
+  for name, words in zip(needed, (tokens, merges), strict=True):
+    if not all(isinstance(word, str) for word in words):
+      raise ValueError(f'{path} is damaged: {name} must be strings only.')
   vocabulary = {token: number for number, token in enumerate(tokens)}
   pairs = [tuple(merge.split(' ', 1)) for merge in merges]
   parts = tokenizers.pre_tokenizers

@@ -31,6 +31,7 @@ class Note(NamedTuple):
     infinite: whether some is not finite.
     failed: whether the rule could not use some.
     tokens_per_input: their number.
+    broken: whether some weight is not finite.
   """
 
   keep: jax.Array
@@ -39,6 +40,7 @@ class Note(NamedTuple):
   infinite: jax.Array
   failed: jax.Array
   tokens_per_input: jax.Array
+  broken: jax.Array
 
 
 class Feed(NamedTuple):
@@ -201,7 +203,8 @@ def _apply(rule, site, leaves, operand, statistic, number, feed) -> Note:
     bad = ~jnp.all(jnp.isfinite(statistic))
   share = number / max(kernel.shape[-2], 1)
   failed = jnp.any(found.failed)
-  return Note(back(found.keep), value, good, bad, failed, share)
+  broken = ~jnp.all(jnp.isfinite(kernel))
+  return Note(back(found.keep), value, good, bad, failed, share, broken)
 
 
 def flat_notes(notes: Mapping[Path, Any]) -> dict[Path, Note]:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from lthjax import _checks, trees
+from lthjax._errors import refuse
 from lthjax.calibration import Calibration, _sites, _tokens
 from lthjax.calibration._calibrate import hashable, hashable_where
 from lthjax.program._interpreter import check_arguments, trace
@@ -191,8 +192,7 @@ def _prune(
     output = apply(structure.unflatten({**leaves, **new}.values()), *args)
   named = {sites[path].names: note for path, note in notes.items()}
   faults = {
-    name: (note.zero, note.infinite, note.failed, note.tokens_per_input)
-    for name, note in named.items()
+    name: note._replace(keep=None, value=None) for name, note in named.items()
   }
   return (new, masks), faults, output
 
@@ -220,23 +220,33 @@ def _narrowed(where: Where | None, alive: Mapping[str, Any]):
 
 
 def _check_values(rule: Rule, faults: Mapping[str, Any]) -> None:
-  """Raises where statistics could not be used, if their values are known."""
+  """Raises where kernels or statistics could not be used, if they are known."""
   known = trees.concrete(
     {str(i): x for i, x in enumerate(jax.tree.leaves(faults))}
   )
-  if known is None or rule.needs is None:
+  if known is None:
     return
   values = jax.tree.map(np.asarray, faults)
-  texts = (
-    ('are all zero', 0),
-    ('are not finite', 1),
-    ('give no positive definite Gram matrix', 2),
+  refuse(
+    [name for name, note in values.items() if note.broken.any()],
+    'Kernels must be finite to be pruned, but those of {} hold NaN or infinity.'
+    ' Train again from the last good params, or leave these leaves out with'
+    ' `where=`.',
   )
+  if rule.needs is None:
+    return
   wrong = [
     f'{name} {text}'
-    for name, each in values.items()
-    for text, i in texts
-    if each[i].any() and not (i == 2 and each[1].any())
+    for name, note in values.items()
+    for text, bad in (
+      ('are all zero', note.zero.any()),
+      ('are not finite', note.infinite.any()),
+      (
+        'give no positive definite Gram matrix',
+        note.failed.any() and not note.infinite.any(),
+      ),
+    )
+    if bad
   ]
   if wrong:
     raise ValueError(
@@ -245,7 +255,11 @@ def _check_values(rule: Rule, faults: Mapping[str, Any]) -> None:
       ' for inputs of zeros, and give more tokens or more `damping=`, or leave'
       ' these leaves out with `where=`.'
     )
-  few = [n for n, each in values.items() if rule.updates and each[3].min() < 2]
+  few = [
+    name
+    for name, note in values.items()
+    if rule.updates and note.tokens_per_input.min() < 2
+  ]
   if few:
     warnings.warn(
       f'There are fewer than 2 tokens per input for {", ".join(few)}, so their'

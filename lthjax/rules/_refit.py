@@ -127,6 +127,7 @@ def apply_inner(rule: Rule, kernel, gram, alive, ratio) -> Pruned:
 
 def _prune(kernel, gram, alive, target, ratio, rule, steps, damping) -> Pruned:
   del target
+  kernel, _ = _hessian.without_dead(kernel, gram)
   found = apply_inner(rule, kernel, gram, alive, ratio)
   new = refit_kernel(
     kernel,

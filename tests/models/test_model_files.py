@@ -217,12 +217,25 @@ def changed(kind):
     return data | {'general.architecture': 'gemma'}, tensors, "'gemma', but"
   if kind == 'experts':
     return data | {'llama.expert_count': 8}, tensors, 'llama.expert_count=8'
+  wrong = {
+    'no heads': ('llama.attention.head_count', 0),
+    'words': ('llama.embedding_length', 'a'),
+    'alignment': ('general.alignment', 0),
+  }
+  if kind in wrong:
+    name, value = wrong[kind]
+    message = 'alignment is 0' if kind == 'alignment' else f'{name}={value!r}'
+    return data | {name: value}, tensors, message
   data.pop('llama.block_count')
   return data, tensors, 'lacks llama.block_count'
 
 
 @pytest.mark.parametrize(
-  'kind', ['type', 'missing', 'shape', 'odd', 'family', 'experts', 'field']
+  'kind',
+  [
+    *('type', 'missing', 'shape', 'odd', 'family', 'experts', 'field'),
+    *('no heads', 'words', 'alignment'),
+  ],
 )
 def test_gguf_files_with_faults(tmp_path, kind):
   data, tensors, message = changed(kind)
@@ -413,6 +426,9 @@ def test_tokenizers_of_gguf_files(tmp_path):
     models.load_tokenizer(path, language_models.llama_config(vocabulary=8))
   path.write_bytes(gguf(data | {'tokenizer.ggml.model': 'llama'}, tensors))
   with pytest.raises(ValueError, match='only byte-level BPE'):
+    models.load_tokenizer(path)
+  path.write_bytes(gguf(data | {'tokenizer.ggml.merges': [1, 2]}, tensors))
+  with pytest.raises(ValueError, match='merges must be strings'):
     models.load_tokenizer(path)
 
 

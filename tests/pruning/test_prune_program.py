@@ -277,6 +277,13 @@ def test_bad_programs(apply, rule, text):
     lth.prune_program(apply, SQUARE, X, rule=rule, where='w')
 
 
+@pytest.mark.parametrize('rule', [lth.rules.magnitude(0.5), WANDA, SPARSE_GPT])
+def test_kernels_that_are_not_finite(rule):
+  broken = {**SQUARE, 'w': np.where(np.eye(6), np.nan, SQUARE['w'])}
+  with pytest.raises(ValueError, match=r'but those of w hold NaN'):
+    lth.prune_program(lambda p, x: x @ p['w'], broken, X, rule=rule, where='w')
+
+
 def test_squashed_kernels_may_be_selected_from():
   def apply(params, x):
     return x @ jnp.tanh(params['w'])

@@ -415,6 +415,14 @@ def test_refit_on_paper():
     assert not np.signbit(np.asarray(found)[~keep]).any()
 
 
+def test_refit_forgets_inputs_that_are_always_zero():
+  kernel, (_, gram) = kernel_of(0, 5, 8), gram_of(1, 8)
+  gram = gram * (np.arange(8) != 3) * (np.arange(8) != 3)[:, None]
+  keep, weights = prune(lth.rules.refit(lth.rules.magnitude(0.5)), kernel, gram)
+  assert not weights[:, 3].any()
+  assert keep.sum() == 20
+
+
 def test_swap_on_paper():
   """Kept 1 makes way for 2: the loss falls by 1.29 from 1.81, to the least."""
   gram = np.array([[1, -0.8, 0], [-0.8, 1, 0], [0, 0, 1]], np.float32)
