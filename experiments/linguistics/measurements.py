@@ -131,12 +131,12 @@ class Measurements(Laboratory):
   def _batches(self, arm: Arm, run: int) -> list[Text]:
     """Some training rows, with the edges of an arm in one of its runs."""
     whole = self.texts.data(arm, run + 1).train
+    whole = whole._replace(edges=whole.edges[run])
     size = min(4 * self.texts.rows, len(whole.tokens) // 4)
     found = []
     for i in range(4):
       rows = slice(i * size, (i + 1) * size)
-      words = (x[rows] for x in whole[:-1])
-      found.append(Text(*words, whole.edges[run, rows]))
+      found.append(jax.tree.map(lambda x, rows=rows: x[rows], whole))
     return found
 
   def axes(self, store: grid.Store) -> Measured:
