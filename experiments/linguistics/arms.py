@@ -61,8 +61,8 @@ def masked(sources: tuple[str, ...]) -> list[Arm]:
   arms.append(Arm('permuted', 'permuted', first))
   for source in sources[1:]:
     arms.append(Arm(f'asa_{source}', 'asa', source))
-  if 'causal' in sources[1:]:
-    arms.append(Arm('relabelled_causal', 'relabelled', 'causal'))
+  for source in sources[1:]:
+    arms.append(Arm(f'relabelled_{source}', 'relabelled', source))
   if 'causal' in sources[1:]:
     arms.append(Arm('tag_input_causal', source='causal', tag_input=True))
   return [*arms, Arm('asa_soft', 'asa', first, soft=True)]
@@ -91,7 +91,10 @@ def _ticket(name: str, base: str, root: str, density: float) -> Arm:
 
 
 def hybrid(densities: tuple[float, ...]) -> list[Arm]:
-  """Masks of attention, and IMP of the feed-forward kernels under each."""
+  """Masks of attention, and IMP of the feed-forward kernels under each.
+
+  Without a mask and with ASA, at last of all kernels.
+  """
   arms = []
   for mask in MASKS:
     base = mask
@@ -99,6 +102,9 @@ def hybrid(densities: tuple[float, ...]) -> list[Arm]:
       arm = Arm(f'{mask}_ffn_{density:g}', mask, base=base, root=mask)
       arms.append(arm._replace(pruned='ffn', density=density))
       base = arm.name
+    if densities and mask in ('none', 'asa'):
+      arm = Arm(f'{mask}_both_{min(densities):g}', mask, base=base, root=mask)
+      arms.append(arm._replace(pruned='both', density=min(densities)))
   return arms
 
 
@@ -126,11 +132,12 @@ def guided(levels: int) -> list[Arm]:
     arms.append(Arm(f'guided_{guide}', guide=guide, strength=1.0))
   for mask in ('asa', 'relabelled'):
     arms.append(Arm(f'learned_{mask}', mask, learned=True))
-  root, base = 'guided_1', 'guided_1'
-  for density in ATTENTION[1:levels:2]:
-    name = f'guided_ticket_{density:g}'
-    arms.append(_ticket(name, base, root, density))
-    base = name
+  for root, prefix in (('guided_1', 'guided'), ('guided_none', 'guided_none')):
+    base = root
+    for density in ATTENTION[1:levels:2]:
+      name = f'{prefix}_ticket_{density:g}'
+      arms.append(_ticket(name, base, root, density))
+      base = name
   return arms
 
 

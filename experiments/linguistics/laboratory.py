@@ -19,7 +19,7 @@ from lthjax import linguistic as lg
 from lthjax.training import with_masks
 
 Found = dict[str, Any]
-ROOTS = ('none', 'asa', 'random', 'relabelled', 'guided_1')
+ROOTS = ('none', 'asa', 'random', 'relabelled', 'guided_1', 'guided_none')
 
 
 class Laboratory:

@@ -9,7 +9,7 @@ from common import grid
 from common.command import Run
 from common.grid import Result
 from common.tables import Table
-from linguistics.arms import ATTENTION, MASKS
+from linguistics.arms import ATTENTION, FFN, MASKS
 from lthjax import linguistic as lg
 from reports import linguistic_figures, linguistic_more
 from reports.linguistic_numbers import (
@@ -376,5 +376,17 @@ def _hybrid(found: dict[str, Any]) -> Iterator[Table]:
     lines,
     'Experiment 3: loss under masks from gold tags, with feed-forward kernels'
     ' pruned by IMP. Interaction: how much more, or less, the mask gains once'
-    ' kernels are pruned; paired, with 95 % interval.',
+    ' kernels are pruned; paired, with 95 % interval.' + _all_kernels(found),
   )
+
+
+def _all_kernels(found: dict[str, Any]) -> str:
+  """Losses where kernels of attention are pruned as well."""
+  each = [
+    f'{LABELS[x["arm"]["mask"]]} {spread(final(x), 3)}'
+    for x in found.values()
+    if '_both_' in x.get('arm', {}).get('name', '')
+  ]
+  if not each:
+    return ''
+  return f' With {100 * min(FFN):g} % of all kernels left: {", ".join(each)}.'

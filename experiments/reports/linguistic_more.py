@@ -51,16 +51,7 @@ def _guided(found: Found) -> Iterator[Table]:
     lines.append(row)
   if not lines:
     return
-  tickets = [x for x in found if x.startswith('guided_ticket_')]
-  more = ''
-  if tickets:
-    each = [
-      f'{float(x.rpartition("_")[2]):.4g}: {spread(final(found[x]), 3)} against'
-      f' {spread(final(found["ticket_" + x.rpartition("_")[2]]), 3)}'
-      for x in tickets
-      if f'ticket_{x.rpartition("_")[2]}' in found
-    ]
-    more = f' Tickets by density, guided against plain: {"; ".join(each)}.'
+  more = _guided_tickets(found)
   yield Table(
     ['initial weights', 'loss', 'beside dense [95 %]', 'steps saved', 'own'],
     lines,
@@ -69,6 +60,25 @@ def _guided(found: Found) -> Iterator[Table]:
     ' direction of their most frequent tag: "own" is the difference from the'
     ' network that has only that, and of learned biases from those on a'
     ' relabelled matrix.' + more,
+  )
+
+
+def _guided_tickets(found: Found) -> str:
+  """Losses of tickets of attention, from guided and from plain weights."""
+  each = []
+  for name in found:
+    if name.startswith('guided_ticket_'):
+      density = name.rpartition('_')[2]
+      others = (f'guided_none_ticket_{density}', f'ticket_{density}')
+      losses = [
+        spread(final(found[x]), 3) for x in (name, *others) if x in found
+      ]
+      each.append(f'{density}: {", ".join(losses)}')
+  if not each:
+    return ''
+  return (
+    ' Tickets of attention by density, from M at strength 1, tag directions'
+    f' alone, and from plain weights: {"; ".join(each)}.'
   )
 
 
