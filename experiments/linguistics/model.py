@@ -254,14 +254,17 @@ def embedded(params: Any, text: Text, data: Data) -> jax.Array:
   )
 
 
+def open_edges(text: Text) -> jax.Array:
+  """The edges of a text as bools ``[rows, time, time]``."""
+  bits = (text.edges[..., None] >> jnp.arange(8, dtype=jnp.uint8)) & 1
+  return bits.reshape(*bits.shape[:-2], -1)[..., : text.tokens.shape[1]] == 1
+
+
 def edge_bias(params: Any, text: Text, data: Data) -> jax.Array:
   """What is added to the logits of attention, ``[rows, heads, time, time]``."""
-  time = text.tokens.shape[1]
-  bits = (text.edges[..., None] >> jnp.arange(8, dtype=jnp.uint8)) & 1
-  edges = bits.reshape(*bits.shape[:-2], -1)[..., :time] == 1
   segments = text.segments
   same = segments[:, :, None] == segments[:, None, :]
-  edges = edges | jnp.eye(time, dtype=bool)
+  edges = open_edges(text) | jnp.eye(text.tokens.shape[1], dtype=bool)
   plain = jnp.where(edges, data.opened, data.closed)
   learned = data.learned * params['alpha'][:, None, None] * edges[:, None]
   return jnp.where(same[:, None], plain[:, None] + learned, -jnp.inf)

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from linguistics.model import Data, Network, Text, edge_bias, embedded
+from linguistics.model import (
+  Data,
+  Network,
+  Text,
+  edge_bias,
+  embedded,
+  open_edges,
+)
 from lthjax import linguistic as lg
 from lthjax import program
 
@@ -64,12 +71,6 @@ def edge_gradients(
   found = [np.abs(np.asarray(both(params, text))) for text in batches]
   through, around = np.mean(found, 0)
   return through, around
-
-
-def open_edges(text: Text) -> jax.Array:
-  """The edges of a text as bools ``[rows, time, time]``."""
-  bits = (text.edges[..., None] >> jnp.arange(8, dtype=jnp.uint8)) & 1
-  return bits.reshape(*bits.shape[:-2], -1)[..., : text.tokens.shape[1]] == 1
 
 
 def region(text: Text) -> jax.Array:
