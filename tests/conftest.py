@@ -3,6 +3,7 @@
 import itertools
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -122,3 +123,21 @@ def run_python() -> Callable[..., str]:
     return done.stdout
 
   return run
+
+
+@pytest.fixture(scope='module')
+def browser():
+  """Debian's chromium."""
+  api = pytest.importorskip(
+    'playwright.sync_api', reason='needs a browser: `pip install playwright`'
+  )
+  chromium = shutil.which('chromium')
+  if chromium is None:
+    pytest.skip('needs a browser: `apt-get install chromium`')
+  with api.sync_playwright() as playwright:
+    # Containers run tests as root, whom chromium's sandbox refuses.
+    browser = playwright.chromium.launch(
+      executable_path=chromium, args=['--no-sandbox']
+    )
+    yield browser
+    browser.close()

@@ -1,7 +1,5 @@
 """The page of a report in a real browser: Debian's chromium, if it is there."""
 
-import shutil
-
 import numpy as np
 import pytest
 
@@ -39,24 +37,6 @@ def url(tmp_path_factory):
   path = tmp_path_factory.mktemp('page') / 'report.html'
   report.write_html(path, found, title='Fish & <b>chips</b>')
   return path.as_uri()
-
-
-@pytest.fixture(scope='module')
-def browser():
-  """Debian's chromium."""
-  api = pytest.importorskip(
-    'playwright.sync_api', reason='needs a browser: `pip install playwright`'
-  )
-  chromium = shutil.which('chromium')
-  if chromium is None:
-    pytest.skip('needs a browser: `apt-get install chromium`')
-  with api.sync_playwright() as playwright:
-    # Containers run tests as root, whom chromium's sandbox refuses.
-    browser = playwright.chromium.launch(
-      executable_path=chromium, args=['--no-sandbox']
-    )
-    yield browser
-    browser.close()
 
 
 @pytest.fixture

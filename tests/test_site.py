@@ -10,7 +10,6 @@ import importlib.machinery
 import importlib.util
 import pathlib
 import re
-import shutil
 import threading
 import urllib.parse
 
@@ -88,24 +87,6 @@ def address(site):
     yield f'http://127.0.0.1:{server.server_port}'
     server.shutdown()
     thread.join()
-
-
-@pytest.fixture(scope='module')
-def browser():
-  """Debian's chromium."""
-  api = pytest.importorskip(
-    'playwright.sync_api', reason='needs a browser: `pip install playwright`'
-  )
-  chromium = shutil.which('chromium')
-  if chromium is None:
-    pytest.skip('needs a browser: `apt-get install chromium`')
-  with api.sync_playwright() as playwright:
-    # Containers run tests as root, whom chromium's sandbox refuses.
-    browser = playwright.chromium.launch(
-      executable_path=chromium, args=['--no-sandbox']
-    )
-    yield browser
-    browser.close()
 
 
 @pytest.fixture

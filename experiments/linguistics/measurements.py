@@ -62,11 +62,11 @@ class Measurements(Laboratory):
     self.use_taggers(store)
     source, draws = self.config.sources[0], self.config.draws
     train = self.part(self.corpus.train)
-    rows, fitted = [], []
+    rows = []
     for kept in self.networks(store, 'none'):
       attention = self.attend(kept['params'])
       seen = self.attend(kept['params'], train), train.tags[source]
-      control, matrix = measures.positive_control(seen, (attention, self.tags))
+      control = measures.positive_control(seen, (attention, self.tags))
       rows.append(
         {
           'nulls': measures.nulls(attention, self.tags, draws),
@@ -76,8 +76,7 @@ class Measurements(Laboratory):
           'beyond_tags': measures.beyond_popular_tags(attention, self.tags),
         }
       )
-      fitted.append(matrix)
-    return {'seeds': rows}, {'fitted': np.stack(fitted)}
+    return {'seeds': rows}, NOTHING
 
   def overlaps(self, store: grid.Store) -> Measured:
     """Edges that tickets share with dense networks, and their heads."""
