@@ -64,7 +64,7 @@ COUNTS = {
   # Eight scores of neurons and heads, four of layers, and those distilled.
   ('structured_pruning', 'tiny'): 1 + 8 + 8 + 4 + 3 * 3 + 1,
   ('structured_pruning', 'smollm2'): 1 + 5 + 5 + 3 + 1,
-  ('post_training_pruning', 'smollm2'): 2 + 3 * 4,
+  ('post_training_pruning', 'smollm2'): 2 + 3 * 5,
   ('post_training_pruning', 'smollm2_patterns'): 3 + 3 * 6,
 }
 # Lines of pages, and how often they are there.
