@@ -73,7 +73,9 @@ class Config(config.BaseConfig):
   rewind_step: int = 80
   """Step of the dense training from which tickets start."""
   levels: int = 4
-  """Tickets of the attention kernels, each with half of the weights before."""
+  """Tickets of the attention kernels, each of them pruned from the last."""
+  fraction: float = 0.5
+  """Share of the alive weights that each of these tickets removes."""
   kept: tuple[float, ...] = arms.FFN
   """Shares of the feed-forward kernels that tickets under masks keep."""
   luck: int = 30
@@ -95,7 +97,7 @@ class Config(config.BaseConfig):
     checks.at_least(self, levels=1, luck=2, measured=2, draws=1, vocabulary=3)
     checks.each_once(self, 'experiments', 'sources')
     checks.each_once(self, 'kept', none=True)
-    checks.between_0_and_1(self, 'kept')
+    checks.between_0_and_1(self, 'kept', 'fraction')
     checks.above_zero(self, 'short', 'tagger_epochs')
     checks.rewindable(self, 'rewind_step')
     if wrong := [x for x in self.experiments if not 0 <= x <= 11]:
@@ -115,6 +117,11 @@ class Config(config.BaseConfig):
         'sources had gold, but WikiText-2 has no gold tags: take causal and'
         ' type.'
       )
+
+  @property
+  def densities(self) -> tuple[float, ...]:
+    """Shares of the attention kernels that tickets keep, level by level."""
+    return arms.densities(self.levels, self.fraction)
 
   @property
   def title(self) -> str:
@@ -138,6 +145,8 @@ PRESETS = {
     batch_size=8,
     eval_every=100,
     rewind_step=200,
+    levels=12,
+    fraction=0.2,
     measured=128,
   ),
   'accelerator': Config(
@@ -154,6 +163,8 @@ PRESETS = {
     learning_rate=6e-4,
     eval_every=500,
     rewind_step=1000,
+    levels=12,
+    fraction=0.2,
     measured=64,
   ),
   'toy': Config(
@@ -235,13 +246,13 @@ def cells(config: Config) -> list[Cell]:
   masked = [x for x in masked[1:] if 4 in wanted or x.name in needed]
   found += train(masked[:4])
   if wanted & {1, 9}:
-    found += train(arms.tickets(config.levels))
+    found += train(arms.tickets(config.densities))
   found += train(masked[4:])
   found += measure('overlaps', 'movement')
   if gold and wanted & {8, 9}:
     found += measure('axes', 'circuits')
   if 5 in wanted:
-    found += train(arms.guided(config.levels))
+    found += train(arms.guided(config.densities))
   if 11 in wanted:
     found += train(arms.patterned())
   if 3 in wanted:

@@ -7,8 +7,8 @@ import numpy as np
 
 import lthjax as lth
 from common import grid, seeds
-from linguistics import measures, probes, tagging, texts, untrained
-from linguistics.arms import ATTENTION, AXES, NONE, Arm
+from linguistics import arms, measures, probes, tagging, texts, untrained
+from linguistics.arms import AXES, NONE, TENTHS, Arm
 from linguistics.laboratory import Found, Laboratory
 from linguistics.model import Text
 from lthjax import linguistic as lg
@@ -89,15 +89,19 @@ class Measurements(Laboratory):
       for j in range(i)
     ]
     found: Found = {'dense_pairs': pairs, 'shared': {}, 'heads': {}}
-    for density in ATTENTION[: self.config.levels]:
-      name = f'ticket_{density:g}'
+    names = [arms.ticket(density) for density in self.config.densities]
+    names += [name for name in TENTHS if store.has(f'networks/{name}')]
+    for name in names:
       kept = self.networks(store, name)
       each = [self.attend(x['params']) for x in kept]
-      found['shared'][f'{density:g}'] = [
+      density = name.removeprefix('ticket_')
+      found['shared'][density] = [
         measures.shared(a, b, self.tags)
         for a, b in zip(first, each, strict=True)
       ]
-      found['heads'][f'{density:g}'] = [
+      if name in TENTHS:
+        continue
+      found['heads'][density] = [
         measures.heads(attention, x['params'], x['masks'], self.tags)
         for attention, x in zip(each, kept, strict=True)
       ]
@@ -112,9 +116,9 @@ class Measurements(Laboratory):
     start = store.load('starts/none', like._replace(best=None))
     rows = []
     for run, kept in enumerate(self.networks(store, 'none')):
-      arms = {'asa': Arm('asa', 'asa', self.config.sources[0])}
-      arms['relabelled'] = arms['asa']._replace(mask='relabelled')
-      batches = {name: self._batches(arm, run) for name, arm in arms.items()}
+      asa = Arm('asa', 'asa', self.config.sources[0])
+      masks = {'asa': asa, 'relabelled': asa._replace(mask='relabelled')}
+      batches = {name: self._batches(arm, run) for name, arm in masks.items()}
       plain = self.texts.data(NONE, 1)
       rows.append(
         probes.movement(
@@ -147,7 +151,7 @@ class Measurements(Laboratory):
       'density': {k: float(x[region].mean()) for k, x in edges.items()},
       'excess': {},
     }
-    names = {'dense': 'none', 'ticket': f'ticket_{ATTENTION[2]:g}'}
+    names = {'dense': 'none', 'ticket': self._ticket()}
     for name, kept in names.items():
       if not store.has(f'networks/{kept}'):
         continue
@@ -162,6 +166,10 @@ class Measurements(Laboratory):
       }
     return found, NOTHING
 
+  def _ticket(self) -> str:
+    """The name of the ticket that is measured beside dense networks."""
+    return arms.ticket(arms.eighth(self.config.densities))
+
   def circuits(self, store: grid.Store) -> Measured:
     """Heads that are ablated, in dense networks and in tickets."""
     self.use_taggers(store)
@@ -172,7 +180,7 @@ class Measurements(Laboratory):
     arcs = {k: measures.arcs(split, x) for k, x in inner.items()}
     lengths, tags = split.lengths, split.tags['gold']
     found: Found = {}
-    names = {'dense': 'none', 'ticket': f'ticket_{ATTENTION[2]:g}'}
+    names = {'dense': 'none', 'ticket': self._ticket()}
     for name, kept in names.items():
       if not store.has(f'networks/{kept}'):
         continue

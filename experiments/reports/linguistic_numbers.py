@@ -6,6 +6,7 @@ import numpy as np
 
 from common.command import Run
 from common.grid import Result
+from linguistics.arms import TENTHS
 from lthjax import linguistic as lg
 
 
@@ -18,6 +19,18 @@ def trained(run: Run) -> dict[str, Any]:
     else:
       found[result['measure']] = result['found']
   return found
+
+
+def tickets(found: dict[str, Any], control: str = '') -> dict[float, str]:
+  """Names of the tickets of attention by density, the densest first."""
+  arms = [x['arm'] for x in found.values() if 'arm' in x]
+  return {
+    arm['density']: arm['name']
+    for arm in arms
+    if arm['name'].startswith('ticket_')
+    and arm['name'] not in TENTHS
+    and arm['control'] == control
+  }
 
 
 def curves(result: Result) -> np.ndarray:
