@@ -35,7 +35,7 @@ import dataclasses
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from common import checks, command, config, grid
-from linguistics import arms
+from linguistics import arms, texts
 from linguistics.arms import Arm
 from linguistics.measurements import Measurements
 from reports import linguistic_masks as report
@@ -94,7 +94,7 @@ class Config(config.BaseConfig):
   def __post_init__(self):
     super().__post_init__()
     checks.at_least(self, seeds=2, steps=1, eval_every=1, layers=1, heads=1)
-    checks.at_least(self, levels=1, luck=2, measured=2, draws=1, vocabulary=3)
+    checks.at_least(self, levels=1, luck=4, measured=2, draws=1, vocabulary=3)
     checks.each_once(self, 'experiments', 'sources')
     checks.each_once(self, 'kept', none=True)
     checks.between_0_and_1(self, 'kept', 'fraction')
@@ -263,7 +263,7 @@ def cells(config: Config) -> list[Cell]:
     found += train(arms.by_axis()) + train(arms.groups(config.short))
     found += measure('axis_tickets')
   if gold and 10 in wanted and config.dataset == 'ewt':
-    names = ('en', 'de', 'fr', 'fi', 'zh')
+    names = texts.languages()
     found += train(arms.languages(names, config.short)) + measure('languages')
   return found
 

@@ -18,7 +18,6 @@ Measured = tuple[Found, Any]
 NOTHING = {
   'nothing': np.zeros(1, np.float32)
 }  # what is kept beside the numbers
-LANGUAGES = ('en', 'de', 'fr', 'fi', 'zh')
 FEW = 128  # sentences of measurements that are slow
 
 
@@ -55,7 +54,20 @@ class Measurements(Laboratory):
       'overlap': [measures.overlap(x, self.tags) for x in each],
       'published': [measures.published(x, self.tags) for x in each],
     }
+    if 7 in self.config.experiments:
+      found['luck'] = self._permuted_luck().tolist()
     return found, NOTHING
+
+  def _permuted_luck(self) -> np.ndarray:
+    """Excess of the networks of luck on masks of permuted tags.
+
+    Returns ``[draws, seeds]`` in units of 1e-7: correlations have no scale.
+    """
+    params = self.trainings.start(NONE, self.config.luck).params
+    each = [self.attend(x) for x in seeds.unstack(params)]
+    means = np.stack([lg.mean_attention(x) for x in each], 1)
+    null = lg.null(means, self.tags, draws=self.config.draws)
+    return np.rint(1e7 * null.draws).astype(int)
 
   def nulls(self, store: grid.Store) -> Measured:
     """Nulls, positive control and the published protocol, dense networks."""
@@ -243,14 +255,16 @@ class Measurements(Laboratory):
   def languages(self, store: grid.Store) -> Measured:
     """Excess in a model of each language; a matrix fitted on English."""
     found: Found = {}
-    train = self.part(self.language('en').train)
-    fitted = [
-      lg.fit_matrix(
-        lg.mean_attention(self.attend(x['params'], train)), train.tags['gold']
-      )
-      for x in self.networks(store, 'language_en')
-    ]
-    for name in LANGUAGES:
+    names, fitted = texts.languages(), []
+    if 'en' in names:
+      train = self.part(self.language('en').train)
+      fitted = [
+        lg.fit_matrix(
+          lg.mean_attention(self.attend(x['params'], train)), train.tags['gold']
+        )
+        for x in self.networks(store, 'language_en')
+      ]
+    for name in names:
       split = self.part(self.language(name).dev)
       tags = split.tags['gold']
       each = [
@@ -260,9 +274,12 @@ class Measurements(Laboratory):
       found[name] = {
         'overlap': [measures.overlap(x, tags) for x in each],
         'beyond_tags': [measures.beyond_popular_tags(x, tags) for x in each],
+        'beyond_permuted': measures.beyond_permuted_tags(
+          each, tags, self.config.draws
+        ),
         'fitted': [
           measures.score_matrix(m, x, tags)
-          for m, x in zip(fitted, each, strict=True)
+          for m, x in zip(fitted, each, strict=False)
         ],
       }
     return found, NOTHING

@@ -189,7 +189,7 @@ def _languages(found: dict[str, Any], title: str) -> Figure:
       [y if kind == 'beyond_tags' else y['excess'] for y in x[kind]]
       for x in models.values()
     ]
-    if values:
+    if values and all(values):
       spots = np.arange(len(values)) + 0.2 * i - 0.2
       figures.bars(right, spots, values, color=color, fmt='o', label=label)
   right.set_xticks(range(len(models)), list(models))

@@ -49,6 +49,7 @@ def rows(result: Result) -> list[dict[str, Any]]:
     result,
     **{name: arm[name] for name in names},
     test_loss=result['test_loss'],
+    initial_excess=result.get('initial', ''),
     **of,
   )
 

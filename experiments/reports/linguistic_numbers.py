@@ -85,6 +85,25 @@ def tested(values: Any) -> lg.SeedTest:
   return lg.over_seeds(np.nan_to_num(np.asarray(values, float)))
 
 
+def correlation(x: Any, y: Any) -> tuple[float, tuple[float, float]]:
+  """Pearson's r over seeds, and its 95 % interval by Fisher's z."""
+  r = float(np.corrcoef(x, y)[0, 1])
+  ends = np.tanh(np.arctanh(r) + np.array([-1, 1]) * 1.96 / np.sqrt(len(x) - 3))
+  return r, (float(ends[0]), float(ends[1]))
+
+
+def reached_by_chance(r: float, drawn: Any) -> float:
+  """Share of the draws with a correlation as strong, r among them."""
+  strong = np.abs(np.asarray(drawn)) >= abs(r) - 1e-12
+  return float((1 + strong.sum()) / (1 + len(strong)))
+
+
+def correlations_by_chance(x: Any, y: Any, draws: int) -> list[float]:
+  """Correlations once the seeds of y are permuted."""
+  rng = np.random.default_rng(0)
+  return [float(np.corrcoef(x, rng.permutation(y))[0, 1]) for _ in range(draws)]
+
+
 def interval(test: lg.SeedTest, form: str = '{:+.3f}') -> str:
   """Mean and interval over trained models."""
   mean, low, high = test.mean, *test.interval

@@ -1,6 +1,7 @@
 """Linguistic masks: packed sentences, paired arms, and what is measured."""
 
 import dataclasses
+import itertools
 import pathlib
 
 import jax
@@ -290,6 +291,36 @@ def test_steps_are_linear_between_evaluations():
   assert numbers.reached(steps, losses, 5.0) == 10
 
 
+def test_correlations_by_chance():
+  """Losses of four seeds: their 24 orders give r from -1 to 1."""
+  x, y = [1.0, 2, 3, 4], [2.0, 1, 4, 3]
+  r, (low, high) = numbers.correlation(x, y)
+  assert r == pytest.approx(0.6)
+  # Fisher's z with one degree of freedom: 0.693 ± 1.96.
+  assert (low, high) == pytest.approx((-0.853, 0.990), abs=1e-3)
+  drawn = numbers.correlations_by_chance(x, y, 999)
+  every = [np.corrcoef(x, z)[0, 1] for z in itertools.permutations(y)]
+  assert set(np.round(drawn, 9)) == set(np.round(every, 9))
+  strong = sum(abs(z) > 0.59 for z in every) / 24
+  p = numbers.reached_by_chance(r, drawn)
+  assert p == pytest.approx(strong, abs=0.06)
+  assert 1000 * p == pytest.approx(round(1000 * p))
+  assert numbers.reached_by_chance(0.5, [0.1, -0.5, 0.4]) == 2 / 4
+
+
+def test_luck_has_masks_of_permuted_tags(lab, monkeypatch):
+  """Of the networks of luck, in units of 1e-7."""
+  monkeypatch.setattr(lab, 'config', dataclasses.replace(SMALL, luck=4))
+  drawn = lab._permuted_luck()
+  assert drawn.shape == (SMALL.draws, 4)
+  params = lab.trainings.start(arms.NONE, 4).params
+  attention = lab.attend(seeds.one(params, 2))
+  found = lg.null(
+    lg.mean_attention(attention), lab.tags, draws=SMALL.draws
+  ).draws
+  np.testing.assert_allclose(drawn[:, 2], 1e7 * found, atol=0.6)
+
+
 def test_arms_of_a_run_are_paired(unbroken):
   """All begin with the same weights, and see the same rows."""
   rows = unbroken.rows()
@@ -335,6 +366,19 @@ def test_whatever_is_needed_is_trained_before(name):
       if cell.arm.name in ('nulls', 'overlaps', 'movement', 'circuits'):
         assert 'none' in done
       done.add(cell.arm.name)
+
+
+def test_languages_are_those_that_are_there(monkeypatch, tmp_path):
+  monkeypatch.setenv('LTHJAX_TEXT_DIR', str(tmp_path))
+  (tmp_path / 'ud_pud').mkdir()
+  (tmp_path / 'ud_pud' / 'fi_pud-ud-test.conllu.gz').touch()
+  chosen = dataclasses.replace(
+    linguistic_masks.PRESETS['ewt'], experiments=(10,)
+  )
+  names = [x.arm.name for x in linguistic_masks.cells(chosen)]
+  assert [x for x in names if 'language_' in x] == ['language_fi']
+  monkeypatch.setenv('LTHJAX_TEXT_DIR', str(tmp_path / 'nowhere'))
+  assert len(texts.languages()) == 5
 
 
 def test_a_missing_treebank_is_named(monkeypatch, tmp_path, main):
