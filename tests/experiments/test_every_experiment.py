@@ -220,6 +220,8 @@ BAD_COMMAND_LINES = {
     ('--time 20', 'time was 20, but must be a multiple of 8.'),
     ('--heads 3', 'width was 16, but must be 3 heads of an even size.'),
     ('--kept 1', 'kept had 1.0, but must be between 0 and 1'),
+    ('--fraction 1', 'fraction was 1.0, but must be between 0 and 1'),
+    ('--luck 3', 'luck was 3, but must be at least 4'),
     ('--rewind-step 8', 'rewind_step was 8, but must be from 0 to 7'),
     ('--draws 0', 'draws was 0, but must be at least 1'),
     ('--dataset wikitext2', 'sources had gold, but WikiText-2 has no gold'),

@@ -108,6 +108,10 @@ def test_sources_of_tags():
     take('causal', words, predicted=[['VB', 'X']])
   with pytest.raises(TypeError, match='read_conllu'):
     take('gold', [])
+  with pytest.raises(ValueError, match='17 universal ones, but found NN, VB'):
+    take('gold', [*words, sentence(('go', 'VB'), ('x', 'NN'))])
+  with pytest.raises(ValueError, match=r'found VB\. Map them'):
+    linguistic.type_tags([sentence(('go', 'VB'))])
   with pytest.raises(TypeError, match='list or set of forms'):
     linguistic.type_tags(words, 'run')
 
