@@ -63,7 +63,7 @@ def _overlap(found: dict[str, Any], title: str) -> Figure:
     left.axhline(np.mean(fitted), color=ORANGE, ls='--', lw=1.2,
                  label='positive control: fitted matrix')  # fmt: skip
   left.set_xscale('log')
-  shown = list(names)[:: 1 + len(names) // 8]  # Room for eight labels.
+  shown = list(names)[:: 1 + (len(names) - 1) // 8]  # Room for eight labels.
   left.set_xticks(shown, [f'{100 * d:.3g}' for d in shown])
   left.minorticks_off()
   left.invert_xaxis()
