@@ -390,6 +390,21 @@ def test_a_missing_treebank_is_named(monkeypatch, tmp_path, main):
   texts.treebank.cache_clear()
 
 
+@pytest.mark.parametrize('missing', ['verbnet', 'wordnet'])
+def test_a_missing_lexicon_is_named_before_anything_is_trained(
+  monkeypatch, tmp_path, main, no_training, missing
+):
+  monkeypatch.setenv(f'LTHJAX_{missing.upper()}', str(tmp_path / 'nowhere'))
+  read = getattr(texts, missing).__wrapped__  # What it has read is kept.
+  for name in ('verbnet', 'wordnet'):
+    monkeypatch.setattr(texts, name, read if name == missing else lambda: None)
+  code, _, errors = main('--experiments', '8', '--output', str(tmp_path / 'x'))
+  assert code == 1
+  words = ' '.join(errors.split())
+  assert f'set LTHJAX_{missing.upper()}' in words
+  assert 'nowhere does not exist, but must hold' in words
+
+
 # Taggers.
 
 
