@@ -25,7 +25,8 @@ arXiv:1912.05671.
                EWT dev, a minute on 2 CPU cores.
   wikitext2    4 layers of width 128 on WikiText-2, tags from the causal tagger;
                tickets with 20 % fewer weights of attention per level, down to
-               7 %. Several hours on 2 CPU cores.
+               7 %. Not measured; perhaps an hour on 2 CPU cores for each of 73
+               trainings and measurements, so choose some by --experiments.
   accelerator  12 layers of width 768 on WikiText-2, and the same levels. For
                an accelerator.
   toy          Sentences of a small grammar, to try things out.
