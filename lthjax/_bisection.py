@@ -266,7 +266,7 @@ def _order_image(x: jax.Array, valid: jax.Array) -> jax.Array:
 
 def _largest_of_few(x: jax.Array, count: jax.Array, axis: int) -> jax.Array:
   """The same for short slices, by counting how many entries come before."""
-  index = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
+  index = _index(x, (axis,))  # One of each entry would not be sharded.
   rank = jnp.zeros_like(x, jnp.int32)
   for j in range(x.shape[axis]):
     if may_be_sharded(x):  # where a slice would be sent to all devices whole

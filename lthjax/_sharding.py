@@ -23,6 +23,23 @@ def in_type(x: jax.Array) -> NamedSharding | None:
   return sharding
 
 
+def devices(x: jax.Array) -> int:
+  """Over how many devices the type of an array spreads it."""
+  sharding = in_type(x)
+  return 1 if sharding is None else _devices(sharding, _names(sharding.spec))
+
+
+def along(x: Any, axis: int) -> tuple[tuple[str, ...], int]:
+  """Mesh axes that an axis of an array is spread over, and their devices."""
+  sharding = None if trees.is_traced(x) else getattr(x, 'sharding', None)
+  if not isinstance(sharding, NamedSharding):
+    sharding = in_type(x)
+  if sharding is None or axis >= len(sharding.spec):
+    return (), 1
+  names = _names(sharding.spec[axis : axis + 1])
+  return names, _devices(sharding, names)
+
+
 def split(x: jax.Array, axis: int, size: int) -> jax.Array:
   """Splits an axis into groups of a size; no group is on several devices."""
   number = x.shape[axis] // size
@@ -59,8 +76,7 @@ def pack_bits(x: jax.Array) -> jax.Array:
   """Packs bools in row-major order, on all their devices if bytes fit there."""
   if (sharding := in_type(x)) is None:
     return jnp.packbits(x.reshape(-1))
-  parts = (p if isinstance(p, tuple) else (p,) for p in sharding.spec)
-  names = tuple(name for part in parts for name in part if name is not None)
+  names = _names(sharding.spec)
   # Packed in place if every device has whole bytes; otherwise gathered first.
   fits = x.size % (8 * _devices(sharding, names)) == 0
   flat = _named(sharding, [names if fits else None])
@@ -117,6 +133,12 @@ def draw(
 def _in_place(sample, shape, dtype, sharding):
   """Draws where the numbers belong, so that no device holds all of them."""
   return jax.jit(lambda key: sample(key, shape, dtype), out_shardings=sharding)
+
+
+def _names(spec: Any) -> tuple[str, ...]:
+  """The mesh axes of a part of a sharding's spec."""
+  parts = (p if isinstance(p, tuple) else (p,) for p in spec)
+  return tuple(name for part in parts for name in part if name is not None)
 
 
 def _devices(sharding: NamedSharding, names: tuple[str, ...]) -> int:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lthjax import _checks, trees
+from lthjax import _checks, _sharding, trees
 from lthjax._bisection import (
   Budget,
   may_be_sharded,
@@ -226,7 +226,11 @@ def _keep(
 
 def _loops(budgets: list[Budget]) -> list[list[list[int]]]:
   """Groups arrays to be stacked, and the groups to be searched in one loop."""
-  sizes = [sum(x.size for x in images) for images, _, _ in budgets]
+  # Of one device: on a mesh, a loop is as many rounds of messages.
+  sizes = [
+    sum(x.size // _sharding.devices(x) for x in images)
+    for images, _, _ in budgets
+  ]
   groups: dict[Any, list[int]] = {}
   stacked: collections.Counter[Any] = collections.Counter()
   for i, ((x, *others), count, axes) in enumerate(budgets):

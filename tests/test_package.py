@@ -151,6 +151,46 @@ def test_no_private_jax():
   assert offenders == []
 
 
+# Where arrays of weights are made, masked, scored, selected, moved and trained.
+SHARDED = [
+  *('masks', 'patterns', 'pruning', 'scores', 'tickets', 'topologies'),
+  *('training', '_bisection.py', '_sharding.py', '_slots.py', '_sparsify.py'),
+  *('_steps.py', 'densities', 'opt_state.py', 'selection.py', 'supermasks'),
+]
+MAKERS = {
+  'arange',
+  'empty',
+  'full',
+  'ones',
+  'zeros',
+  'iota',
+  'broadcasted_iota',
+}
+# What has the shape of a leaf, but is not made for it.
+SMALL = {
+  'lthjax/_bisection.py': ['shape'],  # with all axes but some of size one
+  'lthjax/pruning/_kernels.py': ['u.shape'],  # a constant of one matmul
+  'lthjax/scores/_synflow.py': ['shape'],  # the input of a network
+}
+
+
+def test_what_is_made_like_a_leaf_is_sharded_like_it():
+  """`jnp.zeros(x.shape)` would lie whole on every device: `zeros_like`."""
+  found = []
+  for path in SOURCES:
+    name = path.relative_to(ROOT)
+    if name.parts[1] not in SHARDED:
+      continue
+    for node in ast.walk(ast.parse(path.read_text())):
+      called = ast.unparse(node.func) if isinstance(node, ast.Call) else ''
+      if called.rpartition('.')[2] in MAKERS and called.startswith('j'):
+        shape = node.args[called.startswith('jax.lax')]
+        text = ast.unparse(shape)
+        if 'shape' in text and text not in SMALL.get(name.as_posix(), []):
+          found.append(f'{name}:{node.lineno}: {ast.unparse(node)}')
+  assert found == []
+
+
 def test_files_and_functions_are_short():
   """Files of at most 400 lines, and bodies of functions of at most 60."""
   long = []

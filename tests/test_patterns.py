@@ -9,6 +9,8 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import AbstractMesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import lthjax as lth
 from lthjax import patterns, trees
@@ -518,3 +520,35 @@ def test_axes_of_a_stack_may_be_anywhere():
         one, lth.masks.full(one), pattern=pattern, sparsity=sparsity
       )
       np.testing.assert_array_equal(found[:, i], expected['w'])
+
+
+@pytest.mark.parametrize(
+  ('pattern', 'spec', 'message'),
+  [
+    (
+      lth.patterns.NM(2, 4),
+      P(('x', 'y')),
+      '2:4 sparsity needs groups that lie on one device each: w has 16 on axis'
+      ' 0, spread over the 8 devices of mesh axis x and y. Shard another axis',
+    ),
+    (lth.patterns.NM(2, 4), P('x'), None),
+    (lth.patterns.NM(2, 4), P(None, ('x', 'y')), None),
+    (lth.patterns.Block((4, 2)), P('x', 'y'), None),
+    (
+      lth.patterns.Block((8, 8)),
+      P('x', 'y'),
+      'w has 16 on axis 0, spread over the 4 devices of mesh axis x; w has 8 on'
+      ' axis 1',
+    ),
+    (lth.patterns.Rows(), P(('x', 'y')), None),
+  ],
+)
+def test_groups_lie_on_one_device(pattern, spec, message):
+  mesh = AbstractMesh((4, 2), ('x', 'y'))
+  place = NamedSharding(mesh, spec)
+  leaves = {'w': jax.ShapeDtypeStruct((16, 8), np.float32, sharding=place)}
+  if message is None:
+    pattern.fit(None, leaves)
+    return
+  with pytest.raises(ValueError, match=re.escape(message)):
+    pattern.fit(None, leaves)

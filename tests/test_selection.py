@@ -364,8 +364,18 @@ def check_sharded():
         check(put(large, 'd'), expected['large'], 5000)
         place = NamedSharding(mesh, P('d'))
         huge = jax.ShapeDtypeStruct((32, 1024, 4096), 'float32', sharding=place)
-        compile_one(huge, 5000)
+        memory = compile_one(huge, 5000).memory_analysis()
+        scores = 4 * math.prod(huge.shape) // devices
+        assert memory.temp_size_in_bytes <= 3 * scores, memory
+        fours = jax.ShapeDtypeStruct((2**20, 4, 8), 'float32', sharding=place)
+        memory = compile_one(fours, 2, axis=1).memory_analysis()
+        scores = 4 * math.prod(fours.shape) // devices
+        assert memory.temp_size_in_bytes <= 3 * scores, memory
         each = jax.jit(lambda xs: keep_each(xs, [1000, 1000, 1000]))
+        if kind == AxisType.Explicit:  # Of other arrays, types say nothing.
+          large = jax.ShapeDtypeStruct((1024, 2048), 'float32', sharding=place)
+          text = each.lower([large] * 3).as_text()
+          assert text.count('stablehlo.while') == 3, 'one loop for all'
         for keep in each([rows, columns, rows]):
           np.testing.assert_array_equal(keep, expected['flat'])
         for axis, wanted in enumerate(expected['axis']):

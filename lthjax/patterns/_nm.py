@@ -57,7 +57,9 @@ class NM:
     shapes = axes_lib.shapes_of(leaves)
     # Groups run along the last axis of inputs.
     sizes = {n: {its.inputs[-1:]: self.m} for n, its in found.items()}
-    _pattern.check_sizes(f'{self.n}:{self.m} sparsity', shapes, sizes)
+    what = f'{self.n}:{self.m} sparsity'
+    _pattern.check_sizes(what, shapes, sizes)
+    _pattern.check_shards(what, leaves, sizes)
     return found
 
   def select(self, scores, eligible, count, axes):

@@ -6,8 +6,9 @@ from typing import Any, Protocol
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from lthjax import trees
+from lthjax import _layout, _sharding, trees
 from lthjax._errors import refuse
 from lthjax.axes import Axes
 
@@ -108,4 +109,29 @@ def check_sizes(
     f'{what} does not fit: {{}}. Leave these leaves dense with'
     ' `lthjax.masks.full(params, where=...)`, or correct their axes with'
     ' `axes=`.',
+  )
+
+
+def check_shards(
+  what: str,
+  leaves: chex.ArrayTree,
+  sizes: Mapping[str, Mapping[Shape, int]],
+) -> None:
+  """Raises if a group of weights along an axis is on several devices."""
+  if _layout.is_flat(leaves):
+    return  # Shapes lie nowhere.
+  table, faults = trees.by_name(leaves), []
+  for name, needed in sizes.items():
+    for axis, number in needed.items():
+      over, devices = _sharding.along(table[name], *axis[:1])
+      size = np.shape(table[name])[axis[0]]
+      if number > 1 and devices > 1 and size % (number * devices):
+        faults.append(
+          f'{name or "the array"} has {size} on axis {axis[0]}, spread over'
+          f' the {devices} devices of mesh axis {" and ".join(over)}'
+        )
+  refuse(
+    faults,
+    f'{what} needs groups that lie on one device each: {{}}. Shard another'
+    ' axis, or over fewer devices.',
   )

@@ -38,9 +38,9 @@ class _Tiles:
     """Returns the axes; raises if a leaf is not made of whole tiles."""
     found = axes_lib.resolve(axes, leaves)
     shapes = axes_lib.shapes_of(leaves)
-    _pattern.check_sizes(
-      str(self), shapes, {n: self._sizes(x) for n, x in found.items()}
-    )
+    sizes = {n: self._sizes(x) for n, x in found.items()}
+    _pattern.check_sizes(str(self), shapes, sizes)
+    _pattern.check_shards(str(self), leaves, sizes)
     return found
 
   def _sizes(self, axes: Axes) -> dict[Shape, int]:

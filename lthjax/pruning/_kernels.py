@@ -183,7 +183,7 @@ def _apply(rule, site, leaves, operand, statistic, number, feed) -> Note:
   kernel, back = site.columns(operand)
   alive, ratio = feed or (None, None)
   if alive is None:
-    its_alive = jnp.ones(kernel.shape, bool)
+    its_alive = jnp.ones_like(kernel, bool)
   else:
     its_alive = site.columns(alive)[0]
   found = rule(
@@ -285,9 +285,9 @@ def to_leaves(
       by_name.setdefault(str(use.name), []).append((use, notes[path]))
   for name, each in by_name.items():
     leaf = jnp.asarray(leaves[name])
-    old = alive.get(name, jnp.ones(leaf.shape, bool))
-    keep, value = jnp.zeros(leaf.shape, bool), jnp.zeros_like(leaf)
-    there = jnp.zeros(leaf.shape, bool)
+    old = alive.get(name, jnp.ones_like(leaf, bool))
+    keep, value = jnp.zeros_like(leaf, bool), jnp.zeros_like(leaf)
+    there = jnp.zeros_like(leaf, bool)
     for use, note in each:
       keep |= use.pull_back(note.keep)
       there |= use.pull_back(jnp.ones_like(note.keep))

@@ -96,8 +96,7 @@ def prune(
   at_least = _checks.at_least('at_least', at_least, 0)
   alive = {name: mask for name, mask in named.items() if mask is not None}
   check_floating({name: values[name] for name in alive})
-  shapes = {name: mask.shape for name, mask in alive.items()}
-  its = pattern.fit(axes, masks if trees.has_metadata(structure) else shapes)
+  its = pattern.fit(axes, masks if trees.has_metadata(structure) else alive)
 
   # Counts of what stays are integers on the host, unless masks are traced.
   if pattern.density is not None:

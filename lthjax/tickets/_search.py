@@ -280,7 +280,7 @@ class Search(NamedTuple):
     trees.check_like(self.masks, self.params(self.state), 'params')
     check_vmapped(self.state, self.vmapped)
     # On scores of one, a bad budget raises now, not after hours of training.
-    ones = jax.tree.map(lambda m: jnp.ones(m.shape), self.masks)
+    ones = jax.tree.map(lambda m: jnp.ones_like(m, float), self.masks)
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')  # Of layers that such scores empty.
       for prune in prunes:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lthjax import _branches, trees
+from lthjax import _branches, _sharding, trees
 from lthjax._bisection import may_be_sharded
 from lthjax.axes import Axes
 from lthjax.patterns import NM, Pattern, Unstructured
@@ -29,7 +29,7 @@ class Batches(NamedTuple):
   Attributes:
     names: ``{name: [name]}``; a leaf by itself is not stacked.
     axes: ``{name: Axes}`` of the stacks.
-    sizes: ``{name: int}``, their numbers of weights.
+    sizes: ``{name: int}``, their numbers of weights on one device.
   """
 
   names: dict[str, list[str]]
@@ -162,7 +162,10 @@ def make(
       first: _stacked(axes[first]) if len(own) > 1 else axes[first]
       for first, own in names.items()
     },
-    {first: len(own) * masks[first].size for first, own in names.items()},
+    {
+      first: len(own) * masks[first].size // _sharding.devices(masks[first])
+      for first, own in names.items()
+    },
   )
 
 

