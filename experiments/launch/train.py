@@ -1,0 +1,193 @@
+"""Trains a sparse network on one device, on one host, or on many hosts.
+
+RigL on a stack of residual layers whose weights are spread over the devices
+(FSDP). What a batch holds is a function of a key and the step, so there is
+nothing to read, and a run goes on from its last checkpoint with the same bits.
+
+  python experiments/launch/train.py
+  python experiments/launch/train.py --fsdp 4
+  srun python experiments/launch/train.py --distributed --fsdp 8
+
+SIGTERM saves the step that all processes agree on, and exits with 0; the same
+command goes on there, also on other devices. `docs/launch.md` has commands for
+Slurm, GKE and TPU slices.
+"""
+
+import dataclasses
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import tyro
+from jax.sharding import AxisType, PartitionSpec
+
+import lthjax as lth
+from lthjax import runs
+
+SECONDS = 60  # until a coordinator that nobody reaches is given up
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Trains a sparse network, on as many devices as there are."""
+
+  width: int = 256
+  """Size of the residual stream."""
+  layers: int = 4
+  """Layers, in one scan."""
+  batch_size: int = 64
+  """Examples per step, of all devices together."""
+  steps: int = 400
+  """Training steps."""
+  sparsity: float = 0.9
+  """Share of weights that are zero."""
+  learning_rate: float = 1e-3
+  """Of Adam."""
+  check_every: int = 20
+  """Steps between questions whether to stop; they must fit into the notice."""
+  save_every: int = 100
+  """Steps between checkpoints."""
+  fsdp: int = dataclasses.field(default=1, compare=False)
+  """Devices that share the weights; groups of so many share the batch."""
+  distributed: bool = dataclasses.field(default=False, compare=False)
+  """Whether there are several processes: one per host, or per GPU."""
+  coordinator: str | None = dataclasses.field(default=None, compare=False)
+  """Where process 0 listens, such as 10.0.0.2:1234; None: ask the scheduler."""
+  processes: int | None = dataclasses.field(default=None, compare=False)
+  """How many there are; None: ask the scheduler."""
+  process: int | None = dataclasses.field(default=None, compare=False)
+  """Which one this is; None: ask the scheduler."""
+  output: Path = dataclasses.field(default=Path('runs'), compare=False)
+  """Folder that holds the folders of all runs, and that all hosts see."""
+
+
+def connect(config: Config) -> None:
+  """Finds the other processes, or raises `OSError` within a minute."""
+  place = config.coordinator, config.processes, config.process
+  try:
+    jax.distributed.initialize(*place, initialization_timeout=SECONDS)
+  except (RuntimeError, ValueError) as error:
+    raise OSError(
+      f'The processes did not find each other: {error}. Start all of them'
+      ' within a minute, under Slurm, Open MPI, Kubernetes or on a TPU slice;'
+      ' or give --coordinator, --processes and --process.'
+    ) from error
+
+
+def make_mesh(config: Config) -> jax.sharding.Mesh:
+  """Groups of devices that share weights, beside each other."""
+  devices = jax.device_count()
+  if devices % config.fsdp or config.width % config.fsdp:
+    raise ValueError(
+      f'--fsdp was {config.fsdp}, but must divide the {devices} devices and the'
+      f' width of {config.width}.'
+    )
+  if config.batch_size % devices:
+    raise ValueError(
+      f'--batch-size was {config.batch_size}, but must be a multiple of the'
+      f' {devices} devices.'
+    )
+  shape = devices // config.fsdp, config.fsdp
+  return jax.make_mesh(shape, ('data', 'fsdp'), (AxisType.Explicit,) * 2)
+
+
+def make_trainer(config: Config) -> lth.Trainer:
+  """A training loop whose arrays lie on the mesh that is set."""
+  width, hidden = config.width, 4 * config.width
+  examples = PartitionSpec(('data', 'fsdp'))
+
+  def init(key):
+    def draw(name, *shape):
+      own, spec = lth.trees.fold_in_name(key, name), PartitionSpec(None, 'fsdp')
+      w = jax.random.normal(own, shape, out_sharding=spec)
+      return {'kernel': w * shape[1] ** -0.5}
+
+    blocks = {
+      'up': draw('up', config.layers, width, hidden),
+      'down': draw('down', config.layers, hidden, width),
+    }
+    return {'blocks': blocks}, {}
+
+  def layer(x, block):
+    # Gathered for one layer at a time; gradients are scattered again.
+    up, down = (
+      jax.sharding.reshard(block[name]['kernel'], PartitionSpec())
+      for name in ('up', 'down')
+    )
+    return x + jax.nn.gelu(x @ up) @ down / config.layers, None
+
+  def batch(data, key, step):
+    key = jax.random.fold_in(key, step)
+    shape = config.batch_size, width
+    x = jax.random.normal(key, shape, out_sharding=examples)
+    return x, jnp.sin(3 * jnp.flip(x, 1))
+
+  def loss(params, state, batch, key):
+    x, y = batch
+    found, _ = jax.lax.scan(layer, x, params['blocks'])
+    return jnp.mean((found - y) ** 2), state
+
+  tx = lth.rigl(
+    optax.adam(config.learning_rate),
+    lth.random_masks(jax.random.key(1), sparsity=config.sparsity),
+    update_every=10,
+    stop_step=max(config.steps * 3 // 4, 10),
+  )
+  return lth.trainer(init, loss, tx, batch, every=config.check_every)
+
+
+def newest(folder: Path) -> Path | None:
+  """The last checkpoint of a run."""
+  found = sorted(folder.glob('steps-[0-9]*'))
+  return found[-1] if found else None
+
+
+def save(folder: Path, state: Any) -> None:
+  """Writes a checkpoint, and removes all but the last two."""
+  path = folder / f'steps-{int(state.step):08d}'
+  lth.checkpoints.save(path, state)
+  if jax.process_index() == 0:
+    print(f'saved {path}', flush=True)
+    for old in sorted(folder.glob('steps-[0-9]*'))[:-2]:
+      shutil.rmtree(old)
+
+
+def train(config: Config) -> None:
+  """Trains from the last checkpoint on, until it is done or told to stop."""
+  folder = runs.open_run(config.output, 'launch', config)
+  with (
+    runs.only_process(folder),
+    runs.termination() as stop,
+    jax.set_mesh(make_mesh(config)),
+  ):
+    trainer = make_trainer(config)
+    state = trainer.init(jax.random.key(0))
+    if path := newest(folder):
+      state = lth.checkpoints.load(path, state)
+    while (step := int(state.step)) < config.steps:
+      until = (step // config.save_every + 1) * config.save_every
+      until = min(until, config.steps)
+      state = trainer.fit(state, None, until=until, stop=stop)
+      save(folder, state)
+      if int(state.step) < until:
+        return
+
+
+def main() -> None:
+  config = tyro.cli(Config)
+  try:
+    if config.distributed:
+      connect(config)
+    train(config)
+  except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+    print(f'error: {error}', file=sys.stderr, flush=True)
+    os._exit(1)  # Without waiting for the other processes.
+
+
+if __name__ == '__main__':
+  main()

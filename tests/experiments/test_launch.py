@@ -1,0 +1,163 @@
+"""The program for many hosts: two processes, a signal, and other devices."""
+
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+ROOT = pathlib.Path(__file__).parents[2]
+LAUNCH = ROOT / 'experiments' / 'launch'
+TINY = '--width 16 --layers 2 --batch-size 8 --steps 60 --check-every 5'
+TINY = [*TINY.split(), '--save-every', '20']
+
+
+@pytest.mark.parametrize('name', ['slurm.sh', 'slurm_seeds.sh'])
+def test_scripts_can_be_parsed(name):
+  subprocess.run(['bash', '-n', LAUNCH / name], check=True)
+  if shutil.which('shellcheck'):
+    subprocess.run(['shellcheck', LAUNCH / name], check=True)
+
+
+def test_jobs_have_time_to_save_and_come_back():
+  yaml = pytest.importorskip('yaml')
+  job = yaml.safe_load((LAUNCH / 'jobset.yaml').read_text())
+  assert (job['apiVersion'], job['kind']) == (
+    'jobset.x-k8s.io/v1alpha2',
+    'JobSet',
+  )
+  spec = job['spec']
+  assert spec['failurePolicy']['maxRestarts'] > 0
+  (workers,) = spec['replicatedJobs']
+  workers = workers['template']['spec']
+  assert workers['parallelism'] == workers['completions'] == 4
+  pod = workers['template']['spec']
+  assert pod['restartPolicy'] == 'Never'
+  assert pod['terminationGracePeriodSeconds'] >= 30
+  (container,) = pod['containers']
+  assert (ROOT / container['command'][1]).is_file()
+  assert {x['name'] for x in container['volumeMounts']} == {
+    x['name'] for x in pod['volumes']
+  }
+
+
+def test_pages_name_files_and_options_that_exist():
+  page = (ROOT / 'docs' / 'launch.md').read_text()
+  for name in re.findall(r'experiments/[\w/]+\.\w+', page):
+    assert (ROOT / name).is_file(), name
+  source = (LAUNCH / 'train.py').read_text()
+  for option in re.findall(
+    r'train\.py((?: \\?\n? *--[a-z-]+(?: [^-\s]\S*)?)*)', page
+  ):
+    for name in re.findall('--([a-z-]+)', option):
+      assert f'\n  {name.replace("-", "_")}: ' in source, name
+
+
+def start(output, *options, devices=1):
+  return subprocess.Popen(
+    [sys.executable, LAUNCH / 'train.py', *TINY, *options, '--output', output],
+    env={
+      **os.environ,
+      'PYTHONPATH': str(ROOT),
+      'JAX_PLATFORMS': 'cpu',
+      'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")}'
+      f' --xla_force_host_platform_device_count={devices}',
+    },
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def end(process, code=0):
+  printed, errors = process.communicate(timeout=600)
+  assert process.returncode == code, errors
+  return printed if code == 0 else errors
+
+
+def two(output, *options):
+  """Starts two processes with one device each."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    place = f'localhost:{free.getsockname()[1]}'
+  options = [*options, '--distributed', '--coordinator', place]
+  options += ['--processes', '2', '--fsdp', '2']
+  return [start(output, *options, '--process', str(i)) for i in range(2)]
+
+
+def kept(output):
+  """The bits of the last checkpoint."""
+  *_, last = sorted(output.glob('*/steps-*'))
+  leaves = jax.tree_util.tree_leaves_with_path(ocp.load(os.fspath(last)))
+  return last.name, [
+    (
+      jax.tree_util.keystr(path),
+      np.asarray(
+        jax.random.key_data(x)
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        else x
+      ).tobytes(),
+    )
+    for path, x in leaves
+  ]
+
+
+@pytest.mark.slow
+@pytest.mark.optimized
+def test_two_processes_one_signal_and_one_process(tmp_path):
+  """All end in the bits of one process with two devices."""
+  one, both = tmp_path / 'one', tmp_path / 'both'
+  end(start(str(one), '--fsdp', '2', devices=2))
+  processes = two(str(both))
+  assert processes[0].stdout.readline().startswith('saved ')
+  processes[1].send_signal(signal.SIGTERM)  # Both are told.
+  for process in processes:
+    end(process)
+  name, _ = kept(both)
+  assert name < kept(one)[0]
+  # Process 0 alone, on a mesh of its own, goes on where both have stopped.
+  end(start(str(both), '--fsdp', '2', devices=2))
+  assert kept(both) == kept(one)
+  # Other devices take it as it is: nothing is left to train.
+  end(start(str(both)))
+  assert kept(both) == kept(one)
+
+
+BAD = """
+import sys
+sys.path[:0] = ['.', 'experiments/launch']
+import train
+train.SECONDS = 5
+sys.argv[1:] = OPTIONS
+train.main()
+"""
+
+
+@pytest.mark.slow
+def test_a_coordinator_that_nobody_reaches(tmp_path):
+  options = '--distributed --coordinator localhost:1 --processes 2 --process 1'
+  source = BAD.replace('OPTIONS', repr([*options.split(), *TINY]))
+  done = subprocess.run(
+    [sys.executable, '-c', source],
+    cwd=ROOT,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=300,
+  )
+  assert done.returncode == 1
+  assert 'error: The processes did not find each other' in done.stderr
+
+
+def test_meshes_that_do_not_fit(tmp_path):
+  errors = end(start(str(tmp_path), '--fsdp', '3'), 1)
+  assert 'error: --fsdp was 3, but must divide the 1 devices' in errors
