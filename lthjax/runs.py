@@ -1,13 +1,22 @@
-"""Folders of runs: named by configuration, found again, one process each."""
+"""Folders of runs: named by configuration, found again, one process each.
+
+And the signal that ends a run on a machine that is wanted back.
+"""
 
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import jax
+import numpy as np
 
 from lthjax import files
 from lthjax._errors import differences, refuse
@@ -50,6 +59,8 @@ def config_hash(config: Any) -> str:
 def open_run(parent: str | os.PathLike[str], name: str, config: Any) -> Path:
   """Creates the folder of a run, or finds it again.
 
+  With several processes, all of them call it.
+
   Args:
     parent: folder of all runs; ``~`` is expanded.
     name: what the run is called; the hash of the configuration is added.
@@ -60,7 +71,8 @@ def open_run(parent: str | os.PathLike[str], name: str, config: Any) -> Path:
 
   Raises:
     ValueError: if the folder is not that of a run, is damaged, or belongs to
-      another configuration. It is left untouched.
+      another configuration; it is left untouched. Or if the processes of one
+      job have different configurations.
 
   Example:
     >>> import dataclasses, tempfile
@@ -87,6 +99,7 @@ def open_run(parent: str | os.PathLike[str], name: str, config: Any) -> Path:
       ' slashes. The folder that it goes into is `parent`.'
     )
   folder = files.local_path(parent) / f'{name}-{config_hash(config)}'
+  _check_alike(config)
   if not folder.exists():
     text = json.dumps(_fields(config), indent=2) + '\n'
     with files.temporary_folder(folder) as temporary:
@@ -103,10 +116,11 @@ def open_run(parent: str | os.PathLike[str], name: str, config: Any) -> Path:
 def only_process(folder: str | os.PathLike[str]) -> Iterator[None]:
   """Holds the folder of a run, so that no second process trains in it.
 
-  The lock goes with the process, however that ends.
+  The lock goes with the process, however that ends. The processes of one job
+  share it: the first one holds the folder for all.
 
   Raises:
-    RuntimeError: if another process holds it, naming that process.
+    RuntimeError: if another job holds it, naming its process.
 
   Example:
     >>> import tempfile
@@ -116,8 +130,90 @@ def only_process(folder: str | os.PathLike[str]) -> Iterator[None]:
     ...     print('training')
     training
   """
-  with files.only_process(files.local_path(folder)):
+  folder, error = files.local_path(folder), None
+  with contextlib.ExitStack() as stack:
+    if not jax.distributed.is_initialized() or jax.process_index() == 0:
+      try:
+        stack.enter_context(files.only_process(folder))
+      except RuntimeError as found:
+        error = found
+    if any(_from_all(np.int32(error is not None))):
+      raise error or RuntimeError(
+        f'Another job works in {folder}. The first process says which.'
+      )
     yield
+
+
+@contextlib.contextmanager
+def termination() -> Iterator[Callable[[int], bool]]:
+  """Makes of SIGTERM an answer to whether training should stop.
+
+  Schedulers and preempted machines send it some time before they kill. A second
+  one ends the process at once. With several processes, the runtime of JAX tells
+  all of them, whichever got it, and all stop at the same step.
+
+  Returns:
+    A context that gives ``stop(step)``, for `lthjax.Trainer.fit`. All processes
+    must call it equally often.
+
+  Raises:
+    RuntimeError: in a thread, where signals cannot be received.
+
+  Example:
+    >>> import os, signal
+    >>> from lthjax import runs
+    >>> with runs.termination() as stop:
+    ...   print(stop(100))
+    ...   os.kill(os.getpid(), signal.SIGTERM)
+    ...   print(stop(200))  # Now save, and exit with 0.
+    False
+    True
+  """
+  if jax.distributed.is_initialized():
+    from jax.experimental import multihost_utils
+
+    # It counts calls: the step at which to stop is the one after all others.
+    calls = itertools.count()
+    yield lambda step: multihost_utils.reached_preemption_sync_point(
+      next(calls)
+    )
+    return
+  if threading.current_thread() is not threading.main_thread():
+    raise RuntimeError(
+      'Only the main thread receives signals: open `termination` there, and'
+      ' hand what it gives to the thread that trains.'
+    )
+  told = []
+
+  def note(number, frame):
+    told.append(number)
+    signal.signal(number, before)
+
+  before = signal.signal(signal.SIGTERM, note) or signal.SIG_DFL
+  try:
+    yield lambda step: bool(told)
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def _check_alike(config: Any) -> None:
+  """Raises unless all processes of a job have the same configuration."""
+  mine = np.frombuffer(bytes.fromhex(config_hash(config)), np.uint8)
+  found = [np.asarray(x).tobytes().hex() for x in _from_all(mine)]
+  if len({*found}) > 1:
+    raise ValueError(
+      'The processes of this job have different configurations, with the hashes'
+      f' {", ".join(found)}. Start all of them with the same options.'
+    )
+
+
+def _from_all(x: np.ndarray | np.generic) -> list[Any]:
+  """Returns a value of each process of the job."""
+  if not jax.distributed.is_initialized():
+    return [x]
+  from jax.experimental import multihost_utils
+
+  return list(np.atleast_1d(multihost_utils.process_allgather(x)))
 
 
 def _check_dataclass(config: Any) -> None:

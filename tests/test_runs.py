@@ -1,8 +1,11 @@
 """Folders of runs: named by configuration, found again, one process each."""
 
+import concurrent.futures
 import dataclasses
 import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import contents, names
+from jax.experimental import multihost_utils
 
 from lthjax import runs
 
@@ -218,5 +222,53 @@ with runs.only_process({str(tmp_path)!r}):
     raise AssertionError('two at once')
   process.kill()
   process.communicate()
+  with runs.only_process(tmp_path):
+    pass
+
+
+def test_sigterm_is_noted_once():
+  """The second one does what it did before."""
+  noted = []
+  before = signal.signal(signal.SIGTERM, lambda *_: noted.append('before'))
+  try:
+    with runs.termination() as stop:
+      assert not stop(10)
+      for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop(20)
+    assert noted == ['before']
+    with runs.termination() as stop:
+      assert not stop(0)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert noted == ['before'] * 2
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_signals_are_for_the_main_thread():
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    error = pool.submit(runs.termination().__enter__).exception()
+  assert isinstance(error, RuntimeError)
+  assert 'Only the main thread receives signals' in str(error)
+
+
+def test_processes_of_one_job_agree(monkeypatch, tmp_path):
+  """As if another process had these values."""
+  monkeypatch.setattr(runs.jax.distributed, 'is_initialized', lambda: True)
+  others = [np.zeros(4, np.uint8)]
+  monkeypatch.setattr(
+    multihost_utils, 'process_allgather', lambda x: np.stack([x, *others])
+  )
+  text = f'the hashes {runs.config_hash(Config())}, 00000000. Start'
+  with pytest.raises(ValueError, match=text):
+    runs.open_run(tmp_path, 'x', Config())
+  assert names(tmp_path) == []
+  others[0] = np.int32(1)
+  with (
+    pytest.raises(RuntimeError, match='The first process says which'),
+    runs.only_process(tmp_path),
+  ):
+    raise AssertionError('held by another job')
+  others[0] = np.int32(0)
   with runs.only_process(tmp_path):
     pass

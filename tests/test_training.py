@@ -522,6 +522,29 @@ def test_until_must_not_lie_behind():
     fit(fit(start(), 3), 2)
 
 
+@pytest.mark.parametrize('vmapped', [False, True])
+def test_training_stops_when_told_to(vmapped):
+  """It is asked after each evaluation but the last."""
+  asked = []
+
+  def stop(step):
+    asked.append(step)
+    return len(asked) == 2
+
+  state = fit(start(vmapped), STEPS, vmapped, stop=stop)
+  assert asked == [EVERY, 2 * EVERY]
+  assert int(state.step) == 2 * EVERY
+  asked.clear()
+  state = fit(state, STEPS, vmapped, stop=stop)
+  assert asked == [*range(3 * EVERY, STEPS, EVERY)][:2]
+  assert_same_bits(state, unbroken(vmapped))
+
+
+def test_stop_must_be_a_function():
+  with pytest.raises(TypeError, match='`stop` was True, but must be'):
+    fit(start(), STEPS, stop=True)
+
+
 @pytest.mark.parametrize('every', [0, -1, 1.5, NAN, None, '10'])
 def test_every_must_be_a_positive_integer(every):
   message = f'`every` was {every!r}, but must be'
@@ -952,3 +975,55 @@ def test_weights_that_die_as_nan_are_zero():
   table = np.asarray(state.params['kernel'])
   assert np.isfinite(table).all()
   assert not np.signbit(table[0, 0])
+
+
+SEEDS = """
+import jax, jax.numpy as jnp, numpy as np, optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import lthjax as lth
+
+
+def make():
+  return lth.trainer(
+    lambda key: ({'w': jax.random.normal(key, (8, 6))}, {'n': jnp.zeros(3)}),
+    lambda params, state, x, key: (
+      jnp.mean((x @ params['w'] - 1) ** 2), {'n': state['n'] + 1}
+    ),
+    lambda key: lth.static(
+      optax.adam(0.1), lth.random_masks(key, sparsity=0.5)
+    ),
+    lambda data, key, step: data[step % 2],
+    evaluate=lambda params, state, data: {'loss': jnp.sum(params['w'] ** 2)},
+    every=4,
+    vmapped=True,
+  )
+
+
+keys = jax.random.split(jax.random.key(0), 4)
+data = np.random.default_rng(0).normal(size=(2, 5, 8)).astype(np.float32)
+train = make()
+wanted = train.fit(train.init(keys), data, until=6)
+mesh = jax.make_mesh((2,), ('seeds',), (AxisType.Explicit,))
+with jax.set_mesh(mesh):
+  place = NamedSharding(mesh, P('seeds'))
+  train, found = make(), []
+  state = train.init(jax.device_put(keys, place))
+  state = train.fit(
+    state, data, until=6, report=lambda step, x: found.append(x['loss'])
+  )
+leaves = zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True)
+for x, y in leaves:
+  if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    x, y = jax.random.key_data(x), jax.random.key_data(y)
+  assert x.ndim == 0 or x.sharding.spec[0] == 'seeds', x.sharding
+  np.testing.assert_allclose(x, y, atol=1e-6)
+masks = [lth.get_masks(s.opt_state)['w'] for s in (state, wanted)]
+np.testing.assert_array_equal(*masks)
+assert found[0].sharding.spec[0] == 'seeds'
+print('done')
+"""
+
+
+@pytest.mark.slow
+def test_seeds_may_be_spread_over_devices(run_python):
+  assert run_python(SEEDS, devices=2).split() == ['done']

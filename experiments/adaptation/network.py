@@ -12,6 +12,7 @@ import optax
 import lthjax as lth
 from adaptation.options import Options
 from adaptation.tasks import NOTHING, SPECIAL, Marks, Part, Task
+from common import interruption
 from lthjax import data, models
 
 Kind = Literal['decoder', 'encoder']
@@ -110,7 +111,7 @@ class Network:
   def pretrain(self, task: Task, evaluated: Any) -> Any:
     """Trains a model on words; returns its params."""
     options = self.options
-    trainer = lth.trainer(
+    trainer = interruption.trainer(
       functools.partial(self.init, task),
       self._loss(plain),
       optimizer(options.pretrain_rate, options.pretrain_steps),
@@ -136,7 +137,7 @@ class Network:
     read: Read = plain,
   ) -> lth.Trainer:
     """A training loop for several seeds on one task."""
-    return lth.trainer(
+    return interruption.trainer(
       init or functools.partial(self.init, task),
       self._loss(read),
       tx,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 import lthjax as lth
-from common import tables
+from common import interruption, tables
 from lthjax import data, models
 from lthjax.training import TrainState
 
@@ -73,7 +73,7 @@ class Classification:
     self, tx: Any, *, every: int, vmapped: bool = True
   ) -> lth.Trainer:
     """A training loop that validates after every ``every`` steps."""
-    return lth.trainer(
+    return interruption.trainer(
       self.model.init,
       self._loss,
       tx,

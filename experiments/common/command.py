@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import figures, grid, tables
+from common import (
+  figures,
+  grid,
+  interruption,
+  stopping,
+  tables,
+  tracking,
+)
 from common.config import RunConfig, parse
 from common.provenance import write_page
 from lthjax import checkpoints, files, runs
@@ -47,13 +54,16 @@ def run(
   experiment: Callable[[Any], Experiment],
   report: Any,
   progress: grid.Progress | None = None,
+  stop: Callable[[int], bool] = lambda step: False,
 ) -> Run:
   """Trains what is missing, and writes everything that a run leaves behind."""
   progress = progress or grid.Progress(cells(config), report.rows, config)
   with progress:
     made = experiment(config)
     with open_store(config) as store:
-      grid.run(store, made.train, progress)
+      progress.tracker = tracking.start(config.track, store.folder, config)
+      with contextlib.closing(progress.tracker):
+        grid.run(store, made.train, progress, stop)
       results = progress.finished()
       measured = made.finish(store, results)
       found = Run(store.folder, config, config.title, results, measured)
@@ -82,10 +92,10 @@ def main(
   perhaps ``advice(run)``, an `Advice` for the end.
   """
   logging.getLogger('absl').setLevel(logging.CRITICAL)  # Our line is enough.
-  with friendly_exit():
+  with friendly_exit(), runs.termination() as stop:
     config = parse(sys.argv[1:], presets, doc)
     progress = grid.Progress(cells(config), report.rows, config)
-    found = run(config, cells, experiment, report, progress)
+    found = run(config, cells, experiment, report, progress, stop)
     terminal = getattr(report, 'terminal', report.page)
     show = progress.console.print
     for part in terminal(found):
@@ -118,11 +128,14 @@ def said(folder: Path, advice: Advice) -> list[str]:
 
 @contextlib.contextmanager
 def friendly_exit() -> Iterator[None]:
-  """Ends the command with one line where the user can do something about it."""
+  """Ends the command with one line instead of a traceback."""
   try:
     yield
   except (ValueError, OSError, ImportError, FloatingPointError) as error:
     sys.exit(f'error: {error}')
+  except interruption.Terminated:
+    print(stopping.STOPPED, file=sys.stderr)
+    sys.exit(0)
 
 
 @contextlib.contextmanager

@@ -60,6 +60,11 @@ class RunConfig:
   output: Path = dataclasses.field(default=Path('runs'), compare=False)
   """Folder that holds the folders of all runs."""
 
+  track: Literal['tensorboardX', 'wandb', 'mlflow', 'trackio'] | None = (
+    dataclasses.field(default=None, compare=False)
+  )
+  """Tracker that gets the numbers as well."""
+
   PREFIX: ClassVar[str] = ''
 
   def __post_init__(self):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import chex
 import numpy as np
 
-from common import progress, tables
+from common import interruption, progress, tables, tracking
 from common.config import RunConfig
 from lthjax import checkpoints
 from lthjax.tickets import Ticket
@@ -97,6 +97,7 @@ class Progress(progress.Progress):
     self.results: dict[Any, Result | None] = dict.fromkeys(cells)
     super().__init__(sum(cell.steps for cell in self.results))
     self._rows = rows
+    self.tracker: tracking.Tracker = tracking.Nothing()
 
   def begin(self, store: Store) -> None:
     """Takes over what an earlier run has done."""
@@ -116,6 +117,7 @@ class Progress(progress.Progress):
       self._write()
 
   def evaluated(self, cell: Cell, evaluation: dict[str, Any]) -> None:
+    tracking.log(self.tracker, cell.name, evaluation, evaluation['step'])
     number = list(self.results).index(cell) + 1
     accuracy = np.mean(np.asarray(evaluation['accuracy'], float))
     self.advance(
@@ -127,6 +129,7 @@ class Progress(progress.Progress):
   def cell_done(self, cell: Cell, result: Result) -> None:
     """Writes the files again, with one more training."""
     self.results[cell] = result
+    tracking.log(self.tracker, cell.name, result, cell.steps)
     self.done(cell.steps)
     accuracy = spread(result) if 'test_accuracy' in result else 'done'
     self.say(f'{cell.label:34} {accuracy}', style='dim')
@@ -199,8 +202,9 @@ def run(
   store: Store,
   train: Callable[..., tuple[Result, chex.ArrayTree | Ticket]],
   report: Progress,
+  stop: Callable[[int], bool] = lambda step: False,
 ) -> None:
-  """Trains the cells that are missing.
+  """Trains the cells that are missing, until it is told to stop.
 
   ``train(cell, store, evaluated) -> (result, networks)`` calls
   ``evaluated(step, metrics)`` after every evaluation.
@@ -209,6 +213,8 @@ def run(
   for cell, known in report.results.items():
     if known is not None:
       continue
+    if stop(0):
+      raise interruption.Terminated
     curve: list[dict[str, Any]] = []
 
     def evaluated(step, metrics, cell=cell, curve=curve):
@@ -218,13 +224,15 @@ def run(
 
     started = time.perf_counter()
     try:
-      result, networks = train(cell, store, evaluated)
+      with interruption.saved(store, cell.name, stop):
+        result, networks = train(cell, store, evaluated)
     except ValueError:
       check_converged(report.results)  # Probably the cause.
       raise
     seconds = round(time.perf_counter() - started, 2)  # of all seeds
     result = {**diverged(curve), **result, 'curve': curve, 'seconds': seconds}
     store.save(cell.name, networks, result)
+    interruption.forget(store)
     report.cell_done(cell, result)
 
 

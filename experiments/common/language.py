@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 import lthjax as lth
-from common import checks, config, texts
+from common import checks, config, interruption, texts
 from lthjax import models
 
 SMOLLM2 = 'SmolLM2-135M-Instruct.Q4_1.gguf'
@@ -155,7 +155,7 @@ class Language:
     self, tx: Any, *, every: int, vmapped: bool = False
   ) -> lth.Trainer:
     """A training loop that validates after every ``every`` steps."""
-    return lth.trainer(
+    return interruption.trainer(
       lambda key: (self.model.init(key), {}),
       self._loss,
       tx,

@@ -2,15 +2,13 @@
 
 import sys
 
+STOPPED = 'Stopped. What is finished is kept: the same command goes on there.'
 _others = sys.excepthook
 
 
 def _hook(kind, error, traceback):
   if issubclass(kind, KeyboardInterrupt):
-    print(
-      'Stopped. What is finished is kept: the same command goes on there.',
-      file=sys.stderr,
-    )
+    print(STOPPED, file=sys.stderr)
   else:
     _others(kind, error, traceback)
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 import lthjax as lth
+from common import interruption
 from lthjax import models, program, trees
 
 TAGS = 17
@@ -95,7 +96,7 @@ class Network:
     self.shapes = jax.eval_shape(self.init, jax.random.key(0))
     where = list(self.kernels())
     self.full = lth.masks.full(self.shapes, where=where)
-    self.trainer = lth.trainer(
+    self.trainer = interruption.trainer(
       lambda key: (self.init(key), {'run': jnp.int32(0)}),
       self._loss,
       lth.static(self._optimizer(), self.full),

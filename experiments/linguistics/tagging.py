@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import lthjax as lth
+from common import interruption
 from lthjax import data, linguistic, models
 from lthjax.linguistic import Sentence
 
@@ -47,7 +47,7 @@ def train(
     )
     return jnp.sum(losses, where=known) / jnp.sum(known), state
 
-  trainer = lth.trainer(
+  trainer = interruption.trainer(
     lambda key: (model.init(key), {}), loss, optax.adam(schedule), batch
   )
   start = trainer.init(jax.random.key(seed))

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lthjax import _checks, trees
+from lthjax import _checks, _sharding, trees
 from lthjax.opt_state import forward_params, keeps_dense_params, share_steps
 from lthjax.training._checks import (
   check_functions,
@@ -28,6 +28,7 @@ from lthjax.training._state import (
   DivergedError,
   TrainState,
   no_best,
+  shape_of_runs,
 )
 
 Init = Callable[[chex.PRNGKey], tuple[chex.ArrayTree, chex.ArrayTree]]
@@ -47,9 +48,11 @@ class Trainer(NamedTuple):
 
   Attributes:
     init: ``init(key) -> state``; with vmapped runs, ``init(keys)``.
-    fit: ``fit(state, data, *, until, report=None) -> state`` trains up to the
-      step ``until``. After each evaluation, ``report(step, metrics)`` is called
-      with arrays that may still be being computed.
+    fit: ``fit(state, data, *, until, report=None, stop=None) -> state`` trains
+      up to the step ``until``. After each evaluation, ``report(step, metrics)``
+      is called with arrays that may still be being computed. If ``stop(step)``,
+      asked as often, is true, training ends at that step; see
+      `lthjax.runs.termination`.
   """
 
   init: Callable[[chex.PRNGKey], TrainState]
@@ -138,8 +141,10 @@ def trainer(
     check_keys(key, vmapped)
     return programs.init(key)
 
-  def fit(state, data, *, until, report=None):
+  def fit(state, data, *, until, report=None, stop=None):
     now, until = first_and_last_step(state, until)
+    if stop is not None:
+      _checks.function('stop', stop, 'stop(step)')
     if report is not None and evaluate is None:
       raise ValueError(
         '`report` is called after evaluations, but this trainer has no'
@@ -156,6 +161,8 @@ def trainer(
         state, metrics = programs.evaluate(state, data)
         if report is not None:
           report(now, metrics)
+      if stop is not None and now < until and stop(now):
+        break
     return state
 
   return Trainer(init_checked, fit)
@@ -184,7 +191,7 @@ class _Programs(NamedTuple):
 def _compile(start, step, measure, has_bad) -> _Programs:
   """Compiles what happens to the state, each part once."""
 
-  @jax.jit
+  @_on_devices_of_seeds
   def init(key):
     params, opt_state, model_state, run_key = start(key)
     seen, first = _run_params(opt_state, params), jnp.int32(0)
@@ -214,23 +221,23 @@ def _compile(start, step, measure, has_bad) -> _Programs:
       diverged=_mark(state, ~finite),
     )
 
-  @jax.jit
+  @_on_devices_of_seeds
   def one_step(state, data):
     return step_from(clean(state), data)
 
-  @jax.jit
+  @_on_devices_of_seeds
   def scan_steps(state, data, until):
     # The last step is an argument, so that another one compiles nothing.
     return jax.lax.fori_loop(
       state.step, until, lambda _, state: step_from(state, data), clean(state)
     )
 
-  @jax.jit
+  @_on_devices_of_seeds
   def mark_bad(state):  # The last update may have made weights infinite.
     params = _run_params(state.opt_state, state.params)
     return state._replace(diverged=_mark(state, has_bad(params)))
 
-  @jax.jit
+  @_on_devices_of_seeds
   def evaluate(state, data):
     params = _run_params(state.opt_state, state.params)
     best, metrics = measure(
@@ -239,6 +246,36 @@ def _compile(start, step, measure, has_bad) -> _Programs:
     return state._replace(best=best), metrics
 
   return _Programs(init, one_step, scan_steps, mark_bad, evaluate)
+
+
+def _on_devices_of_seeds(f: Callable[..., Any]) -> Any:
+  """Compiles a function of a state, or of keys, whose seeds may be spread.
+
+  Where the type of the keys says over which axes of a mesh, each device runs
+  its own seeds: without messages, and whatever the function makes.
+  """
+
+  def run(first, *others):
+    key = first.key if isinstance(first, TrainState) else first
+    sharding = _sharding.in_type(key) if shape_of_runs(key) else None
+    if sharding is None or sharding.spec[0] is None:
+      return f(first, *others)
+    names = sharding.spec[0]
+    seeds = jax.P(names)
+    state = TrainState(jax.P(), *[seeds] * (len(TrainState._fields) - 1))
+    return jax.shard_map(
+      f,
+      mesh=sharding.mesh,
+      in_specs=(
+        state if first is not key else seeds,
+        *(jax.P() for _ in others),
+      ),
+      out_specs=(state, seeds) if f.__name__ == 'evaluate' else state,
+      axis_names={names} if isinstance(names, str) else {*names},
+      check_vma=False,  # Loops begin with constants, which vary later.
+    )(first, *others)
+
+  return jax.jit(run)
 
 
 def _start(init: Init, tx: Optimizer, key: chex.PRNGKey) -> tuple[Any, ...]:
