@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from lthjax import _checks
@@ -29,7 +30,7 @@ def check_functions(init, loss, tx, batch, evaluate) -> None:
 
 def check_keys(key: Any, vmapped: bool) -> None:
   """Raises unless there is one key, or one for each of the vmapped runs."""
-  several = np.ndim(key) > 0 and _is_key(key[0])
+  several = np.ndim(key) > 0 and _is_key(_first(key))
   if vmapped and not several:
     raise ValueError(
       'The trainer has `vmapped=True` and needs an array of keys, such as'
@@ -42,6 +43,14 @@ def check_keys(key: Any, vmapped: bool) -> None:
     )
   if not vmapped:
     _checks.key('key', key)
+
+
+def _first(keys: Any) -> Any:
+  """The first of several keys, or what describes it."""
+  if not isinstance(keys, jax.Array):
+    return keys[0]
+  # An array that is spread over devices cannot be sliced.
+  return jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)
 
 
 def _is_key(x: Any) -> bool:
