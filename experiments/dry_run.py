@@ -182,7 +182,7 @@ def measure(tx: Any, params: Any) -> Measured:
     memory.argument_size_in_bytes,
     memory.temp_size_in_bytes,
     costs.get('flops', math.nan),
-    collectives.count(compiled.as_text()),
+    collectives.count(compiled.as_text() or ''),
     seconds,
   )
 

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import lthjax as lth
@@ -84,19 +84,20 @@ def _fit(
 ) -> TrainState:
   """Trains, from where an earlier process was told to stop."""
   said: list[tuple[int, dict[str, Any]]] = []
+  show = report or (lambda step, metrics: None)
   state = start
   if name := _newest(
     cell.store, lambda: _digest(cell.name, start, data, until)
   ):
     state = cell.store.load(name, start)
     said = cell.store.read(name)['said']
-    for step, metrics in said if report else ():
-      report(step, {key: np.asarray(*x) for key, x in metrics.items()})
+    for step, metrics in said:
+      show(step, {key: np.asarray(*x) for key, x in metrics.items()})
 
   def tell(step, metrics):
     plain = {key: (x.tolist(), str(x.dtype)) for key, x in metrics.items()}
     said.append((int(step), plain))
-    report(step, metrics)
+    show(step, metrics)
 
   state = fit(state, data, until=until, report=report and tell, stop=cell.stop)
   if (step := int(state.step)) < until:
@@ -115,11 +116,11 @@ def _newest(store: Store, digest: Callable[[], str]) -> str | None:
   return f'{FOLDER}/{found[-1]}' if found else None
 
 
-def _digest(name: str, *trees: chex.ArrayTree) -> str:
+def _digest(name: str, *trees: Any) -> str:
   """Names a training by its cell, and by all that it starts from."""
   found = hashlib.sha256(name.encode())
   for path, x in jax.tree_util.tree_leaves_with_path(trees):
-    if jax.dtypes.issubdtype(getattr(x, 'dtype', None), jax.dtypes.prng_key):
+    if hasattr(x, 'dtype') and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
       x = jax.random.key_data(x)
     x = np.asarray(x)
     head = f'{jax.tree_util.keystr(path)} {x.dtype} {x.shape}'

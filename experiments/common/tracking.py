@@ -6,6 +6,7 @@ are easy to add; packages are imported only where they are asked for.
 """
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,10 @@ class Tracker(Protocol):
     """Writes what has not been written."""
 
 
+def _package(name: str) -> Any:
+  return importlib.import_module(name)
+
+
 class Nothing:
   """Keeps nothing: files of the run have all numbers anyway."""
 
@@ -38,8 +43,7 @@ class TensorboardX:
   """Files for TensorBoard, in the folder of the run; without TensorFlow."""
 
   def __init__(self, folder: Path, config: dict[str, Any]):
-    import tensorboardX
-
+    tensorboardX = _package('tensorboardX')
     del config
     self._writer = tensorboardX.SummaryWriter(str(folder / 'tensorboard'))
 
@@ -67,8 +71,7 @@ class Wandb(_Rows):
   """Weights & Biases; a run that is resumed goes on under its name."""
 
   def __init__(self, folder: Path, config: dict[str, Any]):
-    import wandb
-
+    wandb = _package('wandb')
     self._run = wandb.init(
       project='lthjax',
       id=folder.name,
@@ -83,8 +86,7 @@ class Trackio(_Rows):
   """Trackio: the same interface, on this machine."""
 
   def __init__(self, folder: Path, config: dict[str, Any]):
-    import trackio
-
+    trackio = _package('trackio')
     self._run = trackio
     trackio.init(
       project='lthjax', name=folder.name, config=config, resume='allow'
@@ -95,8 +97,7 @@ class Mlflow:
   """MLflow, wherever `MLFLOW_TRACKING_URI` says."""
 
   def __init__(self, folder: Path, config: dict[str, Any]):
-    import mlflow
-
+    mlflow = _package('mlflow')
     self._mlflow = mlflow
     mlflow.set_experiment('lthjax')
     mlflow.start_run(run_name=folder.name)

@@ -166,7 +166,7 @@ def train(config: Config) -> None:
     jax.set_mesh(make_mesh(config)),
   ):
     trainer = make_trainer(config)
-    state = trainer.init(jax.random.key(0))
+    state: Any = trainer.init(jax.random.key(0))
     if path := newest(folder):
       state = lth.checkpoints.load(path, state)
     while (step := int(state.step)) < config.steps:

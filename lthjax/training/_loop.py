@@ -262,7 +262,7 @@ def _on_devices_of_seeds(f: Callable[..., Any]) -> Any:
       return f(first, *others)
     names = sharding.spec[0]
     seeds = jax.P(names)
-    state = TrainState(jax.P(), *[seeds] * (len(TrainState._fields) - 1))
+    state = TrainState._make([jax.P(), *[seeds] * 6])
     return jax.shard_map(
       f,
       mesh=sharding.mesh,
