@@ -289,8 +289,7 @@ def _fault(leaf: Any) -> str:
       f'A checkpoint holds arrays, but a leaf is a {type(leaf).__name__}. Put'
       ' other values into `metadata`.'
     )
-  known = jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, bool)
-  if not known or not dtype.isnative:
+  if not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, bool)):
     return f'is {dtype}, of which JAX has no arrays'
   kept = jax.dtypes.canonicalize_dtype(dtype)
   return '' if kept == dtype else f'is {dtype}, which JAX makes {kept}'
@@ -298,8 +297,7 @@ def _fault(leaf: Any) -> str:
 
 def _fits(number: Any) -> bool:
   try:
-    kept = jnp.asarray(number).item()
-    return bool(kept == number or number != number)  # NaN is kept too.
+    return bool(jnp.asarray(number).item() == number)
   except OverflowError:
     return False
 

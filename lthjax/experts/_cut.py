@@ -13,6 +13,7 @@ from lthjax import _checks, structure, trees
 from lthjax._errors import refuse
 from lthjax.program import Use, bind, run, uses
 from lthjax.structure._compact import difference
+from lthjax.structure._groups import stack_shape
 
 
 def cut(
@@ -65,6 +66,7 @@ def cut(
     f'Not groups of experts: {{}}. Those are {", ".join(those) or "not there"};'
     ' for others use `lthjax.structure.compact`.',
   )
+  keeps = {name: _fitting(groups, name, keep) for name, keep in keeps.items()}
   small = structure.cut(params, groups, keeps)
   visits, feeds = {}, {}
   for name, keep in keeps.items():
@@ -91,6 +93,13 @@ def cut(
     ' not come from the params, or are fewer left than a token is sent to?',
   )
   return small
+
+
+def _fitting(groups: structure.Groups, name: str, keep: Any) -> Any:
+  """Drops the axis of a loop with one turn, over which no choice differs."""
+  shape = (*stack_shape(groups, name), groups[name].size)
+  lone = np.shape(keep)[: np.ndim(keep) - len(shape)]
+  return np.reshape(keep, shape) if lone and set(lone) == {1} else keep
 
 
 def _exclude(axis: int, eqn: Any, inputs: Any, keep: jax.Array) -> Any:

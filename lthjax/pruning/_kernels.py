@@ -27,7 +27,8 @@ class Note(NamedTuple):
   Attributes:
     keep: bool, in the shape of the operand.
     value: the new operand, if the rule updates it.
-    zero: whether the statistic of some kernel is all zero.
+    zero: whether the statistic is all zero.
+    unseen: how many kernels of a stack have one that is all zero.
     infinite: whether some is not finite.
     failed: whether the rule could not use some.
     tokens_per_input: their number.
@@ -37,6 +38,7 @@ class Note(NamedTuple):
   keep: jax.Array
   value: jax.Array | None
   zero: jax.Array
+  unseen: jax.Array
   infinite: jax.Array
   failed: jax.Array
   tokens_per_input: jax.Array
@@ -182,6 +184,11 @@ def replaced(site: Site, inputs: list[jax.Array], note: Note):
 def _apply(rule, site, leaves, operand, statistic, number, feed) -> Note:
   kernel, back = site.columns(operand)
   alive, ratio = feed or (None, None)
+  zero, infinite = jnp.zeros((), bool), jnp.zeros((), bool)
+  unseen = jnp.int32(0)
+  if statistic is not None:
+    infinite = ~jnp.all(jnp.isfinite(statistic))
+    statistic, zero, unseen = _filled(rule, kernel, statistic)
   if alive is None:
     its_alive = jnp.ones_like(kernel, bool)
   else:
@@ -195,16 +202,28 @@ def _apply(rule, site, leaves, operand, statistic, number, feed) -> Note:
     for use in site.uses:  # What the leaf will hold.
       value = value.astype(leaves[str(use.name)].dtype)
     value = value.astype(operand.dtype)
-  if statistic is None:
-    good = bad = jnp.zeros((), bool)
-  else:
-    axes = tuple(range(kernel.ndim - 2, statistic.ndim))
-    good = jnp.any(jnp.all(statistic == 0, axis=axes))
-    bad = ~jnp.all(jnp.isfinite(statistic))
   share = number / max(kernel.shape[-2], 1)
   failed = jnp.any(found.failed)
   broken = ~jnp.all(jnp.isfinite(kernel))
-  return Note(back(found.keep), value, good, bad, failed, share, broken)
+  keep = back(found.keep)
+  return Note(keep, value, zero, unseen, infinite, failed, share, broken)
+
+
+def _filled(rule, kernel, statistic) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Gives a neutral statistic to kernels of a stack that no token reaches.
+
+  It is that of uncorrelated inputs of equal size, for which scores are
+  magnitudes, and the best values of what stays are those that it has.
+  """
+  rank = kernel.ndim - 2
+  axes = tuple(range(rank, statistic.ndim))
+  empty = jnp.all(statistic == 0, axis=axes, keepdims=True)
+  zero = jnp.all(empty)
+  if not rank:
+    return statistic, zero, jnp.int32(0)
+  equal = rule.needs(jnp.eye(kernel.shape[-2], dtype=statistic.dtype))
+  filled = jnp.where(empty & ~zero, equal, statistic)
+  return filled, zero, jnp.sum(empty & ~zero, dtype=jnp.int32)
 
 
 def flat_notes(notes: Mapping[Path, Any]) -> dict[Path, Note]:

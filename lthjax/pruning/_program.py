@@ -54,9 +54,11 @@ def prune_program(
   Every kernel sees the activations that the already pruned part of the model
   produces. All calibration data comes in one call. Scans stay scans, so the
   compile time does not grow with depth. Convolutions are matmuls of patches, as
-  for `lthjax.calibrate`. Works under `jax.jit`, where checks of values are left
-  out. Compiled once for each function, rule and shape: pass the same function
-  again, not a new `lambda`.
+  for `lthjax.calibrate`. Of stacked kernels, such as experts, those that no
+  token reaches are pruned by magnitude, with a warning, and what stays of them
+  keeps its values. Works under `jax.jit`, where checks of values are left out.
+  Compiled once for each function, rule and shape: pass the same function again,
+  not a new `lambda`.
 
   Args:
     apply: pure function ``apply(params, *args)`` of any framework.
@@ -85,8 +87,8 @@ def prune_program(
     ValueError: if a leaf cannot be pruned as the program runs: it is never
       multiplied with, used twice or shared by the turns of a loop, or the rule
       updates it but it is squashed or scaled on the way; if inputs are not a
-      multiple of m; or if statistics are zero, not finite or not positive
-      definite.
+      multiple of m; or if statistics of a leaf are all zero, not finite or not
+      positive definite.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -254,6 +256,17 @@ def _check_values(rule: Rule, faults: Mapping[str, Any]) -> None:
       f' {"; those of ".join(wrong)}. Look for NaN in the params and inputs,'
       ' for inputs of zeros, and give more tokens or more `damping=`, or leave'
       ' these leaves out with `where=`.'
+    )
+  if unseen := [
+    f'{note.unseen.sum()} of {name}'
+    for name, note in values.items()
+    if note.unseen.any()
+  ]:
+    warnings.warn(
+      f'No token has reached some of the stacked kernels: {", ".join(unseen)}.'
+      ' They were pruned by magnitude. Give more calibration data, or remove'
+      ' such experts by `lthjax.experts.cut`.',
+      stacklevel=3,
     )
   few = [
     name

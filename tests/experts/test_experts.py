@@ -102,6 +102,9 @@ def test_any_program_with_a_router(combine):
   (name,) = (n for n, g in groups.items() if 'sorted' in g.pins)
   small = experts.cut(apply, params, {name: keep}, x)
   assert [small[n].shape for n in shapes] == [(6, 3), (3, 6, 5), (3, 5, 6)]
+  # A loop of one turn, such as one layer, has an axis that groups lack.
+  again = experts.cut(apply, params, {name: keep[None]}, x)
+  assert bits(again) == bits(small)
   with pytest.raises(ValueError, match='fewer left than a token is sent to'):
     experts.cut(apply, params, {name: np.arange(4) < 1}, x)
 
@@ -145,6 +148,42 @@ def test_experts_are_batch_axes(rule):
     np.testing.assert_allclose(
       found.params['up'][i], alone.params['up'], rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize('at_once', [False, True])
+@pytest.mark.parametrize('rule', ['wanda', 'sparse_gpt'])
+def test_an_expert_without_tokens_is_pruned_by_magnitude(rule, at_once):
+  """The others are pruned as if it were not there."""
+  rule = getattr(lth.rules, rule)(0.5)
+  width, depth = 3, 4
+  up, x = random_like((3, depth, width), 5), random_like((60, depth), 6)
+
+  def apply(params, x):
+    best = jnp.argmax(x @ jnp.eye(depth)[:, :2], -1)
+    count = len(params['up'])
+    sent = best[:, None, None] == jnp.arange(count)[:, None]
+    seen = jnp.where(sent, x[:, None], 0)
+    return jnp.einsum('ted,edf->tef', seen, params['up'])
+
+  def prune(apply, params, x):
+    how = {}
+    if at_once:
+      how['calibration'] = lth.calibrate(apply, params, x, stat=rule.needs)
+    return lth.prune_program(apply, params, x, rule=rule, **how)
+
+  with pytest.warns(UserWarning, match=r'stacked kernels: 1 of up\. They were'):
+    found = prune(apply, {'up': up}, x)
+  two = prune(apply, {'up': up[:2]}, x)
+  assert bits(np.asarray(found.params['up'][:2])) == bits(
+    np.asarray(two.params['up'])
+  )
+  # Inputs of equal size that are not correlated.
+  equal = np.tile(np.eye(depth, dtype=np.float32), (2, 1))
+  by_size = prune(lambda p, x: x @ p['up'], {'up': up[2]}, equal)
+  mask = np.asarray(found.masks['up'][2])
+  np.testing.assert_array_equal(mask, by_size.masks['up'])
+  kept = np.where(mask, up[2], np.float32(0))
+  assert bits(np.asarray(found.params['up'][2])) == bits(kept)
 
 
 @pytest.mark.slow
