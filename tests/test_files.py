@@ -111,9 +111,5 @@ for i in range(150):
 def test_paths(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   assert files.local_path('~/runs') == tmp_path / 'runs'
-  for url in ('gs://b/runs', 's3://b', 'file:///runs'):
-    with pytest.raises(ValueError, match=f'{url} is a URL'):
-      files.local_path(url)
-  with pytest.raises(ValueError, match='gs:/b/runs is a URL'):
-    files.local_path(pathlib.Path('gs://b/runs'))
-  assert files.local_path(tmp_path / 'a:b').name == 'a:b'
+  with pytest.raises(ValueError, match='gs://b/runs is a URL'):
+    files.local_path('gs://b/runs')

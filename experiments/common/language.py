@@ -112,8 +112,8 @@ class Language:
     else:
       cut = texts.words if options.tokens == 'words' else texts.characters
       self.tokens = cut(text)
-      self.config = sizes(options, self.tokens.vocabulary)
-    self.model = models.llama(self.config)
+      self.config = self.sizes(self.tokens.vocabulary)
+    self.model = self.build(self.config)
     self.params = jax.eval_shape(self.model.init, jax.random.key(0))
     self.compilations = 0  # of training steps
     windows = len(self.tokens.train) - options.time
@@ -123,11 +123,15 @@ class Language:
         ' sequences to train on. Take smaller batches.'
       )
 
-  def fit(self, evaluated: Callable[..., None] | None = None) -> chex.ArrayTree:
-    """Trains the decoder, and returns the params after the last step.
+  def sizes(self, vocabulary: int) -> models.LlamaConfig:
+    """The decoder that the options describe."""
+    return sizes(self.options, vocabulary)
 
-    ``evaluated(step, metrics)`` gets arrays with one entry, for the one run.
-    """
+  def build(self, config: Any) -> models.Decoder:
+    return models.llama(config)
+
+  def optimizer(self) -> optax.GradientTransformation:
+    """AdamW with clipped gradients, a warm-up and a cosine to a tenth."""
     options = self.options
     schedule = optax.warmup_cosine_decay_schedule(
       0.0,
@@ -136,11 +140,18 @@ class Language:
       max(options.steps, 2),
       options.learning_rate / 10,
     )
-    tx = optax.chain(
+    return optax.chain(
       optax.clip_by_global_norm(1.0),
       optax.adamw(schedule, b2=0.95, weight_decay=0.01),
     )
-    trainer = self.trainer(tx, every=options.eval_every)
+
+  def fit(self, evaluated: Callable[..., None] | None = None) -> chex.ArrayTree:
+    """Trains the decoder, and returns the params after the last step.
+
+    ``evaluated(step, metrics)`` gets arrays with one entry, for the one run.
+    """
+    options = self.options
+    trainer = self.trainer(self.optimizer(), every=options.eval_every)
 
     def report(step, metrics):
       if evaluated is not None:

@@ -33,6 +33,7 @@ FIRST_PRESETS = {
   'supermasks': 'mnist',
   'structured_pruning': 'tiny',
   'post_training_pruning': 'tiny',
+  'experts': 'tiny',
 }
 PRESETS = [
   (name, preset)
@@ -54,10 +55,6 @@ COUNTS = {
   ('early_bird', 'digits'): 1 + 3 * 7,
   ('linguistic_masks', 'ewt'): 89,
   ('linguistic_masks', 'tagger'): 1,
-  # Taggers, measurements, masks, tickets of twelve levels and four others,
-  # guided weights and their tickets, 2:4, hybrids, and luck.
-  ('linguistic_masks', 'wikitext2'): 1 + 5 + 9 + 16 + 8 + 12 + 3 + 18 + 1,
-  ('linguistic_masks', 'accelerator'): 1 + 5 + 9 + 16 + 8 + 12 + 3 + 18,
   # Three arms with two stages, and four with three, and three merges.
   # Two tasks with seven rounds, and five kinds, of which words have four.
   ('bert_tickets', 'tiny'): 1 + 2 * 7 + 2 * (4 + 5),
@@ -68,7 +65,9 @@ COUNTS = {
   # Eight scores of neurons and heads, four of layers, and those distilled.
   ('structured_pruning', 'tiny'): 1 + 8 + 8 + 4 + 3 * 3 + 1,
   ('structured_pruning', 'smollm2'): 1 + 5 + 5 + 3 + 1,
-  ('post_training_pruning', 'smollm2'): 2 + 3 * 5,
+  # Four scores at three shares, and four rules at two sparsities.
+  ('experts', 'tiny'): 1 + 4 * 3 + 4 * 2,
+  ('post_training_pruning', 'smollm2'): 2 + 3 * 4,
   ('post_training_pruning', 'smollm2_patterns'): 3 + 3 * 6,
 }
 # Lines of pages, and how often they are there.
@@ -102,6 +101,7 @@ LINES = {
   },
   'structured_pruning': {'| neurons | 50 % | ': 3, '| neurons 0.5 | ': 1},
   'post_training_pruning': {'| Wanda | ': 1},
+  'experts': {'| REAP | ': 1, '| Wanda | ': 1, '| weights left | ': 1},
 }
 # Steps of the evaluations, and those of cells that are different.
 STEPS = {
@@ -126,6 +126,8 @@ STEPS = {
   'networks/decoder': [10, 20],
   'distilled/neurons-0.5-flap_bias': [1, 2, 3, 4],
   'post_training_pruning': [],
+  'experts': [],
+  'networks/decoders': [10, 20],
   'deployed': [],
   'scores/num_params': [],
   'scores/snip': [],
@@ -220,8 +222,6 @@ BAD_COMMAND_LINES = {
     ('--time 20', 'time was 20, but must be a multiple of 8.'),
     ('--heads 3', 'width was 16, but must be 3 heads of an even size.'),
     ('--kept 1', 'kept had 1.0, but must be between 0 and 1'),
-    ('--fraction 1', 'fraction was 1.0, but must be between 0 and 1'),
-    ('--luck 3', 'luck was 3, but must be at least 4'),
     ('--rewind-step 8', 'rewind_step was 8, but must be from 0 to 7'),
     ('--draws 0', 'draws was 0, but must be at least 1'),
     ('--dataset wikitext2', 'sources had gold, but WikiText-2 has no gold'),
@@ -290,6 +290,15 @@ BAD_COMMAND_LINES = {
     ('--patterns 3:2', "invalid choice '3:2' for argument '--patterns'"),
     ('--methods snip', "invalid choice 'snip' for argument '--methods'"),
     ('--text novel', "invalid choice 'novel' for argument '--text'"),
+  ],
+  'experts': [
+    ('--shares 1.0', 'shares had 1.0, but must be between 0 and 1'),
+    ('--shares 0.9', 'shares had 0.9, which leaves 0 of 4 experts, but must'),
+    ('--shares 0.1', 'shares had 0.1, which leaves 4 of 4 experts, but must'),
+    ('--scores reap reap', 'scores were reap reap, but must be one or more'),
+    ('--experts 1', 'experts was 1, but must be at least 2'),
+    ('--pretrained', 'pretrained was True, but SmolLM2 has no experts'),
+    ('--scores snip', "invalid choice 'snip' for argument '--scores'"),
   ],
 }
 for _bad in BAD_COMMAND_LINES.values():
@@ -369,6 +378,10 @@ BAD_VALUES['structured_pruning'] = [
   ('--width 9', 'width was 9, but must be a multiple of the 2 heads'),
   ('--batch-size 500000', 'batch_size was 500000, but there are'),
 ]
+BAD_VALUES['experts'] = [
+  ('--width 9', 'width was 9, but must be a multiple of the 2 heads'),
+  ('--batch-size 500000', 'batch_size was 500000, but there are'),
+]
 BAD_VALUES['post_training_pruning'] = [
   ('--width 9', 'width was 9, but must be a multiple of the 2 heads'),
   (
@@ -391,6 +404,7 @@ for _name, _bad in BAD_VALUES.items():
   if _name not in (
     'bert_tickets',
     'disentangled_tickets',
+    'experts',
     'lota',
     'structured_pruning',
     'post_training_pruning',
