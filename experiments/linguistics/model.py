@@ -197,36 +197,37 @@ class Network:
     order = data.order[run]
     places = (step * size + jnp.arange(size)) % order.shape[0]
     rows = order[places]
-    text = _rows(data.train, run, rows)
-    return self._mean_loss(params, text, data)[0], state
+    loss, _, count = self._sums(params, _rows(data.train, run, rows), data)
+    return loss / count, state
 
   def _evaluate(self, params, state, data):
-    rows = slice(None)
-    text = _rows(data.dev, state['run'], rows)
-    loss, accuracy = self._mean_loss(params, text, data)
+    loss, accuracy = self._measure(params, state['run'], data.dev, data)
     return {'loss': loss, 'accuracy': accuracy}
 
   def _measure(self, params, run, text, data):
-    return self._mean_loss(params, _rows(text, run, slice(None)), data)
+    parts = _parts(_rows(text, run, slice(None)))
+    sums = jax.lax.map(lambda part: self._sums(params, part, data), parts)
+    loss, right, count = (x.sum() for x in sums)
+    return loss / count, right / count
 
-  def _mean_loss(self, params, text, data):
+  def _sums(self, params, text, data):
+    """The sum of the losses, the number of right words, and that of words."""
     bias = edge_bias(params, text, data)
     added = embedded(params, text, data)
     hidden = self.hidden(params, text.tokens, bias, added)[:, :-1]
+    # One matrix per run: XLA copies logits with axes for rows and places.
+    hidden = hidden.reshape(-1, hidden.shape[-1])
     table, targets = params['model']['embed']['embedding'], text.tokens[:, 1:]
-    logits = jnp.einsum('btd,vd->btv', hidden, table)
+    targets = targets.reshape(-1)
+    logits = hidden @ table.T
     same = text.segments[:, 1:] == text.segments[:, :-1]
-    valid = same & (text.segments[:, 1:] >= 0)
+    valid = (same & (text.segments[:, 1:] >= 0)).reshape(-1)
     # The logit of the target by itself: its gradient needs no scatter into all.
     own = jnp.sum(hidden * table[targets], -1)
     losses = jax.nn.logsumexp(logits, -1) - own
-    picked = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    picked = jnp.take_along_axis(logits, targets[:, None], -1)[:, 0]
     right = picked == logits.max(-1)
-    count = jnp.sum(valid)
-    return (
-      jnp.sum(losses, where=valid) / count,
-      jnp.sum(right & valid) / count,
-    )
+    return jnp.sum(losses, where=valid), jnp.sum(right & valid), jnp.sum(valid)
 
   def attention(self, params: Any, tokens: np.ndarray) -> np.ndarray:
     """Attention of one run to sentences, ``[sentences, layers, heads, T, T]``.
@@ -281,6 +282,18 @@ def _rows(text: Text, run: Any, rows: Any) -> Text:
   )
 
 
+def _parts(text: Text) -> Text:
+  """Splits rows into parts whose logits fit into a cache; pads the last."""
+  count = len(text.tokens)
+
+  def split(x, fill):
+    pads = [(0, -count % PART), *[(0, 0)] * (x.ndim - 1)]
+    padded = jnp.pad(x, pads, constant_values=fill)
+    return padded.reshape(-1, PART, *x.shape[1:])
+
+  return Text(*map(split, text, (0, -1, 0, TAGS, 0)))
+
+
 def guide(
   network: Network,
   params: dict[str, Any],
@@ -333,5 +346,6 @@ def guide(
 INITIAL = 0.05  # deviation of initial weights
 POSITION = 0.02  # and of positions, as in GPT-2
 BETA = 0.98
+PART = 16  # rows that are evaluated at once
 
 Train = Callable[..., Any]

@@ -42,6 +42,8 @@ class Texts:
     places = self.packing.shape[0] / len(whole.train)
     self.rows = max(round(self.batch * places), 1)
     self._known: dict[Any, Any] = {}
+    self._last: Any = None
+    self._packed: dict[str, list[np.ndarray]] = {}
 
   def _pack(self, split: Split, rows: int | None = None) -> Packing:
     return corpus.packed(split.lengths, self.whole.time, rows)
@@ -86,19 +88,34 @@ class Texts:
     none = np.full(split.tokens.shape, model.TAGS, np.int32)
     tags = split.tags.get(arm.source, none) if arm.tag_input else none
     known = np.where(tags < 0, model.TAGS, tags)
+    return Text(
+      jnp.asarray(packing.pack(split.tokens)),
+      jnp.asarray(packing.segments()),
+      jnp.asarray(packing.places()),
+      jnp.asarray(packing.pack(known, model.TAGS)),
+      jnp.asarray(np.stack(self._bits(arm, split, packing, runs))),
+    )
+
+  def _bits(
+    self, arm: Arm, split: Split, packing: Packing, runs: int
+  ) -> list[np.ndarray]:
+    """Packed edges of each run; those of the last mask are kept."""
+    mask = (arm.mask, arm.source, runs)
+    if mask != self._last:
+      self._last, self._packed = mask, {}
+    parts = self.whole._asdict().items()
+    part = next((name for name, x in parts if x is split), None)
+    if part in self._packed:
+      return self._packed[part]
     distinct = arm.mask in ('permuted', 'relabelled', 'random', 'random_union')
     edges = [
       packing.pack_edges(self.edges(arm, split, run + self.first_seed))
       for run in range(runs if distinct else 1)
     ]
     edges = edges if distinct else edges * runs
-    return Text(
-      jnp.asarray(packing.pack(split.tokens)),
-      jnp.asarray(packing.segments()),
-      jnp.asarray(packing.places()),
-      jnp.asarray(packing.pack(known, model.TAGS)),
-      jnp.asarray(np.stack(edges)),
-    )
+    if part is not None:
+      self._packed[part] = edges
+    return edges
 
   def edges(self, arm: Arm, split: Split, seed: int) -> np.ndarray:
     """Open edges ``[sentences, time, time]`` of an arm, for one seed."""
