@@ -745,11 +745,13 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
   }
   for f in (e.accuracy, e.brier, e.fit_temperature, e.log_loss):
     add(f, **judged)
-  add(e.overconfidence, **judged)
+  for f in (e.overconfidence, e.smooth_ece):
+    add(f, **judged)
   bins = {'bins': ('count', 15), 'equal_mass': ('flag', False)}
   for f in (e.ece, e.reliability):
     add(f, **judged, **bins)
-  add(e.accuracy_by_group, **judged, groups=('names of examples', LABELS))
+  for f in (e.accuracy_by_group, e.table_by_group):
+    add(f, **judged, groups=('names of examples', LABELS))
   add(
     e.churn,
     probabilities=judged['probabilities'],

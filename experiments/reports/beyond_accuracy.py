@@ -114,6 +114,7 @@ def calibration(results: list[Result]) -> Table:
     [
       *first(x),
       number(x, 'ece_equal_mass'),
+      number(x, 'smooth_ece'),
       percent(x, 'overconfidence', '+'),
       number(x, 'temperature', 2),
       number(x, 'tempered_ece'),
@@ -123,13 +124,15 @@ def calibration(results: list[Result]) -> Table:
     for x in results
   ]
   caption = (
-    'Calibration. ECE with equally many examples in each bin; confidence minus'
-    ' accuracy in points, below zero where networks are too modest; the one'
-    ' temperature fitted on the validation set, and ECE (equal width) with it;'
-    " Brier's score; log loss in nats."
+    'Calibration. ECE with equally many examples in each bin, and without bins'
+    ' (smooth); confidence minus accuracy in points, below zero where networks'
+    ' are too modest; the one temperature fitted on the validation set, and ECE'
+    " (equal width) with it; Brier's score; log loss in nats."
   )
-  heads = ['weights', 'network', 'ECE, equal mass', 'over', 'T', 'ECE at T']
-  return Table([*heads, 'Brier', 'log loss'], lines, caption, left=2)
+  heads = ['weights', 'network', 'ECE, equal mass', 'smooth', 'over', 'T']
+  return Table(
+    [*heads, 'ECE at T', 'Brier', 'log loss'], lines, caption, left=2
+  )
 
 
 def shifts(results: list[Result]) -> Table:

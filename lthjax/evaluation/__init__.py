@@ -20,7 +20,9 @@ from lthjax.evaluation._calibration import (
 )
 from lthjax.evaluation._churn import Exemplars, churn, exemplars
 from lthjax.evaluation._evaluate import Evaluation, Measures, evaluate
+from lthjax.evaluation._frames import GroupTable, table_by_group
 from lthjax.evaluation._groups import Groups, accuracy, accuracy_by_group
+from lthjax.evaluation._harness import Harness
 from lthjax.evaluation._language import (
   Flips,
   flips,
@@ -29,13 +31,16 @@ from lthjax.evaluation._language import (
 )
 from lthjax.evaluation._refusals import Refusals, is_refusal, refusals
 from lthjax.evaluation._shifts import Shift, mean_corruption_error
+from lthjax.evaluation._smooth import smooth_ece
 from lthjax.evaluation._timing import Latency, latency, seconds_in_turn
 
 __all__ = [
   'Evaluation',
   'Exemplars',
   'Flips',
+  'GroupTable',
   'Groups',
+  'Harness',
   'Latency',
   'Measures',
   'Refusals',
@@ -61,5 +66,7 @@ __all__ = [
   'reliability',
   'seconds_in_turn',
   'sequence_losses',
+  'smooth_ece',
+  'table_by_group',
   'temper',
 ]

@@ -18,6 +18,7 @@ from lthjax.evaluation._calibration import (
 from lthjax.evaluation._churn import Exemplars, churn, exemplars
 from lthjax.evaluation._groups import Groups, accuracy, accuracy_by_group
 from lthjax.evaluation._shifts import Shift, mean_corruption_error
+from lthjax.evaluation._smooth import smooth_ece
 from lthjax.evaluation._timing import Latency
 from lthjax.evaluation.corruptions import Corruption
 
@@ -31,6 +32,7 @@ class Measures(NamedTuple):
     accuracy: share of right predictions.
     ece: expected calibration error, 15 bins of equal width.
     ece_equal_mass: likewise, with bins of equally many examples.
+    smooth_ece: likewise, without bins.
     brier: Brier's score.
     log_loss: in nats.
     overconfidence: mean confidence minus accuracy.
@@ -50,6 +52,7 @@ class Measures(NamedTuple):
   accuracy: Any
   ece: Any
   ece_equal_mass: Any
+  smooth_ece: Any
   brier: Any
   log_loss: Any
   overconfidence: Any
@@ -170,6 +173,7 @@ def _measure(p, labels, groups, held_out, held_out_labels) -> Measures:
     accuracy=accuracy(p, labels),
     ece=ece(p, labels),
     ece_equal_mass=ece(p, labels, equal_mass=True),
+    smooth_ece=smooth_ece(p, labels),
     brier=brier(p, labels),
     log_loss=log_loss(p, labels),
     overconfidence=overconfidence(p, labels),

@@ -10,9 +10,9 @@ from lthjax.report._tables import MISSING, Cell, Table
 
 _CALIBRATION = (
   'ECE: mean distance between confidence and accuracy, in 15 bins of equal'
-  ' width, and with equally many examples in each. Over: confidence minus'
-  ' accuracy; below zero, the network is too modest. T: the one temperature'
-  ' fitted on held-out examples, and ECE with it.'
+  ' width, with equally many examples in each, and without bins (smooth). Over:'
+  ' confidence minus accuracy; below zero, the network is too modest. T: the'
+  ' one temperature fitted on held-out examples, and ECE with it.'
 )
 
 
@@ -35,12 +35,13 @@ def tables(found: Evaluation) -> list[Table]:
 
 
 def _calibration(found: Evaluation) -> Table:
-  header = 'network', 'accuracy', 'ECE', 'ECE, equal mass', 'Brier'
+  header = 'network', 'accuracy', 'ECE', 'equal mass', 'smooth', 'Brier'
   rows = [
     (
       Cell(name),
       _percent(x.accuracy),
-      *(_number(y) for y in (x.ece, x.ece_equal_mass, x.brier, x.log_loss)),
+      *map(_number, (x.ece, x.ece_equal_mass, x.smooth_ece)),
+      *map(_number, (x.brier, x.log_loss)),
       _number(x.overconfidence, '+'),
       _number(x.temperature, digits=2),
       _number(x.tempered_ece),

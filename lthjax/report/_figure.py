@@ -1,9 +1,12 @@
 """A report as one figure of matplotlib, which is imported on use."""
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lthjax.evaluation import Evaluation
 from lthjax.report import _tables
 from lthjax.report._capacity import Capacity
 from lthjax.report._leaves import label
@@ -12,20 +15,24 @@ if TYPE_CHECKING:
   from matplotlib.axes import Axes
   from matplotlib.figure import Figure
 
+Panel = Callable[[Any], None]
 _ALIVE, _PRUNED = '#1b6ca8', '#e9a03b'
 # Names may hold dollar signs.
 _NAMES: dict[str, Any] = {'fontsize': 8, 'parse_math': False}
 
 
-def figure(found: Capacity) -> 'Figure':
-  """Draws a report side by side: density, inputs, movement, overlap.
+def figure(found: Capacity | Evaluation) -> 'Figure':
+  """Draws a report side by side.
 
   Args:
-    found: what `lthjax.report.capacity` returned.
+    found: what `lthjax.report.capacity` or `lthjax.evaluation.evaluate`
+      returned.
 
   Returns:
     A figure; ``figure(found).savefig('capacity.png')`` writes it. It has one
-    panel for each part of the report.
+    panel for each part of the report: density, inputs, movement and overlap;
+    or accuracy, calibration, the worst group, churn and shifts, with standard
+    deviations over seeds.
 
   Raises:
     ImportError: if matplotlib is missing.
@@ -38,7 +45,11 @@ def figure(found: Capacity) -> 'Figure':
     >>> [ax.get_title(loc='left') for ax in fig.axes]
     ['density (%)', 'alive weights by input', '']
   """
-  _tables.check(found)
+  if isinstance(found, Evaluation):
+    panels, rows = _of_evaluation(found), len(found.models)
+  else:
+    _tables.check(found)
+    panels, rows = _of_capacity(found), len(found.layers)
   try:
     from matplotlib.figure import Figure
   except ModuleNotFoundError as error:
@@ -47,17 +58,71 @@ def figure(found: Capacity) -> 'Figure':
       ' run `pip install matplotlib`, or use `lthjax.report.html`, which needs'
       ' nothing.'
     ) from error
-  panels = [_density]
-  panels += [_inputs] if found.saliency is not None else []
-  panels += [_movement] if found.movement is not None else []
-  panels += [_overlap] if found.overlaps is not None else []
-  # Room for one bar per layer.
-  height = max(3.2, 0.8 + 0.28 * len(found.layers))
+  # Room for one bar per row.
+  height = max(3.2, 0.8 + 0.28 * rows)
   fig = Figure(figsize=(4.4 * len(panels), height), layout='constrained')
   axes = fig.subplots(1, len(panels), squeeze=False)[0]
   for draw, ax in zip(panels, axes, strict=True):
-    draw(found, ax)
+    draw(ax)
   return fig
+
+
+def _of_capacity(found: Capacity) -> list[Panel]:
+  drawn = [_density]
+  drawn += [_inputs] if found.saliency is not None else []
+  drawn += [_movement] if found.movement is not None else []
+  drawn += [_overlap] if found.overlaps is not None else []
+  return [functools.partial(draw, found) for draw in drawn]
+
+
+def _of_evaluation(found: Evaluation) -> list[Panel]:
+  models = found.models
+  columns = {
+    'accuracy (%)': {n: 100 * x.accuracy for n, x in models.items()},
+    'calibration error': {n: x.ece for n, x in models.items()},
+    'worst group (%)': {n: 100 * x.groups.worst for n, x in models.items()},
+    'other predictions than dense (%)': {
+      n: 100 * x.churn for n, x in models.items() if x.churn is not None
+    },
+  }
+  if found.dense_churn is not None:
+    columns['other predictions than dense (%)'] |= {
+      'dense, two seeds': 100 * found.dense_churn
+    }
+  panels: list[Panel] = [
+    functools.partial(_bars, title, values)
+    for title, values in columns.items()
+    if values
+  ]
+  if models[found.dense].shifts:
+    panels.append(functools.partial(_shifts, found))
+  return panels
+
+
+def _bars(title: str, values: dict[str, Any], ax: 'Axes') -> None:
+  """Means over seeds, with standard deviations."""
+  each = [np.ravel(x) for x in values.values()]
+  spread = [x.std(ddof=1) if x.size > 1 else 0.0 for x in each]
+  places = np.arange(len(each))
+  bars = ax.barh(
+    places, [x.mean() for x in each], xerr=spread, color=_ALIVE, ecolor='0.5'
+  )
+  ax.bar_label(bars, fmt='%.3g', padding=3, fontsize=8)
+  ax.margins(x=0.2)
+  _name_rows(ax, list(values))
+  ax.set_title(title, loc='left', fontsize=10)
+
+
+def _shifts(found: Evaluation, ax: 'Axes') -> None:
+  for name, x in found.models.items():
+    accuracy = [100 * shift.accuracy for shift in x.shifts.values()]
+    flat = np.mean(accuracy, 0).reshape(-1, len(found.severities))
+    ax.plot(found.severities, flat.mean(0), '.-', label=label(name))
+  ax.set_xlabel('severity', fontsize=8)
+  ax.set_xticks(found.severities)
+  ax.legend(frameon=False, fontsize=8)
+  ax.spines[['top', 'right']].set_visible(False)
+  ax.set_title('accuracy under shifts (%)', loc='left', fontsize=10)
 
 
 def _density(found: Capacity, ax: 'Axes') -> None:

@@ -1,5 +1,7 @@
 """Calibration: by hand, against NumPy and against scikit-learn."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,7 +142,7 @@ def test_temperature():
   ],
 )
 def test_bad_probabilities_and_labels(p, y, error, text):
-  for function in (ev.ece, ev.brier, ev.log_loss, ev.fit_temperature):
+  for function in (ev.ece, ev.smooth_ece, ev.log_loss, ev.fit_temperature):
     with pytest.raises(error, match=text):
       function(p, np.array(y))
 
@@ -153,3 +155,56 @@ def test_bad_options():
       ev.temper(BY_HAND, t)
   with pytest.raises(TypeError, match='is traced, but evaluation takes place'):
     jax.jit(ev.ece)(BY_HAND, LABELS)
+
+
+# Without bins.
+
+
+def smooth_by_images(confidence, gaps, bandwidth):
+  """The Gaussian and its mirror images, point by point."""
+  t = (np.arange(4000) + 0.5)[:, None] / 4000
+  total = np.zeros(4000)
+  for turn in range(-6, 7):
+    for center in (2 * turn + confidence, 2 * turn - confidence):
+      total += np.exp(-(((t - center) / bandwidth) ** 2) / 2) @ gaps
+  total /= np.sqrt(2 * np.pi) * bandwidth * len(gaps)
+  return np.abs(total).mean()
+
+
+def test_smooth_error_by_hand():
+  # One confidence: the kernel moves the gap about, and it stays as large.
+  one = np.array([[0.8, 0.2]] * 4)
+  for labels, gap in (([0] * 4, -0.2), ([0, 0, 0, 1], 0.05), ([1] * 4, 0.8)):
+    found = ev.smooth_ece(one, np.array(labels))
+    np.testing.assert_allclose(found, abs(gap), atol=1e-9)
+  # -.2 at the one confidence and +.2 at the other cancel the more, the wider.
+  both = np.array([[0.6, 0.4], [0.6, 0.4], [0.8, 0.2], [0.8, 0.2]] * 5)
+  found = ev.smooth_ece(both, np.array([0, 0, 0, 1] * 5))
+  assert 0.1 < found < (0.4 + 0.3) / 2 - 1e-3
+  assert ev.smooth_ece(np.eye(3), np.arange(3)) == 0
+  assert ev.smooth_ece(np.eye(3), np.array([1, 2, 0])) == 1
+
+
+def test_smooth_error_is_where_the_images_of_the_kernel_put_it():
+  p, y = some(5, seeds=(2,))
+  found = ev.smooth_ece(p, y)
+  for one, error in zip(p, found, strict=True):
+    sure = one.max(-1)
+    gaps = sure - (one.argmax(-1) == y)
+    np.testing.assert_allclose(
+      smooth_by_images(sure, gaps, error), error, atol=2e-4
+    )
+    assert error == ev.smooth_ece(one, y)  # To the bit.
+    assert abs(ev.overconfidence(one, y)) <= error <= np.abs(gaps).mean()
+
+
+def test_smooth_error_is_that_of_relplot():
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    relplot = pytest.importorskip('relplot')
+  p, y = some(6, examples=2000)
+  for t in (0.5, 1.0, 3.0):
+    x = ev.temper(p, t)
+    expected = relplot.smECE(x.max(-1), (x.argmax(-1) == y).astype(float))
+    # It cuts wide kernels off, and tries bandwidths in steps of 1 / 1024.
+    np.testing.assert_allclose(ev.smooth_ece(x, y), expected, atol=5e-3)

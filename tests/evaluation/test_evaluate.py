@@ -111,6 +111,29 @@ def test_report():
     report.html(found, title=1)
 
 
+def test_figure():
+  pytest.importorskip('matplotlib')
+  found = whole()
+  fig = report.figure(found)
+  titles = [ax.get_title(loc='left') for ax in fig.axes]
+  assert titles == [
+    'accuracy (%)',
+    'calibration error',
+    'worst group (%)',
+    'other predictions than dense (%)',
+    'accuracy under shifts (%)',
+  ]
+  accuracy, _, _, churn, shifts = fig.axes
+  widths = [bar.get_width() for bar in accuracy.patches]
+  expected = [100 * x.accuracy.mean() for x in found.models.values()]
+  np.testing.assert_allclose(widths, expected)
+  rows = [text.get_text() for text in churn.get_yticklabels()]
+  assert rows == ['again', 'ticket <b>', 'dense, two seeds']
+  assert len(shifts.lines) == 3
+  one = {'dense': network(WEIGHTS, False)}
+  assert len(report.figure(evaluate(one)).axes) == 3
+
+
 def evaluate(models=MODELS, data=(INPUTS, LABELS), **options):
   return ev.evaluate(models, data, **options)
 
