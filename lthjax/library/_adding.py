@@ -1,6 +1,7 @@
 """Tickets written, described and removed."""
 
 import platform
+import re
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from lthjax.library import (
   _format,
   _manifest,
   _placing,
+  _signing,
   _states,
 )
 from lthjax.library._contents import Reader
@@ -23,6 +25,7 @@ from lthjax.library._store import Store
 from lthjax.tickets import Ticket
 from lthjax.training._state import field, has_field
 
+_PREFIX = re.compile(r'[0-9a-f]{8,64}')
 _TICKET = 'level density masks start trained metrics'
 
 
@@ -57,6 +60,23 @@ def keys(store: Store) -> tuple[str, ...]:
     for key, name in zip(found, names, strict=True)
     if _manifest.is_key(key) and _contents.path(key).endswith('/' + name)
   )
+
+
+def resolve(store: Store, name: str) -> str:
+  """Returns the key of a ticket by alias, key or prefix, or `LookupError`."""
+  _checks.text('name', name)
+  if not _PREFIX.fullmatch(name):
+    return _aliases.current(store, name)
+  if _manifest.is_key(name) and store.exists(_contents.path(name)):
+    return name
+  found = [key for key in keys(store) if key.startswith(name)]
+  if len(found) != 1:
+    count = f'{len(found)} tickets' if found else 'no ticket'
+    raise LookupError(
+      f'There is {count} {name} in {store.root}. Give a key that `list()`'
+      ' shows, or more of its digits.'
+    )
+  return found[0]
 
 
 def entry(store: Store, key: str) -> Entry:
@@ -148,7 +168,9 @@ def collect(store: Store, keep: Collection[str], dry_run: bool) -> list[str]:
   if not dry_run:
     for key in removed:
       store.remove(_contents.path(key))
-    _states.collect(store, keys(store))
+    kept = keys(store)
+    _states.collect(store, kept)
+    _signing.collect(store, kept)
     folders = [f'aliases/{x}' for x in store.names('aliases')]
     for folder in ('', 'tickets', *folders):
       store.remove_dead(folder)
@@ -174,6 +196,7 @@ def verify(store: Store, key: str) -> None:
     for name in leaves:
       reader.leaf(key, part, name)
   _states.verify(store, key)
+  _signing.verify(store, key)
 
 
 def verify_all(store: Store, found: Iterable[str]) -> None:

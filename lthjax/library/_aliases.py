@@ -10,6 +10,7 @@ import getpass
 import json
 import re
 import socket
+import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -112,6 +113,18 @@ def current(store: Store, alias: str) -> str:
   return found[-1]
 
 
+def before(store: Store, alias: str, changes: Iterable[Change]) -> str:
+  """Returns the key to roll back to, or raises `LookupError`."""
+  points_at = stack(changes)
+  if len(points_at) < 2:
+    first = current(store, alias)
+    raise LookupError(
+      f'{alias} points at its first ticket, {first[:12]}: there is nothing to'
+      ' go back to. Promote another ticket instead.'
+    )
+  return points_at[-2]
+
+
 def append(
   store: Store,
   alias: str,
@@ -121,7 +134,7 @@ def append(
   seen: tuple[Change, ...],
   who: str | None,
   why: str,
-  checks: Mapping[str, str],
+  checks: Mapping[str, str] = types.MappingProxyType({}),
 ) -> Change:
   """Appends a change to a log that has not moved since it was seen.
 

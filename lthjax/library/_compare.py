@@ -47,20 +47,19 @@ class Comparison(NamedTuple):
 
 
 def compare(
-  masks: tuple[Any, Any],
-  metrics: tuple[Any, Any],
-  outputs: Callable[[], Sequence[np.ndarray]] | None,
+  masks: Sequence[Any],
+  metrics: Sequence[Any],
+  loads: Sequence[Callable[[], Any]],
+  predict: Callable[[Any], Any] | None,
 ) -> Comparison:
-  """Compares masks, numbers and predictions."""
+  """Compares masks and numbers of two tickets, and then predictions."""
   overlap, layers = tickets.overlap_against_chance(masks)
   first, second = (_numbers(x) for x in metrics)
-  return Comparison(
-    overlap,
-    layers,
-    float(masks_lib.jaccard(*masks)),
-    {n: (first[n], second[n]) for n in first if n in second},
-    None if outputs is None else _churn(*outputs()),
-  )
+  jaccard, churn = float(masks_lib.jaccard(*masks)), None
+  if predict is not None:
+    churn = _churn(*(predictions(predict, load()) for load in loads))
+  both = {n: (first[n], second[n]) for n in first if n in second}
+  return Comparison(overlap, layers, jaccard, both, churn)
 
 
 def predictions(predict: Callable[[Any], Any], params: Any) -> np.ndarray:

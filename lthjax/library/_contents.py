@@ -112,6 +112,22 @@ class Reader:
       raise self.damage(key, f'the mask of {name or "the array"} has changed')
     return mask
 
+  def masks(self, key: str) -> dict[str, np.ndarray | None]:
+    """Returns all masks in their shapes."""
+    found = {}
+    for name, record in self.open(key).manifest['masks'].items():
+      mask = self.mask(key, name)
+      found[name] = None if mask is None else mask.reshape(record['shape'])
+    return found
+
+  def part(self, key: str, part: str) -> dict[str, np.ndarray | None]:
+    """Returns all leaves of a part, with +0.0 where they are not kept."""
+    leaves = {
+      name: self.leaf(key, part, name)
+      for name in self.open(key).manifest['parts'][part]
+    }
+    return {n: None if x is None else dense(x) for n, x in leaves.items()}
+
   def leaf(self, key: str, part: str, name: str) -> Leaf | None:
     """Returns a leaf of a part, or `None`."""
     opened = self.open(key)

@@ -1,8 +1,8 @@
 """A family of tickets: kept once, promoted, rolled back and served."""
 
 import dataclasses
+import functools
 import os
-import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -16,9 +16,9 @@ from lthjax.library import (
   _aliases,
   _card,
   _compare,
-  _contents,
   _manifest,
   _placing,
+  _signing,
   _states,
 )
 from lthjax.library._adding import Entry
@@ -28,8 +28,6 @@ from lthjax.library._contents import Reader
 from lthjax.library._store import Store
 from lthjax.tickets import Ticket
 from lthjax.tickets._search import find_params
-
-_PREFIX = re.compile(r'[0-9a-f]{8,64}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,19 +110,7 @@ class Library:
 
   def key(self, name: str) -> str:
     """Returns the key of a ticket by its alias, its key, or the key's start."""
-    _checks.text('name', name)
-    if not _PREFIX.fullmatch(name):
-      return _aliases.current(self.store, name)
-    if _manifest.is_key(name) and self.store.exists(_contents.path(name)):
-      return name
-    found = [key for key in self._keys() if key.startswith(name)]
-    if len(found) != 1:
-      count = f'{len(found)} tickets' if found else 'no ticket'
-      raise LookupError(
-        f'There is {count} {name} in {self.store.root}. Give a key that'
-        ' `list()` shows, or more of its digits.'
-      )
-    return found[0]
+    return _adding.resolve(self.store, name)
 
   def list(self, domain: str | None = None) -> tuple[Entry, ...]:
     """Returns the tickets, newest first; damaged ones are left out, and said.
@@ -170,11 +156,7 @@ class Library:
       )
     if like is not None:
       _placing.check_like(table[part], like, f'The {part} of {key[:12]}')
-    leaves = {}
-    for leaf_name in table[part]:
-      leaf = reader.leaf(key, part, leaf_name)
-      leaves[leaf_name] = None if leaf is None else _contents.dense(leaf)
-    return _placing.put(leaves, like)
+    return _placing.put(reader.part(key, part), like)
 
   def masks(self, name: str, like: Any = None) -> Any:
     """Loads the masks of a ticket, in the structure of params or masks."""
@@ -183,13 +165,7 @@ class Library:
     table = reader.open(key).manifest['masks']
     if like is not None:
       _placing.check_like(table, like, f'The masks of {key[:12]}', masks=True)
-    leaves: dict[str, Any] = {}
-    for leaf_name, record in table.items():
-      mask = reader.mask(key, leaf_name)
-      leaves[leaf_name] = (
-        None if mask is None else mask.reshape(record['shape'])
-      )
-    return _placing.put(leaves, like)
+    return _placing.put(reader.masks(key), like)
 
   def load_ticket(self, name: str, like: Ticket) -> Ticket:
     """Loads a ticket that was added with ``states=True``; see `checkpoints`."""
@@ -247,23 +223,9 @@ class Library:
     """
     _aliases.check_alias(alias)
     seen = _aliases.log(self.store, alias)
-    points_at = _aliases.stack(seen)
-    if len(points_at) < 2:
-      _aliases.current(self.store, alias)
-      raise LookupError(
-        f'{alias} points at its first ticket, {points_at[0][:12]}: there is'
-        ' nothing to go back to. Promote another ticket instead.'
-      )
-    key = self.verify(points_at[-2])[0]
+    key = self.verify(_aliases.before(self.store, alias, seen))[0]
     return _aliases.append(
-      self.store,
-      alias,
-      'rollback',
-      key,
-      seen=seen,
-      who=who,
-      why=why,
-      checks={},
+      self.store, alias, 'rollback', key, seen=seen, who=who, why=why
     )
 
   def history(self, alias: str) -> tuple[Change, ...]:
@@ -299,24 +261,14 @@ class Library:
     Returns:
       The `Comparison`; as text, it is a table.
     """
-    reader = Reader(self.store)
-    first, second = self.key(a), self.key(b)
-
-    def outputs(predict):
-      return [
-        _compare.predictions(predict, self.load(key, like))
-        for key in (first, second)
-      ]
-
     if predict is not None:
       _checks.function('predict', predict, 'predict(params)')
+    reader, keys = Reader(self.store), (self.key(a), self.key(b))
     return _compare.compare(
-      (self.masks(first), self.masks(second)),
-      (
-        reader.open(first).manifest['metrics'],
-        reader.open(second).manifest['metrics'],
-      ),
-      None if predict is None else lambda: outputs(predict),
+      [self.masks(key) for key in keys],
+      [reader.open(key).manifest['metrics'] for key in keys],
+      [functools.partial(self.load, key, like) for key in keys],
+      predict,
     )
 
   def diff(self, a: str, b: str) -> dict[str, tuple[Any, Any]]:
@@ -346,6 +298,37 @@ class Library:
     keys = self._keys()
     _adding.verify_all(self.store, keys)
     return keys
+
+  def sign(self, name: str, signer: Any) -> str:
+    """Verifies a ticket, signs its manifest, and keeps the signature.
+
+    Args:
+      name: the ticket.
+      signer: a `model_signing.signing.Config`, or anything else whose
+        ``sign(folder, path)`` writes a signature of a folder.
+
+    Returns:
+      SHA-256 of the signature.
+    """
+    key = self.verify(name)[0]
+    return _signing.sign(Reader(self.store), key, signer)
+
+  def verify_signature(self, name: str, verifier: Any) -> str:
+    """Verifies a ticket, and that a signature of it is accepted.
+
+    Args:
+      name: the ticket.
+      verifier: a `model_signing.verifying.Config`, or anything else whose
+        ``verify(folder, path)`` raises unless a signature is right.
+
+    Returns:
+      SHA-256 of the signature.
+
+    Raises:
+      ValueError: without such a signature.
+    """
+    key = self.verify(name)[0]
+    return _signing.accepted(Reader(self.store), key, verifier)
 
   def gc(
     self,
