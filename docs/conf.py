@@ -88,6 +88,8 @@ html_title = f'lthjax {version}'
 html_show_sourcelink = html_copy_source = False
 html_additional_pages = {'index': 'redirect.html'}
 templates_path = ['_templates']
+html_static_path = ['_static']
+html_css_files = ['cards.css']
 html_theme_options = {
   'collapse_navbar': True,
   'max_navbar_depth': 2,

@@ -15,6 +15,7 @@ on 2 CPU cores.
 import common.stopping  # noqa: F401
 
 import io
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -201,4 +202,6 @@ def main(
 
 
 if __name__ == '__main__':
-  tyro.cli(main, description=__doc__)
+  if {'-h', '--help'} & set(sys.argv[1:]):
+    print(__doc__)  # Tyro would break lines elsewhere.
+  tyro.cli(main, description='')

@@ -128,3 +128,17 @@ def test_a_task_leads_to_code_in_two_clicks(page, address):
   article.locator('a[href$="/lthjax.prune.html#lthjax.prune"]').first.click()
   page.wait_for_url('**/docs/api/lthjax.prune.html#lthjax.prune')
   assert '>>> masks = ' in article.inner_text()
+
+
+def test_commands_stay_in_their_cards(page, address):
+  page.set_viewport_size({'width': 1280, 'height': 800})
+  page.goto(f'{address}/docs/gallery.html')
+  clipped = page.evaluate("""() =>
+    [...document.querySelectorAll('.sd-card')].flatMap(card => {
+      const edge = card.getBoundingClientRect().right;
+      return [...card.querySelectorAll('code')]
+        .flatMap(code => [...code.getClientRects()])
+        .filter(box => box.right > edge).length ? [card.innerText] : [];
+    })""")
+  assert clipped == []
+  assert page.locator('.sd-card code').count() > 15
