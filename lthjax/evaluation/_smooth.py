@@ -51,7 +51,8 @@ def smooth_ece(probabilities: Any, labels: Any) -> Any:
 
     def error(bandwidth: float) -> float:
       damped = waves * np.exp(-((frequencies * bandwidth) ** 2) / 2)
-      return float(np.abs(scipy.fft.idct(damped)).sum())
+      smooth: Any = scipy.fft.idct(damped)
+      return float(np.abs(smooth).sum())
 
     # It falls with the bandwidth, and is at most 1.
     if error(_NARROWEST) <= _NARROWEST or error(1.0) >= 1.0:
