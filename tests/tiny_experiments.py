@@ -58,6 +58,9 @@ TINY = {
     ' --steps 20 --seeds 2 --eval-every 10 --batch-size 4 --eval-tokens 256'
     ' --calibration-tokens 256 --scores frequency reap --shares 0.5'
     ' --rules wanda --sparsities 0.5',
+    'circuit_sparsity': '--width 8 --layers 1 --heads 2 --mlp 8 --sparsity 0.5'
+    ' --steps 20 --eval-every 10 --seeds 2 --batch-size 8 --lines 64'
+    ' --prompts 8 --tasks quotes',
     'post_training_pruning': '--text python_manual --width 8 --layers 2'
     ' --heads 2 --key-value-heads 1 --mlp 12 --time 16 --steps 20 --seeds 2'
     ' --eval-every 10 --batch-size 4 --eval-tokens 256'

@@ -34,6 +34,7 @@ FIRST_PRESETS = {
   'structured_pruning': 'tiny',
   'post_training_pruning': 'tiny',
   'experts': 'tiny',
+  'circuit_sparsity': 'tiny',
 }
 PRESETS = [
   (name, preset)
@@ -67,6 +68,7 @@ COUNTS = {
   ('structured_pruning', 'smollm2'): 1 + 5 + 5 + 3 + 1,
   # Four scores at three shares, and four rules at two sparsities.
   ('experts', 'tiny'): 1 + 4 * 3 + 4 * 2,
+  ('circuit_sparsity', 'tiny'): 2 + 2 * 2,
   ('post_training_pruning', 'smollm2'): 2 + 3 * 4,
   ('post_training_pruning', 'smollm2_patterns'): 3 + 3 * 6,
 }
@@ -101,6 +103,10 @@ LINES = {
   },
   'structured_pruning': {'| neurons | 50 % | ': 3, '| neurons 0.5 | ': 1},
   'post_training_pruning': {'| Wanda | ': 1},
+  'circuit_sparsity': {
+    '| closing a quote | weight-sparse | ': 1,
+    '| closing a quote | dense twin | ': 1,
+  },
   'experts': {'| REAP | ': 1, '| Wanda | ': 1, '| weights left | ': 1},
 }
 # Steps of the evaluations, and those of cells that are different.
@@ -126,6 +132,8 @@ STEPS = {
   'networks/decoder': [10, 20],
   'distilled/neurons-0.5-flap_bias': [1, 2, 3, 4],
   'post_training_pruning': [],
+  'circuit_sparsity': [10, 20],
+  **{f'circuits/{x}-quotes': [] for x in ('sparse', 'dense')},
   'experts': [],
   'networks/decoders': [10, 20],
   'deployed': [],
@@ -291,6 +299,15 @@ BAD_COMMAND_LINES = {
     ('--methods snip', "invalid choice 'snip' for argument '--methods'"),
     ('--text novel', "invalid choice 'novel' for argument '--text'"),
   ],
+  'circuit_sparsity': [
+    ('--sparsity 1.0', 'sparsity was 1.0, but must be between 0 and 1'),
+    ('--active 0', 'active was 0.0, but must be between 0 and 1'),
+    ('--target 0', 'target was 0.0, but must be above 0'),
+    ('--width 9', 'width was 9, but must be a multiple of the 2 heads'),
+    ('--eval-every 21', 'eval_every was 21, but there are 20 steps'),
+    ('--tasks quotes quotes', 'tasks were quotes quotes, but must be one or'),
+    ('--tasks variables', "invalid choice 'variables' for argument '--tasks'"),
+  ],
   'experts': [
     ('--shares 1.0', 'shares had 1.0, but must be between 0 and 1'),
     ('--shares 0.9', 'shares had 0.9, which leaves 0 of 4 experts, but must'),
@@ -378,6 +395,9 @@ BAD_VALUES['structured_pruning'] = [
   ('--width 9', 'width was 9, but must be a multiple of the 2 heads'),
   ('--batch-size 500000', 'batch_size was 500000, but there are'),
 ]
+BAD_VALUES['circuit_sparsity'] = [
+  ('--batch-size 65', 'batch_size was 65, but there are 64 lines to train on'),
+]
 BAD_VALUES['experts'] = [
   ('--width 9', 'width was 9, but must be a multiple of the 2 heads'),
   ('--batch-size 500000', 'batch_size was 500000, but there are'),
@@ -403,6 +423,7 @@ BAD_VALUES['lota'] = [
 for _name, _bad in BAD_VALUES.items():
   if _name not in (
     'bert_tickets',
+    'circuit_sparsity',
     'disentangled_tickets',
     'experts',
     'lota',
