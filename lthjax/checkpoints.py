@@ -113,6 +113,12 @@ def load(path: str | os.PathLike[str], like: chex.ArrayTree) -> Any:
     {'w': Array([1., 1.], dtype=float32)}
   """
   path = files.local_path(path)
+  if jax.process_count() > 1:
+    refuse(
+      [n for n, x in trees.prunable(like).items() if _place(x) is None],
+      'With several processes, all leaves of `like` need a sharding, but {} has'
+      ' none. Pass arrays, or `jax.ShapeDtypeStruct(..., sharding=...)`.',
+    )
   target = jax.tree.map(_abstract, like)
   refuse(
     differences(_read_header(path)['leaves'], _describe(target), 'in `like`'),
@@ -316,9 +322,13 @@ def _wait_for_all(what: str) -> None:
     multihost_utils.sync_global_devices(what)
 
 
+def _place(x: Any) -> Any:
+  return getattr(x, 'sharding', None)
+
+
 def _abstract(x: Any) -> Any:
   """Returns shape, dtype and place of an array."""
-  place = getattr(x, 'sharding', None)
+  place = _place(x)
   if place is None:
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   return jax.ShapeDtypeStruct(

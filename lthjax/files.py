@@ -40,6 +40,7 @@ def local_path(path: str | os.PathLike[str]) -> Path:
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
   """Writes a file atomically, or raises `OSError` and keeps an earlier one."""
   path = local_path(path)
+  _check_no_folder(path)
   with temporary_folder(path) as folder:
     os.replace(_write(folder / path.name, data), path)
 
@@ -80,7 +81,7 @@ def temporary_folder(path: Path, token: str | None = None) -> Iterator[Path]:
 
   Processes that share the folder give the same token.
   """
-  path.parent.mkdir(parents=True, exist_ok=True)
+  _make_folder(path.parent)
   prefix = f'.{path.name}.tmp-'
   remove_dead(path.parent, prefix)
   if token is None:
@@ -97,6 +98,26 @@ def temporary_folder(path: Path, token: str | None = None) -> Iterator[Path]:
       if not folder.exists():
         break
       time.sleep(0.05)  # Threads of a failed write may still create files.
+
+
+def _make_folder(folder: Path) -> None:
+  """Makes a folder and those above it, or names the file in the way."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except (FileExistsError, NotADirectoryError) as error:
+    above = [path for path in (folder, *folder.parents) if path.is_file()]
+    raise NotADirectoryError(
+      f'{above[0] if above else folder} is in the way: there must be a folder.'
+      ' Move it away, and start again.'
+    ) from error
+
+
+def _check_no_folder(path: Path) -> None:
+  if path.is_dir():
+    raise IsADirectoryError(
+      f'{path} is in the way: it is a folder, and there must be a file. Move it'
+      ' away, and start again.'
+    )
 
 
 def remove_dead(parent: Path, prefix: str) -> None:
@@ -135,6 +156,7 @@ def only_process(folder: Path) -> Iterator[None]:
   """Holds a folder for this process, or raises `RuntimeError`."""
   # The operating system drops the lock with the process, however that ends.
   path = folder / _LOCK
+  _check_no_folder(path)
   try:
     with _locked(path, owner=f'{os.getpid()} on {socket.gethostname()}'):
       yield

@@ -223,6 +223,13 @@ for a, b in zip(back['w'].addressable_shards, x.addressable_shards):
   assert names(tmp_path) == ['x']
 
 
+def test_several_processes_must_say_where_arrays_go(saved, monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  like = {'w': jax.ShapeDtypeStruct((2,), np.float32), 'b': None}
+  with pytest.raises(ValueError, match='need a sharding, but w'):
+    checkpoints.load(saved, like)
+
+
 def test_load_places_arrays_as_asked(run_python):
   printed = run_python(
     """

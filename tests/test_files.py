@@ -108,6 +108,22 @@ for i in range(150):
   assert names(tmp_path) == ['a.txt']
 
 
+def test_what_is_in_the_way_is_named(tmp_path):
+  (tmp_path / 'file').write_text('mine')
+  (tmp_path / 'folder' / '.lock').mkdir(parents=True)
+  before = names(tmp_path)
+  for path in (tmp_path / 'file' / 'a.txt', tmp_path / 'file' / 'b' / 'a.txt'):
+    with pytest.raises(NotADirectoryError, match='file is in the way: there'):
+      files.write_text(path, 'hello')
+  with pytest.raises(IsADirectoryError, match='folder is in the way: it is a'):
+    files.write_text(tmp_path / 'folder', 'hello')
+  held = pytest.raises(IsADirectoryError, match='lock is in the way: it is a')
+  with held, files.only_process(tmp_path / 'folder'):
+    raise AssertionError('locked')
+  assert names(tmp_path) == before
+  assert (tmp_path / 'file').read_text() == 'mine'
+
+
 def test_paths(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   assert files.local_path('~/runs') == tmp_path / 'runs'
