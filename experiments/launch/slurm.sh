@@ -13,8 +13,7 @@
 set -euo pipefail
 # Saved at SIGTERM, 90 seconds before the end; the job is then queued again.
 srun --kill-on-bad-exit=1 python experiments/launch/train.py \
-  --distributed --fsdp 8 --steps 20000 --output runs "$@"
-last=$(find runs -maxdepth 2 -name 'steps-*' | sort | tail -n 1)
-if [ "${last##*-}" != 00020000 ]; then
+  --distributed --fsdp 8 --output runs "$@"
+if ! grep -q '^done: ' "runs/slurm-$SLURM_JOB_ID.txt"; then
   scontrol requeue "$SLURM_JOB_ID"
 fi

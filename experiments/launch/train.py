@@ -176,6 +176,8 @@ def train(config: Config) -> None:
       save(folder, state)
       if int(state.step) < until:
         return
+    if jax.process_index() == 0:
+      print(f'done: {folder}', flush=True)
 
 
 def main() -> None:
