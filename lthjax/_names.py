@@ -19,7 +19,7 @@ _NOT_KERNEL = one_of("""
   scale scales offset offsets shift gamma beta gain norm norms layernorm
   batchnorm groupnorm instancenorm rmsnorm normalization ln bn gn rms layerscale
   emb embed embeds embedder embedding embeddings wte wpe tok token tokens pos
-  position positions positional codebook table freq freqs rope slopes
+  posemb position positions positional codebook table freq freqs rope slopes
   temperature ema
 """)
 _NORM = one_of("""
@@ -27,7 +27,10 @@ _NORM = one_of("""
   rms
 """)
 # These mean it only as a word of the leaf itself.
-_NOT_KERNEL_LEAF = one_of('b bq bk bv bo bqkv g cls log mean var alpha pe')
+_NOT_KERNEL_LEAF = one_of("""
+  b bq bk bv bo bqkv bh g gains cls log mean var variance mu logvar alpha pe bos
+  eos latents prompt prompts sinks
+""")
 
 
 def parts(name: str) -> list[list[str]]:

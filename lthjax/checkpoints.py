@@ -295,7 +295,8 @@ def _fault(leaf: Any) -> str:
       f'A checkpoint holds arrays, but a leaf is a {type(leaf).__name__}. Put'
       ' other values into `metadata`.'
     )
-  if not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, bool)):
+  known = jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, bool)
+  if not known or not dtype.isnative:
     return f'is {dtype}, of which JAX has no arrays'
   kept = jax.dtypes.canonicalize_dtype(dtype)
   return '' if kept == dtype else f'is {dtype}, which JAX makes {kept}'
@@ -303,7 +304,8 @@ def _fault(leaf: Any) -> str:
 
 def _fits(number: Any) -> bool:
   try:
-    return bool(jnp.asarray(number).item() == number)
+    kept = jnp.asarray(number).item()
+    return bool(kept == number or number != number)  # NaN is kept too.
   except OverflowError:
     return False
 

@@ -7,6 +7,7 @@ folders of living processes are locked and stay.
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -29,7 +30,8 @@ def local_path(path: str | os.PathLike[str]) -> Path:
   if not isinstance(path, str | os.PathLike) or not os.fspath(path):
     raise TypeError(f'The path was {path!r}, but must be a string or a Path.')
   text = os.fspath(path)
-  if '://' in text:
+  # A `Path` has lost the second slash of a URL.
+  if '://' in text or re.match(r'[A-Za-z][\w+.-]+:/', text):
     raise ValueError(
       f'{text} is a URL, but files are written to local folders only. Mount'
       ' the storage, or write to a local folder and copy it.'

@@ -254,6 +254,12 @@ def _fields(config: Any) -> dict[str, Any]:
     if not field.compare:
       continue
     value = getattr(config, field.name)
+    refuse(
+      map(repr, _other_keys(value)),
+      f'The field {field.name!r} of the configuration has the key {{}}, which'
+      ' JSON would turn into a string. Use strings as keys.',
+      TypeError,
+    )
     try:
       values[field.name] = json.loads(json.dumps(value, default=_plain))
     except TypeError as error:
@@ -262,6 +268,17 @@ def _fields(config: Any) -> dict[str, Any]:
         f' JSON: {error}. Use numbers, strings, paths, lists and dicts.'
       ) from None
   return values
+
+
+def _other_keys(value: Any) -> Iterator[Any]:
+  """Lists the keys of nested dicts that are not strings."""
+  if isinstance(value, dict):
+    yield from (key for key in value if not isinstance(key, str))
+    value = value.values()
+  elif not isinstance(value, list | tuple):
+    return
+  for x in value:
+    yield from _other_keys(x)
 
 
 def _plain(value: Any) -> Any:

@@ -82,6 +82,7 @@ def test_any_structure(tree, tmp_path):
 
 def test_numbers_become_what_jax_makes_of_them(tmp_path):
   tree = {'array': np.arange(3, dtype=np.float32), 'number': 2, 'exact': 0.5}
+  tree['nan'] = float('nan')
   checkpoints.save(tmp_path / 'x', tree)
   back = checkpoints.load(tmp_path / 'x', tree)
   assert_same(
@@ -90,6 +91,7 @@ def test_numbers_become_what_jax_makes_of_them(tmp_path):
       'array': jnp.arange(3.0),
       'number': jnp.asarray(2),
       'exact': jnp.asarray(0.5),
+      'nan': jnp.asarray(np.nan),
     },
   )
 
@@ -106,6 +108,9 @@ def test_numbers_become_what_jax_makes_of_them(tmp_path):
     (np.zeros(1, 'i4,f4'), r'a is \[.*\], of which JAX has no arrays'),
     (3_000_000_000, 'a is 3000000000, which 32 bits cannot hold'),
     (0.1, 'a is 0.1, which 32 bits cannot hold'),
+    (2j + 0.1, r'a is \(0.1\+2j\), which 32 bits cannot hold'),
+    (np.ones(2, complex), 'a is complex128, which JAX makes complex64'),
+    (np.ones(2, '>f4'), 'a is >f4, of which JAX has no arrays'),
     (1e300, r'a is 1e\+300, which 32 bits cannot hold'),
   ],
 )
@@ -121,6 +126,9 @@ def test_values_that_would_change_are_refused(leaf, text, tmp_path):
     {'block.0': {'w': jnp.ones(2)}, 'block': {'0': {'w': jnp.zeros(2)}}},
     {'a.b': jnp.ones(2), 'a': {'b': jnp.zeros(2)}},
     {'a': [jnp.ones(2)], 'a.0': jnp.zeros(2)},
+    {'a.': {'b': jnp.ones(2)}, 'a': {'.b': jnp.zeros(2)}},
+    {'a': {'b.c': {'d': jnp.ones(2)}, 'b': {'c.d': jnp.zeros(2)}}},
+    {'a.0.b': jnp.ones(2), 'a': ({'b': jnp.zeros(2), 'c': jnp.ones(2)},)},
   ],
 )
 def test_names_that_meet_are_refused(tree, tmp_path):

@@ -142,6 +142,31 @@ def test_alive_of_a_leaf_above_int32():
   assert counts.alive({'w': mask}) == {'w': 2**16 * (2**15 + 1)}
 
 
+@pytest.mark.slow
+def test_multiply_adds_of_a_leaf_above_int32():
+  shape = (2**16, 2**15 + 1)
+  found = lth.accounting.multiply_adds(
+    lambda p, x: x @ p['w'],
+    {'w': jax.ShapeDtypeStruct(shape, jnp.float32)},
+    jax.ShapeDtypeStruct((1, shape[0]), jnp.float32),
+    masks={'w': np.broadcast_to(True, shape)},
+  )
+  assert found.alive == found.dense == {'w': 2**16 * (2**15 + 1)}
+
+
+def test_layers_of_a_summary_above_int32(monkeypatch):
+  monkeypatch.setattr(counts, '_INT32', 10)
+  masks = {
+    'a': np.arange(64).reshape(8, 8) < 9,
+    'blocks/w': np.ones((2, 8, 8), bool),
+  }
+  masks['blocks/w'][1] = False
+  lines = lth.masks.summary(masks).splitlines()
+  assert lines[1].split() == ['a', '(8,', '8)', '9', '14.06', '%']
+  assert lines[2].endswith('64  50.00 % (0.00 to 100.00)')
+  assert lines[-1] == 'empty: blocks/w (1 of 2 layers)'
+
+
 def test_schedules_are_evaluated_at_once():
   schedule = optax.cosine_decay_schedule(0.3, 100)
   steps = range(0, 101, 10)

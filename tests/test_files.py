@@ -127,5 +127,9 @@ def test_what_is_in_the_way_is_named(tmp_path):
 def test_paths(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   assert files.local_path('~/runs') == tmp_path / 'runs'
-  with pytest.raises(ValueError, match='gs://b/runs is a URL'):
-    files.local_path('gs://b/runs')
+  for url in ('gs://b/runs', 's3://b', 'file:///runs'):
+    with pytest.raises(ValueError, match=f'{url} is a URL'):
+      files.local_path(url)
+  with pytest.raises(ValueError, match='gs:/b/runs is a URL'):
+    files.local_path(pathlib.Path('gs://b/runs'))
+  assert files.local_path(tmp_path / 'a:b').name == 'a:b'

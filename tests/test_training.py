@@ -416,6 +416,28 @@ class Plain:
   ema: Any
 
 
+@chex.dataclass
+class Chex:
+  """A state as chex has them: a dataclass that is a mapping too."""
+
+  params: Any
+  opt_state: Any
+  ema: Any
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class OwnInit:
+  """A state as modules of Equinox are, with an `__init__` of its own."""
+
+  params: Any
+  opt_state: Any
+  ema: Any
+
+  def __init__(self, everything):
+    for name, value in everything.items():
+      object.__setattr__(self, name, value)
+
+
 def flax_state(params, opt_state, ema):
   state = flax.training.train_state.TrainState.create(
     apply_fn=None, params=params, tx=optax.identity()
@@ -429,6 +451,8 @@ def flax_state(params, opt_state, ema):
     Own,
     Struct,
     Plain,
+    Chex,
+    lambda **fields: OwnInit(fields),
     flax_state,
     dict,
     lambda **fields: flax.core.freeze(fields),

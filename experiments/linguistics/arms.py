@@ -47,8 +47,8 @@ class Arm(NamedTuple):
 NONE = Arm('none')
 MASKS = ('none', 'asa', 'random', 'relabelled')
 FFN = (0.5, 0.2, 0.1, 0.05)
-ATTENTION = (0.5, 0.25, 0.125, 0.0625)
 AXES = ('type', 'valence', 'qualia', 'force', 'geometry')
+TENTHS = ('ticket_tenth_removed', 'ticket_tenth_left')
 
 
 def masked(sources: tuple[str, ...]) -> list[Arm]:
@@ -68,22 +68,40 @@ def masked(sources: tuple[str, ...]) -> list[Arm]:
   return [*arms, Arm('asa_soft', 'asa', first, soft=True)]
 
 
-def tickets(levels: int) -> list[Arm]:
-  """IMP of the attention kernels of the dense network, and its controls."""
+def densities(levels: int, fraction: float) -> tuple[float, ...]:
+  """Shares of the attention kernels that tickets keep, level by level."""
+  return tuple((1 - fraction) ** level for level in range(1, levels + 1))
+
+
+def tickets(kept: tuple[float, ...]) -> list[Arm]:
+  """IMP of the attention kernels of the dense network, and its controls.
+
+  Tickets with a tenth removed and a tenth left come between the levels.
+  """
   arms, base = [], 'none'
-  for density in ATTENTION[:levels]:
-    name = f'ticket_{density:g}'
-    arms.append(_ticket(name, base, 'none', density))
-    base = name
-  last = arms[min(2, len(arms) - 1)]
+  for density in kept:
+    arms.append(_ticket(ticket(density), base, 'none', density))
+    base = arms[-1].name
+  last = arms[kept.index(eighth(kept))]
   for control in ('reinit', 'shuffled'):
     name = f'{last.name}_{control}'
     arms.append(last._replace(name=name, base=last.name, control=control))
-  if levels > 2:
-    more = {'removed': ('none', 0.9), 'left': (last.name, 0.1)}
-    for word, (base, density) in more.items():
-      arms.append(_ticket(f'ticket_tenth_{word}', base, 'none', density))
+  before = [density for density in kept if density > 0.1]
+  if before and before[-1] * kept[0] <= 0.1:  # The next level passes a tenth.
+    starts = (('none', 0.9), (ticket(before[-1]), 0.1))
+    for name, (base, density) in zip(TENTHS, starts, strict=True):
+      arms.append(_ticket(name, base, 'none', density))
   return arms
+
+
+def ticket(density: float) -> str:
+  """The name of the ticket of a level."""
+  return f'ticket_{density:g}'
+
+
+def eighth(kept: tuple[float, ...]) -> float:
+  """The last level that keeps an eighth: the one that is looked at closely."""
+  return min((x for x in kept if x >= 0.125), default=kept[0])
 
 
 def _ticket(name: str, base: str, root: str, density: float) -> Arm:
@@ -123,8 +141,11 @@ def patterned() -> list[Arm]:
   ]
 
 
-def guided(levels: int) -> list[Arm]:
-  """Initial weights or learned biases that favor compatible tags."""
+def guided(kept: tuple[float, ...]) -> list[Arm]:
+  """Initial weights or learned biases that favor compatible tags.
+
+  Their tickets are those of every other level.
+  """
   arms = [Arm('guided_none', guide='none')]
   for strength in (0.5, 1.0, 2.0):
     arms.append(Arm(f'guided_{strength:g}', guide='asa', strength=strength))
@@ -134,7 +155,7 @@ def guided(levels: int) -> list[Arm]:
     arms.append(Arm(f'learned_{mask}', mask, learned=True))
   for root, prefix in (('guided_1', 'guided'), ('guided_none', 'guided_none')):
     base = root
-    for density in ATTENTION[1:levels:2]:
+    for density in kept[1::2]:
       name = f'{prefix}_ticket_{density:g}'
       arms.append(_ticket(name, base, root, density))
       base = name

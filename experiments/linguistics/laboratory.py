@@ -28,6 +28,8 @@ class Laboratory:
   def __init__(self, config: Any):
     """Reads the text; nothing is trained or tagged yet."""
     self.config = config
+    if config.dataset == 'ewt' and {8, 9} & {*config.experiments}:
+      texts.wordnet(), texts.verbnet()  # Raise now, not after the trainings.
     self.splits = corpus.load(config.dataset, config.time, config.validation)
     self._taggers: Any = None
     size = len(self.splits['train'])

@@ -7,8 +7,8 @@ import numpy as np
 
 import lthjax as lth
 from common import grid, seeds
-from linguistics import measures, probes, tagging, texts, untrained
-from linguistics.arms import ATTENTION, AXES, NONE, Arm
+from linguistics import arms, measures, probes, tagging, texts, untrained
+from linguistics.arms import AXES, NONE, TENTHS, Arm
 from linguistics.laboratory import Found, Laboratory
 from linguistics.model import Text
 from lthjax import linguistic as lg
@@ -18,7 +18,6 @@ Measured = tuple[Found, Any]
 NOTHING = {
   'nothing': np.zeros(1, np.float32)
 }  # what is kept beside the numbers
-LANGUAGES = ('en', 'de', 'fr', 'fi', 'zh')
 FEW = 128  # sentences of measurements that are slow
 
 
@@ -55,7 +54,20 @@ class Measurements(Laboratory):
       'overlap': [measures.overlap(x, self.tags) for x in each],
       'published': [measures.published(x, self.tags) for x in each],
     }
+    if 7 in self.config.experiments:
+      found['luck'] = self._permuted_luck().tolist()
     return found, NOTHING
+
+  def _permuted_luck(self) -> np.ndarray:
+    """Excess of the networks of luck on masks of permuted tags.
+
+    Returns ``[draws, seeds]`` in units of 1e-7: correlations have no scale.
+    """
+    params = self.trainings.start(NONE, self.config.luck).params
+    each = [self.attend(x) for x in seeds.unstack(params)]
+    means = np.stack([lg.mean_attention(x) for x in each], 1)
+    null = lg.null(means, self.tags, draws=self.config.draws)
+    return np.rint(1e7 * null.draws).astype(int)
 
   def nulls(self, store: grid.Store) -> Measured:
     """Nulls, positive control and the published protocol, dense networks."""
@@ -89,15 +101,19 @@ class Measurements(Laboratory):
       for j in range(i)
     ]
     found: Found = {'dense_pairs': pairs, 'shared': {}, 'heads': {}}
-    for density in ATTENTION[: self.config.levels]:
-      name = f'ticket_{density:g}'
+    names = [arms.ticket(density) for density in self.config.densities]
+    names += [name for name in TENTHS if store.has(f'networks/{name}')]
+    for name in names:
       kept = self.networks(store, name)
       each = [self.attend(x['params']) for x in kept]
-      found['shared'][f'{density:g}'] = [
+      density = name.removeprefix('ticket_')
+      found['shared'][density] = [
         measures.shared(a, b, self.tags)
         for a, b in zip(first, each, strict=True)
       ]
-      found['heads'][f'{density:g}'] = [
+      if name in TENTHS:
+        continue
+      found['heads'][density] = [
         measures.heads(attention, x['params'], x['masks'], self.tags)
         for attention, x in zip(each, kept, strict=True)
       ]
@@ -112,9 +128,9 @@ class Measurements(Laboratory):
     start = store.load('starts/none', like._replace(best=None))
     rows = []
     for run, kept in enumerate(self.networks(store, 'none')):
-      arms = {'asa': Arm('asa', 'asa', self.config.sources[0])}
-      arms['relabelled'] = arms['asa']._replace(mask='relabelled')
-      batches = {name: self._batches(arm, run) for name, arm in arms.items()}
+      asa = Arm('asa', 'asa', self.config.sources[0])
+      masks = {'asa': asa, 'relabelled': asa._replace(mask='relabelled')}
+      batches = {name: self._batches(arm, run) for name, arm in masks.items()}
       plain = self.texts.data(NONE, 1)
       rows.append(
         probes.movement(
@@ -147,7 +163,7 @@ class Measurements(Laboratory):
       'density': {k: float(x[region].mean()) for k, x in edges.items()},
       'excess': {},
     }
-    names = {'dense': 'none', 'ticket': f'ticket_{ATTENTION[2]:g}'}
+    names = {'dense': 'none', 'ticket': self._ticket()}
     for name, kept in names.items():
       if not store.has(f'networks/{kept}'):
         continue
@@ -162,6 +178,10 @@ class Measurements(Laboratory):
       }
     return found, NOTHING
 
+  def _ticket(self) -> str:
+    """The name of the ticket that is measured beside dense networks."""
+    return arms.ticket(arms.eighth(self.config.densities))
+
   def circuits(self, store: grid.Store) -> Measured:
     """Heads that are ablated, in dense networks and in tickets."""
     self.use_taggers(store)
@@ -172,7 +192,7 @@ class Measurements(Laboratory):
     arcs = {k: measures.arcs(split, x) for k, x in inner.items()}
     lengths, tags = split.lengths, split.tags['gold']
     found: Found = {}
-    names = {'dense': 'none', 'ticket': f'ticket_{ATTENTION[2]:g}'}
+    names = {'dense': 'none', 'ticket': self._ticket()}
     for name, kept in names.items():
       if not store.has(f'networks/{kept}'):
         continue
@@ -235,14 +255,16 @@ class Measurements(Laboratory):
   def languages(self, store: grid.Store) -> Measured:
     """Excess in a model of each language; a matrix fitted on English."""
     found: Found = {}
-    train = self.part(self.language('en').train)
-    fitted = [
-      lg.fit_matrix(
-        lg.mean_attention(self.attend(x['params'], train)), train.tags['gold']
-      )
-      for x in self.networks(store, 'language_en')
-    ]
-    for name in LANGUAGES:
+    names, fitted = texts.languages(), []
+    if 'en' in names:
+      train = self.part(self.language('en').train)
+      fitted = [
+        lg.fit_matrix(
+          lg.mean_attention(self.attend(x['params'], train)), train.tags['gold']
+        )
+        for x in self.networks(store, 'language_en')
+      ]
+    for name in names:
       split = self.part(self.language(name).dev)
       tags = split.tags['gold']
       each = [
@@ -252,9 +274,12 @@ class Measurements(Laboratory):
       found[name] = {
         'overlap': [measures.overlap(x, tags) for x in each],
         'beyond_tags': [measures.beyond_popular_tags(x, tags) for x in each],
+        'beyond_permuted': measures.beyond_permuted_tags(
+          each, tags, self.config.draws
+        ),
         'fitted': [
           measures.score_matrix(m, x, tags)
-          for m, x in zip(fitted, each, strict=True)
+          for m, x in zip(fitted, each, strict=False)
         ],
       }
     return found, NOTHING

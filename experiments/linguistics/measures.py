@@ -107,6 +107,15 @@ def beyond_popular_tags(attention: np.ndarray, tags: np.ndarray) -> float:
   return float(one.overlap - other.overlap)
 
 
+def beyond_permuted_tags(
+  attention: Sequence[np.ndarray], tags: np.ndarray, draws: int
+) -> list[float]:
+  """Excess of each model beyond the mean of masks of permuted tags."""
+  means = np.stack([lg.mean_attention(x) for x in attention], 1)
+  null = lg.null(means, tags, draws=draws)
+  return (null.statistic - null.mean).tolist()
+
+
 def published(attention: np.ndarray, tags: np.ndarray) -> Found:
   """The published protocol, with its control and fair ones."""
   return lg.published_protocol(attention, tags)._asdict()

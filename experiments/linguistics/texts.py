@@ -32,17 +32,23 @@ def treebank(split: str) -> tuple[linguistic.Sentence, ...]:
   return tuple(linguistic.read_conllu(text_folder() / 'ud_english_ewt' / name))
 
 
+def languages() -> tuple[str, ...]:
+  """Languages whose parallel treebank is there; all if there is no folder."""
+  known = folder().is_dir()
+  return tuple(x for x in LANGUAGES if not known or _parallel(x).is_file())
+
+
 def parallel() -> dict[str, tuple[linguistic.Sentence, ...]]:
   """The parallel treebanks that are there, by language."""
-  files = {
-    language: text_folder() / 'ud_pud' / f'{language}_pud-ud-test.conllu.gz'
-    for language in LANGUAGES
-  }
+  text_folder()
   return {
-    language: tuple(linguistic.read_conllu(file))
-    for language, file in files.items()
-    if file.is_file()
+    language: tuple(linguistic.read_conllu(_parallel(language)))
+    for language in languages()
   }
+
+
+def _parallel(language: str) -> pathlib.Path:
+  return folder() / 'ud_pud' / f'{language}_pud-ud-test.conllu.gz'
 
 
 @functools.cache

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from common import figures
 from common.command import Run
-from linguistics.arms import ATTENTION, AXES
-from reports.linguistic_numbers import curves, excess, trained
+from linguistics.arms import AXES
+from reports.linguistic_numbers import curves, excess, tickets, trained
 
 BLUE, GREEN, ORANGE, RED, GRAY = (
   *('#1b6ca8', '#2a9d8f', '#e9a03b', '#c8553d'),
@@ -49,8 +49,7 @@ def draw(run: Run) -> dict[str, Figure]:
 def _overlap(found: dict[str, Any], title: str) -> Figure:
   """Excess over the density of tickets, and by layer against the null."""
   fig, ((left, right),) = figures.panels(1, 2, (9.6, 3.8))
-  names = {1.0: 'none'} | {d: f'ticket_{d:g}' for d in ATTENTION}
-  names = {d: name for d, name in names.items() if name in found}
+  names = {1.0: 'none'} | tickets(found)
   each = [excess(found[name]) for name in names.values()]
   left.axhline(0, color='0.2', lw=0.8)
   figures.band(left, list(names), each, color=BLUE, label='ticket')
@@ -64,7 +63,8 @@ def _overlap(found: dict[str, Any], title: str) -> Figure:
     left.axhline(np.mean(fitted), color=ORANGE, ls='--', lw=1.2,
                  label='positive control: fitted matrix')  # fmt: skip
   left.set_xscale('log')
-  left.set_xticks(list(names), [f'{100 * d:g}' for d in names])
+  shown = list(names)[:: 1 + (len(names) - 1) // 8]  # Room for eight labels.
+  left.set_xticks(shown, [f'{100 * d:.3g}' for d in shown])
   left.minorticks_off()
   left.invert_xaxis()
   left.set_xlabel('attention weights left (%)')
@@ -189,7 +189,7 @@ def _languages(found: dict[str, Any], title: str) -> Figure:
       [y if kind == 'beyond_tags' else y['excess'] for y in x[kind]]
       for x in models.values()
     ]
-    if values:
+    if values and all(values):
       spots = np.arange(len(values)) + 0.2 * i - 0.2
       figures.bars(right, spots, values, color=color, fmt='o', label=label)
   right.set_xticks(range(len(models)), list(models))

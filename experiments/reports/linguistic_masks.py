@@ -9,7 +9,7 @@ from common import grid
 from common.command import Run
 from common.grid import Result
 from common.tables import Table
-from linguistics.arms import ATTENTION, FFN, MASKS
+from linguistics.arms import FFN, MASKS, TENTHS
 from lthjax import linguistic as lg
 from reports import linguistic_figures, linguistic_more
 from reports.linguistic_numbers import (
@@ -20,6 +20,7 @@ from reports.linguistic_numbers import (
   paired,
   spread,
   steps_saved,
+  tickets,
   trained,
 )
 
@@ -48,6 +49,7 @@ def rows(result: Result) -> list[dict[str, Any]]:
     result,
     **{name: arm[name] for name in names},
     test_loss=result['test_loss'],
+    initial_excess=result.get('initial', ''),
     **of,
   )
 
@@ -89,22 +91,19 @@ def _verdicts(found: dict[str, Any]) -> Iterator[Table]:
     if ('untrained' in found)
     else [np.nan]
   )
-  pairs = {
-    'tenth_removed': '10 % of the attention weights removed',
-    'tenth_left': '10 % of them left',
-  }
-  for name, words in pairs.items():
-    if f'ticket_{name}' not in found:
+  words = ('10 % of the attention weights removed', '10 % of them left')
+  for name, what in zip(TENTHS, words, strict=True):
+    if name not in found:
       continue
-    each = found[f'ticket_{name}']['overlap']
-    mean = {k: np.mean([x[k] for x in each]) for k in each[0] if k in _SHARES}
-    test = lg.over_seeds(excess(found[f'ticket_{name}']))
+    each = found[name]['overlap']
+    mean = {k: np.mean([x[k] for x in each]) for k in (*_SHARES, 'density')}
+    test = lg.over_seeds(excess(found[name]))
     lines.append(
       [
-        f'overlap above 60 %, random about 50 %: {words}',
+        f'overlap above 60 %, random about 50 %: {what}',
         f'O {mean["overlap"]:.3f}, X {mean["expected"]:.3f}; of the strongest'
         f' 10 % of edges ASA holds {mean["strongest"]:.3f}, before training'
-        f' {np.mean(before):.3f}',
+        f' {np.mean(before):.3f}, of all edges {mean["density"]:.3f}',
         interval(test),
         _word(test, +1, 'trivially above 60 %; excess is'),
       ]
@@ -166,17 +165,11 @@ def _overlap(found: dict[str, Any]) -> Iterator[str | Table]:
     return
   lines, shared = [], found.get('overlaps', {}).get('shared', {})
   names = {'untrained': 'untrained', 'none': 'dense'}
-  names |= {f'ticket_{d:g}': f'ticket, {100 * d:g} %' for d in ATTENTION}
-  ends = ('reinit', 'shuffled')
-  names |= {
-    f'ticket_{d:g}_{e}': f'{e} ticket, {100 * d:g} %'
-    for d in ATTENTION
-    for e in ends
-  }
-  names |= {
-    'ticket_tenth_removed': 'ticket, 90 %',
-    'ticket_tenth_left': 'ticket, 10 %',
-  }
+  for control in ('', 'reinit', 'shuffled'):
+    label = f'{control} ticket, {{:.3g}} %'.strip()
+    each = tickets(found, control).items()
+    names |= {name: label.format(100 * density) for density, name in each}
+  names |= dict(zip(TENTHS, ('ticket, 90 %', 'ticket, 10 %'), strict=True))
   for name, label in names.items():
     if name not in found or not (each := found[name].get('overlap')):
       continue
@@ -223,7 +216,7 @@ def _heads(found: dict[str, Any]) -> Iterator[Table]:
   heads = found.get('overlaps', {}).get('heads', {})
   lines = []
   for density, each in heads.items():
-    row = [f'{100 * float(density):g} %']
+    row = [f'{100 * float(density):.3g} %']
     for name in ('density', 'norm'):
       own = [lg.spearman(x['excess'], x[name]) for x in each]
       row.append(interval(lg.over_seeds(np.nan_to_num(own)), '{:.2f}'))

@@ -8,15 +8,19 @@ import numpy as np
 from common.tables import Table
 from linguistics.arms import AXES
 from reports.linguistic_numbers import (
+  correlation,
+  correlations_by_chance,
   final,
   interval,
   paired,
+  reached_by_chance,
   spread,
   steps_saved,
   tested,
 )
 
 Found = dict[str, Any]
+DRAWS = 999
 
 
 def tables(found: Found) -> list[str | Table]:
@@ -64,7 +68,10 @@ def _guided(found: Found) -> Iterator[Table]:
 
 
 def _guided_tickets(found: Found) -> str:
-  """Losses of tickets of attention, from guided and from plain weights."""
+  """Losses of tickets of attention, from guided and from plain weights.
+
+  And the sparsest of each kind that are as good as the dense network.
+  """
   each = []
   for name in found:
     if name.startswith('guided_ticket_'):
@@ -76,10 +83,26 @@ def _guided_tickets(found: Found) -> str:
       each.append(f'{density}: {", ".join(losses)}')
   if not each:
     return ''
+  kinds = ('guided_ticket_', 'guided_none_ticket_', 'ticket_')
+  least = ', '.join(_sparsest(found, kind) for kind in kinds)
   return (
     ' Tickets of attention by density, from M at strength 1, tag directions'
-    f' alone, and from plain weights: {"; ".join(each)}.'
+    f' alone, and from plain weights: {"; ".join(each)}. The sparsest of them'
+    f' that end no higher than the dense network: {least}.'
   )
+
+
+def _sparsest(found: Found, kind: str) -> str:
+  """Density of the sparsest ticket with the dense network's loss or less."""
+  arms = [x['arm'] for x in found.values() if 'arm' in x]
+  good = [
+    arm['density']
+    for arm in arms
+    if arm['name'].startswith(kind)
+    and not arm['control']
+    and final(found[arm['name']]).mean() <= final(found['none']).mean()
+  ]
+  return f'{100 * min(good):.3g} %' if good else 'none'
 
 
 def _movement(found: Found) -> Iterator[Table]:
@@ -113,22 +136,32 @@ def _luck(found: Found) -> Iterator[Table]:
     return
   start = np.array(found['luck']['initial'])
   loss = np.array(found['luck']['test_loss'])
-  r = float(np.corrcoef(start, loss)[0, 1])
-  n = len(loss)
-  low, high = np.tanh(np.arctanh(r) + np.array([-1.96, 1.96]) / np.sqrt(n - 3))
+  r, (low, high) = correlation(start, loss)
+  draws = correlations_by_chance(start, loss, DRAWS)
+  # Excess of the same networks on masks of permuted tags, [draws, seeds].
+  masks = found.get('untrained', {}).get('luck', [])
+  other = [float(np.corrcoef(x, loss)[0, 1]) for x in masks]
   yield Table(
-    ['seeds', 'excess at initialization', 'r with the loss', '95 %'],
+    [
+      *('seeds', 'excess at initialization', 'r with the loss', '95 %'),
+      *('p, losses permuted', 'p, tags permuted'),
+    ],
     [
       [
-        str(n),
+        str(len(loss)),
         f'{start.min():+.4f} to {start.max():+.4f}',
         f'{r:+.2f}',
         f'[{low:+.2f}, {high:+.2f}]',
+        f'{reached_by_chance(r, draws):.3f}',
+        f'{reached_by_chance(r, other):.3f}' if other else '',
       ]
     ],
     'Experiment 7: whether networks that start with more attention on'
     ' compatible tags have a lower test loss, after'
-    f' {100 * found["luck"]["arm"]["steps"]:g} % of the steps.',
+    f' {100 * found["luck"]["arm"]["steps"]:g} % of the steps. p: share of'
+    f' {DRAWS} draws, and r itself, with a correlation as strong, of either'
+    ' sign: of losses that are permuted over seeds, and of the excess of the'
+    ' same networks on masks of tags that are permuted in each sentence.',
   )
 
 
@@ -227,19 +260,24 @@ def _languages(found: Found) -> Iterator[Table]:
     return
   lines = []
   for name, each in found['languages'].items():
-    own = tested([x['excess'] for x in each['overlap']])
-    fitted = tested([x['excess'] for x in each['fitted']])
-    beyond = tested(each['beyond_tags'])
+    columns = (
+      [x['excess'] for x in each['overlap']],
+      each.get('beyond_permuted', []),
+      each['beyond_tags'],
+      [x['excess'] for x in each['fitted']],
+    )
     mean = np.mean([x['overlap'] for x in each['overlap']])
-    columns = [interval(x) for x in (own, beyond, fitted)]
-    lines.append([name, f'{mean:.3f}', *columns])
+    tests = [interval(tested(x)) if x else '' for x in columns]
+    lines.append([name, f'{mean:.3f}', *tests])
+  heads = ['language', 'O', 'excess [95 %]', 'beyond permuted tags']
   yield Table(
-    ['language', 'O', 'excess [95 %]', 'beyond popular tags', 'English matrix'],
+    [*heads, 'beyond popular tags', 'English matrix'],
     lines,
     'Experiments 10b and 10c: a small model per language, and a matrix that was'
-    ' fitted to the attention of the English one. "Beyond popular tags":'
-    ' what is left of the excess over attention that depends on the tag of the'
-    ' key alone.',
+    ' fitted to the attention of the English one. "Beyond permuted tags":'
+    ' over masks of tags that are permuted in each sentence. "Beyond popular'
+    ' tags": what is left of the excess over attention that depends on the tag'
+    ' of the key alone.',
   )
 
 

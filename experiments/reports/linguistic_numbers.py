@@ -6,6 +6,7 @@ import numpy as np
 
 from common.command import Run
 from common.grid import Result
+from linguistics.arms import TENTHS
 from lthjax import linguistic as lg
 
 
@@ -18,6 +19,18 @@ def trained(run: Run) -> dict[str, Any]:
     else:
       found[result['measure']] = result['found']
   return found
+
+
+def tickets(found: dict[str, Any], control: str = '') -> dict[float, str]:
+  """Names of the tickets of attention by density, the densest first."""
+  arms = [x['arm'] for x in found.values() if 'arm' in x]
+  return {
+    arm['density']: arm['name']
+    for arm in arms
+    if arm['name'].startswith('ticket_')
+    and arm['name'] not in TENTHS
+    and arm['control'] == control
+  }
 
 
 def curves(result: Result) -> np.ndarray:
@@ -70,6 +83,25 @@ def reached(steps: np.ndarray, losses: np.ndarray, level: float) -> float:
 def tested(values: Any) -> lg.SeedTest:
   """Over seeds; a correlation of numbers that are all equal counts as 0."""
   return lg.over_seeds(np.nan_to_num(np.asarray(values, float)))
+
+
+def correlation(x: Any, y: Any) -> tuple[float, tuple[float, float]]:
+  """Pearson's r over seeds, and its 95 % interval by Fisher's z."""
+  r = float(np.corrcoef(x, y)[0, 1])
+  ends = np.tanh(np.arctanh(r) + np.array([-1, 1]) * 1.96 / np.sqrt(len(x) - 3))
+  return r, (float(ends[0]), float(ends[1]))
+
+
+def reached_by_chance(r: float, drawn: Any) -> float:
+  """Share of the draws with a correlation as strong, r among them."""
+  strong = np.abs(np.asarray(drawn)) >= abs(r) - 1e-12
+  return float((1 + strong.sum()) / (1 + len(strong)))
+
+
+def correlations_by_chance(x: Any, y: Any, draws: int) -> list[float]:
+  """Correlations once the seeds of y are permuted."""
+  rng = np.random.default_rng(0)
+  return [float(np.corrcoef(x, rng.permutation(y))[0, 1]) for _ in range(draws)]
 
 
 def interval(test: lg.SeedTest, form: str = '{:+.3f}') -> str:

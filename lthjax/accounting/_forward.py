@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from lthjax import _table, program, trees
 from lthjax import masks as masks_lib
@@ -155,8 +155,9 @@ def multiply_adds(
     dense[use.name] += use.multiply_adds
     if use.name in pruned:
       # The mask as the matmul sees the leaf: repeated, sliced or transposed.
-      seen = jnp.count_nonzero(use.view(pruned[use.name]))
-      alive[use.name] += round(use.times * int(seen))
+      # Counted on the host: int32 would not do for the largest leaves.
+      seen = np.count_nonzero(np.asarray(use.view(pruned[use.name])))
+      alive[use.name] += round(use.times * seen)
     else:
       alive[use.name] += use.multiply_adds
   return MultiplyAdds(dense, alive, other)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from lthjax import _checks
-from lthjax.linguistic import _treebanks, _verbnet, _wordnet
+from lthjax.linguistic import _tags, _treebanks, _verbnet, _wordnet
 
 NOMINALS = ('NOUN', 'PROPN', 'PRON')
 # Features of VerbNet that no dictionary tells of a lemma.
@@ -142,6 +142,7 @@ def check_sentence(sentence: Any) -> _treebanks.Sentence:
   if not isinstance(sentence, _treebanks.Sentence):
     wanted = 'be a sentence, as `linguistic.read_conllu(path)` returns several'
     raise _checks.wrong_type('sentence', sentence, wanted)
+  _tags.check_names([sentence.tags])
   if any(not 0 <= t.head <= len(sentence.tokens) for t in sentence.tokens):
     raise ValueError(
       f'Sentence "{sentence.name}" has {len(sentence.tokens)} words, but a head'

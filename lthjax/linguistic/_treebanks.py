@@ -254,6 +254,7 @@ def check_treebank(sentences: Any) -> Sequence[Sentence]:
   ):
     wanted = 'hold sentences, as `linguistic.read_conllu(path)` returns'
     raise _checks.wrong_type('sentences', sentences, wanted)
+  _tags.check_names(sentence.tags for sentence in sentences)
   return sentences
 
 

@@ -43,7 +43,7 @@ def summary(
       rows.append((name, 'dense', '', ''))
       continue
     share = _percent(alive[name], mask.size)
-    layers = _alive_by_layer(mask, stacks[name])
+    layers = _alive_by_layer(name, mask, stacks[name])
     if len(set(layers)) > 1:  # Layers of a stack differ.
       ends = (_percent(n, mask.size // len(layers)) for n in sorted(layers))
       least, *_, most = ends
@@ -58,10 +58,11 @@ def summary(
   return text + f'\nempty: {", ".join(empty)}' * bool(empty)
 
 
-def _alive_by_layer(mask: Any, stack: tuple[int, ...]) -> list[int]:
+def _alive_by_layer(name: str, mask: Any, stack: tuple[int, ...]) -> list[int]:
   """Counts the alive weights of each layer in a leaf."""
   layer = tuple(axis for axis in range(mask.ndim) if axis not in stack)
-  return np.asarray(counts.along(mask, layer)).ravel().tolist()
+  alive = counts.alive({name: mask}, {name: Axes(stack, outputs=layer)})
+  return np.ravel(alive[name]).tolist()
 
 
 def _percent(alive: int, size: int) -> str:

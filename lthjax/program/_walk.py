@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
+import numpy as np
 
 from lthjax.program._interpreter import Path, interpret
 from lthjax.program._use import Loop, Step, Use
@@ -165,7 +166,9 @@ class Walk(NamedTuple):
 def _entries(use: Use) -> int:
   """Counts the entries of a leaf at its operand, even while JAX traces."""
   with jax.ensure_compile_time_eval():
-    return int(jnp.count_nonzero(use.view(jnp.ones(use.shape, bool))))
+    # On the host, where large counts do not wrap around as in int32.
+    entries = np.asarray(use.view(jnp.ones(use.shape, bool)))
+    return int(np.count_nonzero(entries))
 
 
 def shape(atom: Any) -> tuple[int, ...]:

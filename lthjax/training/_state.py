@@ -170,14 +170,18 @@ def replace_fields(state: Any, **fields: Any) -> Any:
     changed = copy.copy(state)
     changed.update(fields)
     return changed
-  if isinstance(state, Mapping):  # Such as Flax's `FrozenDict`.
-    return type(state)({**state, **fields})  # pyright: ignore[reportCallIssue]
   if hasattr(state, '_replace'):  # NamedTuples.
     return state._replace(**fields)
   if hasattr(state, 'replace'):  # `flax.struct`, which may override it.
     return state.replace(**fields)
   if dataclasses.is_dataclass(state) and not isinstance(state, type):
-    return dataclasses.replace(state, **fields)
+    # Not `dataclasses.replace`, as modules have an `__init__` of their own.
+    changed = copy.copy(state)
+    for name, value in fields.items():
+      object.__setattr__(changed, name, value)  # They may be frozen.
+    return changed
+  if isinstance(state, Mapping):  # Such as Flax's `FrozenDict`.
+    return type(state)({**state, **fields})  # pyright: ignore[reportCallIssue]
   raise TypeError(
     f'The state is a {type(state).__name__}, but must be a NamedTuple, a'
     ' dataclass or a dict, of which a copy with other'

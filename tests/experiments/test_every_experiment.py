@@ -56,6 +56,10 @@ COUNTS = {
   ('early_bird', 'digits'): 1 + 3 * 7,
   ('linguistic_masks', 'ewt'): 89,
   ('linguistic_masks', 'tagger'): 1,
+  # Taggers, measurements, masks, tickets of twelve levels and four others,
+  # guided weights and their tickets, 2:4, hybrids, and luck.
+  ('linguistic_masks', 'wikitext2'): 1 + 5 + 9 + 16 + 8 + 12 + 3 + 18 + 1,
+  ('linguistic_masks', 'accelerator'): 1 + 5 + 9 + 16 + 8 + 12 + 3 + 18,
   # Three arms with two stages, and four with three, and three merges.
   # Two tasks with seven rounds, and five kinds, of which words have four.
   ('bert_tickets', 'tiny'): 1 + 2 * 7 + 2 * (4 + 5),
@@ -69,7 +73,7 @@ COUNTS = {
   # Four scores at three shares, and four rules at two sparsities.
   ('experts', 'tiny'): 1 + 4 * 3 + 4 * 2,
   ('circuit_sparsity', 'tiny'): 2 + 2 * 2,
-  ('post_training_pruning', 'smollm2'): 2 + 3 * 4,
+  ('post_training_pruning', 'smollm2'): 2 + 3 * 5,
   ('post_training_pruning', 'smollm2_patterns'): 3 + 3 * 6,
 }
 # Lines of pages, and how often they are there.
@@ -230,6 +234,8 @@ BAD_COMMAND_LINES = {
     ('--time 20', 'time was 20, but must be a multiple of 8.'),
     ('--heads 3', 'width was 16, but must be 3 heads of an even size.'),
     ('--kept 1', 'kept had 1.0, but must be between 0 and 1'),
+    ('--fraction 1', 'fraction was 1.0, but must be between 0 and 1'),
+    ('--luck 3', 'luck was 3, but must be at least 4'),
     ('--rewind-step 8', 'rewind_step was 8, but must be from 0 to 7'),
     ('--draws 0', 'draws was 0, but must be at least 1'),
     ('--dataset wikitext2', 'sources had gold, but WikiText-2 has no gold'),

@@ -1,18 +1,30 @@
 """Linguistic masks: packed sentences, paired arms, and what is measured."""
 
 import dataclasses
+import itertools
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from linguistic_cases import batch
 from tiny_experiments import TINY
 
 import linguistic_masks
-from common import config, grid
-from linguistics import arms, corpus, laboratory, model, tagging, texts
+from common import command, config, grid, seeds, tables
+from linguistics import (
+  arms,
+  corpus,
+  laboratory,
+  measures,
+  model,
+  tagging,
+  texts,
+)
 from linguistics.measurements import Measurements
 from lthjax import linguistic as lg
+from reports import linguistic_masks as report
 from reports import linguistic_numbers as numbers
 
 SMALL = config.parse(TINY['linguistic_masks'], linguistic_masks.PRESETS, '')
@@ -157,6 +169,118 @@ def test_guided_kernels_prefer_compatible_tags(lab):
   assert 1.2 < gap < 2.8
 
 
+# Tickets.
+
+
+def test_tickets_of_the_default_preset_halve():
+  found = arms.tickets(linguistic_masks.PRESETS['ewt'].densities)
+  assert [(x.name, x.base, x.density) for x in found] == [
+    ('ticket_0.5', 'none', 0.5),
+    ('ticket_0.25', 'ticket_0.5', 0.25),
+    ('ticket_0.125', 'ticket_0.25', 0.125),
+    ('ticket_0.0625', 'ticket_0.125', 0.0625),
+    ('ticket_0.125_reinit', 'ticket_0.125', 0.125),
+    ('ticket_0.125_shuffled', 'ticket_0.125', 0.125),
+    ('ticket_tenth_removed', 'none', 0.9),
+    ('ticket_tenth_left', 'ticket_0.125', 0.1),
+  ]
+  guided = arms.guided((0.5, 0.25, 0.125, 0.0625))
+  assert [x.density for x in guided if x.base] == [0.25, 0.0625] * 2
+
+
+@pytest.mark.parametrize('name', ['wikitext2', 'accelerator'])
+def test_tickets_of_large_presets_lose_a_fifth_per_level(name):
+  preset = linguistic_masks.PRESETS[name]
+  found = arms.tickets(preset.densities)
+  levels, rest = found[:12], found[12:]
+  left = [1.0]
+  for arm in levels:
+    left.append(left[-1] - 0.2 * left[-1])
+    assert arm.density == pytest.approx(left[-1])
+  bases = ['none', *(x.name for x in levels)]
+  assert [x.base for x in levels] == bases[:-1]
+  # Late rewinding: all start from early weights of the dense network.
+  assert {(x.root, x.pruned) for x in found} == {('none', 'attention')}
+  assert 0 < preset.rewind_step < preset.steps / 5
+  assert [(x.name, x.base, x.control) for x in rest] == [
+    ('ticket_0.134218_reinit', 'ticket_0.134218', 'reinit'),
+    ('ticket_0.134218_shuffled', 'ticket_0.134218', 'shuffled'),
+    ('ticket_tenth_removed', 'none', ''),
+    ('ticket_tenth_left', 'ticket_0.107374', ''),
+  ]
+  assert [x.density for x in rest[2:]] == [0.9, 0.1]
+  guided = [x for x in arms.guided(preset.densities) if x.base]
+  assert [x.name for x in guided[:2]] == [
+    'guided_ticket_0.64',
+    'guided_ticket_0.4096',
+  ]
+  trained = {x.arm.name for x in linguistic_masks.cells(preset)}
+  assert {x.name for x in (*found, *guided)} <= trained
+
+
+def test_few_levels_have_no_tickets_of_a_tenth():
+  names = [x.name for x in arms.tickets(arms.densities(2, 0.5))]
+  assert names[2:] == ['ticket_0.25_reinit', 'ticket_0.25_shuffled']
+  assert arms.eighth((0.5,)) == 0.5
+  assert arms.eighth((0.05,)) == 0.05
+
+
+def test_a_level_keeps_the_largest_of_what_was_left(lab):
+  params = seeds.stack([lab.network.init(jax.random.key(i)) for i in range(2)])
+  masks = seeds.repeat(lab.network.full, 2)
+  last, second = arms.tickets(arms.densities(2, 0.2))[:2]
+  for arm in (last, second):
+    before, masks = (
+      masks,
+      lab.trainings.pruned(arm, {'params': params, 'masks': masks}, 2),
+    )
+    for name in ('query', 'key', 'value', 'out'):
+      alive, earlier, kernel = (
+        np.asarray(x['model']['blocks']['attention'][name]['kernel'])
+        for x in (masks, before, params)
+      )
+      counts = alive.reshape(2, -1).sum(1)
+      size = alive[0].size
+      np.testing.assert_allclose(counts, arm.density * size, atol=2)
+      assert not (alive & ~earlier).any()
+      layer = np.abs(kernel[0, 0])
+      assert layer[alive[0, 0]].min() >= layer[~alive[0, 0]].max()
+
+
+def test_pages_have_every_level_of_a_large_preset():
+  """With numbers that are made up, in the place of trainings."""
+  preset = linguistic_masks.PRESETS['wikitext2']
+  tags, _ = batch(0)
+
+  def overlaps():
+    return [measures.overlap(batch(i)[1], tags) for i in range(preset.seeds)]
+
+  losses = np.arange(preset.seeds) / 100
+  results = [{'measure': 'untrained', 'found': {'overlap': overlaps()}}]
+  for arm in (arms.NONE, *arms.tickets(preset.densities)):
+    curve = [{'step': 100 * k, 'loss': 5 + losses / k} for k in (1, 2)]
+    made = {'arm': arm._asdict(), 'overlap': overlaps(), 'curve': curve}
+    results.append(made | {'test_loss': losses.tolist()})
+  names = [f'{d:g}' for d in preset.densities]
+  names += ['tenth_removed', 'tenth_left']
+  shared = dict.fromkeys(names, [0.7654] * preset.seeds)
+  overlaps_ = {'dense_pairs': [0.5], 'shared': shared, 'heads': {}}
+  results.append({'measure': 'overlaps', 'found': overlaps_})
+  run = command.Run(pathlib.Path(), preset, 'made up', results)
+  page = '\n'.join(
+    tables.markdown(x) for x in report.page(run) if not isinstance(x, str)
+  )
+  for left in ('80', '64', '51.2', '13.4', '10.7', '6.87', '90', '10'):
+    (line,) = [x for x in page.split('\n') if f'| ticket, {left} % |' in x]
+    assert '| 0.765 |' in line  # Jaccard with the dense network.
+  assert '| reinit ticket, 13.4 % |' in page
+  assert '10 % of the attention weights removed' in page
+  assert '10 % of them left' in page
+  figure = report.draw(run)['overlap']
+  labels = [x.get_text() for x in figure.axes[0].get_xticklabels()]
+  assert labels == ['100', '64', '41', '26.2', '16.8', '10.7', '6.87']
+
+
 # Numbers.
 
 
@@ -165,6 +289,36 @@ def test_steps_are_linear_between_evaluations():
   assert numbers.reached(steps, losses, 2.25) == 17.5
   assert numbers.reached(steps, losses, 1.0) == 30
   assert numbers.reached(steps, losses, 5.0) == 10
+
+
+def test_correlations_by_chance():
+  """Losses of four seeds: their 24 orders give r from -1 to 1."""
+  x, y = [1.0, 2, 3, 4], [2.0, 1, 4, 3]
+  r, (low, high) = numbers.correlation(x, y)
+  assert r == pytest.approx(0.6)
+  # Fisher's z with one degree of freedom: 0.693 ± 1.96.
+  assert (low, high) == pytest.approx((-0.853, 0.990), abs=1e-3)
+  drawn = numbers.correlations_by_chance(x, y, 999)
+  every = [np.corrcoef(x, z)[0, 1] for z in itertools.permutations(y)]
+  assert set(np.round(drawn, 9)) == set(np.round(every, 9))
+  strong = sum(abs(z) > 0.59 for z in every) / 24
+  p = numbers.reached_by_chance(r, drawn)
+  assert p == pytest.approx(strong, abs=0.06)
+  assert 1000 * p == pytest.approx(round(1000 * p))
+  assert numbers.reached_by_chance(0.5, [0.1, -0.5, 0.4]) == 2 / 4
+
+
+def test_luck_has_masks_of_permuted_tags(lab, monkeypatch):
+  """Of the networks of luck, in units of 1e-7."""
+  monkeypatch.setattr(lab, 'config', dataclasses.replace(SMALL, luck=4))
+  drawn = lab._permuted_luck()
+  assert drawn.shape == (SMALL.draws, 4)
+  params = lab.trainings.start(arms.NONE, 4).params
+  attention = lab.attend(seeds.one(params, 2))
+  found = lg.null(
+    lg.mean_attention(attention), lab.tags, draws=SMALL.draws
+  ).draws
+  np.testing.assert_allclose(drawn[:, 2], 1e7 * found, atol=0.6)
 
 
 def test_arms_of_a_run_are_paired(unbroken):
@@ -214,6 +368,19 @@ def test_whatever_is_needed_is_trained_before(name):
       done.add(cell.arm.name)
 
 
+def test_languages_are_those_that_are_there(monkeypatch, tmp_path):
+  monkeypatch.setenv('LTHJAX_TEXT_DIR', str(tmp_path))
+  (tmp_path / 'ud_pud').mkdir()
+  (tmp_path / 'ud_pud' / 'fi_pud-ud-test.conllu.gz').touch()
+  chosen = dataclasses.replace(
+    linguistic_masks.PRESETS['ewt'], experiments=(10,)
+  )
+  names = [x.arm.name for x in linguistic_masks.cells(chosen)]
+  assert [x for x in names if 'language_' in x] == ['language_fi']
+  monkeypatch.setenv('LTHJAX_TEXT_DIR', str(tmp_path / 'nowhere'))
+  assert len(texts.languages()) == 5
+
+
 def test_a_missing_treebank_is_named(monkeypatch, tmp_path, main):
   monkeypatch.setenv('LTHJAX_TEXT_DIR', str(tmp_path / 'nowhere'))
   texts.treebank.cache_clear()
@@ -221,6 +388,21 @@ def test_a_missing_treebank_is_named(monkeypatch, tmp_path, main):
   assert code == 1
   assert 'Set LTHJAX_TEXT_DIR to a folder that holds' in errors
   texts.treebank.cache_clear()
+
+
+@pytest.mark.parametrize('missing', ['verbnet', 'wordnet'])
+def test_a_missing_lexicon_is_named_before_anything_is_trained(
+  monkeypatch, tmp_path, main, no_training, missing
+):
+  monkeypatch.setenv(f'LTHJAX_{missing.upper()}', str(tmp_path / 'nowhere'))
+  read = getattr(texts, missing).__wrapped__  # What it has read is kept.
+  for name in ('verbnet', 'wordnet'):
+    monkeypatch.setattr(texts, name, read if name == missing else lambda: None)
+  code, _, errors = main('--experiments', '8', '--output', str(tmp_path / 'x'))
+  assert code == 1
+  words = ' '.join(errors.split())
+  assert f'set LTHJAX_{missing.upper()}' in words
+  assert 'nowhere does not exist, but must hold' in words
 
 
 # Taggers.

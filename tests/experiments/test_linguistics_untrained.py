@@ -6,7 +6,8 @@ import pytest
 from linguistics import untrained
 from lthjax import linguistic
 
-# Language: share of dependencies inside the matrix, and the share by chance.
+# Language: share of dependencies inside the matrix; that by chance, which is
+# near the density.
 EXPECTED = {
   'en (EWT)': (0.889, 0.679),
   'en (PUD)': (0.908, 0.694),
@@ -54,6 +55,7 @@ def test_languages(text_data_dir, monkeypatch):
   for name, (arcs, chance) in EXPECTED.items():
     assert found[name].arcs == pytest.approx(arcs, abs=0.005)
     assert found[name].chance == pytest.approx(chance, abs=0.005)
+    assert found[name].density == pytest.approx(chance, abs=0.005)
 
 
 def test_blocks_without_an_open_edge():

@@ -136,3 +136,7 @@ def test_wrong_types():
     linguistic.binding_mask(['John'])
   with pytest.raises(TypeError, match='be True or False'):
     linguistic.clauses(sentence('John'), gold='yes')
+  words = (linguistic.Token('go', upos='VB'),)
+  for find in (linguistic.clauses, linguistic.binding_mask):
+    with pytest.raises(ValueError, match=r'found VB\. Map them'):
+      find(linguistic.Sentence('', words))

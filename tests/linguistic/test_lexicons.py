@@ -2,6 +2,7 @@
 
 import collections
 import gzip
+import pathlib
 import tarfile
 
 import numpy as np
@@ -162,6 +163,11 @@ def test_matrix_of_a_sentence(small):
       sentence, small, lambda lemma, upos: known[lemma], **options
     )
 
+  renamed = sentence.tokens[1]._replace(upos='VBZ')
+  with pytest.raises(ValueError, match=r'found VBZ\. Map them'):
+    linguistic.compat_matrix(
+      sentence._replace(tokens=(renamed,)), small, lambda lemma, upos: None
+    )
   expected = np.ones((5, 5))
   expected[1, 0] = expected[0, 1] = 0.5
   expected[1, 2] = expected[2, 1] = 0
@@ -193,6 +199,11 @@ def test_folders_that_are_no_verbnet(tmp_path, monkeypatch):
     load(broken)
   with pytest.raises(TypeError, match='be a path or None'):
     load(3)
+
+
+def test_the_package_holds_no_lexicon():
+  folder = pathlib.Path(linguistic.__file__).parent
+  assert {x.suffix for x in folder.rglob('*') if x.is_file()} <= {'.py', '.pyc'}
 
 
 def test_archives_and_the_environment(tmp_path, monkeypatch, small):

@@ -1,6 +1,7 @@
 """Treebanks in CoNLL-U and sources of tags."""
 
 import gzip
+from collections import Counter
 
 import pytest
 
@@ -108,6 +109,10 @@ def test_sources_of_tags():
     take('causal', words, predicted=[['VB', 'X']])
   with pytest.raises(TypeError, match='read_conllu'):
     take('gold', [])
+  with pytest.raises(ValueError, match='17 universal ones, but found NN, VB'):
+    take('gold', [*words, sentence(('go', 'VB'), ('x', 'NN'))])
+  with pytest.raises(ValueError, match=r'found VB\. Map them'):
+    linguistic.type_tags([sentence(('go', 'VB'))])
   with pytest.raises(TypeError, match='list or set of forms'):
     linguistic.type_tags(words, 'run')
 
@@ -130,3 +135,9 @@ def test_the_english_treebank(text_data_dir):
     return sum(a == b for a, b in pairs) / len(pairs)
 
   assert round(right(linguistic.type_tags(train), dev), 3) == 0.861
+  # Of 4 to 39 words, among 3,000, of which <bos> and the unknown are two.
+  train, dev = ([s for s in x if 3 < len(s.tokens) < 40] for x in (train, dev))
+  counts = Counter(form.lower() for s in train for form in s.forms)
+  words = {form for form, _ in counts.most_common(2_998)}
+  few = linguistic.type_tags(train, words, lowercase=True)
+  assert right(few, dev) == pytest.approx(0.827, abs=0.001)
