@@ -17,6 +17,7 @@ data, it adds fresh seeds. Either ends with an error if a verdict flips.
 """
 
 import argparse
+import inspect
 import shlex
 import subprocess
 import sys
@@ -64,6 +65,7 @@ def check(claims: list[Claim]) -> None:
 
 
 def show(claims: list[Claim]) -> None:
+  """Prints all claims and their verdicts."""
   found = decide(claims)
   for one in claims:
     verdict = found[one.name]
@@ -84,6 +86,7 @@ def power(claims: list[Claim]) -> None:
 
 
 def write_page(claims: list[Claim]) -> None:
+  """Writes docs/claims.md and its figure."""
   from common import figures
   from lthjax import files
 
@@ -182,12 +185,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
   )
   commands = parser.add_subparsers(dest='command', required=True)
   actions = {'list': show, 'check': check, 'power': power, 'page': write_page}
-  for name in actions:
-    commands.add_parser(name)
-  train = commands.add_parser('run')
-  train.add_argument('claims', nargs='*', metavar='CLAIM')
-  train.add_argument('--tier', choices=('digits', 'cpu', 'accelerator'))
-  train.add_argument('--append', action='store_true')
+  for name, action in actions.items():
+    does = inspect.getdoc(action) or ''
+    commands.add_parser(name, help=does.partition('\n')[0], description=does)
+  does = 'Trains again what claims are about; replaces their data.'
+  train = commands.add_parser('run', help=does, description=does)
+  train.add_argument('claims', nargs='*', metavar='CLAIM', help='such as C01')
+  train.add_argument(
+    '--tier',
+    choices=('digits', 'cpu', 'accelerator'),
+    help='all claims that this hardware can do; adds fresh seeds',
+  )
+  train.add_argument(
+    '--append', action='store_true', help='adds fresh seeds to the data'
+  )
   options = parser.parse_args(arguments)
   try:
     claims = claim_files.load_all()

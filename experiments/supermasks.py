@@ -23,10 +23,10 @@ Zeros, Signs, and the Supermask, arXiv:1905.01067, figure 5 and table 1.
                 points below the trained network at a quarter of the width, and
                 0.2 above it at twice the width.
   fashion_mnist like mnist, on Fashion-MNIST.
-  conv2         Conv-2 on CIFAR-10, 100 epochs, and so on: for an accelerator.
-  conv4         In figure 3 of the paper, edge-popup peaks at about 77.5, 86,
-  conv6         88 and 88.5 %, with 30 to 70 % of the weights.
-  conv8
+  conv2, conv4, conv6, conv8
+                Conv-2 to Conv-8 on CIFAR-10, 100 epochs. For an accelerator. In
+                figure 3 of the paper, edge-popup peaks at about 77.5, 86, 88
+                and 88.5 %, with 30 to 70 % of the weights.
 """
 
 import common.stopping  # noqa: F401

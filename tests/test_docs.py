@@ -39,6 +39,16 @@ def names():
     sys.path.pop(0)
 
 
+@pytest.fixture
+def gallery(names):
+  """What draws the cards of the gallery."""
+  sys.path.insert(0, str(DOCS / '_ext'))
+  try:
+    return importlib.import_module('gallery')
+  finally:
+    sys.path.pop(0)
+
+
 @pytest.mark.parametrize('page', PAGES)
 def test_blocks_print_what_they_say(page, run_python):
   blocks = [
@@ -104,3 +114,31 @@ def test_numbers_are_those_of_the_pages_they_link_to():
   )
   assert len(links) > 25
   assert [x for x in links if x[0] not in (ROOT / x[1]).read_text()] == []
+
+
+def test_cards_have_a_picture_and_the_command_that_draws_it(gallery):
+  cards = gallery.cards()
+  assert len(cards) > 15
+  page = gallery.page()
+  for card in cards:
+    assert (gallery.EXPERIMENTS / 'results' / card.picture).exists()
+    script, *_ = re.findall(r'^python (experiments/\S+\.py)', card.command)
+    assert (ROOT / script).exists()
+    assert f'`{card.command}`' in page
+
+
+def test_no_picture_is_published_without_its_command(
+  gallery, tmp_path, monkeypatch
+):
+  folder = tmp_path / 'results'
+  folder.mkdir()
+  (tmp_path / 'README.md').write_text(
+    '| A claim (Someone, 1) | `a.py` | x | [a](results/a.md) |\n'
+  )
+  picture = '# A\n\n![A](a.png)\n'
+  (folder / 'a.md').write_text(f'{picture}\n| command | `python a.py` |\n')
+  (folder / 'b.md').write_text(picture)
+  (folder / 'c.md').write_text('# C\n\n| command | `python c.py` |\n')
+  monkeypatch.setattr(gallery, 'EXPERIMENTS', tmp_path)
+  (card,) = gallery.cards()
+  assert card[:5] == ('a', 'A', 'a.png', 'python a.py', 'A claim')
