@@ -236,7 +236,8 @@ def cells(config: Config) -> list[Cell]:
       if wanted & set(MEASURES[name])
     ]
 
-  gold = config.sources[0] == 'gold'
+  source = config.sources[0]
+  gold = source == 'gold'
   found = []
   if 'causal' in config.sources or 0 in wanted:
     found.append(Cell('taggers', Arm('taggers'), 1))
@@ -255,11 +256,11 @@ def cells(config: Config) -> list[Cell]:
   if gold and wanted & {8, 9}:
     found += measure('axes', 'circuits')
   if 5 in wanted:
-    found += train(arms.guided(config.densities))
+    found += train(arms.guided(config.densities, source))
   if 11 in wanted:
-    found += train(arms.patterned())
+    found += train(arms.patterned(source))
   if 3 in wanted:
-    found += train(arms.hybrid(config.kept))
+    found += train(arms.hybrid(config.kept, source))
   if 7 in wanted:
     found += train([Arm('luck', steps=config.short)])
   if gold and 8 in wanted:

@@ -108,7 +108,7 @@ def _ticket(name: str, base: str, root: str, density: float) -> Arm:
   return Arm(name, base=base, root=root, pruned='attention', density=density)
 
 
-def hybrid(densities: tuple[float, ...]) -> list[Arm]:
+def hybrid(densities: tuple[float, ...], source: str) -> list[Arm]:
   """Masks of attention, and IMP of the feed-forward kernels under each.
 
   Without a mask and with ASA, at last of all kernels.
@@ -117,21 +117,24 @@ def hybrid(densities: tuple[float, ...]) -> list[Arm]:
   for mask in MASKS:
     base = mask
     for density in densities:
-      arm = Arm(f'{mask}_ffn_{density:g}', mask, base=base, root=mask)
+      name = f'{mask}_ffn_{density:g}'
+      arm = Arm(name, mask, source, base=base, root=mask)
       arms.append(arm._replace(pruned='ffn', density=density))
       base = arm.name
     if densities and mask in ('none', 'asa'):
-      arm = Arm(f'{mask}_both_{min(densities):g}', mask, base=base, root=mask)
+      name = f'{mask}_both_{min(densities):g}'
+      arm = Arm(name, mask, source, base=base, root=mask)
       arms.append(arm._replace(pruned='both', density=min(densities)))
   return arms
 
 
-def patterned() -> list[Arm]:
+def patterned(source: str) -> list[Arm]:
   """Two weights of four, under no mask, ASA and random edges."""
   return [
     Arm(
       f'{mask}_two_of_four',
       mask,
+      source,
       base=mask,
       root=mask,
       pruned='both',
@@ -141,7 +144,7 @@ def patterned() -> list[Arm]:
   ]
 
 
-def guided(kept: tuple[float, ...]) -> list[Arm]:
+def guided(kept: tuple[float, ...], source: str) -> list[Arm]:
   """Initial weights or learned biases that favor compatible tags.
 
   Their tickets are those of every other level.
@@ -152,7 +155,7 @@ def guided(kept: tuple[float, ...]) -> list[Arm]:
   for guide in ('relabelled', 'random'):
     arms.append(Arm(f'guided_{guide}', guide=guide, strength=1.0))
   for mask in ('asa', 'relabelled'):
-    arms.append(Arm(f'learned_{mask}', mask, learned=True))
+    arms.append(Arm(f'learned_{mask}', mask, source, learned=True))
   for root, prefix in (('guided_1', 'guided'), ('guided_none', 'guided_none')):
     base = root
     for density in kept[1::2]:

@@ -320,6 +320,7 @@ def _training(found: dict[str, Any]) -> Iterator[str | Table]:
         spread(result['test_loss'], 3),
       ]
     )
+  leak = ' Gold tags leak what follows a word.'
   heads = ['mask', 'tags', 'loss', 'beside no mask [95 %]', 'mean of the curve']
   yield Table(
     [*heads, 'steps saved', 'by seed, %', 'test loss'],
@@ -327,8 +328,9 @@ def _training(found: dict[str, Any]) -> Iterator[str | Table]:
     'Experiment 4: validation loss in nats at the end of training, its'
     ' difference from the network without a mask, paired by seed, and steps'
     " saved until that network's final loss (0 where never reached). Near the"
-    ' plateau, steps saved say little: see the losses beside them. Gold tags'
-    ' leak what follows a word.',
+    ' plateau, steps saved say little: see the losses beside them.'
+    + leak
+    * (found['asa']['arm']['source'] == 'gold'),
     left=2,
     printed=6,
   )
@@ -336,17 +338,13 @@ def _training(found: dict[str, Any]) -> Iterator[str | Table]:
 
 
 def _hybrid(found: dict[str, Any]) -> Iterator[Table]:
-  kept = sorted(
-    {
-      x['arm']['density']
-      for x in found.values()
-      if x.get('arm', {}).get('pruned') == 'ffn'
-    },
-    reverse=True,
-  )
+  pruned = [
+    x['arm'] for x in found.values() if x.get('arm', {}).get('pruned') == 'ffn'
+  ]
+  kept = sorted({arm['density'] for arm in pruned}, reverse=True)
   if not kept:
     return
-  lines = []
+  lines, source = [], pruned[-1]['source']
   for mask in MASKS:
     names = [mask, *(f'{mask}_ffn_{d:g}' for d in kept)]
     if not set(names) <= found.keys():
@@ -358,18 +356,17 @@ def _hybrid(found: dict[str, Any]) -> Iterator[Table]:
       continue
     row = [f'interaction, {LABELS[mask]}', '']
     for d in kept:
-      pruned = final(found[f'{mask}_ffn_{d:g}']) - final(
-        found[f'none_ffn_{d:g}']
-      )
+      own, plain = (final(found[f'{x}_ffn_{d:g}']) for x in (mask, 'none'))
       whole = final(found[mask]) - final(found['none'])
-      row.append(interval(lg.over_seeds(pruned - whole)))
+      row.append(interval(lg.over_seeds(own - plain - whole)))
     lines.append(row)
   yield Table(
     ['mask', 'dense', *(f'{100 * d:g} % of FFN' for d in kept)],
     lines,
-    'Experiment 3: loss under masks from gold tags, with feed-forward kernels'
-    ' pruned by IMP. Interaction: how much more, or less, the mask gains once'
-    ' kernels are pruned; paired, with 95 % interval.' + _all_kernels(found),
+    f'Experiment 3: loss under masks from {source} tags, with feed-forward'
+    ' kernels pruned by IMP. Interaction: how much more, or less, the mask'
+    ' gains once kernels are pruned; paired, with 95 % interval.'
+    + _all_kernels(found),
   )
 
 

@@ -184,7 +184,7 @@ def test_tickets_of_the_default_preset_halve():
     ('ticket_tenth_removed', 'none', 0.9),
     ('ticket_tenth_left', 'ticket_0.125', 0.1),
   ]
-  guided = arms.guided((0.5, 0.25, 0.125, 0.0625))
+  guided = arms.guided((0.5, 0.25, 0.125, 0.0625), 'gold')
   assert [x.density for x in guided if x.base] == [0.25, 0.0625] * 2
 
 
@@ -209,7 +209,7 @@ def test_tickets_of_large_presets_lose_a_fifth_per_level(name):
     ('ticket_tenth_left', 'ticket_0.107374', ''),
   ]
   assert [x.density for x in rest[2:]] == [0.9, 0.1]
-  guided = [x for x in arms.guided(preset.densities) if x.base]
+  guided = [x for x in arms.guided(preset.densities, 'causal') if x.base]
   assert [x.name for x in guided[:2]] == [
     'guided_ticket_0.64',
     'guided_ticket_0.4096',
@@ -349,6 +349,14 @@ def test_masks_compile_nothing_and_tickets_are_sparse(unbroken):
   assert np.mean(other) == 0.5
   assert (other != masks['attention']['query']['kernel']).any()
   lab.check_compiled()
+
+
+@pytest.mark.parametrize('name', linguistic_masks.PRESETS)
+def test_masks_are_made_of_tags_that_there_are(name):
+  preset = linguistic_masks.PRESETS[name]
+  trained = [x.arm for x in linguistic_masks.cells(preset) if x.kind == 'train']
+  used = {x.source for x in trained if x.mask != 'none' or x.tag_input}
+  assert used <= {*preset.sources}
 
 
 @pytest.mark.parametrize('name', linguistic_masks.PRESETS)
