@@ -136,9 +136,9 @@ def log(
   """Logs all numbers among these, means over seeds, as ``name/key``."""
   for key, x in numbers.items():
     try:
-      value = float(np.mean(np.asarray(x, float)))
+      values = np.asarray(x, float)
     except (TypeError, ValueError):  # Text, or lists of other things.
       continue
-    if x is None:
+    if x is None or not values.size:  # Such as the curve of a measurement.
       continue
-    tracker.log_scalar(f'{name}/{key}', value, step=step)
+    tracker.log_scalar(f'{name}/{key}', float(values.mean()), step=step)

@@ -17,6 +17,7 @@ NUMBERS = {
   'control': 'ticket',
   'curve': [{'step': 1}],
   'best': None,
+  'pairs': [],
 }
 CONFIG = dataclasses.asdict(RunConfig())
 
