@@ -207,7 +207,8 @@ class Kept(NamedTuple):
 
 def kept(runs: pathlib.Path) -> Kept:
   cells = sorted(x for kind in KINDS for x in runs.glob(f'*/{kind}/[!.]*'))
-  files = sorted(runs.glob('*/*.json*')) + sorted(runs.glob('*/*.csv'))
+  files = sorted(runs.glob('*/[!.]*.json*'))
+  files += sorted(runs.glob('*/[!.]*.csv'))
   return Kept(
     {f'{x.parent.name}/{x.name}': digest(x) for x in cells},
     {x.name: timeless(x) for x in files},

@@ -1,4 +1,8 @@
-"""Experiments under faults: same bits, or a clear refusal and nothing lost."""
+"""Experiments under faults: same bits, or a clear refusal and nothing lost.
+
+The weekly run gives `LTHJAX_FAULTS=50`: so many for each experiment. Otherwise
+one experiment meets each kind once.
+"""
 
 import os
 import pathlib
@@ -9,11 +13,12 @@ import pytest
 from faults.harness import FAULTS, TINY
 
 HARNESS = pathlib.Path(__file__).parent / 'harness.py'
-NUMBER = int(os.environ.get('LTHJAX_FAULTS', '5'))  # 50 in the weekly run
+MANY = os.environ.get('LTHJAX_FAULTS')
+NUMBER = int(MANY or len(FAULTS))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', TINY)
+@pytest.mark.parametrize('name', [*TINY][: None if MANY else 1])
 def test_faults(name, tmp_path):
   done = subprocess.run(
     [sys.executable, HARNESS, name, str(NUMBER), tmp_path],
@@ -23,9 +28,3 @@ def test_faults(name, tmp_path):
   )
   assert done.returncode == 0, done.stderr
   assert done.stdout.startswith(f'{NUMBER} faults, {NUMBER} bits, ')
-
-
-def test_every_fault_is_met_by_some_experiment():
-  """Of five for each of three experiments."""
-  met = {(i * 5 + j) % len(FAULTS) for i in range(len(TINY)) for j in range(5)}
-  assert met == {*range(len(FAULTS))}
