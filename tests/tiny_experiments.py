@@ -52,7 +52,7 @@ TINY = {
     ' --networks decoder --arms full lota_90 --merged lota_90 --rules sum'
     ' --vocabulary 64 --width 8 --layers 2 --heads 2 --mlp 12 --time 16'
     ' --pretrain-steps 20 --pretrain-batch 4 --steps 10 --eval-every 5'
-    ' --batch-size 4 --test-rows 32 --seeds 2',
+    ' --batch-size 4 --test-rows 32 --seeds 2 --rates 1 0.5',
     'experts': '--text python_manual --width 8 --layers 2 --heads 2'
     ' --key-value-heads 1 --mlp 4 --experts 4 --experts-per-token 1 --time 16'
     ' --steps 20 --seeds 2 --eval-every 10 --batch-size 4 --eval-tokens 256'

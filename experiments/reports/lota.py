@@ -15,6 +15,7 @@ COLUMNS = (
   'network',
   'arm',
   'stage',
+  'rate',
   'trained',
   'text_loss',
   'domain_loss',
@@ -137,6 +138,22 @@ def comparisons(results: list[grid.Result]) -> list[str]:
   return found
 
 
+def chosen_rates(results: list[grid.Result]) -> str:
+  """The step sizes that were best on the validation part."""
+  found = []
+  for network in networks(results):
+    each = [
+      f'{ARMS[x["arm"]].label} {x["rate"]:g}'
+      for x in results
+      if (x['network'], x['stage']) == (network, 'second')
+    ]
+    found.append(f'{TITLES[network]}: {", ".join(each)}')
+  return (
+    'Step sizes of the second task, as multiples of the usual ones, with the'
+    f' lowest loss on the validation part: {"; ".join(found)}.'
+  )
+
+
 def page(run: Run) -> list[str | Table]:
   config, results = run.config, run.results
   first = Table(
@@ -162,6 +179,8 @@ def page(run: Run) -> list[str | Table]:
     printed=7,
   )
   parts: list[str | Table] = [*comparisons(results), first]
+  if len(config.rates) > 1:
+    parts.append(chosen_rates(results))
   if lines := merges(results):
     parts.append(
       Table(

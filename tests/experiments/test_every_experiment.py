@@ -255,6 +255,8 @@ BAD_COMMAND_LINES = {
     ('--width 9', 'width was 9, but must be 2 heads of an even size.'),
     ('--rules', 'rules were none, but must be one or more'),
     ('--lora-rate 0', 'lora_rate was 0.0, but must be above 0'),
+    ('--rates 1 0', 'rates had 0.0, but must be above 0'),
+    ('--rates 1 2 --eval-every 11', 'eval_every was 11, but there are 10'),
     ('--vocabulary 4', 'vocabulary was 4, but must be at least 8'),
     ('--networks gru', "invalid choice 'gru' for argument '--networks'"),
   ],

@@ -4,12 +4,14 @@ import csv
 
 import jax
 import numpy as np
+import optax
 import pytest
 from helpers import bits
 from tiny_experiments import TINY
 
 import lota as script_module
-from adaptation import arms, network, tasks
+import lthjax as lth
+from adaptation import arms, network, tasks, tuning
 from adaptation.arms import ARMS
 from adaptation.tasks import Marks
 from lthjax.linguistic import Sentence, Token
@@ -187,3 +189,44 @@ def test_an_encoder_with_adapters(main, tmp_path):
     # The same pretrained words, and the same heads.
     losses = {x: float(rows[x, 'first', seed]['domain_loss']) for x in trained}
     assert len(set(losses.values())) == 3
+
+
+def test_the_best_step_size_is_taken_by_all_seeds():
+  rates, seen = (1.0, 0.25, 300.0), []
+
+  def train(tx):
+    return lth.trainer(
+      lambda key: ({'w': jax.random.normal(key, (3,))}, {}),
+      lambda params, state, x, key: (((params['w'] * x) ** 2).sum(), state),
+      tx,
+      lambda data, key, step: data,
+      evaluate=lambda params, state, data: {'loss': (params['w'] ** 2).sum()},
+      every=2,
+      vmapped=True,
+    )
+
+  keys, data = jax.random.split(jax.random.key(0), 2), np.ones(3, np.float32)
+  trainer = train(tuning.scaled(optax.sgd(0.9)))
+  state, rate = tuning.fit(
+    trainer,
+    trainer.init(keys),
+    data,
+    rates=rates,
+    until=4,
+    evaluated=lambda step, metrics: seen.append((step, metrics['loss'])),
+  )
+  assert rate == 0.25
+  assert [step for step, _ in seen] == [2, 4]
+  # The factor of w in each step is 1 - 2 * 0.9 * 0.25.
+  start = trainer.init(keys).params['w']
+  np.testing.assert_allclose(state.params['w'], start * 0.55**4, rtol=1e-5)
+  np.testing.assert_allclose(
+    seen[-1][1], (np.asarray(state.params['w']) ** 2).sum(1), rtol=1e-5
+  )
+  once, rate = tuning.fit(
+    trainer, trainer.init(keys), data, rates=(1.0,), until=4, evaluated=None
+  )
+  plain = train(optax.sgd(0.9))
+  whole = plain.fit(plain.init(keys), data, until=4)
+  assert rate == 1.0
+  assert bits(once.params) == bits(whole.params)
