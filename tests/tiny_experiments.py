@@ -61,6 +61,11 @@ TINY = {
     'circuit_sparsity': '--width 8 --layers 1 --heads 2 --mlp 8 --sparsity 0.5'
     ' --steps 20 --eval-every 10 --seeds 2 --batch-size 8 --lines 64'
     ' --prompts 8 --tasks quotes',
+    'activation_sparsity': '--text python_manual --width 8 --layers 2'
+    ' --heads 2 --key-value-heads 1 --mlp 12 --time 16 --steps 20 --seeds 2'
+    ' --eval-every 10 --batch-size 4 --eval-tokens 256'
+    ' --calibration-tokens 64 --counted-tokens 64 --sparsities 0.5'
+    ' --methods greedy top_k --greedy-step 0.25',
     'post_training_pruning': '--text python_manual --width 8 --layers 2'
     ' --heads 2 --key-value-heads 1 --mlp 12 --time 16 --steps 20 --seeds 2'
     ' --eval-every 10 --batch-size 4 --eval-tokens 256'

@@ -35,6 +35,7 @@ FIRST_PRESETS = {
   'post_training_pruning': 'tiny',
   'experts': 'tiny',
   'circuit_sparsity': 'tiny',
+  'activation_sparsity': 'tiny',
 }
 PRESETS = [
   (name, preset)
@@ -72,6 +73,7 @@ COUNTS = {
   ('structured_pruning', 'smollm2'): 1 + 5 + 5 + 3 + 1,
   # Four scores at three shares, and four rules at two sparsities.
   ('experts', 'tiny'): 1 + 4 * 3 + 4 * 2,
+  ('activation_sparsity', 'tiny'): 1 + 3 * 3,
   ('circuit_sparsity', 'tiny'): 2 + 2 * 2,
   ('post_training_pruning', 'smollm2'): 2 + 3 * 5,
   ('post_training_pruning', 'smollm2_patterns'): 3 + 3 * 6,
@@ -107,6 +109,7 @@ LINES = {
   },
   'structured_pruning': {'| neurons | 50 % | ': 3, '| neurons 0.5 | ': 1},
   'post_training_pruning': {'| Wanda | ': 1},
+  'activation_sparsity': {'| TEAL, greedy | ': 1, '| AbsTopK | ': 1},
   'circuit_sparsity': {
     '| closing a quote | weight-sparse | ': 1,
     '| closing a quote | dense twin | ': 1,
@@ -136,6 +139,7 @@ STEPS = {
   'networks/decoder': [10, 20],
   'distilled/neurons-0.5-flap_bias': [1, 2, 3, 4],
   'post_training_pruning': [],
+  'activation_sparsity': [],
   'circuit_sparsity': [10, 20],
   **{f'circuits/{x}-quotes': [] for x in ('sparse', 'dense')},
   'experts': [],
@@ -307,6 +311,14 @@ BAD_COMMAND_LINES = {
     ('--methods snip', "invalid choice 'snip' for argument '--methods'"),
     ('--text novel', "invalid choice 'novel' for argument '--text'"),
   ],
+  'activation_sparsity': [
+    ('--sparsities 1.0', 'sparsities had 1.0, but must be between 0 and 1'),
+    ('--sparsities 0.995', 'sparsities had 0.995, but must be at most 0.99'),
+    ('--methods top_k top_k', 'methods were top_k top_k, but must be one or'),
+    ('--greedy-step 0', 'greedy_step was 0.0, but must be between 0 and 1'),
+    ('--counted-tokens 8', 'counted_tokens was 8, but must be at least 16'),
+    ('--methods snip', "invalid choice 'snip' for argument '--methods'"),
+  ],
   'circuit_sparsity': [
     ('--sparsity 1.0', 'sparsity was 1.0, but must be between 0 and 1'),
     ('--active 0', 'active was 0.0, but must be between 0 and 1'),
@@ -403,6 +415,10 @@ BAD_VALUES['structured_pruning'] = [
   ('--width 9', 'width was 9, but must be a multiple of the 2 heads'),
   ('--batch-size 500000', 'batch_size was 500000, but there are'),
 ]
+BAD_VALUES['activation_sparsity'] = [
+  ('--width 9', 'width was 9, but must be a multiple of the 2 heads'),
+  ('--batch-size 500000', 'batch_size was 500000, but there are'),
+]
 BAD_VALUES['circuit_sparsity'] = [
   ('--batch-size 65', 'batch_size was 65, but there are 64 lines to train on'),
 ]
@@ -430,6 +446,7 @@ BAD_VALUES['lota'] = [
 ]
 for _name, _bad in BAD_VALUES.items():
   if _name not in (
+    'activation_sparsity',
     'bert_tickets',
     'circuit_sparsity',
     'disentangled_tickets',
