@@ -164,9 +164,10 @@ class TicketConfig(TrainConfig):
 RESUME = """
 Each configuration has its folder below --output. Kill the command at any time,
 and start it again: it goes on where it was, with the same bits.
---help-verbose explains each option.
+--help-verbose says more, and explains each option.
 """
-HELP = {'-h', '--help', '-H', '--help-verbose'}
+VERBOSE = {'-H', '--help-verbose'}
+HELP = {'-h', '--help', *VERBOSE}
 Config = TypeVar('Config', bound=RunConfig)
 
 
@@ -180,12 +181,20 @@ def seeds(config: RunConfig) -> str:
   return '1 seed' if config.seeds == 1 else f'{config.seeds} seeds'
 
 
+def brief(doc: str) -> str:
+  """The title of a command, its examples and its presets: one screen."""
+  title, *others = doc.split('\n\n')
+  first = next((i for i, x in enumerate(others) if x.startswith('  ')), 0)
+  return '\n\n'.join([title, *others[first:]])
+
+
 def parse(
   arguments: Sequence[str], presets: Mapping[str, Config], doc: str | None
 ) -> Config:
   """Reads a command line: a preset, the first one by default, and changes."""
-  if HELP & set(arguments):
-    print(f'{doc}{RESUME}')  # Tyro would break lines elsewhere.
+  if asked := HELP & set(arguments):
+    shown = doc if asked & VERBOSE else brief(doc or '')
+    print(f'{shown}{RESUME}')  # Tyro would break lines elsewhere.
   first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
   first.add_argument('--preset')
   name = first.parse_known_args(arguments)[0].preset
