@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -131,6 +132,10 @@ def friendly_exit() -> Iterator[None]:
   """Ends the command with one line instead of a traceback."""
   try:
     yield
+  except BrokenPipeError:  # Whoever reads this, such as `less`, is gone.
+    with contextlib.suppress(OSError):  # The last flush would fail, too.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
   except (ValueError, OSError, ImportError, FloatingPointError) as error:
     sys.exit(f'error: {error}')
   except interruption.Terminated:

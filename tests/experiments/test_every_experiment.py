@@ -2,16 +2,18 @@
 
 import dataclasses
 import importlib
+import io
 import json
 import pathlib
 import re
 import shutil
+import sys
 import xml.etree.ElementTree
 
 import pytest
 from tiny_experiments import TINY
 
-from common import collect
+from common import collect, command
 from common.config import brief, parse
 from lthjax import runs
 
@@ -511,6 +513,13 @@ def test_short_help_leaves_out_paragraphs_above_the_examples():
   assert brief('Title.\n\nWords.\n') == 'Title.\n\nWords.\n'
   doc = 'Title.\n\nWords.\n\nPaper.\n\n  python a\n\n  one  Two.\n\nNote.\n'
   assert brief(doc) == 'Title.\n\n  python a\n\n  one  Two.\n\nNote.\n'
+
+
+def test_a_reader_that_leaves_is_no_error(monkeypatch):
+  monkeypatch.setattr(sys, 'stdout', io.StringIO())
+  with pytest.raises(SystemExit) as info, command.friendly_exit():
+    raise BrokenPipeError
+  assert info.value.code == 1  # And not a text, which would be printed.
 
 
 def test_help_names_the_defaults_of_a_preset(call):
