@@ -170,7 +170,9 @@ def _at(place: _Place, end: jax.Array) -> jax.Array:
 
 def _split(place: _Place, end: jax.Array) -> tuple[jax.Array, jax.Array]:
   index = end - place.offset
-  return index // place.columns, index % place.columns
+  # Rounded towards zero, in few operations: a negative index is below all.
+  columns = jnp.full_like(index, place.columns)
+  return jax.lax.div(index, columns), jax.lax.rem(index, columns)
 
 
 def _bisect(bisections: list[_Bisection]) -> list[jax.Array]:

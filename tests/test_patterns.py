@@ -455,6 +455,12 @@ def test_patterns_are_values():
   assert patterns.Rows() != patterns.Columns()
   assert patterns.NM(2, 4) == patterns.NM(2, 4) != patterns.Block((2, 4))
   assert len({*TILES, patterns.Unstructured(), patterns.Rows()}) == 4
+  # Integers of NumPy and JAX, of which the latter have no hash.
+  numbers = np.int64(2), jnp.int32(4)
+  assert {patterns.NM(*numbers), patterns.Block(list(numbers))} == {
+    patterns.NM(2, 4),
+    patterns.Block((2, 4)),
+  }
 
 
 @pytest.mark.parametrize('pattern', TILES, ids=str)

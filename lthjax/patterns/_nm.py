@@ -41,6 +41,10 @@ class NM:
   n: int
   m: int
 
+  def __post_init__(self):
+    object.__setattr__(self, 'n', _pattern.as_int(self.n))
+    object.__setattr__(self, 'm', _pattern.as_int(self.m))
+
   @property
   def density(self) -> float:
     """The share n / m that survives."""

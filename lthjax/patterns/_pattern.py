@@ -1,5 +1,6 @@
 """The interface of patterns, and helpers that they share."""
 
+import operator
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -82,6 +83,14 @@ def empty_layers(
 
 def _of_layers(number: int, layers: int) -> str:
   return f'{number} of {layers} layers with ' if layers > 1 else ''
+
+
+def as_int(x: Any) -> Any:
+  """Makes a Python integer of one of NumPy or JAX, so that it has a hash."""
+  try:
+    return x if isinstance(x, bool) else operator.index(x)
+  except TypeError:  # `fit` refuses it.
+    return x
 
 
 def are_whole(*numbers: Any) -> bool:

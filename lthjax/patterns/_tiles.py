@@ -119,10 +119,15 @@ class Block(_Tiles):
 
   shape: tuple[int, int]
 
+  def __post_init__(self):
+    if isinstance(self.shape, tuple | list):
+      shape = tuple(map(_pattern.as_int, self.shape))
+      object.__setattr__(self, 'shape', shape)
+
   def fit(self, axes, leaves):
     """Returns the axes; raises if a leaf is not made of whole blocks."""
     shape = self.shape
-    if not (isinstance(shape, tuple | list) and len(shape) == 2) or not (
+    if not (isinstance(shape, tuple) and len(shape) == 2) or not (
       _pattern.are_whole(*shape) and min(shape) > 0
     ):
       raise ValueError(

@@ -89,7 +89,7 @@ class Batches(NamedTuple):
         stacks = jax.lax.cond(
           true,
           functools.partial(_call, move, part, own),
-          functools.partial(part.join, own[0]),
+          functools.partial(_zeros, part, own[0]),
         )
         # The next part has to wait for this one.
         true |= functools.reduce(jnp.logical_or, map(jnp.any, stacks.values()))
@@ -172,6 +172,11 @@ def make(
 def _call(move: Move, part: Batches, tables: Sequence[Table]) -> dict[str, Any]:
   now = [{n: _branches.now(x) for n, x in t.items()} for t in tables]
   return move(part, *now)
+
+
+def _zeros(part: Batches, masks: Table) -> dict[str, Any]:
+  """What a branch that is never taken returns."""
+  return jax.tree.map(jnp.zeros_like, part.join(masks))
 
 
 def _stacked(axes: Axes) -> Axes:

@@ -124,6 +124,7 @@ def drop_and_grow(
     weights = _select.leaves_of(state.masks, params)
     grads = _select.leaves_of(state.masks, grads)
     scores = grow_scores(state.grow_state, grads, step)
+    ratio = state.drop_ratios[times.entry(step)]  # once for all parts
 
     def move(part, *tables):
       masks, weights, scores = map(part.join, tables)
@@ -131,7 +132,7 @@ def drop_and_grow(
       if wanted.size:
         total = part.entries(state.counts, times.entry(step))
         stay = {n: jnp.minimum(stay[n], total[n]) for n in stay}
-      drop = _moves.drop_counts(state.drop_ratios, stay, step, times)
+      drop = _moves.drop_counts(ratio, stay)
       left = {n: stay[n] - drop[n] for n in stay}
       return _moved(pattern, masks, weights, scores, left, total, part.axes)
 

@@ -96,11 +96,11 @@ def drop_ratios(
 
 
 def drop_counts(
-  ratios: jax.Array, alive: Mapping[str, jax.Array], step: Any, times: Times
+  ratio: jax.Array, alive: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
-  """Counts how many weights of each layer the move at a step drops."""
+  """Counts how many weights of each layer a move drops."""
   # Rounded down as in RigL's code, in integers: exact above 2^24 weights too.
-  numerator, denominator = ratios[times.entry(step)]
+  numerator, denominator = ratio
 
   def share(n):
     return counts.share_of(n, numerator, denominator, 'floor')

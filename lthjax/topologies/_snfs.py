@@ -135,7 +135,7 @@ def _redistribute(
   momenta = state.grow_state.dense_momentum
   # Step 1: drop the smallest share of each layer.
   alive = _select.count(masks, its)
-  drop = _moves.drop_counts(state.drop_ratios, alive, step, times)
+  drop = _moves.drop_counts(state.drop_ratios[times.entry(step)], alive)
   left = {n: alive[n] - drop[n] for n in masks}
   kept = _select.largest(weights, left, masks, _select.layers(its))
   # Step 2: the part of a layer is the mean momentum magnitude of its weights.

@@ -188,7 +188,7 @@ def _move(
     masks,
     _select.magnitudes(weights),
     _select.magnitudes(grads),
-    _moves.drop_counts(state.drop_ratios, stay, step, times),
+    _moves.drop_counts(state.drop_ratios[times.entry(step)], stay),
     budgets,
     least(masks),
     part.axes,

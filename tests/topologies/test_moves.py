@@ -419,9 +419,8 @@ def drop_counts(ratios, alive, step, times):
   alive = np.asarray(alive, np.int32)
   layers = {str(i): jnp.asarray(n) for i, n in enumerate(alive)}
   layers['stack'] = jnp.asarray(alive)[:, None]
-  found = jax.jit(_moves.drop_counts, static_argnums=3)(
-    jnp.asarray(ratios), layers, jnp.int32(step), times
-  )
+  ratio = jnp.asarray(ratios)[times.entry(jnp.int32(step))]
+  found = jax.jit(_moves.drop_counts)(ratio, layers)
   assert found['stack'].shape == (len(alive), 1)
   single = [int(found[str(i)]) for i in range(len(alive))]
   assert found['stack'].ravel().tolist() == single
