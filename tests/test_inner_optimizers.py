@@ -64,6 +64,7 @@ OPTIMIZERS = {
   'mechanic': optax.contrib.mechanize(optax.adam(0.1)),
   'prodigy': optax.contrib.prodigy(),
   'distance': optax.contrib.dog(),  # with a Python bool in its state
+  'betting': optax.contrib.cocob(),  # with a copy of the first params
 }
 
 
@@ -258,6 +259,18 @@ def unless_small(inner):
     ),
     (optax.contrib.muon(0.1), ['mu']),
     (optax.contrib.sophia(0.1), ['mu', 'nu']),
+    (optax.contrib.acprop(0.1), ['mu', 'nu']),
+    (optax.contrib.ademamix(0.1), ['m1', 'm2', 'nu']),
+    (
+      optax.contrib.cocob(),
+      [
+        'init_particles',
+        'cumulative_gradients',
+        'scale',
+        'subgradients',
+        'reward',
+      ],
+    ),
     (optax.MultiSteps(optax.adam(0.1), 2), ['acc_grads', 'mu', 'nu']),
     (unless_small(optax.adam(0.1)), ['mu', 'nu']),
   ],

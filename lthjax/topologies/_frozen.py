@@ -89,7 +89,10 @@ def frozen(
     new, state = tx.update(_hide(train, updates), state, shown, **extra_args)
 
     def fill(u, p):
-      return jnp.full_like(p, -0.0) if _is_hidden(u) else u
+      # What `optax.partition` hides from this optimizer stays hidden.
+      if not _is_hidden(u) or _is_hidden(p):
+        return u
+      return jnp.full_like(p, -0.0)
 
     def each(new, params):
       return jax.tree.map(fill, new, params, is_leaf=_is_hidden)

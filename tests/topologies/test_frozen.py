@@ -208,3 +208,24 @@ def test_it_reads_and_writes_as_little_as_static_masks():
   found = moved(lth.frozen(adam, masks))
   assert found <= moved(lth.static(adam, masks))
   assert found < 1.1 * moved(adam)
+
+
+@pytest.mark.parametrize('whole', [True, False])
+def test_other_optimizers_train_their_part(whole):
+  masks = MASKS if whole else {'a': MASKS['a'], 'b': {'kernel': None}}
+  tx = optax.partition(
+    {'some': lth.frozen(optax.adam(0.1), masks), 'all': optax.sgd(0.1)},
+    {'a': 'some', 'b': 'all'},
+  )
+  params, state = PARAMS, tx.init(PARAMS)
+  for i in range(2):
+    params, state = eager_step(tx, params, state, random_like(SHAPES, i))
+  mask = MASKS['a']['kernel']
+  new, old = (np.asarray(p['a']['kernel']) for p in (params, PARAMS))
+  assert bits(new[~mask]) == bits(old[~mask])
+  assert (new[mask] != old[mask]).all()
+  assert bits(params['a']['bias']) == bits(PARAMS['a']['bias'])
+  assert (params['b']['kernel'] != PARAMS['b']['kernel']).all()
+  named = lth.masks.alive_by_name(lth.get_masks(state))
+  assert named == {'a/kernel': mask.sum()}
+  assert bits(lth.forward_params(state, params)) == bits(params)
