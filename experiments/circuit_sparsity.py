@@ -88,7 +88,7 @@ class Config(config.BaseConfig):
   def __post_init__(self):
     super().__post_init__()
     checks.at_least(self, width=8, layers=1, heads=1, mlp=1, at_least=0)
-    checks.at_least(self, steps=4, eval_every=1, lines=16, prompts=2)
+    checks.at_least(self, steps=1, eval_every=1, lines=16, prompts=2)
     checks.between_0_and_1(self, 'sparsity', 'active')
     checks.above_zero(self, 'target')
     checks.each_once(self, 'tasks')
@@ -218,7 +218,7 @@ class Experiment(command.Experiment):
     options = self.config
     steps = options.steps
     schedule = optax.warmup_cosine_decay_schedule(
-      0.0, options.learning_rate, max(steps // 100, 1), steps
+      0.0, options.learning_rate, max(steps // 100, 1), max(steps, 2)
     )
     inner = optax.chain(
       lth.topologies.divide_by_rms(),
