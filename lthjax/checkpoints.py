@@ -296,7 +296,9 @@ def _fault(leaf: Any) -> str:
       ' other values into `metadata`.'
     )
   known = jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, bool)
-  if not known or not dtype.isnative:
+  # NumPy counts durations as integers, and has a float of its own.
+  own = dtype.kind == 'm' or dtype.type in (np.longdouble, np.clongdouble)
+  if not known or own or not dtype.isnative:
     return f'is {dtype}, of which JAX has no arrays'
   kept = jax.dtypes.canonicalize_dtype(dtype)
   return '' if kept == dtype else f'is {dtype}, which JAX makes {kept}'

@@ -111,6 +111,8 @@ def test_numbers_become_what_jax_makes_of_them(tmp_path):
     (2j + 0.1, r'a is \(0.1\+2j\), which 32 bits cannot hold'),
     (np.ones(2, complex), 'a is complex128, which JAX makes complex64'),
     (np.ones(2, '>f4'), 'a is >f4, of which JAX has no arrays'),
+    (np.ones(2, np.longdouble), r'a is float\d+, of which JAX has no arrays'),
+    (np.zeros(1, 'm8[s]'), r'a is timedelta64\[s\], of which JAX has no'),
     (1e300, r'a is 1e\+300, which 32 bits cannot hold'),
   ],
 )
