@@ -16,7 +16,9 @@ Slurm, GKE and TPU slices.
 import dataclasses
 import os
 import shutil
+import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +72,29 @@ def connect(config: Config) -> None:
   """Finds the other processes, or raises `OSError` within a minute."""
   place = config.coordinator, config.processes, config.process
   try:
+    if config.coordinator and config.process:
+      reach(config.coordinator)
     jax.distributed.initialize(*place, initialization_timeout=SECONDS)
-  except (RuntimeError, ValueError) as error:
+  except (RuntimeError, ValueError, OSError) as error:
     raise OSError(
       f'The processes did not find each other: {error}. Start all of them'
       ' within a minute, under Slurm, Open MPI, Kubernetes or on a TPU slice;'
       ' or give --coordinator, --processes and --process.'
     ) from error
+
+
+def reach(coordinator: str) -> None:
+  """Waits until process 0 listens; the runtime of JAX would abort."""
+  host, _, port = coordinator.rpartition(':')
+  until = time.monotonic() + SECONDS
+  while True:
+    try:
+      socket.create_connection((host, int(port)), timeout=SECONDS).close()
+      return
+    except OSError:
+      if time.monotonic() > until:
+        raise
+    time.sleep(0.2)
 
 
 def make_mesh(config: Config) -> jax.sharding.Mesh:
