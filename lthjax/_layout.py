@@ -262,7 +262,8 @@ def _attends(names: Iterable[str]) -> Callable[[str], bool]:
 def shapes_of(tree: Any) -> dict[str, Shape]:
   """Returns the shapes of a tree's arrays by name, or those given as such."""
   if is_flat(tree):
-    return dict(sorted(tree.items()))  # as JAX orders the keys of a dict
+    shapes = {n: x if is_shape(x) else x.shape for n, x in tree.items()}
+    return dict(sorted(shapes.items()))  # as JAX orders the keys of a dict
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
   found = {
     trees.path_name(path): leaf.shape
@@ -283,11 +284,14 @@ def is_shape(x: Any) -> bool:
 
 
 def is_flat(tree: Any) -> bool:
-  """Returns whether a tree is ``{name: shape}``."""
+  """Returns whether a tree is ``{name: shape}`` or ``{name: array}``."""
   return (
     isinstance(tree, Mapping)
     and bool(tree)
-    and all(isinstance(n, str) and is_shape(x) for n, x in tree.items())
+    and all(
+      isinstance(n, str) and (is_shape(x) or isinstance(x, jax.Array))
+      for n, x in tree.items()
+    )
   )
 
 

@@ -114,8 +114,9 @@ def load(path: str | os.PathLike[str], like: chex.ArrayTree) -> Any:
   """
   path = files.local_path(path)
   if jax.process_count() > 1:
+    table = trees.prunable(like)
     refuse(
-      [n for n, x in trees.prunable(like).items() if _place(x) is None],
+      [n for n, x in table.items() if getattr(x, 'sharding', None) is None],
       'With several processes, all leaves of `like` need a sharding, but {} has'
       ' none. Pass arrays, or `jax.ShapeDtypeStruct(..., sharding=...)`.',
     )
@@ -326,13 +327,9 @@ def _wait_for_all(what: str) -> None:
     multihost_utils.sync_global_devices(what)
 
 
-def _place(x: Any) -> Any:
-  return getattr(x, 'sharding', None)
-
-
 def _abstract(x: Any) -> Any:
   """Returns shape, dtype and place of an array."""
-  place = _place(x)
+  place = getattr(x, 'sharding', None)
   if place is None:
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   return jax.ShapeDtypeStruct(

@@ -43,7 +43,7 @@ class Texts:
     self.rows = max(round(self.batch * places), 1)
     self._known: dict[Any, Any] = {}
     self._last: Any = None
-    self._packed: dict[str, list[np.ndarray]] = {}
+    self._packed: dict[str | None, list[np.ndarray]] = {}
 
   def _pack(self, split: Split, rows: int | None = None) -> Packing:
     return corpus.packed(split.lengths, self.whole.time, rows)
@@ -100,13 +100,13 @@ class Texts:
     self, arm: Arm, split: Split, packing: Packing, runs: int
   ) -> list[np.ndarray]:
     """Packed edges of each run; those of the last mask are kept."""
-    mask = (arm.mask, arm.source, runs)
+    mask = (arm.mask, arm.source)
     if mask != self._last:
       self._last, self._packed = mask, {}
     parts = self.whole._asdict().items()
     part = next((name for name, x in parts if x is split), None)
-    if part in self._packed:
-      return self._packed[part]
+    if len(known := self._packed.get(part, [])) >= runs:
+      return known[:runs]
     distinct = arm.mask in ('permuted', 'relabelled', 'random', 'random_union')
     edges = [
       packing.pack_edges(self.edges(arm, split, run + self.first_seed))

@@ -127,9 +127,10 @@ def check_shards(
   sizes: Mapping[str, Mapping[Shape, int]],
 ) -> None:
   """Raises if a group of weights along an axis is on several devices."""
-  if _layout.is_flat(leaves):
+  table: Any = leaves if _layout.is_flat(leaves) else trees.by_name(leaves)
+  if any(_layout.is_shape(x) for x in table.values()):
     return  # Shapes lie nowhere.
-  table, faults = trees.by_name(leaves), []
+  faults = []
   for name, needed in sizes.items():
     for axis, number in needed.items():
       over, devices = _sharding.along(table[name], *axis[:1])

@@ -113,6 +113,17 @@ def test_toy_sentences_have_heads():
 # Masks.
 
 
+def test_edges_of_a_run_do_not_depend_on_how_many_there_are(lab):
+  arm = arms.Arm('random', 'random')
+  first, three, again = (
+    np.asarray(lab.texts.data(arm, runs).train.edges) for runs in (1, 3, 1)
+  )
+  assert len(three) == 3
+  assert (three[0] != three[1]).any()
+  np.testing.assert_array_equal(first, three[:1])
+  np.testing.assert_array_equal(again, first)
+
+
 def test_masks_of_controls_are_paired_with_those_of_tags(lab):
   split, tags = lab.corpus.train, lab.corpus.train.tags['gold']
   region = lg.region(tags)
