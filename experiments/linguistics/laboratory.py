@@ -29,7 +29,8 @@ class Laboratory:
     """Reads the text; nothing is trained or tagged yet."""
     self.config = config
     if config.dataset == 'ewt' and {8, 9} & {*config.experiments}:
-      texts.wordnet(), texts.verbnet()  # Raise now, not after the trainings.
+      texts.wordnet()  # Raise now, not after the trainings.
+      texts.verbnet()
     self.splits = corpus.load(config.dataset, config.time, config.validation)
     self._taggers: Any = None
     size = len(self.splits['train'])
