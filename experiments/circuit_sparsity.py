@@ -37,7 +37,7 @@ import numpy as np
 import optax
 
 import lthjax as lth
-from common import checks, command, config, grid, seeds
+from common import checks, command, config, grid, interruption, seeds
 from lthjax import data
 from methods import circuits, code_lines
 from methods.code_lines import TaskName
@@ -258,7 +258,7 @@ class Experiment(command.Experiment):
       loss, accuracy = circuits.losses(logits, tokens)
       return {'loss': loss, 'accuracy': accuracy}
 
-    return lth.trainer(
+    return interruption.trainer(
       lambda key: (circuits.init(sizes, key), {}),
       loss,
       self.optimizer(model),

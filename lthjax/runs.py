@@ -135,11 +135,11 @@ def only_process(folder: str | os.PathLike[str]) -> Iterator[None]:
     if not jax.distributed.is_initialized() or jax.process_index() == 0:
       try:
         stack.enter_context(files.only_process(folder))
-      except RuntimeError as found:
+      except (RuntimeError, OSError) as found:
         error = found
     if any(_from_all(np.int32(error is not None))):
       raise error or RuntimeError(
-        f'Another job works in {folder}. The first process says which.'
+        f'The first process cannot hold {folder}, and says why.'
       )
     yield
 

@@ -265,7 +265,7 @@ def test_processes_of_one_job_agree(monkeypatch, tmp_path):
   assert names(tmp_path) == []
   others[0] = np.int32(1)
   with (
-    pytest.raises(RuntimeError, match='The first process says which'),
+    pytest.raises(RuntimeError, match='The first process cannot hold'),
     runs.only_process(tmp_path),
   ):
     raise AssertionError('held by another job')

@@ -94,6 +94,13 @@ def _fit(
     for step, metrics in said:
       show(step, {key: np.asarray(*x) for key, x in metrics.items()})
 
+  if cell.stop(int(state.step)):  # As `fit` does not ask at its last step.
+    if state is start:
+      digest = _digest(cell.name, start, data, until)
+      name = f'{FOLDER}/{digest}-{int(start.step):09d}'
+      cell.store.save(name, start, {'said': said})
+    raise Terminated
+
   def tell(step, metrics):
     plain = {key: (x.tolist(), str(x.dtype)) for key, x in metrics.items()}
     said.append((int(step), plain))

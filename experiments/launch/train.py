@@ -67,6 +67,13 @@ class Config:
   output: Path = dataclasses.field(default=Path('runs'), compare=False)
   """Folder that holds the folders of all runs, and that all hosts see."""
 
+  def __post_init__(self):
+    whole = ('width', 'layers', 'batch_size', 'steps', 'fsdp')
+    for name in (*whole, 'check_every', 'save_every'):
+      if (x := getattr(self, name)) < 1:
+        option = name.replace('_', '-')
+        raise ValueError(f'--{option} was {x}, but must be at least 1.')
+
 
 def connect(config: Config) -> None:
   """Finds the other processes, or raises `OSError` within a minute."""
@@ -192,15 +199,16 @@ def train(config: Config) -> None:
       until = min(until, config.steps)
       state = trainer.fit(state, None, until=until, stop=stop)
       save(folder, state)
-      if int(state.step) < until:
-        return
+      step = int(state.step)
+      if step < until or (step < config.steps and stop(step)):
+        return  # `fit` does not ask at its last step.
     if jax.process_index() == 0:
       print(f'done: {folder}', flush=True)
 
 
 def main() -> None:
-  config = tyro.cli(Config)
   try:
+    config = tyro.cli(Config)
     if config.distributed:
       connect(config)
     train(config)

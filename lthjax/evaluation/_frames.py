@@ -63,6 +63,8 @@ class GroupTable(NamedTuple):
   def ratio(self, to: str = 'groups') -> dict[str, Any]:
     """Returns the smallest ratio, at most 1; NaN where all are zero.
 
+    Negative where signs differ.
+
     Args:
       to: as in `difference`.
     """
@@ -71,7 +73,8 @@ class GroupTable(NamedTuple):
     with np.errstate(divide='ignore', invalid='ignore'):
       for name, x in self.by_group.items():
         if to == 'groups':
-          found[name] = x.min(-1) / x.max(-1)
+          low, high = x.min(-1), x.max(-1)
+          found[name] = np.where(high < 0, high / low, low / high)[()]
         else:
           ratios = x / self._whole(name)
           found[name] = np.minimum(ratios, 1 / ratios).min(-1)

@@ -102,6 +102,11 @@ class Harness:
         raise ValueError(
           f'The continuation {continuation!r} adds no token to its context.'
         )
+      if number > self._max_length:
+        raise ValueError(
+          f'The continuation {continuation[:40]!r} has {number} tokens, but at'
+          f' most {self._max_length} fit: `max_length`.'
+        )
       found.append(self._sum(whole if before else self._begun(whole), number))
     return found
 
@@ -153,8 +158,9 @@ class Harness:
     number = options.get('max_gen_toks', self._new_tokens)
     number = _checks.at_least('max_gen_toks', number, 1)
     ids = self._encode(context)
-    ids = (ids or self._begun(ids))[-self._max_length :]
-    tokens, mask = _padded(ids, left=True)
+    room = max(self._max_length - number, 1)
+    ids = (ids or self._begun(ids))[-room:]
+    tokens, mask = _padded(ids, room, left=True)
     assert self._generate is not None
     new = self._generate(
       self._params, tokens, number, token_mask=mask, stop=self._stop
@@ -180,9 +186,9 @@ class Harness:
   def _sum(self, ids: list[int], number: int) -> tuple[float, bool]:
     """Scores the last tokens, looking back as far as the model may."""
     ids = ids[-self._max_length - 1 :]
-    number = min(number, len(ids) - 1)
-    tokens, mask = _padded(ids, left=False)
-    logs, greedy = self._score(self._params, tokens, mask)
+    tokens, mask = _padded(ids[:-1], self._max_length, left=False)
+    targets, _ = _padded(ids[1:], self._max_length, left=False)
+    logs, greedy = self._score(self._params, tokens, targets, mask)
     places = slice(len(ids) - 1 - number, len(ids) - 1)
     return (
       float(np.asarray(logs, np.float64)[places].sum()),
@@ -190,17 +196,20 @@ class Harness:
     )
 
 
-def _score(apply, params, tokens, mask) -> tuple[jax.Array, jax.Array]:
+def _score(apply, params, tokens, targets, mask) -> tuple[jax.Array, jax.Array]:
   """Log-likelihoods of next tokens, and whether they are the likeliest."""
-  logits = apply(params, tokens, mask)[0, :-1].astype(jnp.float32)
-  right = jnp.take_along_axis(logits, tokens[0, 1:, None], -1)[:, 0]
+  logits = apply(params, tokens, mask)[0].astype(jnp.float32)
+  right = jnp.take_along_axis(logits, targets[0, :, None], -1)[:, 0]
   logs = right - jax.nn.logsumexp(logits, -1)
-  return logs, logits.argmax(-1) == tokens[0, 1:]
+  return logs, logits.argmax(-1) == targets[0]
 
 
-def _padded(ids: list[int], *, left: bool) -> tuple[jax.Array, jax.Array]:
-  """One sequence and its mask, as long as a power of two."""
+def _padded(
+  ids: list[int], most: int, *, left: bool
+) -> tuple[jax.Array, jax.Array]:
+  """One sequence and its mask, as long as a power of two, or as may be."""
   size = max(_SHORTEST, 1 << (len(ids) - 1).bit_length())
+  size = max(min(size, most), len(ids))
   places = slice(size - len(ids), None) if left else slice(len(ids))
   tokens, mask = np.zeros((1, size), np.int32), np.zeros((1, size), bool)
   tokens[0, places], mask[0, places] = ids, True

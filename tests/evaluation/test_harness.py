@@ -66,6 +66,21 @@ def test_windows_predict_each_letter_once(length):
   np.testing.assert_allclose(found, [score(TEXT), 0], rtol=1e-5)
 
 
+def test_no_call_is_longer_than_the_model_may_look_back():
+  lengths = []
+
+  def noted(params, tokens, mask):
+    lengths.append(tokens.shape[1])
+    return apply(params, tokens, mask)
+
+  scorer = model(noted, max_length=40)
+  scorer.loglikelihood_rolling([('a' * 100,)])
+  scorer.loglikelihood([('a' * 50, 'bc')])
+  assert max(lengths) == 40
+  with pytest.raises(ValueError, match='has 41 tokens, but at most 40 fit'):
+    scorer.loglikelihood([('a', 'b' * 41)])
+
+
 def test_windows_look_back_as_far_as_they_may():
   """Those of lm-eval: BOS 0 1 2, 3 4 5 6, and 5 6 7 8 for the last two."""
   text = ''.join(map(chr, [1, 2, 3, 4, 1, 2, 3, 4, 3, 4]))
@@ -83,7 +98,8 @@ def test_writing():
     said = [*map(ord, 'yes.\nQ: no'), stop, ord('x')]
     return jnp.asarray([said[:number]])
 
-  writer = model(generate=generate, stop=3, max_length=5)
+  # 256 are written, if nothing else is said.
+  writer = model(generate=generate, stop=3, max_length=5 + 256)
   found = writer.generate_until(
     [
       request('A long question', {'until': ['\n', 'Q']}),

@@ -110,7 +110,7 @@ def test_what_was_interrupted_is_not_trained_again(run, tmp_path, monkeypatch):
 
   monkeypatch.setattr(grid.Progress, 'evaluated', note)
   with pytest.raises(interruption.Terminated):
-    run(tmp_path, [2])
+    run(tmp_path, [3])
   assert steps == [4, 8]
   (folder,) = tmp_path.iterdir()
   (saved,) = (folder / interruption.FOLDER).iterdir()
