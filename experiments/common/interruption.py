@@ -94,11 +94,14 @@ def _fit(
     for step, metrics in said:
       show(step, {key: np.asarray(*x) for key, x in metrics.items()})
 
+  def save(state):
+    digest = _digest(cell.name, start, data, until)
+    name = f'{FOLDER}/{digest}-{int(state.step):09d}'
+    cell.store.save(name, state, {'said': said})
+
   if cell.stop(int(state.step)):  # As `fit` does not ask at its last step.
-    if state is start:
-      digest = _digest(cell.name, start, data, until)
-      name = f'{FOLDER}/{digest}-{int(start.step):09d}'
-      cell.store.save(name, start, {'said': said})
+    if state is start:  # Others are saved already.
+      save(state)
     raise Terminated
 
   def tell(step, metrics):
@@ -107,9 +110,8 @@ def _fit(
     show(step, metrics)
 
   state = fit(state, data, until=until, report=report and tell, stop=cell.stop)
-  if (step := int(state.step)) < until:
-    digest = _digest(cell.name, start, data, until)
-    cell.store.save(f'{FOLDER}/{digest}-{step:09d}', state, {'said': said})
+  if int(state.step) < until:
+    save(state)
     raise Terminated
   return state
 

@@ -32,7 +32,8 @@ class Harness:
       with its model filled in does; needed by `generate_until` only.
     start: token in front of a text without context.
     stop: token that ends a text.
-    max_length: most tokens that a prediction looks back at.
+    max_length: most tokens that a prediction looks back at, and that a context
+      has with what is written after it.
     new_tokens: most tokens to write, where a request does not say.
 
   Example:
