@@ -19,7 +19,7 @@ times fewer edges. Embeddings are dense here.
   python experiments/circuit_sparsity.py --preset claims
 
   tiny         2 layers of width 64 with 95 % of the weights zero; 5 seeds.
-               Ten minutes on 2 CPU cores. Circuits of the weight-sparse
+               Three minutes on 2 CPU cores. Circuits of the weight-sparse
                decoder have at least 4 times fewer edges.
   claims       The same with 10 seeds, which verdicts are made of.
   accelerator  4 layers of width 256, 99 % zero. For an accelerator.

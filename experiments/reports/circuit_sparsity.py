@@ -12,6 +12,7 @@ from common.command import Run
 from common.grid import Result
 from common.tables import Table
 from methods.circuits import PLACES, WIRES, Circuit
+from verdicts import statistics
 
 HEAD = 'Circuits of weight-sparse decoders'
 COLUMNS = (
@@ -63,7 +64,7 @@ def caption(run: Run) -> str:
 def page(run: Run) -> list[str | Table]:
   losses = [
     f'{LABELS[model]} {tables.spread(find(run, model, "")["test_loss"], "", 3)}'
-    f' with {np.mean(find(run, model, "")["edges"]):,.0f} weights in blocks'
+    f' with {weights(run, model):,.0f} weights in blocks'
     for model in LABELS
   ]
   lines, ratios = [], []
@@ -98,15 +99,29 @@ def page(run: Run) -> list[str | Table]:
 
 def ratio(run: Run, task: str) -> str:
   """How many times as many edges the dense twin has, seed by seed."""
-  sparse, dense = (
-    np.asarray(find(run, model, task)['log2_edges']) for model in LABELS
-  )
-  each = 2.0 ** (dense - sparse)
-  mean = 2.0 ** np.mean(dense - sparse)
+  edges = {
+    model: np.asarray(find(run, model, task)['log2_edges']) for model in LABELS
+  }
+  doublings = edges['dense'] - edges['sparse']
+  mean, each = 2.0 ** np.mean(doublings), 2.0**doublings
+  interval = ''
+  if len(doublings) > 1:
+    _, low, high = 2.0 ** np.asarray(statistics.interval(doublings))
+    interval = f', 95 % interval {low:.1f} to {high:.1f}'
+  share = {
+    model: 100 * 2.0 ** np.mean(edges[model] - np.log2(weights(run, model)))
+    for model in LABELS
+  }
   return (
     f'Edges of the dense twin for {TASKS[task]}: {mean:.1f} times as many'
-    f' (geometric mean; {each.min():.1f} to {each.max():.1f}).'
+    f' (geometric mean{interval}; single seeds {each.min():.1f} to'
+    f' {each.max():.1f}). As a share of all weights in blocks: weight-sparse'
+    f' {share["sparse"]:.1f} %, dense twin {share["dense"]:.1f} %.'
   )
+
+
+def weights(run: Run, model: str) -> float:
+  return np.mean(find(run, model, '')['edges'])
 
 
 def draw(run: Run) -> dict[str, Figure]:
