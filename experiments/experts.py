@@ -21,7 +21,7 @@ Frantar & Alistarh, arXiv:2301.00774.
   tiny         2 layers of width 48 with 16 experts of 24 neurons, 2 for each
                token, on the characters of tinyshakespeare; 5 seeds. Five
                minutes on 2 CPU cores. Perplexity: by chance above by frequency,
-               and by frequency not below REAP.
+               and REAP not ahead of frequency.
   claims       The same with 10 seeds, which verdicts are made of.
   accelerator  8 layers of width 512 with 32 experts, on the words of
                WikiText-2. For an accelerator.
