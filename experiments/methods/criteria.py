@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import chex
@@ -12,7 +12,7 @@ import optax
 
 import lthjax as lth
 from common.classification import Classification, image_shape
-from lthjax import data, trees
+from lthjax import accounting, data, trees
 
 Criterion = Callable[[chex.ArrayTree], chex.ArrayTree]
 
@@ -121,10 +121,47 @@ def shuffle_masks(
   )
 
 
-def first_kernel(task: Classification) -> str:
-  """Names the kernel that sees the image."""
+def kernels(task: Classification) -> list[str]:
+  """Names the kernels, from the one that sees the image to the output."""
   image = jnp.zeros((1, *image_shape(task.dataset)))
   uses = lth.program.uses(
     task.model.apply, task.params, task.model_state, image
   )
-  return next(use.name for use in uses if use.name is not None)
+  return list(dict.fromkeys(use.name for use in uses if use.name is not None))
+
+
+def passes(method: str, batches: int, steps: int) -> int:
+  """Training examples whose gradient costs about as much as a method's scores.
+
+  A product with the Hessian counts as two gradients, and pruning in steps as if
+  the network stayed dense.
+  """
+  gradients = batches * EXAMPLES
+  return {
+    'snip': gradients,
+    'iterative_snip': steps * gradients,
+    'grasp': 3 * gradients,
+    'synflow': steps,
+  }.get(method, 0)
+
+
+def forward_cost(task: Classification) -> accounting.MultiplyAdds:
+  """Multiply-adds of a forward pass on one example."""
+  image = jax.ShapeDtypeStruct((1, *image_shape(task.dataset)), jnp.float32)
+  return accounting.multiply_adds(
+    task.model.apply, task.params, task.model_state, image
+  )
+
+
+def shares(
+  cost: accounting.MultiplyAdds,
+  dense: chex.ArrayTree,
+  alive: Mapping[str, Sequence[int]],
+) -> list[float]:
+  """Costs of each seed's networks, with so many weights alive, over dense."""
+  masks = trees.by_name(dense)
+  return [
+    cost.at({n: x / masks[n].size for n, x in zip(alive, counts, strict=True)})
+    / cost.total_dense
+    for counts in zip(*alive.values(), strict=True)
+  ]

@@ -10,17 +10,32 @@ from matplotlib.figure import Figure
 from common import figures, grid
 from common.command import Run
 from common.tables import Table
+from reports import layer_collapse
 
 HEAD = 'Pruning at initialization'
 LABELS = {
   'dense': 'dense',
   'random': 'random',
+  'erk': 'ERK-random',
+  'smart_ratio': 'SmartRatio-random',
   'magnitude': 'magnitude',
   'snip': 'SNIP',
   'iterative_snip': 'iterative SNIP',
   'grasp': 'GraSP',
   'synflow': 'SynFlow',
   'imp': 'IMP',
+}
+COLORS = {
+  'dense': '#8a8a8a',
+  'random': '#c9ada7',
+  'erk': '#222222',
+  'smart_ratio': '#7f4f24',
+  'magnitude': '#e9a03b',
+  'snip': '#1b6ca8',
+  'iterative_snip': '#5aa9e6',
+  'grasp': '#c8553d',
+  'synflow': '#2a9d8f',
+  'imp': '#9b5de5',
 }
 CHECKS = {
   '': ('as pruned', '#1b6ca8'),
@@ -33,46 +48,58 @@ HEADS = (
   'method',
   'compression',
   'weights',
+  'compute',
   *(label for label, _ in CHECKS.values()),
 )
 CAPTION = (
   'Test accuracy in %: mean ± standard deviation over the seeds, at the end of'
-  ' training.'
+  ' training. Compute: multiply-adds of scores or earlier rounds, and of'
+  ' training, over those of the dense network.'
 )
 TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 
 
 def rows(result: grid.Result) -> list[dict[str, Any]]:
+  if 'collapse' in result:
+    return layer_collapse.rows(result)
   alive = list(zip(*result['alive'].values(), strict=True))  # Layers by seed.
   return grid.by_seed(
     result,
     **{name: result[name] for name in ('method', 'ratio', 'check')},
     alive=[sum(counts) for counts in alive],
     smallest_layer=[min(counts) for counts in alive],
+    compute=result['compute'],
   )
 
 
 def page(run: Run) -> list[str | Table]:
   """A table with a line per method and ratio, a column per check."""
-  found = {
-    (r['method'], r['ratio'], r['check']): grid.spread(r) for r in run.results
-  }
+  if run.config.measure == 'collapse':
+    return layer_collapse.page(run, LABELS)
+  by_arm = {(r['method'], r['ratio'], r['check']): r for r in run.results}
+  found = {arm: grid.spread(result) for arm, result in by_arm.items()}
   lines = [
     [
       LABELS[method],
       f'{ratio:.3g}',
       f'{100 / ratio:.3g} %',
+      f'{np.mean(by_arm[method, ratio, check]["compute"]):.2f}',
       *(found.get((method, ratio, check), '') for check in CHECKS),
     ]
     for method, ratio, check in found
     if check == ''
   ]
-  picture = '![Test accuracy over compression](accuracy.png)'
-  return [Table(HEADS, lines, CAPTION), picture]
+  return [
+    Table(HEADS, lines, CAPTION),
+    '![Test accuracy over compression](accuracy.png)',
+    '![Test accuracy over total compute](compute.png)',
+  ]
 
 
 def draw(run: Run) -> dict[str, Figure]:
   """Accuracy over compression: a panel per method, a line per check."""
+  if run.config.measure == 'collapse':
+    return layer_collapse.draw(run, LABELS, COLORS)
   methods = [m for m in LABELS if m in {r['method'] for r in run.results}]
   methods.remove('dense')
   dense = 100 * np.mean(run.results[0]['test_accuracy'])
@@ -96,7 +123,27 @@ def draw(run: Run) -> dict[str, Figure]:
   fig.supxlabel('compression', fontsize=9)
   fig.supylabel('test accuracy (%)', fontsize=9)
   figures.legend(fig, axes, 'right center')
-  return {'accuracy': fig}
+  return {'accuracy': fig, 'compute': draw_compute(run)}
+
+
+def draw_compute(run: Run) -> Figure:
+  """Accuracy over the compute of all that led to a network."""
+  fig, axes = figures.panels()
+  ax = axes[0, 0]
+  pruned = [r for r in run.results if not r['check']]
+  for method in dict.fromkeys(r['method'] for r in pruned):
+    mine = [r for r in pruned if r['method'] == method]
+    compute = [np.mean(r['compute']) for r in mine]
+    accuracy = 100 * np.array([r['test_accuracy'] for r in mine])
+    style = {'color': COLORS[method], 'label': LABELS[method]}
+    figures.band(ax, compute, accuracy, **style)
+  figures.log_scale(ax, (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20))
+  ax.set_xlabel('total compute over that of dense training')
+  ax.set_ylabel('test accuracy (%)')
+  figures.title(ax, f'{run.title} {figures.BAND}')
+  figures.decorate(ax)
+  figures.legend(fig, axes, 'right center')
+  return fig
 
 
 def lines(ax: Axes, results: list[grid.Result]) -> None:

@@ -1,6 +1,7 @@
 """A claim is a file, written before its data: what would be true, and when."""
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -104,8 +105,14 @@ def load(path: Path) -> Claim:
 
 
 def load_all(folder: Path = FOLDER) -> list[Claim]:
-  """All claims, by name."""
-  claims = [load(path) for path in sorted(folder.glob('*.toml'))]
+  """All claims, by number."""
+
+  def place(path: Path) -> tuple[int, str]:
+    number = re.match(r'C(\d+)', path.stem)
+    return (int(number[1]) if number else 0), path.stem
+
+  paths = sorted(folder.glob('*.toml'), key=place)
+  claims = [load(path) for path in paths]
   names = [claim.name for claim in claims]
   if twice := sorted({name for name in names if names.count(name) > 1}):
     raise ValueError(

@@ -1,6 +1,7 @@
 """The page of claims, and its forest figure."""
 
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def draw(claims: list[Claim], found: Mapping[str, Verdict]):
   from common import figures
 
   shown = [claim for claim in claims if found[claim.name].estimate][::-1]
-  fig, axes = figures.panels(size=(8.4, 1.3 + 0.27 * len(shown)))
+  fig, axes = figures.panels(size=(9.2, 1.3 + 0.34 * len(shown)))
   ax = axes[0, 0]
   for place, claim in enumerate(shown):
     verdict, unit = found[claim.name], claim.margin
@@ -91,7 +92,7 @@ def draw(claims: list[Claim], found: Mapping[str, Verdict]):
   ax.set_yticks(
     range(len(shown)),
     [f'{_short(claim.claim)}  {claim.name}' for claim in shown],
-    fontsize=8,
+    fontsize=7.5,
   )
   ax.set_ylim(-0.7, len(shown) - 0.3)
   ax.set_xlabel('effect / smallest effect that matters')
@@ -176,5 +177,7 @@ def _details(claim: Claim, verdict: Verdict) -> str:
   return '\n'.join(lines) + '\n'
 
 
-def _short(text: str, most: int = 58) -> str:
-  return text if len(text) <= most else f'{text[:most].rpartition(" ")[0]} …'
+def _short(text: str, most: int = 60) -> str:
+  """The text in at most two lines."""
+  lines = textwrap.wrap(text, most, break_on_hyphens=False)
+  return '\n'.join(lines[:2]) + (' …' if len(lines) > 2 else '')

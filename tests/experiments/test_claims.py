@@ -276,6 +276,12 @@ def test_names_are_unique(tmp_path):
     load_all(tmp_path)
 
 
+def test_claims_are_in_the_order_of_their_numbers(tmp_path):
+  for name in ('C10_a', 'C100_b', 'C9_c'):
+    write(tmp_path, name=f'{name}.toml')
+  assert [x.name for x in load_all(tmp_path)] == ['C9', 'C10', 'C100']
+
+
 # What is in the repository.
 
 

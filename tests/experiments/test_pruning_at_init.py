@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ import lthjax as lth
 import pruning_at_init
 from common import config
 from lthjax import checkpoints
+from methods import collapse
 
 # LeNet-300-100 on 8x8 images.
 SIZE = 64 * 300 + 300 * 100 + 100 * 10
@@ -78,6 +80,50 @@ def test_there_is_a_row_per_network(unbroken):
     assert 0 <= float(row['test_accuracy']) <= 1
 
 
+def test_compute_counts_scores_and_earlier_rounds(unbroken):
+  """In multiply-adds of training the dense network; each weight is one."""
+  found = {
+    (row['method'], row['check'], round(float(row['ratio']))): row
+    for row in unbroken.rows()
+    if row['seed'] == '1'
+  }
+  own = {arm: int(row['alive']) / SIZE for arm, row in found.items()}
+  scored = 2 * 100 / (20 * 60)  # Batches of 100, steps of 60 examples.
+  for arm, extra in {
+    ('dense', '', 1): 0.0,
+    ('random', '', 4): 0.0,
+    ('snip', '', 16): scored,
+    ('snip', 'reinit', 16): scored,
+    ('imp', '', 4): 1.0,
+    ('imp', '', 16): 1.0 + own['imp', '', 4],
+    ('imp', 'shuffled', 16): 1.0 + own['imp', '', 4],
+  }.items():
+    assert float(found[arm]['compute']) == pytest.approx(extra + own[arm])
+
+
+def test_random_masks_with_chosen_layer_sizes(experiment):
+  key = jax.random.key(3)
+  sizes = {'fc1/kernel': 19_200, 'fc2/kernel': 30_000, 'output/kernel': 1_000}
+  budget = SIZE / 20
+  # Smart ratios: 30 % of the output, and k^2 + k with k = 3 and 2 before it.
+  parts = {'fc1/kernel': 19_200 * 12, 'fc2/kernel': 30_000 * 6}
+  rest = budget - 300
+  smart = {name: rest * x / sum(parts.values()) for name, x in parts.items()}
+  masks = experiment.draw('smart_ratio', 20.0, key)
+  alive = lth.masks.alive_by_name(masks)
+  assert alive == {
+    **{name: round(count) for name, count in smart.items()},
+    'output/kernel': 300,
+  }
+  # ERK: in proportion to inputs plus outputs.
+  sums = {'fc1/kernel': 364, 'fc2/kernel': 400, 'output/kernel': 110}
+  masks = experiment.draw('erk', 20.0, key)
+  alive = lth.masks.alive_by_name(masks)
+  for name, total in sums.items():
+    assert abs(alive[name] - budget * total / 874) < 1
+    assert alive[name] < sizes[name]
+
+
 def test_what_each_control_keeps(networks):
   for method in ('snip', 'imp'):
     masks = first(networks[f'{method}-16']['masks'])
@@ -131,6 +177,93 @@ def test_rounds_of_imp():
   ]
   assert len(on_the_way) == 2
   assert {cell.check for cell in on_the_way} == {''}
+
+
+# Layer collapse.
+
+
+def test_a_layer_is_emptied_once_its_best_weight_goes():
+  scores = {
+    'a': {'kernel': np.array([[9.0, 8.0], [7.0, 1.0]], np.float32)},
+    'b': {'kernel': np.array([[2.0, 0.5]], np.float32)},
+    'c': {'bias': np.array([100.0], np.float32)},  # Never pruned.
+  }
+  masks = lth.masks.full(scores)
+  found = collapse.at_once(scores, masks, (1.2, 1.5, 3.0))
+  # 9, 8 and 7 go before the best weight of b, which is the fourth of six.
+  assert found == (6 / 4, 'b/kernel', [1, 1, 0])
+
+
+def test_at_once_is_what_prune_does():
+  rng = np.random.default_rng(0)
+  scores = {
+    f'layer{i}': {'kernel': rng.normal(size=(6, n)).astype(np.float32)}
+    for i, n in enumerate((20, 3, 1))
+  }
+  masks = lth.masks.full(scores)
+  critical, emptied, _ = collapse.at_once(scores, masks, ())
+  alive = {}
+  for ratio in (critical, 144 / (144 / critical - 1)):
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      kept = lth.prune(scores, masks, sparsity=1 - 1 / ratio, scope='global')
+    alive[ratio] = lth.masks.alive_by_name(kept)
+  last, beyond = alive.values()
+  assert min(last.values()) == last[emptied] == 1
+  assert beyond[emptied] == 0
+
+
+def test_steps_of_compression():
+  seen = []
+
+  def prune(ratio):
+    seen.append(ratio)
+    return {'a': round(64 / ratio), 'b': round(3 / ratio)}
+
+  found = collapse.walk(prune, (4.0, 64.0), steps=6)
+  np.testing.assert_allclose(
+    seen,
+    [4 ** (1 / 3), 4 ** (2 / 3), 4, 4 * 16 ** (1 / 3), 4 * 16**0.6666667, 64],
+    rtol=1e-6,
+  )
+  # Of three weights, one is left at 4, none at 10.
+  assert found == (pytest.approx(4), 'b', [1, 0])
+  assert collapse.walk(lambda ratio: {'a': 1}, (2.0,), 1) == (2, '', [1])
+
+
+def test_synflow_never_empties_a_layer_and_erk_neither():
+  small = parse(
+    *('--dataset', 'digits', '--measure', 'collapse', '--seeds', '2'),
+    *('--methods', 'random', 'erk', 'magnitude', 'synflow'),
+    *('--ratios', '10', '1000', '--score-steps', '20', '--score-batches', '1'),
+  )
+  cells = pruning_at_init.cells(small)
+  assert [cell.name for cell in cells] == [
+    f'collapse/{method}' for method in small.methods
+  ]
+  experiment = pruning_at_init.Experiment(small)
+  rows = []
+  for cell in cells:
+    result, _ = experiment.train(cell, None, None)
+    rows += pruning_at_init.report.rows(result)
+  assert len(rows) == 4 * 2 * 2
+  critical = {(row['method'], row['seed']): row['critical'] for row in rows}
+  smallest = {
+    (row['method'], row['seed']): row['smallest_layer'] for row in rows
+  }  # at 1,000
+  for seed in range(2):
+    for method in ('erk', 'synflow'):
+      assert critical[method, seed] == pytest.approx(1000)
+      assert smallest[method, seed] > 0
+    # The output is a fiftieth of the weights: random masks empty it first.
+    assert critical['random', seed] < 1000
+    assert critical['magnitude', seed] < 1000
+
+
+def test_collapse_is_about_untrained_networks(capsys):
+  with pytest.raises(SystemExit):
+    parse('--measure', 'collapse', '--methods', 'imp')
+  assert 'imp, which empties no layer' in capsys.readouterr().err
 
 
 @pytest.mark.optimized
