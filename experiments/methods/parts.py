@@ -8,14 +8,23 @@ import jax
 import numpy as np
 
 import lthjax as lth
+from common.seeds import unstack
+from lthjax import models, trees
 from methods import representations
 
+# What the core is compared with: as many weights per layer that are chosen
+# otherwise, and a ticket of the same part and start in another order of data.
+Null = Literal['initial', 'noise', 'pruned', 'twin']
 LABELS = {
   'dense': 'dense',
   'core': 'core alone',
+  'initial': 'as many, largest initially',
+  'noise': 'as many, random',
+  'pruned': 'as many, of the ticket',
   'random': 'core, random weights',
   'union': 'core, all specialists',
 }
+SEARCHES = ('imp', 'twin')  # tickets that are found level by level
 # Trees of the seeds, a list per part.
 OfParts = Sequence[Sequence[chex.ArrayTree]]
 
@@ -23,7 +32,7 @@ OfParts = Sequence[Sequence[chex.ArrayTree]]
 class Cell(NamedTuple):
   """One training of all seeds, and for COLT of all parts."""
 
-  kind: Literal['imp', 'colt', 'core', 'specialist', 'random', 'union']
+  kind: Literal['imp', 'colt', 'core', 'specialist', 'random', 'union'] | Null
   level: int
   part: int | None
   specialist: int | None
@@ -33,8 +42,8 @@ class Cell(NamedTuple):
   def name(self) -> str:
     if self.kind == 'colt':
       return f'networks/colt-{self.level:02d}'
-    if self.kind == 'imp':
-      return f'networks/imp-{self.part}-{self.level:02d}'
+    if self.kind in SEARCHES:
+      return f'networks/{self.kind}-{self.part}-{self.level:02d}'
     return f'networks/{self.masks}-{self.part}'
 
   @property
@@ -44,7 +53,7 @@ class Cell(NamedTuple):
 
   @property
   def label(self) -> str:
-    if self.kind in ('imp', 'colt'):
+    if self.kind in (*SEARCHES, 'colt'):
       part = '' if self.part is None else f', part {self.part}'
       return f'{self.kind.upper()}, level {self.level}{part}'
     return f'{label(self.masks)}, on part {self.part}'
@@ -56,8 +65,19 @@ def label(masks: str) -> str:
   return LABELS[masks]
 
 
-def cells(parts: int, levels: int, colt_levels: int, steps: int) -> list[Cell]:
-  """All trainings, in an order in which they can be done."""
+def cells(
+  parts: int,
+  levels: int,
+  colt_levels: int,
+  steps: int,
+  unseen: int = 0,
+  nulls: Sequence[Null] = (),
+) -> list[Cell]:
+  """All trainings, in an order in which they can be done.
+
+  No ticket is found on the unseen parts, which come last; the core and what it
+  is compared with are trained there, too.
+  """
   last = levels - 1
   found = [
     Cell('imp', level, part, None, steps)
@@ -73,6 +93,16 @@ def cells(parts: int, levels: int, colt_levels: int, steps: int) -> list[Cell]:
     found += [Cell('specialist', last, part, i, steps) for i in range(parts)]
     found.append(Cell('random', last, part, None, steps))
     found.append(Cell('union', last, part, None, steps))
+  if 'twin' in nulls:
+    found += [Cell('twin', level, 0, None, steps) for level in range(levels)]
+  everywhere = range(parts + unseen)
+  found += [
+    Cell('core', last, part, None, steps) for part in everywhere[parts:]
+  ]
+  for null in nulls:
+    if null != 'twin':
+      where = everywhere[:parts] if null == 'pruned' else everywhere
+      found += [Cell(null, last, part, None, steps) for part in where]
   return found
 
 
@@ -94,20 +124,88 @@ def overlaps(tickets: Mapping[int, OfParts]) -> list[dict[str, Any]]:
           of_seeds[(seed + shift * part) % len(seeds)]
           for part, of_seeds in enumerate(masks)
         ]
-        whole, layers = lth.tickets.overlap_against_chance(of_parts)
-        found += [
-          {
-            'level': level,
-            'density': lth.masks.density(of_parts[0]),
-            'layer': layer,
-            'initialization': start,
-            'seed': seed,
-            **overlap._asdict(),
-            'z': overlap.z,
-          }
-          for layer, overlap in {'all': whole, **layers}.items()
-        ]
+        found += compare(level, start, seed, of_parts)
   return found
+
+
+def compare(
+  level: int, start: str, seed: int, masks: Sequence[chex.ArrayTree]
+) -> list[dict[str, Any]]:
+  """One row per layer: what masks share, and what random ones would."""
+  whole, layers = lth.tickets.overlap_against_chance(masks)
+  hidden, _ = lth.tickets.overlap_against_chance(map(without_output, masks))
+  return [
+    {
+      'level': level,
+      'density': lth.masks.density(masks[0]),
+      'layer': layer,
+      'initialization': start,
+      'seed': seed,
+      **overlap._asdict(),
+      'z': overlap.z,
+    }
+    for layer, overlap in {'all': whole, **layers, 'hidden': hidden}.items()
+  ]
+
+
+def without_output(masks: chex.ArrayTree) -> chex.ArrayTree:
+  """Leaves out the last layer, whose weights belong to classes."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, mask: (
+      None if trees.path_name(path).startswith('output') else mask
+    ),
+    masks,
+  )
+
+
+def shared(masks: chex.ArrayTree, others: chex.ArrayTree) -> list[float]:
+  """The share of each seed's hidden weights that other masks keep as well."""
+  masks, others = without_output(masks), without_output(others)
+  both = jax.vmap(lth.masks.count)(lth.masks.intersect(masks, others))
+  return np.divide(both, jax.vmap(lth.masks.count)(masks)).tolist()
+
+
+def null_overlaps(
+  model: models.Model,
+  image: jax.Array,
+  level: int,
+  dense: Sequence[Any],
+  tickets: Sequence[chex.ArrayTree],
+  others: Mapping[str, chex.ArrayTree],
+) -> list[dict[str, Any]]:
+  """What the tickets of a part share with others, and with aligned ones.
+
+  Networks and tickets are those of two parts, for all seeds. Aligned: units of
+  the second part's dense network, from the next seed, are matched to those of
+  the first by their weights, and its mask moves along.
+  """
+  first, second = map(unstack, tickets)
+  pairs = {
+    name: list(zip(first, unstack(other), strict=True))
+    for name, other in others.items()
+  }
+  one, two = map(unstack, dense)
+  for seed, mask in enumerate(first):
+    other = (seed + 1) % len(first)
+    if other == seed:
+      break
+    groups = lth.structure.groups(
+      model.apply, one[seed]['params'], one[seed]['model_state'], image
+    )
+    moved = lth.structure.permute(
+      second[other],
+      groups,
+      lth.landscape.align(
+        one[seed]['params'], two[other]['params'], groups
+      ).permutations,
+    )
+    pairs.setdefault('aligned', []).append((mask, moved))
+  return [
+    row
+    for name, of_seeds in pairs.items()
+    for seed, pair in enumerate(of_seeds)
+    for row in compare(level, name, seed, pair)
+  ]
 
 
 def compare_layers(

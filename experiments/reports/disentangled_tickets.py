@@ -53,6 +53,7 @@ def rows(result: Result) -> list[dict[str, Any]]:
       **{name: result[name] for name in ('masks', 'level', 'density')},
       **{name: test[name] for name in ('trained_on', 'tested_on')},
       alive=alive,
+      shared=result.get('shared'),
     )
   ]
 
@@ -70,7 +71,9 @@ def networks(results: list[Result]) -> list[Network]:
   )
   shown = [('dense', r) for r in tickets if not r['level']]
   shown += [
-    (label(r['masks']), r) for r in results if r['masks'] not in ('imp', 'colt')
+    (label(r['masks']), r)
+    for r in results
+    if r['masks'] not in ('imp', 'twin', 'colt')
   ]
   shown.append((f'COLT, level {colt["level"]}', colt))
   found = []
@@ -125,6 +128,8 @@ def overlap_lines(overlaps: list[dict[str, Any]]) -> list[list[str]]:
   last = overlaps[-1]['level']
   groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
   for row in overlaps:
+    if row['layer'] == 'hidden':
+      continue
     if row['level'] == last or row['layer'] == 'all':
       groups.setdefault((row['level'], row['layer']), []).append(row)
 
@@ -162,6 +167,39 @@ def other_starts(overlaps: list[dict[str, Any]]) -> bool:
   return any(row['initialization'] == 'other' for row in overlaps)
 
 
+NULLS = {
+  'same': 'the ticket of the other part',
+  'twin': 'a ticket of the same part, other order of the data',
+  'largest': 'as many of the largest initial weights',
+  'aligned': 'the other part from another start, units matched',
+  'other': 'the other part from another start',
+}
+
+
+def null_table(overlaps: list[dict[str, Any]]) -> Table:
+  """What else a ticket shares as many weights with."""
+  last = overlaps[-1]['level']
+  lines = []
+  for start, other in NULLS.items():
+    found = [
+      row
+      for row in overlaps
+      if (row['level'], row['layer'], row['initialization'])
+      == (last, 'hidden', start)
+    ]
+    if found:
+      means = (
+        np.mean([row[x] for row in found]) for x in ('expected', 'observed')
+      )
+      z = tables.spread([row['z'] for row in found], digits=1)
+      lines.append([other, *(f'{mean:,.1f}' for mean in means), z])
+  caption = (
+    'Hidden weights that the ticket of the first part shares at the last level:'
+    ' mean over the seeds. The output layer is left out.'
+  )
+  return Table(['with', 'by chance', 'shared', 'z'], lines, caption)
+
+
 def write(found: Measured, folder: Path) -> None:
   """Writes what was measured, for programs."""
   tables.write_csv(folder / 'overlap.csv', found.overlaps)
@@ -175,10 +213,12 @@ def write(found: Measured, folder: Path) -> None:
 
 
 def page(run: Run) -> list[str | Table]:
+  overlaps = run.measured.overlaps
   return [
     accuracy_table(run.results),
     '![Test accuracy of the subnetworks on each part](accuracy.png)',
-    overlap_table(run.measured.overlaps),
+    overlap_table(overlaps),
+    *([null_table(overlaps)] if run.config.nulls else []),
     "How the layers of the parts' tickets represent the same test examples:"
     ' Gromov-Wasserstein distances between layers, averaged over the seeds, and'
     ' clusters found from these.',
@@ -201,8 +241,10 @@ def accuracy_figure(found: list[Network], title: str) -> Figure:
   """Draws a matrix per tested part: subnetworks over parts trained on."""
   labels = list(dict.fromkeys(network.label for network in found))
   parts = len(found[0].tests)
-  shown = 100 * np.array([np.mean(x.tests, axis=1) for x in found])
-  shown = shown.reshape(len(labels), parts, parts)
+  shown = np.full((len(labels), parts, parts), np.nan)  # Not all are trained.
+  for x in found:
+    row = labels.index(x.label), x.trained_on
+    shown[row] = 100 * np.mean(x.tests, axis=1)
   own = shown[:, range(parts), range(parts)]
   size = (2.4 + 1.1 * parts**2, 1 + 0.36 * len(labels))
   fig, axes = figures.panels(1, parts, size, sharey=True)
@@ -210,7 +252,7 @@ def accuracy_figure(found: list[Network], title: str) -> Figure:
     matrix = np.ma.masked_all((len(labels), parts))
     matrix.data[:] = shown[:, :, tested]
     matrix.mask[:, tested] = False  # The table has the others.
-    heat(ax, matrix, '{:.1f}', own.min(), own.max())
+    heat(ax, matrix, '{:.1f}', np.nanmin(own), np.nanmax(own))
     ax.set_xticks(range(parts), [f'part {part}' for part in range(parts)])
     ax.set_yticks(range(len(labels)), labels)
     ax.set_title(f'tested on part {tested}', fontsize=9)
@@ -256,6 +298,8 @@ def heat(
   image = ax.imshow(matrix, vmin=low, vmax=high, cmap=cmap, aspect='auto')
   shades = image.to_rgba(matrix)
   for (i, j), value in np.ndenumerate(np.ma.getdata(matrix)):
+    if np.isnan(value):
+      continue
     red, green, blue, _ = shades[i, j]
     dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
     color = 'white' if dark else 'black'

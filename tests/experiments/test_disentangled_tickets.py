@@ -9,7 +9,10 @@ from helpers import bits
 from tiny_experiments import TINY
 
 import disentangled_tickets
-from common import config, grid
+import lthjax as lth
+from common import config, grid, seeds
+from lthjax import trees
+from methods import parts
 from reports import disentangled_tickets as disentangled_report
 
 KINDS = ['core', 'specialist_0', 'specialist_1', 'random', 'union']
@@ -116,7 +119,7 @@ def test_there_is_a_row_per_network_and_tested_part(unbroken):
 
 def test_overlap_is_counted_and_compared_with_chance(unbroken, networks):
   rows = unbroken.rows('overlap.csv')
-  layers = ['all', 'fc1/kernel', 'fc2/kernel', 'output/kernel']
+  layers = ['all', 'fc1/kernel', 'fc2/kernel', 'output/kernel', 'hidden']
   assert [
     (row['initialization'], row['seed'], row['layer']) for row in rows
   ] == [(s, i, x) for s in ('same', 'other') for i in '01' for x in layers]
@@ -126,7 +129,9 @@ def test_overlap_is_counted_and_compared_with_chance(unbroken, networks):
     pairs = [
       (a[seed], b[(seed + shift) % 2]) for a, b in zip(*tickets, strict=True)
     ]
-    if row['layer'] != 'all':
+    if row['layer'] == 'hidden':
+      pairs = pairs[:2]
+    elif row['layer'] != 'all':
       pairs = pairs[layers.index(row['layer']) - 1 :][:1]
     assert int(row['observed']) == sum((a & b).sum() for a, b in pairs)
     expected = sum(a.sum() * b.sum() / a.size for a, b in pairs)
@@ -137,6 +142,117 @@ def test_overlap_is_counted_and_compared_with_chance(unbroken, networks):
   }
   assert min(z['same']) > 10
   assert max(z['other']) < min(z['same'])
+
+
+# Nulls of the core.
+
+
+@pytest.fixture(scope='module')
+def nulls():
+  options = [*TINY['disentangled_tickets'], '--unseen', '1', '--nulls']
+  names = ['initial', 'noise', 'pruned', 'twin']
+  return disentangled_tickets.Experiment(parse(*options, *names))
+
+
+def test_cells_of_nulls(nulls):
+  names = [x.name for x in disentangled_tickets.cells(nulls.config)]
+  added = [
+    *('twin-0-00', 'twin-0-01', 'core-2'),
+    *(f'{kind}-{part}' for kind in ('initial', 'noise') for part in range(3)),
+    *('pruned-0', 'pruned-1'),
+  ]
+  assert names == [f'networks/{name}' for name in (*NAMES, *added)]
+  assert [len(x.dataset.train.labels) > 60 for x in nulls.parts] == [True] * 3
+
+
+def test_nulls_have_as_many_weights_as_the_core(nulls):
+  rng = np.random.default_rng(0)
+  full = jax.tree.map(np.asarray, nulls.all_masks)
+
+  def draw(mask):
+    return rng.random(mask.shape) < 0.3
+
+  tickets = [jax.tree.map(draw, full) for _ in range(2)]
+  trained = jax.tree.map(np.asarray, nulls.start.params)
+
+  def load(cell):
+    network = {'params': lth.masks.apply(tickets[cell.part], trained)}
+    return {'masks': tickets[cell.part], 'networks': [network]}
+
+  def compose(kind, part=0):
+    cell = parts.Cell(kind, 1, part, None, 12)
+    return {
+      name: np.asarray(mask)
+      for name, mask in trees.by_name(nulls.compose(cell, load)).items()
+    }
+
+  core, known = compose('core'), trees.by_name(nulls.start.params)
+  first = trees.by_name(tickets[0])
+  found = {kind: compose(kind) for kind in ('initial', 'noise', 'pruned')}
+  for name, mask in core.items():
+    count = mask.sum((1, 2))
+    for seed in range(2):
+      size = np.abs(np.asarray(known[name][seed]))
+      largest = np.sort(size, None)[-count[seed]]
+      np.testing.assert_array_equal(
+        found['initial'][name][seed], size >= largest
+      )
+      alive = np.where(first[name][seed], size, 0)
+      least = np.sort(alive, None)[-count[seed]]
+      np.testing.assert_array_equal(found['pruned'][name][seed], alive >= least)
+    np.testing.assert_array_equal(found['noise'][name].sum((1, 2)), count)
+    assert (found['noise'][name] != mask).any()
+  cell = parts.Cell('core', 1, 0, None, 12)
+  masks = nulls.compose(cell, load)
+  hidden = [n for n in core if not n.startswith('output')]
+  kept = [sum(core[n][seed].sum() for n in hidden) for seed in range(2)]
+  total = [sum(first[n][seed].sum() for n in hidden) for seed in range(2)]
+  np.testing.assert_allclose(
+    nulls.shared(cell, masks, load), np.divide(kept, total)
+  )
+  # The unseen part has no ticket.
+  assert nulls.shared(cell._replace(part=2), masks, load) is None
+
+
+def test_aligned_tickets_of_permuted_networks_are_the_same(nulls):
+  rng = np.random.default_rng(1)
+  start = nulls.start
+  params = jax.tree.map(np.asarray, seeds.one(start.params, 0))
+  image = nulls.common_images()[:1]
+  groups = lth.structure.groups(
+    nulls.whole.model.apply, params, start.model_state, image
+  )
+  orders = {
+    name: rng.permutation(group.size)
+    for name, group in groups.items()
+    if not group.pins
+  }
+  moved = lth.structure.permute(params, groups, orders)
+  masks = jax.tree.map(
+    lambda m: rng.random(m.shape) < 0.2, lth.masks.full(params)
+  )
+  moved_masks = lth.structure.permute(masks, groups, orders)
+  dense = [
+    {'params': seeds.stack([x, x]), 'model_state': {}} for x in (params, moved)
+  ]
+  tickets = [seeds.stack([x, x]) for x in (masks, moved_masks)]
+  rows = parts.null_overlaps(
+    nulls.whole.model, image, 1, dense, tickets, {'plain': tickets[1]}
+  )
+  shared = {
+    row['initialization']: (row['observed'], row['expected'])
+    for row in rows
+    if row['layer'] == 'hidden'
+  }
+  total = sum(masks[layer]['kernel'].sum() for layer in ('fc1', 'fc2'))
+  assert shared['aligned'][0] == total
+  observed, expected = shared['plain']
+  assert abs(observed - expected) < 0.2 * expected
+  table = disentangled_report.null_table(rows)
+  assert [line[0] for line in table.rows] == [
+    'the other part from another start, units matched'
+  ]
+  assert table.rows[0][2] == f'{total:,.1f}'
 
 
 def test_layers_are_compared(unbroken):
