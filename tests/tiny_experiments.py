@@ -29,7 +29,7 @@ TINY = {
     'disentangled_tickets': '--steps 12 --eval-every 6 --seeds 2 --examples 20'
     ' --levels 2 --colt-levels 2 --fraction * 0.6',
     'early_bird': '--epochs 2 --draws 1 --sparsities 0.5 --seeds 2 --window 2'
-    ' --threshold 0.9',
+    ' --threshold 0.9 --arms random slim',
     'beyond_accuracy': '--levels 2 --control-levels 1 --steps 20 --seeds 2'
     ' --eval-every 20 --shifted 40 --repeats 2',
     'supermasks': '--dataset digits --steps 20 --seeds 2'

@@ -13,6 +13,8 @@ from common.tables import Table
 from lthjax import tickets
 
 HEAD = 'Early-bird tickets'
+ARMS = {'': 'ticket', 'random': 'random channels', 'slim': 'slim, from scratch'}
+ARM_COLORS = {'random': '#8a8a8a', 'slim': '#222222'}
 COLORS = ('#1b6ca8', '#2a9d8f', '#e9a03b', '#c8553d', '#9b5de5')
 
 
@@ -40,6 +42,7 @@ def rows(result: Result) -> list[dict[str, Any]]:
     result,
     sparsity=result['sparsity'] or 0,
     draw=result['draw'],
+    arm=result['arm'],
     forward=result['forward'],
     cost=result['cost'],
     settled=['/'.join(map(str, epochs)) for epochs in rule] or '',
@@ -48,6 +51,7 @@ def rows(result: Result) -> list[dict[str, Any]]:
 
 HEADS = [
   'channels removed',
+  'which',
   'drawn at',
   'test accuracy, %',
   'forward',
@@ -58,7 +62,9 @@ CAPTION = (
   ' multiply-adds of a forward pass, and of all training up to the end, as'
   ' shares of those of the dense network. The rule draws a ticket for each seed'
   ' at the first of these epochs by which its masks had settled. A ticket drawn'
-  ' after the last epoch trains once more.'
+  ' after the last epoch trains once more. Random channels are as many in each'
+  ' layer. Slim networks have as many from the start, and train for about as'
+  ' many multiply-adds as the ticket has cost.'
 )
 
 
@@ -67,8 +73,15 @@ def split(results: list[Result]) -> tuple[Result, dict[float, list[Result]]]:
   dense, *others = results
   found: dict[float, list[Result]] = {}
   for result in others:
-    found.setdefault(result['sparsity'], []).append(result)
+    if not result.get('arm'):
+      found.setdefault(result['sparsity'], []).append(result)
   return dense, found
+
+
+def of_arm(results: list[Result], sparsity: float, arm: str) -> list[Result]:
+  return [
+    r for r in results if (r['sparsity'], r.get('arm')) == (sparsity, arm)
+  ]
 
 
 def by_rule(dense: Result, line: list[Result]) -> Result | None:
@@ -86,22 +99,29 @@ def by_rule(dense: Result, line: list[Result]) -> Result | None:
   }
 
 
-def cells(first: str, draw: str, result: Result) -> list[str]:
+def cells(
+  first: str, draw: str, result: Result, which: str = 'ticket'
+) -> list[str]:
   shares = [f'{100 * np.mean(result[x]):.1f} %' for x in ('forward', 'cost')]
-  return [first, draw, grid.spread(result), *shares]
+  return [first, which, draw, grid.spread(result), *shares]
 
 
 def lines(results: list[Result]) -> list[list[str]]:
   dense, drawn = split(results)
-  found = [cells('none', '', dense)]
+  found = [cells('none', '', dense, 'dense')]
   for sparsity, line in drawn.items():
     first = f'{100 * sparsity:g} %'
     found += [cells(first, str(t['draw']), t) for t in line]
     epochs = dense['settled'][f'{sparsity:g}']
     when = ', '.join('–' if e is None else str(e) for e in epochs)
     ruled, rule = by_rule(dense, line), f'rule: {when}'
-    row = cells(first, rule, ruled) if ruled else [first, rule, *3 * ['–']]
-    found.append(row)
+    none = [first, 'ticket', rule, *3 * ['–']]
+    found.append(cells(first, rule, ruled) if ruled else none)
+    for arm in ARM_COLORS:
+      found += [
+        cells(first, str(x['draw']), x, ARMS[arm])
+        for x in of_arm(results, sparsity, arm)
+      ]
   return found
 
 
@@ -124,6 +144,9 @@ def draw(run: Run) -> dict[str, Figure]:
     shown = matrix(axes[0, i], apart, epochs, threshold)
     figures.title(axes[0, i], f'{100 * sparsity:g} % of channels removed')
     accuracies(axes[1, i], dense, line, epochs, color)
+    for arm, gray in ARM_COLORS.items():
+      if found := of_arm(results, sparsity, arm):
+        over_draws(axes[1, i], found, gray, ARMS[arm])
   lows, highs = zip(*(ax.get_ylim() for ax in axes[1]), strict=True)
   for ax in axes[1]:
     ax.set_ylim(min(lows), max(highs))
@@ -153,10 +176,14 @@ def accuracies(
   """Draws the accuracy of tickets over the epoch at which they are drawn."""
   whole = 100 * np.mean(dense['test_accuracy'])
   ax.axhline(whole, color='0.45', lw=1, ls='--', label='dense network')
-  x = [ticket['draw'] for ticket in line]
-  y = 100 * np.array([ticket['test_accuracy'] for ticket in line])
-  figures.band(ax, x, y, color=color, label='ticket')
+  over_draws(ax, line, color, ARMS[''])
   for epoch in epochs:
     ax.axvline(epoch, color='#c8553d', lw=0.8, alpha=0.6)
   ax.set_xlabel('drawn after epoch')
   figures.decorate(ax)
+
+
+def over_draws(ax: Axes, line: list[Result], color: str, label: str) -> None:
+  x = [one['draw'] for one in line]
+  y = 100 * np.array([one['test_accuracy'] for one in line])
+  figures.band(ax, x, y, color=color, label=label)

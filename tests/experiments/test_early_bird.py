@@ -13,7 +13,13 @@ from common import config
 from lthjax import checkpoints, models
 from reports import early_bird as early_bird_report
 
-CELLS = [(None, 0), (0.5, 1), (0.5, 2)]
+CELLS = [
+  (None, 0, ''),
+  (0.5, 1, ''),
+  (0.5, 1, 'random'),
+  (0.5, 1, 'slim'),
+  (0.5, 2, ''),
+]
 
 
 def parse(*arguments):
@@ -30,10 +36,10 @@ def results(folder):
 
 def test_there_is_a_row_per_network(unbroken):
   rows = unbroken.rows()
-  found = [(row['sparsity'], row['draw'], row['seed']) for row in rows]
-  assert found == [
-    (str(sparsity or 0), str(draw), seed)
-    for sparsity, draw in CELLS
+  names = ('sparsity', 'draw', 'arm', 'seed')
+  assert [tuple(row[name] for name in names) for row in rows] == [
+    (str(sparsity or 0), str(draw), arm, seed)
+    for sparsity, draw, arm in CELLS
     for seed in '01'
   ]
   assert all(float(row['test_accuracy']) > 0.5 for row in rows)
@@ -42,13 +48,45 @@ def test_there_is_a_row_per_network(unbroken):
 
 def test_costs(unbroken):
   """Dense until the draw, then as the ticket; or all of both."""
-  dense, *tickets = results(unbroken.folder)
+  dense, ticket, random, slim, last = results(unbroken.folder)
+  tickets = ticket, random, last
   assert dense['cost'] == dense['forward'] == [1.0] * 2
   for ticket in tickets:
     before, after = {1: (0.5, 0.5), 2: (1, 1)}[ticket['draw']]
     for cost, forward in zip(ticket['cost'], ticket['forward'], strict=True):
       assert 0.05 < forward < 0.6
       assert cost == pytest.approx(before + after * forward)
+  # Slim networks train for whole epochs, about as long as tickets cost.
+  epochs = np.divide(slim['cost'], slim['forward']) * 2
+  assert epochs == pytest.approx([slim['curve'][-1]['step']] * 2)
+  half = 0.5 * np.mean(slim['forward'])
+  assert abs(np.mean(slim['cost']) - np.mean(ticket['cost'])) < half / 2 + 0.02
+  assert slim['forward'] == random['forward']
+
+
+def test_arms_have_as_many_channels_in_each_layer():
+  experiment = early_bird.Experiment(parse(*TINY['early_bird']))
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda x: rng.random((2, *x.shape), np.float32), experiment.task.params
+  )
+  ticket, random, slim = (
+    jax.tree.map(
+      np.asarray,
+      experiment.masks(early_bird.Cell(0.5, 1, 1, arm), params),
+    )
+    for arm in ('', 'random', 'slim')
+  )
+
+  def channels(masks):
+    names = ('stem', 'layer1', 'layer2', 'layer3')
+    scales = [masks[name]['scale'] for name in names]
+    return np.stack([x.sum(-1) for x in scales]), np.concatenate(scales, -1)
+
+  (counts, kept), (others, chosen) = channels(ticket), channels(random)
+  np.testing.assert_array_equal(counts, others)
+  assert (kept != chosen).any()
+  jax.tree.map(np.testing.assert_array_equal, random, slim)
 
 
 def test_distances_and_when_they_settle(unbroken):
