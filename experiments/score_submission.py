@@ -44,7 +44,7 @@ import jax.numpy as jnp
 import optax
 
 import lthjax as lth
-from common import checks, command, grid, seeds, texts
+from common import checks, command, grid, seeds
 from common.classification import networks
 from common.config import BaseConfig
 from lthjax import accounting, trees
@@ -109,12 +109,7 @@ class Config(BaseConfig):
       raise ValueError(
         f'submissions had several files called {", ".join(twice)}. Rename one.'
       )
-    reads = self.dataset in get_args(texts.TextName)
-    if reads != (self.model == 'decoder'):
-      raise ValueError(
-        f'dataset was {self.dataset}, but model {self.model}. A decoder reads a'
-        f' text ({", ".join(get_args(texts.TextName))}), and all others images.'
-      )
+    checks.reads(self)
 
 
 MNIST = Config(dataset='mnist', steps=1_500, eval_every=500)
@@ -293,10 +288,7 @@ class Experiment(command.Experiment):
     return {'inference_flops': forward, 'training_flops': train}
 
   def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
-    if (count := self.problem.compilations()) > 1:
-      raise RuntimeError(
-        f'Training steps were compiled {count} times instead of once.'
-      )
+    problems.check_compiled(self.problem)
 
 
 if __name__ == '__main__':

@@ -3,7 +3,9 @@
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
+
+from common import texts
 
 
 def finite(config: Any, *names: str) -> None:
@@ -70,6 +72,16 @@ def rewindable(config: Any, name: str) -> None:
     raise ValueError(
       f'{name} {had} {wrong[0]}, but must be from 0 to {config.steps - 1}:'
       f' training ends at step {config.steps}.'
+    )
+
+
+def reads(config: Any) -> None:
+  """Refuses decoders of images, and other networks of texts."""
+  text = config.dataset in get_args(texts.TextName)
+  if text != (config.model == 'decoder'):
+    raise ValueError(
+      f'dataset was {config.dataset}, but model {config.model}. A decoder reads'
+      f' a text ({", ".join(get_args(texts.TextName))}), and all others images.'
     )
 
 

@@ -10,6 +10,7 @@ import optax
 
 import lthjax as lth
 from common import interruption, tables
+from common.images import load
 from lthjax import data, models
 from lthjax.training import TrainState
 
@@ -31,7 +32,7 @@ class Classification:
   ):
     """Reads the data and builds the network, unless they are given."""
     if isinstance(dataset, str):
-      dataset = data.load(dataset, validation=validation)
+      dataset = load(dataset, validation)
     self.dataset = dataset
     if batch_size > (examples := len(dataset.train.labels)):
       raise ValueError(

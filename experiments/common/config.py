@@ -118,7 +118,8 @@ class TrainConfig(BaseConfig):
   """Options of experiments that train one network on one data set."""
 
   dataset: str = 'digits'
-  """digits, which comes with scikit-learn, or a TFDS name such as mnist."""
+  """digits, which comes with scikit-learn, a TFDS name such as mnist, or
+  cifar10_grey, as MNIST has its images."""
   model: ModelName = 'lenet_300_100'
   """Network."""
   steps: int = 300

@@ -1,4 +1,4 @@
-"""The error on the straight line between two trained networks."""
+"""The error on the straight line between two trained networks or decoders."""
 
 import functools
 from typing import Any
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import lthjax as lth
 from common import seeds
 from common.classification import Classification
+from common.language import Language
 from lthjax import data
 
 
@@ -100,3 +101,29 @@ class Line:
       return jnp.argmax(logits[0])
 
     return jax.lax.map(one, images, batch_size=1000)
+
+
+class TextLine(Line):
+  """The same for decoders: errors are shares of next tokens guessed wrongly.
+
+  There are no batch statistics. Training examples are the first sequences of
+  the text, as many as those to test on.
+  """
+
+  def __init__(self, task: Language, *, points: int):
+    self.points = points
+    self.test, self.train = (
+      data.Split(tokens, tokens[:, 1:])
+      for tokens in map(task.sequences, ('test', 'train'))
+    )
+    self._tokens = jax.jit(
+      lambda params, tokens: jax.lax.map(
+        lambda x: jnp.argmax(task.model.apply(params, x[None])[0, :-1], -1),
+        tokens,
+        batch_size=64,
+      )
+    )
+
+  def classes(self, split: data.Split, params: chex.ArrayTree) -> jax.Array:
+    """The token that a decoder predicts after each but the last."""
+    return self._tokens(params, split.images)

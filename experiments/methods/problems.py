@@ -29,7 +29,10 @@ class Problem(NamedTuple):
 
 def images(config: Any) -> Problem:
   """Classification of images."""
-  task = Classification.of(config)
+  return of_images(Classification.of(config))
+
+
+def of_images(task: Classification) -> Problem:
   model_state = task.model.init(jax.random.key(0))[1]  # As for any seed.
   apply, loss = criteria.functions(task, model_state)
   return Problem(
@@ -47,6 +50,11 @@ def images(config: Any) -> Problem:
 
 def characters(config: Any) -> Problem:
   """A causal decoder of characters."""
+  return of_text(language(config))
+
+
+def language(config: Any) -> Language:
+  """The text and the decoder that a config describes."""
   options = LanguageConfig(
     text=config.dataset,
     width=config.width,
@@ -59,7 +67,10 @@ def characters(config: Any) -> Problem:
     eval_tokens=config.eval_tokens,
     validation=config.validation,
   )
-  task = Language(options)
+  return Language(options)
+
+
+def of_text(task: Language) -> Problem:
 
   def apply(params, x):
     # Criteria without data put ones in the place of tokens. Equal tokens would
@@ -88,7 +99,15 @@ def characters(config: Any) -> Problem:
     test,
     apply,
     task.loss,
-    (config.time,),
+    (task.options.time,),
     draw,
     lambda: task.compilations,
   )
+
+
+def check_compiled(problem: Problem) -> None:
+  """Raises if there were several programs for training steps."""
+  if (count := problem.compilations()) > 1:
+    raise RuntimeError(
+      f'Training steps were compiled {count} times instead of once.'
+    )

@@ -95,7 +95,10 @@ LINES = {
     '| COLT, level 1 | ': 2,
     '| 1 | 40 % | output/kernel | 160.0 | ': 1,
   },
-  'early_bird': {'| 50 % | rule: 1, 1 | ': 1},
+  'early_bird': {
+    '| 50 % | ticket | rule: 1, 1 | ': 1,
+    '| 50 % | slim, from scratch | 1 | ': 1,
+  },
   'linguistic_masks': {'| ASA | gold | ': 1, '| ticket, 50 % | ': 1},
   'bert_tickets': {'| for masked words | 20 % | ': 1, '| tags | 20 % | ': 1},
   'lota': {'| decoder | LoTA, 90 % | ': 2},
@@ -151,6 +154,8 @@ STEPS = {
   'scores/snip': [],
   'networks/colt-01': [6, 12, 18, 24],
   'networks/0.5-001': [1],
+  'networks/0.5-001-random': [1],
+  'networks/0.5-001-slim': [1, 2, 3, 4, 5, 6],
   **{f'measures/{x}': [] for x in ('untrained', 'nulls', 'overlaps')},
   **{f'networks/ticket_0.5{x}': [8] for x in ('', '_shuffled')},
 }
@@ -214,6 +219,7 @@ BAD_COMMAND_LINES = {
     ('--warm zen', 'warm had zen, which is not among the proxies'),
   ],
   'linear_mode_connectivity': [
+    ('--model decoder', 'A decoder reads a text (tinyshakespeare,'),
     ('--copies 1', 'copies was 1, but must be at least 2'),
     ('--points 1', 'points was 1, but must be at least 2'),
     ('--networks ticket ticket', 'networks were ticket ticket, but must be'),

@@ -3,6 +3,7 @@
 import json
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import linear_mode_connectivity
 from common import config
 from lthjax import checkpoints, data
 from lthjax.models import Model
-from methods.connectivity import Line
+from methods.connectivity import Line, TextLine
 from reports import linear_mode_connectivity as connectivity_report
 
 COPIES = [
@@ -182,6 +183,34 @@ def test_batch_statistics_are_those_of_the_examples():
   # Pixels 2i and 2i + 1 have means 5 and 6: class 0 where 2i - 5 > 5 - 2i.
   assert classes.tolist() == [1, 1, 1, 0, 0, 0]
   assert line.error(split, params) == 0.5
+
+
+def test_errors_of_decoders_are_shares_of_wrong_guesses():
+  """A decoder that always says what its params say."""
+  tokens = {
+    'test': jnp.array([[0, 1, 2], [2, 2, 2]]),
+    'train': jnp.array([[1, 1, 1], [1, 1, 0]]),
+  }
+
+  def apply(params, x):
+    return jnp.broadcast_to(params['w'], (*x.shape, 3))
+
+  task = types.SimpleNamespace(
+    model=types.SimpleNamespace(apply=apply), sequences=tokens.__getitem__
+  )
+  line = TextLine(task, points=5)
+  one, two = ({'w': jnp.eye(3)[i]} for i in (1, 2))
+  # Next tokens to test on: 1 2, 2 2; to train on: 1 1, 1 0.
+  assert line.error(line.test, one) == 0.75
+  assert line.error(line.test, two) == 0.25
+  assert line.error(line.train, one) == 0.25
+  a, b = (jax.tree.map(lambda x: x[None], params) for params in (one, two))
+  found = line.between(a, b)
+  assert found['disagreement'] == [1.0]
+  # In the middle both are as likely, and the first wins.
+  np.testing.assert_allclose(found['test_errors'], [[0.75] * 3 + [0.25] * 2])
+  np.testing.assert_allclose(found['train_errors'], [[0.25] * 3 + [1.0] * 2])
+  assert found['distance'] == [pytest.approx(2**0.5)]
 
 
 def test_summaries_by_hand():

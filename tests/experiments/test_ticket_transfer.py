@@ -11,8 +11,8 @@ from tiny_experiments import TINY
 import lthjax as lth
 import ticket_transfer
 from common import config
+from common import images as made
 from lthjax import data
-from methods import transfer as transfer_data
 from reports import ticket_transfer as transfer_report
 from ticket_transfer import Cell
 
@@ -101,21 +101,21 @@ def test_layers_that_are_not_transferred(untrained, monkeypatch):
 
 def test_derived_images():
   images = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3, 1)
-  assert (transfer_data.transpose(images)[1, 0, 2] == images[1, 2, 0]).all()
-  permuted = transfer_data.permute(images)
+  assert (made.transpose(images)[1, 0, 2] == images[1, 2, 0]).all()
+  permuted = made.permute(images)
   assert (permuted[1] - permuted[0] == 9).all()  # The same places in each.
   assert (permuted != images).any()
   assert (np.sort(permuted, axis=None) == np.sort(images, axis=None)).all()
   colors = np.zeros((1, 32, 32, 3), np.uint8)
   colors[0, 2, 2], colors[0, 29, 29], colors[0, 1, 1] = 200, (1, 0, 0), 255
-  grey = transfer_data.grey_28(colors)
+  grey = made.grey_28(colors)
   assert grey.shape == (1, 28, 28, 1)
   assert grey.dtype == np.uint8
   assert grey[0, 0, 0, 0] == grey.sum() == 200
 
 
 def test_derived_data_sets():
-  before, after = map(transfer_data.load, NAMES)
+  before, after = map(made.load, NAMES)
   assert isinstance(after, data.Dataset)
   assert (before.train.labels == after.train.labels).all()
   assert (before.test.images != after.test.images).any()
