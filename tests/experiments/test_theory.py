@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+import theory
 from theories import chaos, draws, extremes, sums
 from theories.intervals import Point, half_width
 
@@ -248,7 +249,7 @@ def test_the_command_names_its_parts(run):
   code, printed, _ = run('--help')
   assert code == 0
   assert 'python experiments/theory.py' in printed
-  for part in ('draws', 'subsets', 'layer', 'moments', 'chi', 'supermasks'):
+  for part in theory.PARTS:
     assert f'\n  {part} ' in printed
 
 
@@ -271,6 +272,37 @@ def test_bad_options(run, tmp_path, options, code, text):
   assert text in words
   assert 'Traceback' not in errors
   assert not list(tmp_path.iterdir())
+
+
+def test_tickets_of_one_size_from_several_widths(run, tmp_path, monkeypatch):
+  monkeypatch.setattr(theory, 'NETWORKS', (0.1, 0.2))
+  options = '--seeds 2 --steps 100 --parts widths --weights 400 --rounds 2'
+  code, printed, errors = run(*options.split())
+  assert code == 0, errors
+  # 64 x 30, 30 x 10 and 10 x 10; then 60 and 20 units.
+  assert 'They part' not in printed
+  (folder,) = tmp_path.iterdir()
+  page = ' '.join((folder / 'results.md').read_text().split())
+  assert '400 weights of 2,320 at width 0.1, 5,240 at width 0.2.' in page
+  rows = list(csv.DictReader((folder / 'results.csv').read_text().splitlines()))
+  arms = ['dense', 'ticket', 'new weights', 'shuffled']
+  assert [(x['setting'], x['x'], x['seed']) for x in rows] == [
+    (arm, width, seed)
+    for width in ('0.1', '0.2')
+    for arm in arms
+    for seed in '01'
+  ]
+  mean = dict.fromkeys(arms, 0.0)
+  for row in rows:
+    mean[row['setting']] += float(row['measured']) / 4
+  assert mean['dense'] > 60
+  assert mean['ticket'] > mean['shuffled']
+
+
+def test_tickets_are_smaller_than_their_networks(run):
+  code, _, errors = run('--parts', 'widths', '--weights', '6925')
+  assert code == 1
+  assert 'weights was 6,925, but the narrowest network has 6,925.' in errors
 
 
 @pytest.mark.slow
