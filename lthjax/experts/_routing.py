@@ -108,7 +108,9 @@ def routing(
   groups = _groups(apply, params, args, closed, [g for g, _ in pairs])
   notes = _sums(hashable(apply), names, params, args, token_mask)
   fields = zip(*notes, strict=True)
-  return Routing(*(dict(zip(groups, each, strict=True)) for each in fields))
+  found = Routing(*(dict(zip(groups, each, strict=True)) for each in fields))
+  _check_sums(found)
+  return found
 
 
 def warn_few_tokens(routing: Routing) -> None:
@@ -139,6 +141,22 @@ def check(routing: Any) -> None:
   if not isinstance(routing, Routing):
     wanted = 'be a `Routing`, as `lthjax.experts.routing` returns'
     raise _checks.wrong_type('routing', routing, wanted)
+
+
+def _check_sums(routing: Routing) -> None:
+  """Raises if nothing was counted, or if what was added up is not finite."""
+  none = {name: jnp.all(n == 0) for name, n in routing.tokens.items()}
+  refuse(
+    [name for name, x in (trees.concrete(none) or {}).items() if x],
+    'No token counts for {}. Pass a `token_mask` that is true where one does.',
+  )
+  sums = routing.contributions.items()
+  wrong = {name: ~jnp.all(jnp.isfinite(x)) for name, x in sums}
+  refuse(
+    [name for name, x in (trees.concrete(wrong) or {}).items() if x],
+    'Gates or outputs of the experts {} are not finite. Look for NaN in the'
+    ' params and in the calibration data.',
+  )
 
 
 def _pairs(

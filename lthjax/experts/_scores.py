@@ -112,6 +112,12 @@ def keep(
     f'{count} experts in {parts} equal parts cannot be kept: {{}}. Keep fewer,'
     ' and equally many of each part.',
   )
+  known = trees.concrete({n: jnp.any(jnp.isnan(x)) for n, x in scores.items()})
+  refuse(
+    [name for name, nan in (known or {}).items() if nan],
+    'Scores are NaN in {}, and any choice by them would be arbitrary. Look for'
+    ' NaN in the params and in the calibration data.',
+  )
   found = {}
   for name, x in scores.items():
     split = x.reshape(*x.shape[:-1], parts, -1)

@@ -49,6 +49,12 @@ def test_largest_by_number(k):
     activations.abs_top_k(x, 5)
 
 
+def test_two_largest_by_hand():
+  x = np.array([3, -5, 1, 4], np.float32)
+  wanted = np.array([0, -5, 0, 4], np.float32)
+  assert bits(activations.abs_top_k(x, 2)) == bits(wanted)
+
+
 def test_threshold_by_hand():
   params = {'w': np.eye(4, dtype=np.float32)}
 

@@ -207,6 +207,41 @@ def test_experts_of_a_decoder_are_pruned(rule):
     assert mask.sum((2, 3)).tolist() == [[per] * 5] * 2
 
 
+def test_bad_statistics():
+  gates = np.array([[0.5, 0.3, 0.2]], np.float32)
+  params = {'router': np.ones(3, np.float32), 'scale': np.ones(3, np.float32)}
+  outputs = np.full((1, 3, 2), np.inf, np.float32)
+  apply = functools.partial(layer, gates, outputs)
+  with pytest.raises(ValueError, match=r'experts router\[0\] are not finite'):
+    experts.routing(apply, params, np.float32(1))
+  with pytest.raises(
+    ValueError, match='No token counts for blocks/mlp/experts'
+  ):
+    experts.routing(APPLY, PARAMS, TOKENS, MASK, token_mask=MASK & False)
+  with pytest.raises(ValueError, match='`token_mask` has the shape'):
+    experts.routing(APPLY, PARAMS, TOKENS, MASK, token_mask=MASK[:, 1:])
+  scores = {'e': np.array([[1.0, np.nan, 2.0]], np.float32)}
+  with pytest.raises(ValueError, match='Scores are NaN in e, and any choice'):
+    experts.keep(scores, 2)
+  with pytest.raises(ValueError, match=r'4 experts in 1 equal .* e has 3'):
+    experts.keep({'e': np.ones((1, 3), np.float32)}, 4)
+
+
+def test_a_number_of_experts_in_the_program():
+  """What is built into the program cannot be cut, and nothing is returned."""
+  shapes = {'router': (6, 4), 'in': (4, 6, 5), 'out': (4, 5, 6)}
+  params, x = random_like(shapes, 0), random_like((8, 6), 1)
+
+  def apply(params, x):
+    y = one_layer(params, x, combine='one-hot')
+    return y * params['router'].shape[1]
+
+  groups = lth.structure.groups(apply, params, x)
+  (name,) = (n for n, g in groups.items() if 'sorted' in g.pins)
+  with pytest.raises(ValueError, match='Is there a number of experts in the'):
+    experts.cut(apply, params, {name: np.arange(4) < 3}, x)
+
+
 def test_bad_arguments():
   with pytest.raises(ValueError, match=r'names 0 values "g" and 1 "expert_out'):
     experts.routing(APPLY, PARAMS, TOKENS, gate='g')
