@@ -38,6 +38,22 @@ def shortest(
   return {n: 1e3 * min(x) for n, x in _times(functions, repeats).items()}
 
 
+def ratios(
+  functions: dict[str, Callable[[], Any]], repeats: int = 30
+) -> dict[str, float]:
+  """Returns how many times as long as the first each takes.
+
+  Medians of ratios within a turn, in which a drifting machine is much the same
+  for all of them.
+  """
+  times = _times(functions, repeats)
+  first = next(iter(times.values()))
+  return {
+    name: statistics.median(a / b for a, b in zip(x, first, strict=True))
+    for name, x in times.items()
+  }
+
+
 def _times(
   functions: dict[str, Callable[[], Any]], repeats: int
 ) -> dict[str, list[float]]:
