@@ -19,6 +19,10 @@ arXiv:1706.04599; Hendrycks & Dietterich, arXiv:1903.12261, for the corruptions.
                  calibration error doubles, from .016 to .037; at 4.7 %, 1.3
                  points and .07, and 4 points in the worst class. Tickets are
                  too modest, and one fitted temperature mends it.
+  digits_unit    The same with pixels from 0 to 1, as they are often given to
+                 networks, and not standardized. At 13 %, accuracy is as before
+                 and the calibration error doubles; at 4.7 %, accuracy is 2
+                 points lower, and the worst class 8.
   mnist          LeNet-300-100 on MNIST, 5 seeds. 20 minutes on 2 CPU cores.
   fashion_mnist  The same on Fashion-MNIST.
   cifar10        Conv-2 on CIFAR-10, 5 seeds. For an accelerator.
@@ -62,8 +66,15 @@ class Config(TicketConfig):
   """Test examples that are corrupted, 12 times in 5 severities."""
   repeats: int = 50
   """Calls that latency is measured with."""
+  standardize: bool = True
+  """Whether pixels have zero mean and unit variance, or are from 0 to 1."""
 
   PREFIX: ClassVar[str] = 'beyond'
+
+  @property
+  def title(self) -> str:
+    pixels = '' if self.standardize else ', pixels from 0 to 1'
+    return f'{super().title}{pixels}'
 
   def __post_init__(self):
     super().__post_init__()
@@ -87,6 +98,7 @@ MNIST = Config(
 )
 PRESETS = {
   'digits': Config(),
+  'digits_unit': Config(standardize=False),
   'mnist': MNIST,
   'fashion_mnist': dataclasses.replace(MNIST, dataset='fashion_mnist'),
   'cifar10': dataclasses.replace(
@@ -132,6 +144,9 @@ class Experiment(command.Experiment):
   def __init__(self, config: Config):
     self.config = config
     self.task = Classification.of(config)
+    if not config.standardize:
+      given = self.task.dataset
+      self.task.dataset = given._replace(mean=0 * given.mean, std=given.std**0)
     dense = lth.masks.full(self.task.params)
     levels.check_fraction(config, self.task, dense)
     self.tx = static_optimizer(config, dense)

@@ -56,6 +56,7 @@ COUNTS = {
   ('ticket_transfer', 'digits'): 3 * 16 + 3 * 7,
   ('ticket_transfer', 'images'): 3 * 16 + 3 * 7,
   ('beyond_accuracy', 'digits'): 2 + 6 + 2 * 2,
+  ('beyond_accuracy', 'digits_unit'): 2 + 6 + 2 * 2,
   ('early_bird', 'digits'): 1 + 3 * 7,
   ('linguistic_masks', 'ewt'): 89,
   ('linguistic_masks', 'tagger'): 1,
