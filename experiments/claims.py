@@ -10,17 +10,21 @@ verdict follows from committed CSVs by rules fixed in `verdicts/statistics.py`.
   python experiments/claims.py run C01 C02      # trains again, replaces data
   python experiments/claims.py run C01 --append # fresh seeds, added to the data
   python experiments/claims.py run --tier cpu   # all that two CPU cores can do
-  python experiments/claims.py run --tier digits  # signs of effects; 90 seconds
+  python experiments/claims.py run --tier digits  # main effects; 90 seconds
+  python experiments/claims.py signs    # the same; four seeds, kept nowhere
 
 Claims that are named replace their data. A tier never does: where there are
 data, it adds fresh seeds. Either ends with an error if a verdict flips.
 """
 
 import argparse
+import dataclasses
 import inspect
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +32,8 @@ from verdicts import claim as claim_files
 from verdicts import data, page, statistics
 from verdicts.claim import Claim
 from verdicts.statistics import Verdict
+
+SIGN_SEEDS = 4  # enough for the sign of a main effect
 
 
 def estimates(
@@ -113,29 +119,73 @@ def run(claims: list[Claim], append: bool) -> None:
   failed = []  # The other commands are run all the same.
   names = (name for one in claims for name in data.pages(one))
   for name in dict.fromkeys(names):
-    command, results = commands[name], data.RESULTS
-    script, *options = shlex.split(command)[1:]
+    results = data.RESULTS
+    script, *options = shlex.split(commands[name])[1:]
     adds = append and (results / f'{name}.csv').exists()
     if adds:
       options += ['--first-seed', str(collect.next_seed(name, results))]
-    print(f'$ python {shlex.join([script, *options])}', flush=True)
-    done = subprocess.run(
-      [sys.executable, page.ROOT / script, *options],
-      cwd=page.ROOT,
-      stdout=subprocess.PIPE,
-      text=True,
-      check=False,
-    )
-    if done.returncode:
-      failed.append(f'`{command}` ended with {done.returncode}')
+    try:
+      folder = call(script, options)
+    except ValueError as error:
+      failed.append(str(error))
       continue
-    folder = page.ROOT / done.stdout.rstrip().rpartition(': ')[2]
     (collect.append if adds else collect.collect)(folder, name, results)
     print(f'experiments/results/{name}.csv: configuration', end=' ')
     print(collect.configuration(name, results))
   compare(claims, before)
   if failed:
     raise ValueError(f'{"; ".join(failed)}. All others were run.')
+
+
+def call(script: str, options: Sequence[str]) -> Path:
+  """Runs a command of the claims; returns the folder that it has written."""
+  command = f'python {shlex.join([script, *options])}'
+  print(f'$ {command}', flush=True)
+  done = subprocess.run(
+    [sys.executable, page.ROOT / script, *options],
+    cwd=page.ROOT,
+    stdout=subprocess.PIPE,
+    text=True,
+    check=False,
+  )
+  if done.returncode:
+    raise ValueError(f'`{command}` ended with {done.returncode}')
+  return page.ROOT / done.stdout.rstrip().rpartition(': ')[2]
+
+
+def signs(claims: list[Claim]) -> None:
+  """Trains the digits tier on fresh seeds and compares signs; keeps no data."""
+  from common import collect
+
+  tier = [one for one in claims if one.tier == 'digits' and one.configurations]
+  few = [dataclasses.replace(one, seeds=SIGN_SEEDS) for one in tier]
+  known = effects(few, data.RESULTS)
+  commands = {one.page: one.command for one in tier}
+  with tempfile.TemporaryDirectory() as folder:
+    for name, command in commands.items():
+      script, *options = shlex.split(command)[1:]
+      first = collect.next_seed(name, data.RESULTS)
+      options += ['--seeds', str(SIGN_SEEDS), '--first-seed', str(first)]
+      options += ['--output', folder]
+      made = call(script, options)
+      shutil.copy(made / 'results.csv', Path(folder) / f'{name}.csv')
+    fresh = effects(few, Path(folder))
+  wrong = []
+  for name, new in fresh.items():
+    text = f'{new:+.2f} instead of {known[name]:+.2f}'
+    print(f'{name:5} {text}')
+    if new * known[name] <= 0:
+      wrong.append(f'{name} is {text}')
+  if wrong:
+    raise ValueError(
+      f'Effects have another sign on fresh seeds: {", ".join(wrong)}. Find the'
+      ' change to the library that did it.'
+    )
+
+
+def effects(claims: Sequence[Claim], results: Path) -> dict[str, float]:
+  """The mean effect of each claim."""
+  return {x.name: float(data.values(x, results).mean()) for x in claims}
 
 
 def present(claims: list[Claim]) -> list[Claim]:
@@ -184,7 +234,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   commands = parser.add_subparsers(dest='command', required=True)
-  actions = {'list': show, 'check': check, 'power': power, 'page': write_page}
+  actions = {
+    'list': show,
+    'check': check,
+    'power': power,
+    'page': write_page,
+    'signs': signs,
+  }
   for name, action in actions.items():
     does = inspect.getdoc(action) or ''
     commands.add_parser(name, help=does.partition('\n')[0], description=does)

@@ -33,6 +33,7 @@ minutes = 1
 would_refute = "it is worse"
 configuration = "abc"
 """
+VALUES = data.values
 EFFECTS = np.array([1.0, 2, 3, 4, 5, 7])
 
 
@@ -396,7 +397,9 @@ def fake_run(site, monkeypatch):
     commands.append(command)
     folder = site / f'run{len(commands)}'
     folder.mkdir()
-    first = int(command[-1]) if '--first-seed' in command else 0
+    first = 0
+    if '--first-seed' in command:
+      first = int(command[command.index('--first-seed') + 1])
     write_data(folder, EFFECTS + len(commands) / 10, 'results')
     with (folder / 'results.csv').open() as file:
       rows = [
@@ -446,9 +449,7 @@ def test_a_command_that_fails_stops_no_other(site, fake_run, monkeypatch):
     lambda *_, **__: types.SimpleNamespace(returncode=3),
   )
   before = (site / 'results' / 'p.csv').read_text()
-  with pytest.raises(
-    SystemExit, match=r'lottery_ticket\.py` ended with 3\. All'
-  ):
+  with pytest.raises(SystemExit, match=r'--first-seed 6` ended with 3\. All'):
     script.main(['run', '--tier', 'cpu'])
   assert (site / 'results' / 'p.csv').read_text() == before
   assert not fake_run
@@ -458,6 +459,26 @@ def test_a_verdict_that_flips_in_a_run_is_an_error(site, fake_run):
   write_data(site / 'results', -EFFECTS)
   with pytest.raises(SystemExit, match="flipped: C01 from 'fails' to 'holds'"):
     script.main(['run', 'C01'])
+
+
+def test_signs_of_effects_on_fresh_seeds(site, fake_run, monkeypatch, capsys):
+  monkeypatch.setattr(data, 'values', VALUES)
+  for tier, runs in (('cpu', 0), ('digits', 1)):
+    claims = [
+      dataclasses.replace(one, tier=tier) for one in load_all(site / 'claims')
+    ]
+    monkeypatch.setattr(script.claim_files, 'load_all', lambda x=claims: x)
+    before = (site / 'results' / 'p.csv').read_text()
+    script.main(['signs'])
+    assert len(fake_run) == runs
+    assert (site / 'results' / 'p.csv').read_text() == before
+  assert fake_run[0][-6:-1] == [
+    *('--seeds', '4', '--first-seed', '6', '--output'),
+  ]
+  assert 'C01   +3.77 instead of +3.67' in capsys.readouterr().out
+  write_data(site / 'results', -EFFECTS)
+  with pytest.raises(SystemExit, match=r'C01 is \+3\.87 instead of -3\.67'):
+    script.main(['signs'])
 
 
 def test_claims_on_digits_are_a_tier():
