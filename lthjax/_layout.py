@@ -38,10 +38,13 @@ class Axes(NamedTuple):
 
 
 # The last word of containers that stack their leaves, unless they are numbered.
-_PLURALS = _names.one_of(
-  'layers layer blocks block h stages units cells experts expert'
-)
-_STACKS = _names.one_of('scan scanned stack stacked moe')
+_PLURALS = _names.one_of("""
+  layers layer blocks block h stages units cells experts expert resblocks
+  members
+""")
+_STACKS = _names.one_of("""
+  scan scanned stack stacks stacked moe vmap vmapped ensemble repeat repeated
+""")
 # What Flax's metadata calls axes that count layers.
 _STACK_AXES = _names.one_of("""
   layer layers block blocks stack stacks stage stages scan expert experts exp
@@ -84,16 +87,41 @@ def readings(
 
   ways = {name: [read(name, stacked[name])] for name in stacked}
   families: dict[str, dict[str, list[str]]] = {}
+  norms = _stacks_of_norms({n: shapes[n] for n in shapes if n not in stacked})
   for name in shapes:
     if name not in stacked:
       chain = containers(name)
+      if not chain:  # Only where no name speaks of a stack.
+        chain = [c for c in norms if name.startswith(f'{c}/')]
       families.setdefault(chain[0] if chain else '', {})[name] = chain
   for chains in families.values():
     ways |= _read_together(shapes, chains, read)
-  return {
-    name: list(dict.fromkeys(way for way in ways[name] if way is not None))
-    for name in shapes
-  }
+  found = {}
+  for name, shape in shapes.items():
+    found[name] = list(dict.fromkeys(w for w in ways[name] if w is not None))
+    if not found[name] and _names.is_scale(name):
+      found[name] = [Axes(outputs=tuple(range(len(shape))))]
+  return found
+
+
+def _stacks_of_norms(shapes: Mapping[str, Shape]) -> list[str]:
+  """Lists containers that stack layers, as the scales of their norms show.
+
+  A norm has a vector, so one with a matrix is a stack, and all that is beside
+  it in the outermost container whose leaves have as many layers.
+  """
+  found = []
+  for name, shape in shapes.items():
+    if len(shape) != 2 or not _names.is_scale(name):
+      continue
+    keys = name.split('/')[:-1]
+    for i in range(1, len(keys)):
+      container = '/'.join(keys[:i])
+      own = [x for n, x in shapes.items() if n.startswith(f'{container}/')]
+      if all(x[:1] == shape[:1] for x in own):
+        found.append(container)
+        break
+  return list(dict.fromkeys(found))
 
 
 def _read_together(
@@ -133,6 +161,8 @@ def _read_layer(
   if rank < 2:
     # The kernels of a stack have two axes besides.
     return None if stacked and kernel else Axes(outputs=tuple(range(rank)))
+  if rank == 2 and _names.is_scale(name):
+    return None  # One layer has a vector.
   parts = _names.parts(name)
   out_first = 'weight' in parts[0]  # as in PyTorch and Equinox
   role, words = _role(parts, shape, attends)
@@ -142,7 +172,9 @@ def _read_layer(
   elif role == 'query' and not out_first:
     axes = _read_query(shape, words)
   elif role == 'out' and rank == 3 and not out_first:
-    axes = Axes(inputs=(0, 1), outputs=(2,))
+    # Square ones may be those of several layers.
+    if shape[1] != shape[2] or shape[0] == 1:
+      axes = Axes(inputs=(0, 1), outputs=(2,))
   elif role == 'conv' or (role is None and rank > 3):
     axes = _read_conv(shape, out_first, words)
   if axes is None and kernel is False:
@@ -199,6 +231,8 @@ def _read_query(shape: Shape, words: list[str]) -> Axes | None:
     ins = rank - 2  # [heads, in, head_dim], and [3, heads, in, head_dim]
   elif rank == 3 and shape[1] == shape[0] * shape[2]:
     ins = 1  # [heads, in, head_dim]
+  elif rank == 3 and shape[0] < min(shape[1:]) and not fused:
+    return None  # Several layers have more inputs than there are layers.
   elif rank == 3 or (rank == 4 and fused):
     # [in, heads, head_dim]; with 3 for query, key and value first or second.
     ins = int(fused and shape[0] < 4)

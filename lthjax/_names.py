@@ -15,12 +15,20 @@ _KERNEL = one_of("""
   attn attention q k v query key value qkv kv out output head gate up down
   router mixer mixing
 """)
+# Layers; other words of `_KERNEL` may say what a layer is for.
+_LAYER = one_of("""
+  kernel kernels proj projection linear dense conv convs convolution fc
+""")
+_WEIGHT = one_of('w weight weights')
 _NOT_KERNEL = one_of("""
   scale scales offset offsets shift gamma beta gain norm norms layernorm
   batchnorm groupnorm instancenorm rmsnorm normalization ln bn gn rms layerscale
   emb embed embeds embedder embedding embeddings wte wpe tok token tokens pos
-  posemb position positions positional codebook table freq freqs rope slopes
-  temperature ema
+  posemb position positions positional pe codebook table freq freqs rope slopes
+  slope temperature ema
+""")
+_EMBEDDING = one_of("""
+  emb embed embeds embedder embedding embeddings
 """)
 _NORM = one_of("""
   norm layernorm batchnorm groupnorm instancenorm rmsnorm normalization ln bn gn
@@ -28,9 +36,10 @@ _NORM = one_of("""
 """)
 # These mean it only as a word of the leaf itself.
 _NOT_KERNEL_LEAF = one_of("""
-  b bq bk bv bo bqkv bh g gains cls log mean var variance mu logvar alpha pe bos
-  eos latents prompt prompts sinks
+  b bqkv bkv g gains cls log mean avg var variance mu logvar alpha bos eos
+  latent latents probe prompt prompts prefix sink sinks point
 """)
+_BIAS = re.compile('b[a-z]?')  # `b1`, `bq`, `bz`
 
 
 def parts(name: str) -> list[list[str]]:
@@ -70,11 +79,29 @@ def is_kernel(name: str) -> bool | None:
     leaf = depth == 0
     if 'bias' in part or 'biases' in part or (leaf and part[:1] == ['b']):
       return False
+    if leaf and _BIAS.fullmatch(''.join(part[:1])):
+      return False
+    if components[:depth] == [['weight']] and part == ['shared']:
+      return False  # the embeddings of T5
     for word in reversed(part):
       if word == 'b' and 'w' in part:
         continue  # `w_b` is the second of two kernels
       if word in _NOT_KERNEL or (leaf and word in _NOT_KERNEL_LEAF):
-        return 'patch' in part  # Patches are embedded by a convolution.
+        # Patches are embedded by a convolution.
+        return 'patch' in part and word in _EMBEDDING
       if word in _KERNEL:
-        return True
+        # The `norm_q` of a query is a norm, but a `norm_conv` a convolution.
+        return word in _LAYER or _NORM.isdisjoint(part)
   return None
+
+
+def is_weight(name: str) -> bool:
+  """Returns whether the last part of a name is one for the weights of a layer.
+
+  Layers with one input or one output have them in the shape of a vector.
+  """
+  leaf = parts(name)[0]
+  if len(leaf) < 2:
+    return not leaf or len(leaf[0]) == 1 or leaf[0] in _KERNEL | _WEIGHT
+  few = any(len(word) < 3 and word.startswith('w') for word in leaf)
+  return few or not (_LAYER | _WEIGHT).isdisjoint(leaf)

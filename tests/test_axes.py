@@ -104,6 +104,9 @@ def stacked(axes, number=1):
     ('blocks/moe/experts/w1', (3, 8, 64, 256), None),
     ('layers/0/experts/w1', (8, 64, 256), stacked(DENSE)),
     ('layers/experts/w1', (3, 8, 64, 256), stacked(DENSE, 2)),
+    ('resblocks/attn/out_proj/kernel', (12, 64, 64), stacked(DENSE)),
+    ('VmapDense_0/kernel', (8, 5, 4), stacked(DENSE)),
+    ('ensemble/fc/kernel', (8, 5, 4), stacked(DENSE)),
     # what can be read in two ways
     ('w', (4, 8, 8), None),
     ('w', (3, 8, 64, 64), None),
@@ -113,6 +116,8 @@ def stacked(axes, number=1):
     ('experts_0/kernel', (4, 8, 8), None),
     ('layers/query/kernel', (64, 4, 16), None),
     ('layers/conv/kernel', (3, 3, 8, 8), None),
+    ('trunk/attn/out_proj/kernel', (12, 64, 64), None),
+    ('trunk/attn/q_proj/kernel', (12, 64, 64), None),
     ('layers/qkv/kernel', (3, 8, 24), None),
     ('c_proj/weight', (4, 4), None),
     ('up/conv_transpose/weight', (3, 8, 5, 5), None),
@@ -158,6 +163,26 @@ def test_leaves_say_what_their_neighbours_are():
     'encoder/layers/conv1': CONV,
     'encoder/layers/conv2': CONV,
     'encoder/layers/fc': DENSE,
+  }
+
+
+def test_scales_of_norms_show_what_is_stacked():
+  found = lth.axes.by_layout(
+    {
+      'trunk/norm/scale': (6, 8),
+      'trunk/attn/out/kernel': (6, 8, 8),
+      'trunk/mlp/up/kernel': (6, 8, 32),
+      'head/kernel': (8, 5),
+      'tail/norm/scale': (6, 8),  # beside what is no stack of six
+      'tail/up/kernel': (5, 8, 32),
+    }
+  )
+  assert found == {
+    'trunk/norm/scale': stacked(Axes(outputs=(0,))),
+    'trunk/attn/out/kernel': stacked(DENSE),
+    'trunk/mlp/up/kernel': stacked(DENSE),
+    'head/kernel': DENSE,
+    'tail/norm/scale': Axes(outputs=(0, 1)),
   }
 
 

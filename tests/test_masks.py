@@ -193,6 +193,28 @@ def test_kernels_of_linen():
     ('blocks/ln1/weight', (3, 4), False),
     ('biased/kernel', (3, 2), True),  # only whole words count as a bias
     ('scaled/kernel', (3, 2), True),
+    ('rms_ffn_weight', (6, 8), False),  # what a norm is for
+    ('norm_q/weight', (2, 8), False),
+    ('ln_mlp/weight', (2, 8), False),
+    ('norm_conv/weight', (8, 4, 3), True),
+    ('NormConv1d/weight', (8, 4, 3), True),
+    ('patch_norm/weight', (2, 8), False),
+    ('patch_pos', (1, 5, 8), False),
+    ('pe/weight', (9, 8), False),
+    ('shared/weight', (9, 8), False),  # T5
+    ('moe/shared/w1', (9, 8), True),
+    ('gru/bz', (1, 8), False),
+    ('attn/sink', (2, 8), False),
+    ('prefix', (4, 8), False),
+    ('zero_point', (4, 8), False),
+    ('time_mix_k', (1, 1, 8), False),  # vectors
+    ('tau', (16, 1, 1), False),
+    ('ia3_l', (1, 8), False),
+    ('pool/probe', (1, 1, 8), False),
+    ('w', (8, 1), True),
+    ('wq', (8, 1), True),
+    ('Conv_0/kernel', (1, 1, 1, 8), True),
+    ('head/gate_proj', (8, 1), True),
   ],
 )
 def test_kernels_by_name(name, shape, expected):

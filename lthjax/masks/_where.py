@@ -18,7 +18,8 @@ def kernels(name: str, leaf: Any) -> bool:
   """Selects the kernels of dense, convolution and attention layers.
 
   These are parameters of two or more dimensions that are not biases, scales,
-  embeddings or tokens, judging by the words of their names. To ask the program
+  embeddings or tokens, judging by the words of their names; nor vectors with
+  axes of size one that no word calls weights. To ask the program
   instead, use ``where=lthjax.program.kernels(apply, params, inputs)``.
 
   Args:
@@ -36,7 +37,9 @@ def kernels(name: str, leaf: Any) -> bool:
     >>> masks.kernels('token_embedding/embedding', jnp.ones((3, 2)))
     False
   """
-  return len(leaf.shape) >= 2 and _names.is_kernel(name) is not False
+  if len(leaf.shape) < 2 or _names.is_kernel(name) is False:
+    return False
+  return sum(n != 1 for n in leaf.shape) > 1 or _names.is_weight(name)
 
 
 def scales(name: str, leaf: Any) -> bool:
