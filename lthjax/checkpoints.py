@@ -252,7 +252,9 @@ def plain(value: Any, name: str = 'metadata') -> Any:
   if isinstance(value, os.PathLike):
     return os.fspath(value)
   if getattr(value, 'shape', None) == () and hasattr(value, 'item'):
-    return value.item()  # Of NumPy or JAX.
+    # Durations are no numbers, even if NumPy makes integers of them.
+    known = jnp.issubdtype(value.dtype, jnp.number) and value.dtype.kind != 'm'
+    value = value.item() if known or value.dtype.kind in 'bU' else value
   if value is None or isinstance(value, bool | int | float | str):
     return value
   raise TypeError(
@@ -264,12 +266,12 @@ def plain(value: Any, name: str = 'metadata') -> Any:
 def _check_leaves(tree: chex.ArrayTree) -> None:
   """Raises unless every leaf comes back unchanged, and under its own name."""
   leaves = trees.prunable(tree)
-  if not leaves or not min(np.size(x) for x in leaves.values()):
-    raise ValueError('A checkpoint needs arrays, and none may be empty.')
+  if not leaves:
+    raise ValueError('A checkpoint needs arrays, but this tree has none.')
   refuse(
     _faults(leaves),
-    'This tree would not come back as it is: {}. Rename such leaves, or convert'
-    ' them to a dtype that JAX keeps.',
+    'This tree would not come back as it is: {}. Rename such leaves, convert'
+    ' them to a dtype that JAX keeps, or leave them out.',
   )
 
 
@@ -280,7 +282,7 @@ def _faults(leaves: dict[str, Any]) -> Iterator[str]:
     other = dotted.setdefault(name.replace('/', '.'), name)
     if other != name:
       yield f'{other} and {name} have one name in a file'
-    if fault := _fault(leaf):
+    if fault := _fault(leaf) or ('' if np.size(leaf) else 'is empty'):
       yield f'{name or "the array"} {fault}'
 
 
@@ -297,8 +299,9 @@ def _fault(leaf: Any) -> str:
       ' other values into `metadata`.'
     )
   known = jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, bool)
-  # NumPy counts durations as integers, and has a float of its own.
+  # NumPy counts durations as integers; its long floats and masks are its own.
   own = dtype.kind == 'm' or dtype.type in (np.longdouble, np.clongdouble)
+  own |= isinstance(leaf, np.ma.MaskedArray)
   if not known or own or not dtype.isnative:
     return f'is {dtype}, of which JAX has no arrays'
   kept = jax.dtypes.canonicalize_dtype(dtype)
@@ -306,11 +309,10 @@ def _fault(leaf: Any) -> str:
 
 
 def _fits(number: Any) -> bool:
-  try:
+  with contextlib.suppress(OverflowError):
     kept = jnp.asarray(number).item()
     return bool(kept == number or number != number)  # NaN is kept too.
-  except OverflowError:
-    return False
+  return False
 
 
 def _agree_on(token: str) -> str | None:

@@ -36,7 +36,15 @@ def local_path(path: str | os.PathLike[str]) -> Path:
       f'{text} is a URL, but files are written to local folders only. Mount'
       ' the storage, or write to a local folder and copy it.'
     )
-  return Path(text).expanduser().absolute()
+  if '\0' in text:
+    raise ValueError(f'The path {text!r} has a null character. Remove it.')
+  try:
+    return Path(text).expanduser().absolute()
+  except RuntimeError as error:
+    raise ValueError(
+      f'{text} begins with the home of a user whom this machine does not know'
+      f' ({error}). Write the folder out.'
+    ) from error
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -221,6 +221,17 @@ def _check_dataclass(config: Any) -> None:
     raise TypeError(
       f'`config` was {config!r}, but must be a dataclass instance.'
     )
+  refuse(
+    [
+      field.name
+      for field in dataclasses.fields(config)
+      if field.init
+      and field.default is dataclasses.MISSING
+      and field.default_factory is dataclasses.MISSING
+    ],
+    'All fields of `config` need defaults, from which the name of a run is'
+    ' made, but {} came without. Add one, such as `steps: int = 100`.',
+  )
 
 
 def _check_config(folder: Path, config: Any) -> None:
@@ -285,6 +296,6 @@ def _plain(value: Any) -> Any:
   """Returns paths as strings, and scalars of NumPy and JAX as numbers."""
   if isinstance(value, os.PathLike):
     return os.fspath(value)
-  if getattr(value, 'shape', None) == ():
+  if getattr(value, 'shape', None) == () and hasattr(value, 'item'):
     return value.item()
   raise TypeError(f'{value!r} is a {type(value).__name__}')

@@ -114,6 +114,8 @@ def test_numbers_become_what_jax_makes_of_them(tmp_path):
     (np.ones(2, np.longdouble), r'a is float\d+, of which JAX has no arrays'),
     (np.zeros(1, 'm8[s]'), r'a is timedelta64\[s\], of which JAX has no'),
     (1e300, r'a is 1e\+300, which 32 bits cannot hold'),
+    (np.ma.ones(2, np.float32), 'a is float32, of which JAX has no arrays'),
+    (np.ones((2, 0), np.float32), 'a is empty'),
   ],
 )
 def test_values_that_would_change_are_refused(leaf, text, tmp_path):
@@ -152,6 +154,10 @@ def test_urls_are_refused_and_home_is_found(tmp_path, monkeypatch):
   assert names(tmp_path) == ['x']
   with pytest.raises(ValueError, match='gs://bucket/x is a URL'):
     checkpoints.save('gs://bucket/x', jnp.ones(2))
+  with pytest.raises(ValueError, match=r'~nobody.here/x begins with the home'):
+    checkpoints.save('~nobody.here/x', jnp.ones(2))
+  with pytest.raises(ValueError, match='has a null character'):
+    checkpoints.save('a\0b', jnp.ones(2))
 
 
 def test_metadata_are_plain(tmp_path):
@@ -176,6 +182,10 @@ def test_metadata_are_plain(tmp_path):
     ({'a': {1: 2}}, r"metadata\['a'\] has the key 1, which JSON would turn"),
     ({'a': [jnp.ones(2)]}, r"metadata\['a'\]\[0\] is float32\[2\], which JSON"),
     ({'a': {2, 3}}, r"metadata\['a'\] is a set"),
+    ({'a': np.complex64(1j)}, r"metadata\['a'\] is .*, which JSON"),
+    ({'a': np.timedelta64(3)}, r"metadata\['a'\] is .*, which JSON"),
+    ({'a': np.datetime64('2020-01-01')}, r"metadata\['a'\] is .*, which JSON"),
+    ({'a': jax.ShapeDtypeStruct((), float)}, r"metadata\['a'\] is .*, which"),
   ],
 )
 def test_metadata_that_json_cannot_hold(metadata, text, tmp_path):

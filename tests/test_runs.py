@@ -166,6 +166,14 @@ def test_fields_that_json_cannot_hold(tmp_path):
       runs.open_run(tmp_path, 'x', Config(name=name))
 
 
+def test_every_field_needs_a_default():
+  lacking = dataclasses.make_dataclass('Lacking', ['steps', ('rate', float)])
+  with pytest.raises(
+    ValueError, match=r'need defaults, .*but steps, rate came'
+  ):
+    runs.config_hash(lacking(1, 0.5))
+
+
 def test_deeply_nested_configuration(tmp_path):
   folder = runs.open_run(tmp_path, 'x', Config())
   (folder / 'config.json').write_text('[' * 100_000)
