@@ -172,11 +172,10 @@ def _read_layer(
   elif role == 'query' and not out_first:
     axes = _read_query(shape, words)
   elif role == 'out' and rank == 3 and not out_first:
-    # Square ones may be those of several layers.
-    if shape[1] != shape[2] or shape[0] == 1:
+    if not _may_be_stack(shape):
       axes = Axes(inputs=(0, 1), outputs=(2,))
   elif role == 'conv' or (role is None and rank > 3):
-    axes = _read_conv(shape, out_first, words)
+    axes = _read_conv(shape, out_first, words, parts[0])
   if axes is None and kernel is False:
     return Axes(outputs=tuple(range(rank)))
   return axes
@@ -231,8 +230,8 @@ def _read_query(shape: Shape, words: list[str]) -> Axes | None:
     ins = rank - 2  # [heads, in, head_dim], and [3, heads, in, head_dim]
   elif rank == 3 and shape[1] == shape[0] * shape[2]:
     ins = 1  # [heads, in, head_dim]
-  elif rank == 3 and shape[0] < min(shape[1:]) and not fused:
-    return None  # Several layers have more inputs than there are layers.
+  elif rank == 3 and not fused and _may_be_stack(shape):
+    return None
   elif rank == 3 or (rank == 4 and fused):
     # [in, heads, head_dim]; with 3 for query, key and value first or second.
     ins = int(fused and shape[0] < 4)
@@ -242,7 +241,20 @@ def _read_query(shape: Shape, words: list[str]) -> Axes | None:
   return Axes(inputs=(ins,), outputs=outs)
 
 
-def _read_conv(shape: Shape, out_first: bool, words: list[str]) -> Axes | None:
+def _may_be_stack(shape: Shape) -> bool:
+  """Returns whether a kernel of attention looks like square ones of layers.
+
+  ``[layers, in, out]`` or, as Linen may stack them, ``[in, layers, out]``.
+  """
+  first, second, third = shape
+  return (second == third and 1 < first < second) or (
+    first == third and 1 < second < first
+  )
+
+
+def _read_conv(
+  shape: Shape, out_first: bool, words: list[str], leaf: list[str]
+) -> Axes | None:
   """Reads ``[*window, in, out]`` or ``[out, in, *window]``."""
   rank = len(shape)
   window = shape[2:] if out_first else shape[:-2]
@@ -253,9 +265,14 @@ def _read_conv(shape: Shape, out_first: bool, words: list[str]) -> Axes | None:
       return None
   elif not words and (max(window) > 15 or len({*window} - {1}) > 1):
     return None  # Without a name it must look like a window.
+  transposed = not _TRANSPOSED.isdisjoint(words)
   if not out_first:
+    if transposed and (leaf != ['kernel'] or 'd' in words):
+      return None  # Flax has the inputs before the outputs, others after.
+    if 'depthwise' in words and shape[-2] != 1:
+      return None  # Keras has a neuron for each input.
     return Axes((), tuple(range(rank - 2)), (rank - 2,), (rank - 1,))
-  if not _TRANSPOSED.isdisjoint(words):
+  if transposed:
     return None  # PyTorch has the inputs first, and Equinox the outputs.
   return Axes((), tuple(range(2, rank)), (1,), (0,))
 

@@ -101,7 +101,9 @@ def is_weight(name: str) -> bool:
   Layers with one input or one output have them in the shape of a vector.
   """
   leaf = parts(name)[0]
-  if len(leaf) < 2:
-    return not leaf or len(leaf[0]) == 1 or leaf[0] in _KERNEL | _WEIGHT
+  if len(leaf) < 2 and (
+    not leaf or len(leaf[0]) == 1 or leaf[0].isdigit() or leaf[0] in _KERNEL
+  ):
+    return True
   few = any(len(word) < 3 and word.startswith('w') for word in leaf)
   return few or not (_LAYER | _WEIGHT).isdisjoint(leaf)

@@ -118,6 +118,13 @@ def stacked(axes, number=1):
     ('layers/conv/kernel', (3, 3, 8, 8), None),
     ('trunk/attn/out_proj/kernel', (12, 64, 64), None),
     ('trunk/attn/q_proj/kernel', (12, 64, 64), None),
+    ('trunk/attn/q_proj/kernel', (64, 12, 64), None),
+    ('trunk/attn/out_proj/kernel', (64, 12, 64), None),
+    ('ConvTranspose_0/kernel', (3, 3, 4, 2), CONV),
+    ('conv2d_transpose/kernel', (3, 3, 4, 2), None),  # Keras
+    ('conv2_d_transpose/w', (3, 3, 4, 2), None),  # Haiku
+    ('conv2_d/w', (3, 3, 4, 2), CONV),
+    ('depthwise_conv2d/depthwise_kernel', (3, 3, 4, 1), None),
     ('layers/qkv/kernel', (3, 8, 24), None),
     ('c_proj/weight', (4, 4), None),
     ('up/conv_transpose/weight', (3, 8, 5, 5), None),
