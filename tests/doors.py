@@ -548,6 +548,7 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
     where=('where', None),
     max_density=('closed share', 1.0),
     lookup=('word', 'auto'),
+    blocks=('word', 'auto'),
     capacity=('count', None),
   )
   add(deploy.densify, sparse=('sparse', SPARSE))

@@ -22,9 +22,8 @@ from lthjax.deploy._condense import (
   join,
   regather,
   split,
-  to_bcsr,
 )
-from lthjax.deploy._exchange import export, load, load_export, save
+from lthjax.deploy._exchange import export, load, load_export, save, to_bcsr
 from lthjax.deploy._kernels import Kernels, build_kernels, kernels
 from lthjax.deploy._layouts import Lookup, Sparse
 from lthjax.deploy._linear import linear

@@ -286,3 +286,44 @@ def load_export(data: bytes) -> Callable[..., Any]:
   return jax.jit(
     lambda sparse, *args: exported.call(jax.tree.leaves(sparse), *args)
   )
+
+
+def to_bcsr(sparse: _layouts.Sparse) -> Any:
+  """Returns a kernel as a `jax.experimental.sparse.BCSR` matrix ``[out, in]``.
+
+  Args:
+    sparse: one `Sparse` kernel.
+
+  Returns:
+    The matrix, whose rows are outputs.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from lthjax import deploy
+    >>> params = {'w': jnp.array([[5.0, 0.0], [0.0, 6.0], [0.0, 0.0]])}
+    >>> sparse = deploy.condense(params, {'w': params['w'] > 4})
+    >>> deploy.to_bcsr(sparse['w']).todense().tolist()
+    [[5.0, 0.0, 0.0], [0.0, 6.0, 0.0]]
+  """
+  from jax.experimental import sparse as jax_sparse
+
+  _checks.having('sparse', sparse, 'values indices starts', 'a `Sparse` kernel')
+  if trees.is_traced(sparse.values):
+    raise ValueError(
+      '`to_bcsr` counts entries, so call it outside of `jax.jit`.'
+    )
+  inputs, outputs = map(np.asarray, _layouts.positions(sparse))
+  alive = inputs < sparse.inputs
+  order = np.lexsort((inputs[alive], outputs[alive]))
+  starts = np.zeros(sparse.outputs + 1, np.int32)
+  np.cumsum(
+    np.bincount(outputs[alive], minlength=sparse.outputs), out=starts[1:]
+  )
+  return jax_sparse.BCSR(
+    (
+      jnp.asarray(np.asarray(sparse.values)[alive][order]),
+      jnp.asarray(inputs[alive][order], jnp.int32),
+      jnp.asarray(starts),
+    ),
+    shape=(sparse.outputs, sparse.inputs),
+  )

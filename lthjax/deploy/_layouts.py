@@ -2,8 +2,9 @@
 
 A kernel is a matrix ``[in, out]`` here. The *tiles* layout serves training and
 batches of any size; *lookup* makes batches of one to four faster where the
-processor has AVX-512. Masks decide what is stored, not values: an alive 0.0 is
-stored, and a dead 5.0 is not.
+processor has AVX-512. Tiles hold single weights, or *blocks* of four neurons
+that share an input, which are faster than either. Masks decide what is stored,
+not values: an alive 0.0 is stored, and a dead 5.0 is not.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ CHUNK = 512  # Inputs per chunk of the tiles.
 BLOCK = 64  # Inputs per block of the lookup layout,
 LANES = 16  # and outputs per tile of it.
 NOTHING = 255  # Position of a lane that has no input left in its block.
+SHARING = 4  # Outputs of a block, which share their inputs.
 
 
 @functools.partial(
@@ -48,7 +50,7 @@ class Lookup:
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=('values', 'indices', 'starts', 'lookup'),
-  meta_fields=('shape', 'in_axes', 'dtype', 'int8'),
+  meta_fields=('shape', 'in_axes', 'dtype', 'int8', 'block'),
 )
 @dataclasses.dataclass(frozen=True)
 class Sparse:
@@ -59,16 +61,18 @@ class Sparse:
   unseen: other operations on it are errors.
 
   Attributes:
-    values: float32[capacity], alive weights by chunk, output and input; zeros
-      behind them.
-    indices: uint16[capacity], the input of an entry within its chunk of 512.
-    starts: int32[chunks * out + 1], where the entries of an output in a chunk
-      begin, and their number.
+    values: float32[capacity], alive weights by chunk, block of outputs, input
+      and output; zeros behind them.
+    indices: uint16[capacity / block], the input of an entry, of as many weights
+      as a block has outputs, within its chunk of 512.
+    starts: int32[chunks * out / block + 1], where the entries of a block of
+      outputs in a chunk begin, and their number.
     lookup: the second layout for batches of at most 4, or `None`.
     shape: shape of the kernel that it stands for.
     in_axes: axes of that shape that are inputs.
     dtype: dtype of that kernel.
     int8: whether values were rounded to 8 bits; such kernels do not train.
+    block: outputs in a row that share their inputs: 1 or 4.
   """
 
   values: Any
@@ -79,6 +83,7 @@ class Sparse:
   in_axes: tuple[int, ...]
   dtype: Any
   int8: bool = False
+  block: int = 1
 
   @property
   def inputs(self) -> int:
@@ -94,7 +99,7 @@ class Sparse:
 
   @property
   def capacity(self) -> int:
-    """Number of entries that there is room for."""
+    """Number of weights that there is room for."""
     return self.values.shape[0]
 
   @property
@@ -130,6 +135,7 @@ def pack(
   capacity: int | None = None,
   lookup: bool = False,
   int8: bool = False,
+  block: int = 1,
 ) -> Sparse:
   """Packs the alive weights of a kernel.
 
@@ -137,9 +143,10 @@ def pack(
     kernel: float array.
     mask: bool array of its shape.
     in_axes: axes that are inputs.
-    capacity: room for entries; as many as are alive by default.
+    capacity: room for weights; as many as are alive by default.
     lookup: whether to build the second layout.
     int8: whether to round values to int8, with a scale per output.
+    block: 4 if the mask is made of blocks.
 
   Returns:
     A `Sparse` of NumPy arrays.
@@ -149,17 +156,19 @@ def pack(
   scale = quantization(w, alive) if int8 else None
   if scale is not None:
     w = np.rint(w / scale).astype(np.float32)
-  chunk, output, place = _entries(alive)
-  row = chunk * w.shape[1] + output
-  starts = np.zeros(number_of_chunks(w.shape[0]) * w.shape[1] + 1, np.int32)
+  rows = w.shape[1] // block
+  chunk, output, place = _entries(alive[:, ::block])
+  row = chunk * rows + output
+  starts = np.zeros(number_of_chunks(w.shape[0]) * rows + 1, np.int32)
   np.cumsum(np.bincount(row, minlength=starts.size - 1), out=starts[1:])
-  room = (capacity or row.size) - row.size
-  numbers = w[chunk * CHUNK + place, output]
+  room = max(-(-(capacity or 0) // block) - row.size, 0)
+  groups = w.reshape(w.shape[0], rows, block)
+  numbers = groups[chunk * CHUNK + place, output].ravel()
   second = pack_lookup(w, alive, scale) if lookup else None
   if scale is not None:  # Tiles hold the numbers that int8 stands for.
     numbers = numbers * scale[output]
   return Sparse(
-    values=np.pad(numbers, (0, room)),
+    values=np.pad(numbers, (0, room * block)),
     indices=np.pad(place.astype(np.uint16), (0, room)),
     starts=starts,
     lookup=second,
@@ -167,7 +176,18 @@ def pack(
     in_axes=tuple(in_axes),
     dtype=jnp.dtype(kernel.dtype),
     int8=int8,
+    block=block,
   )
+
+
+def has_blocks(mask: np.ndarray, in_axes: tuple[int, ...]) -> bool:
+  """Returns whether outputs in rows of four are alive for the same inputs."""
+  alive = as_matrix(np.asarray(mask), in_axes)
+  inputs, outputs = alive.shape
+  if outputs % SHARING or not outputs:
+    return False
+  groups = alive.reshape(inputs, outputs // SHARING, SHARING)
+  return bool((groups == groups[..., :1]).all())
 
 
 def _entries(alive: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -217,13 +237,15 @@ def pack_lookup(
 
 
 def positions(sparse: Sparse) -> tuple[jax.Array, jax.Array]:
-  """Input and output of each entry; of padding, a row behind the last one."""
-  entries = jnp.arange(sparse.capacity)
+  """Input and output of each weight; of padding, a row behind the last one."""
+  entries = jnp.arange(sparse.indices.shape[0])
   row = jnp.searchsorted(sparse.starts, entries, side='right') - 1
-  outputs = max(sparse.outputs, 1)
-  place = row // outputs * CHUNK + jnp.asarray(sparse.indices, jnp.int32)
-  alive = entries < sparse.starts[-1]
-  return jnp.where(alive, place, sparse.inputs), row % outputs
+  block = sparse.block
+  rows = max(sparse.outputs // block, 1)
+  place = row // rows * CHUNK + jnp.asarray(sparse.indices, jnp.int32)
+  inputs = jnp.where(entries < sparse.starts[-1], place, sparse.inputs)
+  outputs = (row % rows * block)[:, None] + jnp.arange(block)
+  return jnp.repeat(inputs, block), outputs.ravel()
 
 
 def to_matrix(sparse: Sparse, values: jax.Array | None = None) -> jax.Array:

@@ -36,9 +36,11 @@ def sparse_of(kernel, mask, **options):
   return jax.tree.map(jnp.asarray, packed)
 
 
-def drawn(shape, density, **options):
+def drawn(shape, density, *, block=1, **options):
   kernel = RNG.normal(size=shape).astype(np.float32)
-  mask = RNG.random(shape) < density
+  groups = shape[0], shape[1] // block
+  mask = np.repeat(RNG.random(groups) < density, block, axis=1)
+  options['block'] = block
   return kernel * mask, sparse_of(kernel, mask, **options)
 
 
@@ -182,9 +184,11 @@ def grid():
     (1000, 1),
   ]  # fmt: skip
   batches = [1, 2, 3, 4, 5, 8, 9, 16, 17, 31, 32, 33, 60, 100]
-  for shape in shapes:
+  kinds = [(shape, {'lookup': True}) for shape in shapes]
+  kinds += [(shape, {'block': 4}) for shape in shapes if shape[1] % 4 == 0]
+  for shape, kind in kinds:
     for density in (1, 0.5, 0.1, 0.02, 0):
-      kernel, sparse = drawn(shape, density, lookup=True)
+      kernel, sparse = drawn(shape, density, **kind)
       places = tuple(np.asarray(x) for x in _layouts.positions(sparse))
       matrix = kernel.astype(np.float64)
       # Loops end in the same ways whatever the density.

@@ -24,6 +24,7 @@ namespace ffi = xla::ffi;
 namespace {
 
 constexpr long CHUNK = 512;      // Inputs per chunk of the tiles layout.
+constexpr long SHARING = 4;      // Outputs of a block, which share their inputs.
 constexpr long BLOCK = 64;       // Inputs per block of the lookup layout,
 constexpr long LOOKUP_LANES = 16;  // and outputs per tile of it.
 
@@ -32,6 +33,7 @@ struct Tiles {
   const uint16_t* indices;
   const int32_t* starts;
   long in, out, chunks;
+  long block, rows;  // Outputs per row, 1 or 4, and rows per chunk.
 };
 
 struct Lookup {
@@ -58,6 +60,7 @@ struct Loops {
 namespace baseline {
 #define LANES 4
 #include "loops.h"
+#include "blocks.h"
 #undef LANES
 }  // namespace baseline
 
@@ -72,6 +75,7 @@ namespace baseline {
 namespace avx2 {
 #define LANES 8
 #include "loops.h"
+#include "blocks.h"
 #undef LANES
 }  // namespace avx2
 #if defined(__clang__)
@@ -87,17 +91,45 @@ namespace avx2 {
 namespace avx512 {
 #define LANES 16
 #include "loops.h"
+#include "blocks.h"
 #undef LANES
 
+// One step for `R` rows of x: looks up 16 of the 64 inputs of a block, which
+// four registers hold, and adds their products to the sums.
+template <int R, bool INT8>
+static inline __attribute__((always_inline)) void LookUp(
+    const Lookup& w, long step, const __m512 (&in)[R][4], __m512 (&acc)[R]) {
+  const __m128i bytes = _mm_loadu_si128(
+      reinterpret_cast<const __m128i*>(w.locs + step * LOOKUP_LANES));
+  const __m512i loc = _mm512_cvtepu8_epi32(bytes);
+  // Bit 5 says which half of the inputs, bit 7 that there is no entry.
+  const __mmask16 high = _mm_movepi8_mask(_mm_slli_epi16(bytes, 2));
+  const __mmask16 alive = _knot_mask16(_mm_movepi8_mask(bytes));
+  __m512 v;
+  if (INT8) {
+    v = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(
+            w.int8_values + step * LOOKUP_LANES))));
+  } else {
+    v = _mm512_loadu_ps(w.values + step * LOOKUP_LANES);
+  }
+  for (int r = 0; r < R; ++r) {
+    const __m512 got = _mm512_mask_blend_ps(
+        high, _mm512_permutex2var_ps(in[r][0], loc, in[r][1]),
+        _mm512_permutex2var_ps(in[r][2], loc, in[r][3]));
+    // Lanes without an entry keep their sum: no 0 * inf.
+    acc[r] = _mm512_mask3_fmadd_ps(got, v, acc[r], alive);
+  }
+}
+
 // Outputs of tiles first..last for `R` rows of x, each padded to whole blocks.
-// Four registers hold the 64 inputs of a block; a step looks 16 of them up.
 template <int R, bool INT8>
 static void LookupTiles(const Lookup& w, const float* x, const float* bias,
                         long first, long last, float* y) {
   const long stride = w.blocks * BLOCK;
   for (long t = first; t < last; ++t) {
-    __m512 acc[R][2];
-    for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
+    __m512 even[R], odd[R];  // In turn, to hide latency.
+    for (int r = 0; r < R; ++r) even[r] = odd[r] = _mm512_setzero_ps();
     long step = w.offsets[t];
     for (long b = 0; b < w.blocks; ++b) {
       const long end = step + w.counts[t * w.blocks + b];
@@ -108,35 +140,16 @@ static void LookupTiles(const Lookup& w, const float* x, const float* bias,
           in[r][k] = _mm512_loadu_ps(x + r * stride + b * BLOCK + k * 16);
         }
       }
-      for (; step < end; ++step) {
-        const __m512i loc = _mm512_cvtepu8_epi32(_mm_loadu_si128(
-            reinterpret_cast<const __m128i*>(w.locs + step * LOOKUP_LANES)));
-        const __mmask16 high =
-            _mm512_test_epi32_mask(loc, _mm512_set1_epi32(32));
-        const __mmask16 alive =
-            _mm512_testn_epi32_mask(loc, _mm512_set1_epi32(128));
-        __m512 v;
-        if (INT8) {
-          v = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(
-              _mm_loadu_si128(reinterpret_cast<const __m128i*>(
-                  w.int8_values + step * LOOKUP_LANES))));
-        } else {
-          v = _mm512_loadu_ps(w.values + step * LOOKUP_LANES);
-        }
-        for (int r = 0; r < R; ++r) {
-          const __m512 got = _mm512_mask_blend_ps(
-              high, _mm512_permutex2var_ps(in[r][0], loc, in[r][1]),
-              _mm512_permutex2var_ps(in[r][2], loc, in[r][3]));
-          // Lanes without an entry keep their sum: no 0 * inf.
-          acc[r][step & 1] = _mm512_mask3_fmadd_ps(got, v, acc[r][step & 1],
-                                                   alive);
-        }
+      for (; step + 2 <= end; step += 2) {
+        LookUp<R, INT8>(w, step, in, even);
+        LookUp<R, INT8>(w, step + 1, in, odd);
       }
+      if (step < end) LookUp<R, INT8>(w, step++, in, even);
     }
     const long o = t * LOOKUP_LANES, lanes = std::min(LOOKUP_LANES, w.out - o);
     const __mmask16 store = static_cast<__mmask16>((1u << lanes) - 1);
     for (int r = 0; r < R; ++r) {
-      __m512 sum = _mm512_add_ps(acc[r][0], acc[r][1]);
+      __m512 sum = _mm512_add_ps(even[r], odd[r]);
       if (INT8) {
         sum = _mm512_mul_ps(sum, _mm512_maskz_loadu_ps(store, w.scale + o));
       }
@@ -177,12 +190,12 @@ int Isa() {
   return isa;
 }
 
-const Loops& Chosen() {
+const Loops& Chosen(long block = 1) {
 #if defined(__x86_64__)
-  if (Isa() == 4) return avx512::kLoops;
-  if (Isa() == 3) return avx2::kLoops;
+  if (Isa() == 4) return block == 1 ? avx512::kLoops : avx512::kBlockLoops;
+  if (Isa() == 3) return block == 1 ? avx2::kLoops : avx2::kBlockLoops;
 #endif
-  return baseline::kLoops;
+  return block == 1 ? baseline::kLoops : baseline::kBlockLoops;
 }
 
 // Scratch of the calling thread; it grows and is kept. Handlers do not nest.
@@ -267,14 +280,17 @@ using U8 = ffi::Buffer<ffi::U8>;
 
 ffi::Error MakeTiles(const F32& values, const U16& indices, const S32& starts,
                      long in, long out, Tiles* tiles) {
+  const long chunks = std::max(Ceil(in, CHUNK), 1L);
+  const long capacity = indices.element_count(), count = starts.element_count();
+  const bool blocks = out % SHARING == 0 && count != chunks * out + 1;
+  const long block = blocks ? SHARING : 1, rows = out / block;
   *tiles = {values.typed_data(), indices.typed_data(), starts.typed_data(),
-            in, out, std::max(Ceil(in, CHUNK), 1L)};
-  const long capacity = values.element_count();
-  if (static_cast<long>(indices.element_count()) != capacity ||
-      static_cast<long>(starts.element_count()) != tiles->chunks * out + 1) {
+            in, out, chunks, block, rows};
+  if (static_cast<long>(values.element_count()) != capacity * block ||
+      count != chunks * rows + 1) {
     return Bad("a sparse kernel whose parts do not fit each other");
   }
-  if (!Monotone(tiles->starts, tiles->chunks * out + 1, capacity)) {
+  if (!Monotone(tiles->starts, chunks * rows + 1, capacity)) {
     return Bad("`starts` of a sparse kernel must rise from 0 and stay within"
                " its number of entries");
   }
@@ -397,14 +413,15 @@ ffi::Error ForwardImpl(ffi::ThreadPool pool, F32 x, F32 values, U16 indices,
     return ffi::Error::Success();
   }
 #endif
-  const double operations = 1.0 * w.starts[w.chunks * out] * batch;
+  const double operations = 1.0 * w.starts[w.chunks * w.rows] * batch * w.block;
   if (batch <= 4) {
     const float* rows = PadRows(x.typed_data(), batch, in, w.chunks * CHUNK);
     if (!rows) return OutOfMemory();
     const long groups = std::max(1L, std::min(out / 16, 4 * pool.num_threads()));
     Parallel(pool, groups, operations, [&](long g) {
-      Chosen().rows(w, rows, bias, out * g / groups, out * (g + 1) / groups,
-                    batch, y->typed_data());
+      Chosen(w.block).rows(w, rows, bias, w.rows * g / groups * w.block,
+                           w.rows * (g + 1) / groups * w.block, batch,
+                           y->typed_data());
     });
     return ffi::Error::Success();
   }
@@ -416,8 +433,9 @@ ffi::Error ForwardImpl(ffi::ThreadPool pool, F32 x, F32 values, U16 indices,
   ToTiles(pool, shape, x.typed_data(), batch, in, padded, xt);
   Parallel(pool, shape.tiles * groups, operations / 8, [&](long i) {
     const long t = i / groups, g = i % groups;
-    const long first = out * g / groups, last = out * (g + 1) / groups;
-    Chosen().forward[shape.which](
+    const long first = w.rows * g / groups * w.block;
+    const long last = w.rows * (g + 1) / groups * w.block;
+    Chosen(w.block).forward[shape.which](
         w, xt + t * padded * shape.lanes, bias, first, last,
         xt + inputs + (t * out + first) * shape.lanes,
         y->typed_data() + t * shape.lanes * out,
@@ -442,13 +460,14 @@ ffi::Error InputGradientImpl(ffi::ThreadPool pool, F32 dy, F32 values,
   float* dyt = Scratch(outputs + shape.tiles * w.chunks * CHUNK * shape.lanes);
   if (!dyt) return OutOfMemory();
   ToTiles(pool, shape, dy.typed_data(), batch, out, out, dyt);
-  const double operations = 1.0 * w.starts[w.chunks * out] * batch / 8;
+  const double operations =
+      1.0 * w.starts[w.chunks * w.rows] * batch * w.block / 8;
   Parallel(pool, shape.tiles * w.chunks, operations, [&](long i) {
     const long t = i / w.chunks, c = i % w.chunks;
     const long rows = std::min(shape.lanes, batch - t * shape.lanes);
     float* sums = dyt + outputs + i * CHUNK * shape.lanes;
-    Chosen().input_gradient[shape.which](w, dyt + t * out * shape.lanes, c,
-                                         sums);
+    Chosen(w.block).input_gradient[shape.which](
+        w, dyt + t * out * shape.lanes, c, sums);
     Chosen().transpose(sums, shape.lanes, std::min(CHUNK, in - c * CHUNK), rows,
                        dx->typed_data() + t * shape.lanes * in + c * CHUNK, in,
                        std::min(CHUNK, in - c * CHUNK));
@@ -467,7 +486,7 @@ ffi::Error ValueGradientsImpl(ffi::ThreadPool pool, F32 x, F32 dy, F32 values,
       error.failure()) {
     return error;
   }
-  const long entries = w.starts[w.chunks * out];
+  const long entries = w.starts[w.chunks * w.rows];
   float* to = gradients->typed_data();
   std::memset(to, 0, gradients->element_count() * sizeof(float));
   if (batch == 0 || entries == 0) return ffi::Error::Success();
@@ -478,11 +497,12 @@ ffi::Error ValueGradientsImpl(ffi::ThreadPool pool, F32 x, F32 dy, F32 values,
   if (!xt) return OutOfMemory();
   ToTiles(pool, shape, x.typed_data(), batch, in, padded, xt);
   ToTiles(pool, shape, dy.typed_data(), batch, out, out, xt + inputs);
-  Parallel(pool, w.chunks * groups, 1.0 * entries * batch / 8, [&](long i) {
+  const double operations = 1.0 * entries * batch * w.block / 8;
+  Parallel(pool, w.chunks * groups, operations, [&](long i) {
     const long c = i / groups, g = i % groups;
-    Chosen().value_gradients[shape.which](w, xt, xt + inputs, shape.tiles, c,
-                                          out * g / groups,
-                                          out * (g + 1) / groups, to);
+    Chosen(w.block).value_gradients[shape.which](
+        w, xt, xt + inputs, shape.tiles, c, w.rows * g / groups * w.block,
+        w.rows * (g + 1) / groups * w.block, to);
   });
   return ffi::Error::Success();
 }
