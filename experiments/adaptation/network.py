@@ -17,7 +17,7 @@ from lthjax import data, models
 
 Kind = Literal['decoder', 'encoder']
 KERNELS = 'model/blocks/*kernel'
-MASKED = 0.15  # share of words that an encoder predicts
+MASKED = 0.3  # share of words to predict; Wettig et al., arXiv:2202.08005
 ROWS = 64  # sequences that are tested at a time
 
 
@@ -255,12 +255,14 @@ def hide(
 ) -> tuple[jax.Array, jax.Array]:
   """Hides words as BERT does: 80 % masks, 10 % other words, 10 % as they are.
 
+  More of them, so that little text teaches more, and only those it knows.
+
   Returns:
     What the encoder reads, and what it predicts: the words that were chosen.
   """
   choice, how, other = jax.random.split(key, 3)
   chosen = jax.random.bernoulli(choice, MASKED, tokens.shape)
-  chosen &= tokens != marks.pad
+  chosen &= (tokens != marks.pad) & (tokens != marks.unknown)
   chance = jax.random.uniform(how, tokens.shape)
   words = jax.random.randint(other, tokens.shape, len(SPECIAL), vocabulary)
   shown = jnp.where(

@@ -34,11 +34,11 @@ class Options(config.BaseConfig):
   """Heads, each of the size width / heads."""
   mlp: int = 128
   """Hidden neurons of a block."""
-  pretrain_steps: int = 800
+  pretrain_steps: int = 3_000
   """Steps on the text."""
-  pretrain_batch: int = 16
+  pretrain_batch: int = 64
   """Sequences per step on the text."""
-  pretrain_rate: float = 4e-3
+  pretrain_rate: float = 2e-3
   """Largest step size of Adam on the text."""
   steps: int = 100
   """Steps of each training on a task."""
