@@ -1,6 +1,7 @@
 """Better masks, by exchanging a kept weight for a pruned one."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from lthjax.calibration import stats
 from lthjax.rules._refit import apply_inner, check_rule
 from lthjax.rules._rule import Pruned, Rule
 
-_TOGETHER = 2**24  # Pairs of weights looked at in one go.
+_TOGETHER = 2**24  # Pairs of weights looked at in one go on accelerators.
 
 
 def swaps(rule: Rule, *, most: int = 50) -> Rule:
@@ -83,6 +84,8 @@ def swap(
     )
   one = functools.partial(_output, gram=gram, m=m or len(gram), most=most)
   batch = max(min(_TOGETHER // max(gram.size, 1), kernel.shape[1]), 1)
+  if jax.default_backend() == 'cpu':
+    batch = None  # What one output looks at stays in the cache.
   new = jax.lax.map(
     lambda each: one(*each), (kernel.T, keep.T, alive.T), batch_size=batch
   )
@@ -99,33 +102,79 @@ def _prune(kernel, gram, alive, target, ratio, rule, most) -> Pruned:
 def _output(w, keep, alive, gram, m, most):
   """Exchanges weights of one output while its error falls."""
   own = jnp.square(w) * jnp.diagonal(gram)
-  groups = jnp.arange(len(w)).reshape(-1, m)
-  # Inputs may only be exchanged for those of their group: [groups, m, m].
-  near = gram[groups[:, :, None], groups[:, None, :]]
+  start, fewer = _start(w, keep, alive, gram, m)
 
-  def best(keep, errors):
-    # Of going u and coming p: what they change, and what they share.
-    going = jnp.where(keep, own + 2 * w * errors, jnp.inf)
-    coming = jnp.where(~keep & alive, own - 2 * w * errors, jnp.inf)
-    v = w[groups]
-    change = coming[groups][:, None, :] - 2 * v[..., None] * v[:, None] * near
-    # The least of each row first: the place of the least of all is slow.
-    change_of = going + change.min(-1).ravel()
-    u = jnp.argmin(change_of)
-    p = u // m * m + jnp.argmin(change[u // m, u % m])
-    return change_of[u], u, p
+  def best(keep, errors, rows, shared):
+    """The change of the best pair, its column, and its place among rows."""
+    # What each of two weights changes by itself; they also share something.
+    change = own + jnp.where(keep, 2.0, -2.0) * w * errors
+    others = (alive | keep) & (keep != jnp.repeat(fewer.kept, m))
+    here = jnp.where(fewer.used, change[rows], jnp.inf)
+    least = _least(here[:, :, None] - shared).ravel()
+    least = jnp.where(others, least + change, jnp.inf)
+    column = jnp.argmin(least)
+    group = column // m
+    pairs = here[group] - shared[group, :, column % m]
+    # Rows are in no order: of equal pairs, that of the lowest index.
+    ties = jnp.where(pairs == jnp.min(pairs), rows[group], len(w))
+    return least[column], column, jnp.argmin(ties)
 
   def unfinished(state):
-    number, _, _, (change, _, _) = state
+    number, *_, (change, _, _) = state
     return (number < most) & (change < 0)
 
   def exchange(state):
-    number, keep, errors, (_, u, p) = state
-    errors = errors + gram[:, u] * w[u] - gram[:, p] * w[p]
-    keep = keep.at[u].set(False).at[p].set(True)
-    return number + 1, keep, errors, best(keep, errors)
+    number, keep, errors, rows, shared, (_, column, place) = state
+    group = column // m
+    for i in (column, rows[group, place]):
+      errors = errors + jnp.where(keep[i], w[i], -w[i]) * gram[i]
+      keep = keep.at[i].set(~keep[i])
+    rows = rows.at[group, place].set(column)
+    shared = shared.at[group, place].set(_shared(w, gram, m, column))
+    found = keep, errors, rows, shared
+    return number + 1, *found, best(*found)
 
-  errors = jnp.matmul(gram, jnp.where(keep, 0.0, w), precision='highest')
-  start = 0, keep, errors, best(keep, errors)
-  _, keep, *_ = jax.lax.while_loop(unfinished, exchange, start)
+  _, keep, *_ = jax.lax.while_loop(
+    unfinished, exchange, (0, *start, best(*start))
+  )
   return keep
+
+
+def _least(pairs):
+  """The least along the rows of each group, ``[groups, rows, m]``."""
+  for _ in range(4):  # XLA compares halves twice as fast as it reduces rows.
+    if pairs.shape[1] % 2 == 0:
+      pairs = jnp.minimum(*jnp.split(pairs, 2, axis=1))
+  return jnp.min(pairs, 1)
+
+
+class _Fewer(NamedTuple):
+  """The side of each group that has fewer weights: at most half of them.
+
+  Only these have rows of pairs, ``[groups, m // 2, m]``: an exchange replaces
+  one row, and a search reads half of the matrix.
+  """
+
+  kept: jax.Array  # [groups]: whether they are the kept ones
+  used: jax.Array  # [groups, m // 2]: the rows that hold a weight
+
+
+def _start(w, keep, alive, gram, m):
+  """The state before the first exchange, and which sides have rows."""
+  keeps, comes = keep.reshape(-1, m), (alive & ~keep).reshape(-1, m)
+  numbers = keeps.sum(1), comes.sum(1)
+  kept = numbers[0] <= numbers[1]
+  side = jnp.where(kept[:, None], keeps, comes)
+  rows = jnp.argsort(~side, axis=1, stable=True)[:, : max(m // 2, 1)]
+  used = jnp.arange(rows.shape[1]) < jnp.minimum(*numbers)[:, None]
+  rows += m * jnp.arange(len(rows))[:, None]
+  errors = jnp.matmul(gram, jnp.where(keep, 0.0, w), precision='highest')
+  shared = _shared(w, gram, m, rows)
+  return (keep, errors, rows, shared), _Fewer(kept, used)
+
+
+def _shared(w, gram, m, rows):
+  """What rows share with each input of their groups, ``[.., m]``."""
+  groups = rows // m
+  near = gram.reshape(len(w), -1, m)[rows, groups]
+  return 2 * w[rows][..., None] * w.reshape(-1, m)[groups] * near

@@ -436,6 +436,64 @@ def test_swap_on_paper():
     lth.rules.swap(kernel, keep, gram, m=2)
 
 
+def naive_swaps(kernel, keep, gram, alive, m, most):
+  """Tries all pairs of an output; numbers of its losses, and its mask."""
+  w, h, keep = kernel.astype('f8'), gram.astype('f8'), keep.copy()
+
+  def of(kept):
+    gone = np.where(kept, 0, w)
+    return gone @ h @ gone
+
+  losses = [of(keep)]
+  for _ in range(most):
+    found = []
+    for u, p in np.ndindex(len(w), len(w)):
+      if keep[u] and alive[p] and not keep[p] and u // m == p // m:
+        new = keep.copy()
+        new[[u, p]] = False, True
+        found.append((of(new), new.tolist()))
+    if not found or min(found)[0] >= losses[-1]:
+      break
+    losses.append(min(found)[0])
+    keep = np.array(min(found)[1])
+  return losses, keep
+
+
+@pytest.mark.parametrize('m', [12, 4, 1])
+def test_swaps_are_those_of_all_pairs_tried_in_turn(m):
+  """With few kept, many kept, and weights that may not come back."""
+  kernel, (_, gram) = kernel_of(0, 12, 9), gram_of(1, 12)
+  rng = np.random.default_rng(2)
+  keep = rng.random((12, 9)) < np.linspace(0, 1, 9)
+  alive = rng.random((12, 9)) < [1, 1, 1, 1, 1, 1, 0.7, 0.7, 0.7]
+  swap = jax.jit(lth.rules.swap, static_argnames='m')
+  new = np.asarray(swap(kernel, keep, gram, m=m, alive=alive))
+  expected = [
+    naive_swaps(kernel[:, i], keep[:, i], gram, alive[:, i], m, 50)
+    for i in range(9)
+  ]
+  masks = np.array([mask for _, mask in expected])
+  assert np.array_equal(new.T, masks)
+  assert (new.sum(0) == keep.sum(0)).all()
+  assert (new.any() and (new != keep).any()) or m == 1
+  assert max(len(losses) for losses, _ in expected) > 2 or m < 12
+
+
+def test_a_cap_on_swaps_is_kept_and_every_swap_lowers_the_loss():
+  kernel, (_, gram) = kernel_of(0, 12, 3), gram_of(1, 12)
+  keep = np.arange(12)[:, None] % 2 == np.arange(3) % 2
+  swap = jax.jit(lth.rules.swap, static_argnames='most')
+  for most in (1, 3):
+    new = np.asarray(swap(kernel, keep, gram, most=most))
+    for i in range(3):
+      losses, mask = naive_swaps(
+        kernel[:, i], keep[:, i], gram, np.ones(12, bool), 12, most
+      )
+      assert (new[:, i] == mask).all()
+      assert (np.diff(losses) < 0).all()
+      assert 0 < (new != keep)[:, i].sum() <= 2 * most
+
+
 def test_shares_are_rounded_and_not_truncated():
   keep, _ = prune(lth.rules.wanda(0.29), kernel_of(0, 1, 100), np.ones(100))
   assert (~keep).sum() == 29
