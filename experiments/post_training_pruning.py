@@ -236,6 +236,12 @@ class Experiment(command.Experiment):
     params = self.task.pretrained
     if params is None:
       params = store.load(DECODER, self.task.params)
+    layers = self.task.config.layers
+
+    def said(block: int) -> None:
+      if self.config.pretrained:  # Others take seconds.
+        print(f'{cell.label}  block {block + 1} of {layers}', flush=True)
+
     params, masks = one_shot.prune(
       METHODS[cell.method],
       self.task,
@@ -243,6 +249,7 @@ class Experiment(command.Experiment):
       self.task.draw(cell.draw),
       cell.target,
       self.effort,
+      said,
     )
     density = lth.masks.density(masks)
     result = {**self.tested(params), 'draw': cell.draw, 'density': density}

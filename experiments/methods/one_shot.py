@@ -121,8 +121,12 @@ def prune(
   tokens: jax.Array,
   target: Target,
   effort: Effort,
+  said: Callable[[int], None] = lambda block: None,
 ) -> tuple[chex.ArrayTree, chex.ArrayTree]:
-  """Prunes the kernels of all blocks; returns params and masks."""
+  """Prunes the kernels of all blocks; returns params and masks.
+
+  ``said`` hears of each block that is done, where a block takes long.
+  """
   how: dict[str, Any] = {}
   make = method.rule
   if method.swaps:
@@ -133,10 +137,16 @@ def prune(
     how['sparsity'] = sparsities(method, task, params, tokens, target)
   else:
     rule = make(pattern=target.pattern)
-  if method.trains:
-    trained = effort.training._asdict()
+  if method.trains or method.swaps:
+    if method.trains:
+      how |= effort.training._asdict()
     found = models.prune_decoder(
-      task.model, params, tokens, rule=rule, **trained, **how
+      task.model,
+      params,
+      tokens,
+      rule=rule,
+      on_block=lambda number, *_: said(number),
+      **how,
     )
     return found[:2]
   # Without logits, which are many times as large.

@@ -75,7 +75,7 @@ def prune_decoder(
       `lthjax.prune_blocks`.
     key: shuffles the sequences; by default ``jax.random.key(0)``.
     on_block: ``on_block(number, before, after)`` is told the errors of each
-      block as it is done.
+      block as it is done, which are NaN where nothing is reconstructed.
 
   Returns:
     Params, masks and errors.

@@ -1,6 +1,7 @@
 """Pruning and reconstructing a stack of blocks, one after the other."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -92,7 +93,7 @@ def prune_blocks(
       memory of a batch is enough.
     key: shuffles the examples; by default ``jax.random.key(0)``.
     on_block: ``on_block(number, before, after)`` is told the errors of each
-      block as it is done.
+      block as it is done, which are NaN where nothing is reconstructed.
 
   Returns:
     Params, masks, the output and errors.
@@ -153,6 +154,9 @@ def prune_blocks(
       whole = granularity == 'site'
       x = pruned.output if whole else run(pruned.params, (x, *args))
       found.append((pruned.params, pruned.masks, None))
+      if on_block is not None:
+        jax.block_until_ready(x)  # Done, and not only begun.
+        on_block(number, math.nan, math.nan)
       continue
     done = reconstruct(
       block,

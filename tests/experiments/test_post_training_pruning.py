@@ -100,6 +100,26 @@ def test_cells_of_each_method():
 
 
 @pytest.mark.slow
+def test_swaps_tell_of_each_block(experiment, params):
+  said = []
+  masks = [
+    one_shot.prune(
+      METHODS[name],
+      experiment.task,
+      params,
+      experiment.task.draw(0),
+      Target(0.5),
+      experiment.effort,
+      said.append,
+    )[1]['blocks']['mlp']['up']['kernel']
+    for name in ('wanda', 'swaps')
+  ]
+  assert said == [0, 1]
+  assert (masks[0] != masks[1]).any()
+  assert (masks[0].sum(1) == masks[1].sum(1)).all()
+
+
+@pytest.mark.slow
 def test_blocks_are_trained_for_a_pattern(experiment, params):
   target = Target(None, lth.patterns.NM(2, 4))
   found, masks = prune(experiment, params, 'reconstruct', target)

@@ -209,6 +209,13 @@ def test_a_list_of_blocks_is_a_stack_of_them():
   assert again.masks['c'] is None
 
 
+def test_progress_is_told_without_reconstruction_too():
+  seen = []
+  prune_blocks(steps=0, tx=None, on_block=lambda *each: seen.append(each))
+  assert [number for number, *_ in seen] == [0, 1, 2]
+  assert np.isnan([errors for _, *errors in seen]).all()
+
+
 @pytest.mark.slow
 def test_without_steps_it_is_pruning_as_the_program_runs():
   def scanned(params, x):
