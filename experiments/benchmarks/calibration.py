@@ -7,7 +7,8 @@ of a forward pass, of Gram matrices at most 1.15 and the share of their
 multiply-adds; Wanda at most 1.5 of the capture of squares; SparseGPT of one
 matrix at least three times as fast as its reference loop in PyTorch, with one
 thread or all, if that is installed; and programs of 30 scanned layers compile
-in at most 1.3 of the time of those of 3.
+in at most 1.3 of the time of those of 3. Swaps have no goal: they are timed
+because they take longest.
 """
 
 import functools
@@ -25,6 +26,7 @@ import lthjax as lth
 from lthjax import models
 
 REPEATS = 7
+MOST = 50  # swaps per output
 
 
 def config(layers: int, width: int = 256) -> models.LlamaConfig:
@@ -125,6 +127,27 @@ def matrices() -> None:
     print(f'| {depth} x {width} | {ours:.0f} {rest}', flush=True)
 
 
+def exchanges() -> None:
+  """Prints the cost of swaps."""
+  print('\n| swaps, inputs x outputs | s | microseconds each |\n|---|---|---|')
+  swap = jax.jit(functools.partial(lth.rules.swap, most=MOST))
+  for depth, width in ((576, 576), (576, 1536), (1536, 576)):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4 * depth, depth), np.float32)
+    x += rng.standard_normal(depth, np.float32)  # So that inputs are related.
+    kernel = rng.standard_normal((depth, width), np.float32)
+    gram = x.T @ x
+    keep = lth.rules.wanda(0.5)(
+      'w', kernel, np.diagonal(gram), np.ones(kernel.shape, bool)
+    ).keep
+    given = jax.device_put((kernel, keep, gram))
+    found = timing.shortest({'ours': lambda given=given: swap(*given)}, 2)
+    gone = np.asarray(keep) & ~np.asarray(swap(*given))
+    each = 1e3 * found['ours'] / max(gone.sum(), 1)
+    cost = f'{found["ours"] / 1e3:.1f} | {each:.0f}'
+    print(f'| {depth} x {width} | {cost} |', flush=True)
+
+
 def reference(torch: Any, threads: int, weights: Any, gram: Any) -> Any:
   """SparseGPT as its algorithm is written, column by column."""
   torch.set_num_threads(threads)
@@ -200,6 +223,7 @@ def main() -> None:
   print(f'{timing.machine()}; the shortest of {REPEATS} calls\n')
   captures()
   matrices()
+  exchanges()
   compile_times()
 
 
