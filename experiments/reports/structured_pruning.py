@@ -10,6 +10,7 @@ from common.command import Run
 from common.grid import Result
 from common.tables import Table
 from methods.structure import LABELS
+from theories.intervals import half_width
 
 HEAD = 'Structure cut for real'
 CAPTION = (
@@ -22,6 +23,19 @@ CLOCK = (
   'A forward pass of 8 sequences: milliseconds of the fastest pass, and shares'
   ' of the whole decoder. Multiply-adds are those of all matmuls. The last'
   ' column adds up the time of all cores.'
+)
+GAINS = (
+  'What one choice gains over another, draw by draw: mean and 95 % interval'
+  ' (Student), in perplexity and in similarity.'
+)
+PAIRS = (
+  ('norm', 'random'),
+  ('flap_bias', 'random'),
+  ('flap_bias', 'norm'),
+  ('flap_bias', 'minitron_bias'),
+  ('flap_bias', 'flap'),
+  ('cosine', 'random'),
+  ('cosine', 'norm'),
 )
 COLORS = {
   'random': '#8a8a8a',
@@ -80,9 +94,42 @@ def page(run: Run) -> list[str | Table]:
   clock_heads += ['of all cores']
   return [
     Table([*heads, 'distilled'], lines, CAPTION, left=3),
+    *gains(run.results),
     Table(clock_heads, times, CLOCK),
     '![Perplexity by score, and time beside multiply-adds](structured.png)',
   ]
+
+
+def gains(results: list[Result]) -> list[Table]:
+  """Intervals of the differences between choices; none for a single draw."""
+  cuts = {key(x): x for x in results if x['kind'] == 'cuts'}
+  lines = []
+  for part, share in dict.fromkeys((part, share) for part, share, _ in cuts):
+    for better, other in PAIRS:
+      names = (part, share, better), (part, share, other)
+      if not all(name in cuts for name in names):
+        continue
+      one, two = (cuts[name] for name in names)
+      draws = max(len(x['perplexity']) for x in (one, two))
+      if draws > 1:
+        lines.append(
+          [
+            f'{part}, {100 * share:g} %',
+            f'{LABELS[better]} over {LABELS[other]}',
+            gain(two['perplexity'], one['perplexity'], draws, 2),
+            gain(one['similarity'], two['similarity'], draws, 3),
+          ]
+        )
+  heads = ['removed', 'gain of', 'perplexity', 'similarity']
+  return [Table(heads, lines, GAINS, left=2)] if lines else []
+
+
+def gain(high: list[float], low: list[float], draws: int, digits: int) -> str:
+  """Mean of differences, and its interval; what is not drawn is repeated."""
+  each = np.broadcast_to(high, draws) - np.broadcast_to(low, draws)
+  mean, half = float(np.mean(each)), half_width(list(each))
+  ends = f'{mean - half:+.{digits}f}, {mean + half:+.{digits}f}'
+  return f'{mean:+.{digits}f} [{ends}]'
 
 
 def key(result: Result) -> tuple[Any, ...]:

@@ -113,7 +113,11 @@ LINES = {
     '| large final same sign, ': 2,
     '| edge-popup, signed constant | 50 | ': 1,
   },
-  'structured_pruning': {'| neurons | 50 % | ': 3, '| neurons 0.5 | ': 1},
+  'structured_pruning': {
+    '| neurons | 50 % | ': 3,
+    '| neurons, 50 % | ': 3,
+    '| neurons 0.5 | ': 1,
+  },
   'post_training_pruning': {'| Wanda | ': 1},
   'activation_sparsity': {'| TEAL, greedy | ': 1, '| AbsTopK | ': 1},
   'circuit_sparsity': {
