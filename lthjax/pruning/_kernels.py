@@ -66,9 +66,14 @@ def ratios(sparsity: Any, leaves: Mapping[str, Any]) -> dict[str, Any]:
   for name, (glob, _) in trees.per_leaf(
     dict.fromkeys(sparsity, 0.0), leaves, 'sparsity'
   ).items():
-    shares = np.asarray(sparsity[glob], np.float64)
+    what = f'sparsity[{glob!r}]'
+    try:
+      shares = np.asarray(sparsity[glob], np.float64)
+    except (TypeError, ValueError):
+      wanted = 'be a share, or an array with one for each turn of a loop'
+      raise _checks.wrong_type(what, sparsity[glob], wanted) from None
     parts = [
-      counts.ratio_of(_checks.closed_share('sparsity', float(x)))
+      counts.ratio_of(_checks.closed_share(what, float(x)))
       for x in shares.ravel()
     ]
     tops = np.array([x.numerator for x in parts], np.int32)
@@ -140,8 +145,16 @@ def feeds(
     if alive:
       views = [use.view(alive[str(use.name)]) for use in site.uses]
       masks = sum(views[1:], views[0])
-    given = [ratios[str(u.name)] for u in site.uses if str(u.name) in ratios]
+    names = [str(use.name) for use in site.uses if str(use.name) in ratios]
+    given = [ratios[name] for name in names]
     loops = tuple(loop.length for loop in site.use.scans)
+    for name, (top, _) in zip(names, given, strict=True):
+      if np.shape(top) not in ((), loops):
+        each = f', or an array {loops}: one for each turn' if loops else ''
+        raise ValueError(
+          f'`sparsity[{name!r}]` has the shape {np.shape(top)}, but must be a'
+          f' number{each}.'
+        )
     ratio: Any = None
     if given:
       ratio = tuple(jnp.broadcast_to(x, loops) for x in given[0])

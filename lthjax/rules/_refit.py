@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from lthjax import _checks
 from lthjax.calibration import stats
 from lthjax.rules import _hessian
-from lthjax.rules._rule import Pruned, Rule
+from lthjax.rules._rule import Pruned, Rule, check_matrices
 
 
 def refit(rule: Rule, *, steps: int = 20, damping: float = 0.01) -> Rule:
@@ -72,6 +72,8 @@ def refit_kernel(
     Meng et al., ALPS: Improved Optimization for Highly Sparse One-Shot Pruning
     for Large Language Models, arXiv:2406.07831, algorithm 2.
   """
+  check_matrices(kernel, gram, keep=keep)
+  _checks.at_least('steps', steps, 1)
   start = jnp.where(keep, kernel if start is None else start, 0.0)
   diagonal = jnp.diagonal(gram)
   damped = gram + damping * jnp.mean(diagonal) * jnp.eye(len(gram))

@@ -6,8 +6,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lthjax import _checks, counts
+from lthjax._errors import refuse
 from lthjax.patterns import NM
 from lthjax.selection import keep_largest
 
@@ -82,6 +84,25 @@ class Target(NamedTuple):
     if self.within == 'output':
       return keep_largest(scores, self.kept(depth, ratio), alive, axis=0)
     return keep_largest(scores, self.kept(depth * width, ratio), alive)
+
+
+def check_matrices(kernel: Any, gram: Any, **masks: Any) -> None:
+  """Raises unless a kernel, a Gram matrix and masks belong together."""
+  shape = np.shape(_checks.array('kernel', kernel))
+  if len(shape) != 2:
+    raise ValueError(
+      f'`kernel` has the shape {shape}, but must be [inputs, outputs]. Reshape'
+      ' it, or use `jax.vmap`.'
+    )
+  depth = shape[0]
+  faults = []
+  if (given := np.shape(_checks.array('gram', gram))) != (depth, depth):
+    faults.append(f'`gram` {given} instead of {(depth, depth)}')
+  _checks.check_masks({k: v for k, v in masks.items() if v is not None})
+  for name, mask in masks.items():
+    if mask is not None and mask.shape != shape:
+      faults.append(f'`{name}` {mask.shape} instead of {shape}')
+  refuse(faults, f'A kernel {shape} cannot go with {{}}.')
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from lthjax import _checks
 from lthjax.calibration import stats
 from lthjax.rules._refit import apply_inner, check_rule
-from lthjax.rules._rule import Pruned, Rule
+from lthjax.rules._rule import Pruned, Rule, check_matrices
 
 _TOGETHER = 2**24  # Pairs of weights looked at in one go on accelerators.
 
@@ -75,9 +75,11 @@ def swap(
     >>> lth.rules.swap(kernel, keep, gram).ravel()
     Array([False, False,  True], dtype=bool)
   """
+  check_matrices(kernel, gram, keep=keep, alive=alive)
+  most = _checks.at_least('most', most, 0)
   kernel, keep, gram = map(jnp.asarray, (kernel, keep, gram))
   alive = jnp.ones_like(keep) if alive is None else jnp.asarray(alive)
-  if m is not None and len(gram) % m:
+  if m is not None and len(gram) % _checks.at_least('m', m, 1):
     raise ValueError(
       f'`m` was {m}, but must divide the {len(gram)} inputs. Pass a divisor, or'
       ' leave `m` out.'

@@ -253,6 +253,7 @@ SQUARE = {'w': rows(0, 6, 6), 'v': rows(1, 6, 6)}
     (shared, WANDA, 'w is shared by the turns of a loop'),
     (lambda p, x: x @ p['w'] @ p['w'], WANDA, 'w is used 2 times'),
     (lambda p, x: x @ jnp.tanh(p['w']), SPARSE_GPT, 'w is changed before its'),
+    (lambda p, x: x @ (2 * p['w']), SPARSE_GPT, 'w is changed before its'),
     (
       lambda p, x: x @ p['w'],
       lth.rules.wanda(pattern=lth.patterns.NM(2, 4)),
@@ -265,6 +266,7 @@ SQUARE = {'w': rows(0, 6, 6), 'v': rows(1, 6, 6)}
     ),
     (lambda p, x: (x * 0) @ p['w'], WANDA, 'those of w are all zero'),
     (lambda p, x: (x * np.nan) @ p['w'], WANDA, 'those of w are not finite'),
+    (lambda p, x: (x / 0) @ p['w'], SPARSE_GPT, 'those of w are not finite'),
     (
       lambda p, x: x[:2] @ p['w'],
       lth.rules.sparse_gpt(0.5, damping=0),
@@ -316,5 +318,12 @@ def test_bad_arguments():
     )
   with pytest.raises(ValueError, match=r'`sparsity`.*c'):
     prune(rule=WANDA, sparsity={'c': 0.5})
+  for wrong, error, text in [
+    (1.5, ValueError, r"sparsity\['a'\]` was 1.5, but must be in \[0, 1\]"),
+    ('half', TypeError, r"sparsity\['a'\]` was .*must be a share"),
+    (np.ones(2) / 2, ValueError, r"sparsity\['a'\]` has the shape \(2,\)"),
+  ]:
+    with pytest.raises(error, match=text):
+      prune(rule=WANDA, sparsity={'a': wrong})
   with pytest.raises(ValueError, match='prunes no leaf'):
     prune(rule=WANDA, masks={'a': None, 'b': None})

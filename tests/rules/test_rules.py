@@ -11,6 +11,7 @@ from helpers import largest, random_like
 import lthjax as lth
 
 NM = lth.patterns.NM
+refit_kernel = lth.rules.refit_kernel
 PAPER = np.array(
   [[4, 0, 1, -1], [3, -2, -1, -3], [-3, 1, 0, 2]], np.float32
 )  # [out, in]
@@ -528,6 +529,31 @@ def test_dead_weights_never_return(make):
   assert not (keep & ~alive).any()
   assert 0 < keep.sum() <= 48
   assert np.isfinite(weights).all()
+
+
+@pytest.mark.parametrize(
+  ('wrong', 'error', 'text'),
+  [
+    ({'kernel': None}, TypeError, '`kernel` was None, but must be an array'),
+    ({'kernel': np.ones(4, 'f')}, ValueError, r'must be \[inputs, outputs\]'),
+    ({'gram': np.eye(3)}, ValueError, r'`gram` \(3, 3\) instead of \(4, 4\)'),
+    ({'keep': np.ones((4, 2))}, TypeError, 'keep is'),
+    ({'keep': np.ones((2, 4), bool)}, ValueError, r'`keep` \(2, 4\) instead'),
+    ({'alive': np.ones(4, bool)}, ValueError, r'`alive` \(4,\) instead of'),
+    ({'most': -1}, ValueError, '`most` was -1, but must be at least 0'),
+    ({'m': 0}, ValueError, '`m` was 0, but must be at least 1'),
+    ({'m': '4'}, TypeError, '`m` was'),
+    ({'steps': 0}, ValueError, '`steps` was 0, but must be at least 1'),
+  ],
+)
+def test_matrices_must_fit(wrong, error, text):
+  given = {'kernel': np.ones((4, 2), 'f'), 'gram': np.eye(4, dtype='f')}
+  given |= {'keep': np.ones((4, 2), bool), **wrong}
+  swaps, refits = {'m', 'most', 'alive'}, {'steps'}
+  for f, foreign in ((lth.rules.swap, refits), (refit_kernel, swaps)):
+    if not foreign & set(wrong):
+      with pytest.raises(error, match=text):
+        f(**given)
 
 
 @pytest.mark.parametrize(
