@@ -137,9 +137,8 @@ def exchanges() -> None:
     x += rng.standard_normal(depth, np.float32)  # So that inputs are related.
     kernel = rng.standard_normal((depth, width), np.float32)
     gram = x.T @ x
-    keep = lth.rules.wanda(0.5)(
-      'w', kernel, np.diagonal(gram), np.ones(kernel.shape, bool)
-    ).keep
+    rest = jnp.diagonal(jnp.asarray(gram)), jnp.ones(kernel.shape, bool)
+    keep = lth.rules.wanda(0.5)('w', jnp.asarray(kernel), *rest).keep
     given = jax.device_put((kernel, keep, gram))
     found = timing.shortest({'ours': lambda given=given: swap(*given)}, 2)
     gone = np.asarray(keep) & ~np.asarray(swap(*given))

@@ -9,7 +9,7 @@ from common import figures, grid, tables
 from common.command import Run
 from common.grid import Result
 from common.tables import Table
-from methods.structure import LABELS
+from methods.structure import LABELS, MethodName
 from theories.intervals import half_width
 
 HEAD = 'Structure cut for real'
@@ -28,7 +28,7 @@ GAINS = (
   'What one choice gains over another, draw by draw: mean and 95 % interval'
   ' (Student), in perplexity and in similarity.'
 )
-PAIRS = (
+PAIRS: tuple[tuple[MethodName, MethodName], ...] = (
   ('norm', 'random'),
   ('flap_bias', 'random'),
   ('flap_bias', 'norm'),
