@@ -22,7 +22,8 @@ INDEX = """# Results
 
 Every page says which command, commit, machine, date and seeds its numbers come
 from. The CSV of the same name has the numbers of each seed; pages without one
-were measured before CSVs were kept, and get theirs when they are run again.
+were measured before CSVs were kept, and get theirs when they are run again; until
+then, their deviations divide by the number of seeds, and not by one less.
 
 | Page | Command | Numbers of each seed |
 |---|---|---|
