@@ -21,9 +21,9 @@ RESULTS = Path(__file__).parents[1] / 'results'
 INDEX = """# Results
 
 Every page says which command, commit, machine, date and seeds its numbers come
-from. The CSV of the same name has the numbers of each seed; pages without one
-were measured before CSVs were kept, and get theirs when they are run again; until
-then, their deviations divide by the number of seeds, and not by one less.
+from. The CSV of the same name has the numbers of each seed. Pages without one
+were measured before CSVs were kept, and get theirs when they are run again;
+until then, their deviations divide by the number of seeds, not by one less.
 
 | Page | Command | Numbers of each seed |
 |---|---|---|

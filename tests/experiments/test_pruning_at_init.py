@@ -255,9 +255,10 @@ def test_synflow_never_empties_a_layer_and_erk_neither():
     for method in ('erk', 'synflow'):
       assert critical[method, seed] == pytest.approx(1000)
       assert smallest[method, seed] > 0
-    # The output is a fiftieth of the weights: random masks empty it first.
-    assert critical['random', seed] < 1000
-    assert critical['magnitude', seed] < 1000
+    # Glorot's scale is the smallest in the second layer, which goes first.
+    assert critical['magnitude', seed] < 500
+    # The output is a fiftieth of the weights: one in a thousand may miss it.
+    assert 100 < critical['random', seed] < 10_000
 
 
 def test_collapse_is_about_untrained_networks(capsys):
