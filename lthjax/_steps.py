@@ -229,7 +229,7 @@ def _begin_dense(step: Step, state: SparsifyState) -> tuple[Any, Any]:
   return state, topology_state._replace(masks=masks, backward=backward)
 
 
-def trained(state: SparsifyState) -> chex.ArrayTree:
+def trained(state: SparsifyState) -> Any:
   """Returns the masks of the weights that train; `None` where a leaf does."""
   masks = state.topology_state
   return masks.backward if state.keeps_dense else masks.masks

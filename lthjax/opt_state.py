@@ -16,7 +16,7 @@ from lthjax import trees
 from lthjax._state import SparsifyState
 
 
-def get_masks(opt_state: optax.OptState) -> chex.ArrayTree:
+def get_masks(opt_state: optax.OptState) -> Any:
   """Finds the masks in an optimizer state, wherever it holds them.
 
   Args:

@@ -159,7 +159,7 @@ def straight_through(
   where: masks_lib.Where | str | Sequence[str] = masks_lib.kernels,
   masks: chex.ArrayTree | None = None,
   axes: Mapping[str, Axes] | None = None,
-) -> chex.ArrayTree:
+) -> Any:
   """Rounds kernels for the forward pass; gradients pass unchanged.
 
   Call it inside the loss, around the params. An optimizer that holds dead

@@ -114,7 +114,7 @@ def nest(leaves: Mapping[str, Any]) -> Any:
 
 def map_alive(
   f: Callable[..., Any], masks: chex.ArrayTree, *trees: chex.ArrayTree
-) -> chex.ArrayTree:
+) -> Any:
   """Maps ``f(name, mask, *leaves)`` over prunable leaves; others are `None`."""
 
   def visit(path, mask, *leaves):
@@ -174,7 +174,7 @@ def per_leaf(
   return {name: (glob, value[glob]) for name, glob in first.items()}
 
 
-def copy_into(like: chex.ArrayTree, tree: chex.ArrayTree) -> chex.ArrayTree:
+def copy_into(like: chex.ArrayTree, tree: chex.ArrayTree) -> Any:
   """Copies the leaves of a tree, by name, into the structure of another."""
   leaves = by_name(tree)
 

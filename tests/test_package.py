@@ -74,11 +74,23 @@ def test_a_type_checker_knows_names_and_types(tmp_path):
   if pyright is None:
     pytest.skip('needs pyright, which `pip install lthjax[lint]` brings')
   (tmp_path / 'user.py').write_text(
-    'import jax.numpy as jnp, lthjax as lth\n'
+    'import jax, jax.numpy as jnp, optax, lthjax as lth\n'
     'params = {"w": jnp.ones((2, 2))}\n'
     'reveal_type(lth.masks.apply(lth.masks.full(params), params)["w"])\n'
     'lth.checkpoints.save\n'
     'lth.no_such_name\n'
+    # Trees of masks and scores are as good as their leaves, everywhere.
+    'masks = lth.masks.full(params)\n'
+    'masks["w"].sum()\n'
+    'lth.masks.union(masks, masks)["w"].sum()\n'
+    'lth.prune(lth.scores.magnitude(params), masks, sparsity=0.5)["w"].sum()\n'
+    'lth.scores.magnitude(params)["w"].max()\n'
+    'tx = lth.static(optax.sgd(0.1), masks)\n'
+    'lth.get_masks(tx.init(params))["w"].sum()\n'
+    'lth.random_masks(jax.random.key(0), sparsity=0.5)(params)["w"].sum()\n'
+    'lth.masks.shuffle(jax.random.key(0), masks)["w"].sum()\n'
+    'def alive(ticket: lth.tickets.Ticket) -> int:\n'
+    '  return ticket.masks["w"].sum() + ticket.trained.params["w"].size\n'
   )
   (tmp_path / 'pyrightconfig.json').write_text(
     json.dumps({'extraPaths': [str(ROOT)], 'include': ['user.py']})

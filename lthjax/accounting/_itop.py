@@ -4,6 +4,8 @@ Keep what `itop_init` returns next to the training state, and update it whenever
 the masks have moved. It works inside `jax.jit` and `jax.lax.scan` as well.
 """
 
+from typing import Any
+
 import chex
 import jax
 
@@ -11,7 +13,7 @@ from lthjax import _checks, trees
 from lthjax import masks as masks_lib
 
 
-def itop_init(masks: chex.ArrayTree) -> chex.ArrayTree:
+def itop_init(masks: chex.ArrayTree) -> Any:
   """Starts with the weights that are alive.
 
   Args:
@@ -33,9 +35,7 @@ def itop_init(masks: chex.ArrayTree) -> chex.ArrayTree:
   return trees.copy_into(masks, masks)
 
 
-def itop_update(
-  explored: chex.ArrayTree, masks: chex.ArrayTree
-) -> chex.ArrayTree:
+def itop_update(explored: chex.ArrayTree, masks: chex.ArrayTree) -> Any:
   """Adds the weights that are alive now.
 
   Args:

@@ -67,7 +67,7 @@ def compact(
   rebuilt: Callable[..., Any] | None = None,
   whole: str | Sequence[str] = (),
   tolerance: float = 1e-5,
-) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+) -> tuple[Any, Any]:
   """Removes units that pruning has left useless, so that networks get smaller.
 
   Removed are units that nothing reads, and units that nothing makes: what these
@@ -351,7 +351,7 @@ class _State:
       found[name] = rank < number
     return found
 
-  def cut(self, keeps: Any) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+  def cut(self, keeps: Any) -> tuple[Any, Any]:
     """Returns the smaller params and masks."""
     masks = self.rebuild.unflatten(list(self.masks.values()))
     found = self.tree(), masks

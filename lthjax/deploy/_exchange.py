@@ -113,7 +113,7 @@ def _round(
 
 def load(
   path: str | os.PathLike[str],
-) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+) -> tuple[Any, Any]:
   """Reads what `save` wrote.
 
   All counts are checked against the shapes before anything is built of them.

@@ -22,7 +22,7 @@ def cut(
   keeps: Mapping[str, chex.Array],
   *probe: Any,
   tolerance: float = 1e-4,
-) -> chex.ArrayTree:
+) -> Any:
   """Removes experts, with their columns of the router.
 
   That equals logits of minus infinity for them, and not experts of zeros, which

@@ -9,7 +9,7 @@ References:
   Symmetries, arXiv:2209.04836, section 3.2 and algorithm 1.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -32,7 +32,7 @@ class Alignment(NamedTuple):
       place.
   """
 
-  params: chex.ArrayTree
+  params: Any
   permutations: dict[str, np.ndarray]
 
 

@@ -36,7 +36,7 @@ def interpolate(
   params_a: chex.ArrayTree,
   params_b: chex.ArrayTree,
   alpha: chex.Numeric,
-) -> chex.ArrayTree:
+) -> Any:
   """Returns a point on the straight line between two networks.
 
   The ends are exact, and so is every point between equal weights: a weight that

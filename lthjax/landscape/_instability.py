@@ -32,7 +32,7 @@ class Comparison(NamedTuple):
       classes; `None` without ``predict``.
   """
 
-  networks: tuple[chex.ArrayTree, ...]
+  networks: tuple[Any, ...]
   pairs: tuple[tuple[int, int], ...]
   barriers: Barrier
   distances: jax.Array

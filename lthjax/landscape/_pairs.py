@@ -64,7 +64,7 @@ def widened(x: Any) -> jax.Array:
   return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 
-def map_pair(f, a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
+def map_pair(f, a: chex.ArrayTree, b: chex.ArrayTree) -> Any:
   """Maps ``f(x, y)`` over the leaves of two networks, matched by name."""
   others = check_alike(a, b)
   return jax.tree_util.tree_map_with_path(

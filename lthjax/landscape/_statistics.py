@@ -19,7 +19,7 @@ def batch_statistics(
   params: chex.ArrayTree,
   model_state: chex.ArrayTree,
   batches: Any,
-) -> chex.ArrayTree:
+) -> Any:
   """Recomputes the running statistics of BatchNorm from data.
 
   Between two trained networks neither network's statistics are right, nor is

@@ -173,7 +173,7 @@ def pad(params: chex.ArrayTree, deltas: Sequence[Delta]) -> list[Delta]:
   ]
 
 
-def support(params: chex.ArrayTree, delta: Delta) -> chex.ArrayTree:
+def support(params: chex.ArrayTree, delta: Delta) -> Any:
   """Returns masks of the places that a delta has.
 
   Args:

@@ -15,7 +15,7 @@ from lthjax.selection import check_floating, keep_largest
 
 def largest(
   scores: chex.ArrayTree, masks: chex.ArrayTree, *, sparsity: float
-) -> chex.ArrayTree:
+) -> Any:
   """Keeps the highest scores of all leaves together.
 
   Unlike `lthjax.prune`, what is left out is not removed but frozen, so that a
@@ -61,7 +61,7 @@ def calibrated(
   masks: chex.ArrayTree,
   *,
   sparsity: float,
-) -> chex.ArrayTree:
+) -> Any:
   """Keeps the weights that fine-tuning has moved farthest.
 
   Weights are compared in float32: keep masters in float32, as in bfloat16 most
@@ -96,7 +96,7 @@ def calibrated(
   return kept
 
 
-def complement(*taken: chex.ArrayTree) -> chex.ArrayTree:
+def complement(*taken: chex.ArrayTree) -> Any:
   """Returns masks of the weights that no earlier task has taken.
 
   Args:

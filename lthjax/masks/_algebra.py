@@ -46,7 +46,7 @@ def apply(masks: chex.ArrayTree, params: T) -> T:
   )
 
 
-def intersect(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
+def intersect(a: chex.ArrayTree, b: chex.ArrayTree) -> Any:
   """Keeps what is alive in both: ``a & b``.
 
   Args:
@@ -65,7 +65,7 @@ def intersect(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
   return _combine(jnp.logical_and, a, b)
 
 
-def union(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
+def union(a: chex.ArrayTree, b: chex.ArrayTree) -> Any:
   """Keeps what is alive in either: ``a | b``; see `intersect`.
 
   Example:
@@ -78,7 +78,7 @@ def union(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
   return _combine(jnp.logical_or, a, b)
 
 
-def difference(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
+def difference(a: chex.ArrayTree, b: chex.ArrayTree) -> Any:
   """Keeps what is alive in ``a`` and dead in ``b``; see `intersect`.
 
   Example:

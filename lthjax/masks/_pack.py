@@ -1,6 +1,7 @@
 """Masks packed into one bit per weight."""
 
 import math
+from typing import Any
 
 import chex
 import jax
@@ -10,7 +11,7 @@ from lthjax import _checks, _sharding, trees
 from lthjax.masks import _algebra, _where
 
 
-def pack(masks: chex.ArrayTree) -> chex.ArrayTree:
+def pack(masks: chex.ArrayTree) -> Any:
   """Packs masks into one bit per weight.
 
   Args:
@@ -29,7 +30,7 @@ def pack(masks: chex.ArrayTree) -> chex.ArrayTree:
   return trees.map_alive(lambda _, mask: _sharding.pack_bits(mask), masks)
 
 
-def unpack(packed: chex.ArrayTree, like: chex.ArrayTree) -> chex.ArrayTree:
+def unpack(packed: chex.ArrayTree, like: chex.ArrayTree) -> Any:
   """Restores packed masks.
 
   Args:

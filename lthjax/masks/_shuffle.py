@@ -1,7 +1,7 @@
 """Random masks with the counts of others."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import chex
 import jax
@@ -25,7 +25,7 @@ def shuffle(
   within: Literal['layer', 'global', 'input'] = 'layer',
   *,
   axes: Mapping[str, Axes] | None = None,
-) -> chex.ArrayTree:
+) -> Any:
   """Moves the alive weights to random places.
 
   Args:

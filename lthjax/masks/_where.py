@@ -70,7 +70,7 @@ def full(
   where: Where | str | Sequence[str] = kernels,
   *,
   rule: Where = kernels,
-) -> chex.ArrayTree:
+) -> Any:
   """Makes masks that keep every weight, and chooses what may be pruned.
 
   Args:

@@ -1,9 +1,8 @@
 """Encoders of the BERT family, with a head for masked words."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -28,7 +27,7 @@ class Encoder(NamedTuple):
       width]``.
   """
 
-  init: Callable[[jax.Array], chex.ArrayTree]
+  init: Callable[[jax.Array], Any]
   apply: Callable[..., jax.Array]
   hidden: Callable[..., jax.Array]
 

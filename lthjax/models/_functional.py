@@ -26,8 +26,8 @@ class Model(NamedTuple):
       batch normalization uses the batch's statistics and records them.
   """
 
-  init: Callable[[jax.Array], tuple[chex.ArrayTree, chex.ArrayTree]]
-  apply: Callable[..., tuple[jax.Array, chex.ArrayTree]]
+  init: Callable[[jax.Array], tuple[Any, Any]]
+  apply: Callable[..., tuple[jax.Array, Any]]
 
 
 def functional(

@@ -54,7 +54,7 @@ def network(config: Config) -> Any:
 
 def load_hf(
   folder: str | os.PathLike[str], *, dtype: Any = jnp.float32
-) -> tuple[Config, chex.ArrayTree]:
+) -> tuple[Config, Any]:
   """Loads a model of a folder of Hugging Face.
 
   Families are llama (SmolLM2 too), qwen2, qwen3, mixtral, qwen2_moe, qwen3_moe

@@ -55,7 +55,7 @@ class Decoder(NamedTuple):
     unembed: ``unembed(params, x)`` returns the logits after the last block.
   """
 
-  init: Callable[[jax.Array], chex.ArrayTree]
+  init: Callable[[jax.Array], Any]
   apply: Callable[..., jax.Array]
   hidden: Callable[..., jax.Array]
   init_cache: Callable[[chex.ArrayTree, int, int], Cache]

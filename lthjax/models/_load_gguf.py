@@ -3,7 +3,6 @@
 import os
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +25,7 @@ _FIELDS = [
 
 def load_gguf(
   path: str | os.PathLike[str], *, dtype: Any = jnp.float32
-) -> tuple[LlamaConfig, chex.ArrayTree]:
+) -> tuple[LlamaConfig, Any]:
   """Loads a decoder of the families llama, qwen2 and qwen3 from a GGUF file.
 
   Tensors may be of type F32, F16, BF16, Q8_0, Q4_0 and Q4_1. The order in which

@@ -29,8 +29,8 @@ class PrunedDecoder(NamedTuple):
       each block before and after its reconstruction; `None` without any.
   """
 
-  params: chex.ArrayTree
-  masks: chex.ArrayTree
+  params: Any
+  masks: Any
   errors: jax.Array | None
 
 

@@ -148,7 +148,7 @@ def assemble(
   read: Callable[[str], np.ndarray],
   dtype: Any,
   unused: tuple[str, ...] = (),
-) -> chex.ArrayTree:
+) -> Any:
   """Reads params from tensors, or names all that are missing or do not fit.
 
   Args:

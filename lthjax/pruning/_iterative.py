@@ -38,7 +38,7 @@ def prune_iteratively(
   rounding: Rounding = 'nearest',
   at_least: int = 0,
   axes: Mapping[str, Axes] | None = None,
-) -> chex.ArrayTree:
+) -> Any:
   """Prunes in many steps, scoring what is left before each.
 
   After step k of n the density is ``(1 - sparsity) ** (k / n)``. Scoring again

@@ -38,7 +38,7 @@ def prune(
   rounding: Rounding = 'nearest',
   at_least: int = 0,
   axes: Mapping[str, Axes] | None = None,
-) -> chex.ArrayTree:
+) -> Any:
   """Removes the alive weights with the lowest scores.
 
   Scores are compared with their signs: to prune by magnitude, pass

@@ -32,8 +32,8 @@ class PrunedProgram(NamedTuple):
     output: what the pruned program returned.
   """
 
-  params: chex.ArrayTree
-  masks: chex.ArrayTree
+  params: Any
+  masks: Any
   output: Any
 
 

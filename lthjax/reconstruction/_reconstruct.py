@@ -26,7 +26,7 @@ class Reconstructed(NamedTuple):
     after: the same after training, never larger.
   """
 
-  params: chex.ArrayTree
+  params: Any
   before: jax.Array
   after: jax.Array
 

@@ -89,7 +89,7 @@ def _outputs(
     raise ValueError(f'`{call}, with {kind}: {error}. {remedy}') from error
 
 
-def check_finite(scores: chex.ArrayTree, what: str) -> chex.ArrayTree:
+def check_finite(scores: chex.ArrayTree, what: str) -> Any:
   """Returns the scores, or raises naming leaves that hold NaN or infinity."""
   # Only one number per leaf goes to the host.
   bad = {

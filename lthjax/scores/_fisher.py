@@ -17,7 +17,7 @@ def fisher(
   loss: Callable[[chex.ArrayTree, Any], jax.Array],
   params: chex.ArrayTree,
   batches: Iterable[Any],
-) -> chex.ArrayTree:
+) -> Any:
   """Scores a weight by half the mean over examples of ``(w * dL/dw) ** 2``.
 
   The mean square of the gradients of single examples is the diagonal of the

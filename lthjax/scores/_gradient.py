@@ -15,7 +15,7 @@ def gradient(
   loss: Callable[[chex.ArrayTree, Any], jax.Array],
   params: chex.ArrayTree,
   batch: Any,
-) -> chex.ArrayTree:
+) -> Any:
   """Scores a weight by how fast the loss changes with it: ``|dL/dw|``.
 
   Args:

@@ -20,7 +20,7 @@ def grasp(
   batches: Iterable[Any],
   *,
   temperature: float | None = None,
-) -> chex.ArrayTree:
+) -> Any:
   """Scores a weight by its share in the squared norm of the gradient.
 
   The score is ``w * (H g)``, with the gradient g and the Hessian H of the mean

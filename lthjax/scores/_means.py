@@ -13,7 +13,7 @@ from lthjax.scores import _checks
 
 def mean_over_batches(
   f: Callable[[Any], chex.ArrayTree], batches: list[Any]
-) -> chex.ArrayTree:
+) -> Any:
   """Averages ``f(batch)``, weighted by the number of examples."""
   sizes = [_checks.examples(batch) for batch in batches]
 

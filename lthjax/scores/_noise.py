@@ -1,11 +1,13 @@
 """Random scores: the baseline that every criterion has to beat."""
 
+from typing import Any
+
 import chex
 
 from lthjax import _checks, _sharding, trees
 
 
-def noise(key: chex.PRNGKey, params: chex.ArrayTree) -> chex.ArrayTree:
+def noise(key: chex.PRNGKey, params: chex.ArrayTree) -> Any:
   """Scores every weight at random, uniformly in [0, 1).
 
   Args:

@@ -15,7 +15,7 @@ def snip(
   loss: Callable[[chex.ArrayTree, Any], jax.Array],
   params: chex.ArrayTree,
   batch: Any,
-) -> chex.ArrayTree:
+) -> Any:
   """Scores a weight by the sensitivity of the loss to it: ``|w * dL/dw|``.
 
   This is the derivative of the loss with respect to the weight's mask. With
@@ -56,7 +56,7 @@ def _sensitivity(loss, params, batch):
   return jax.tree.map(jnp.abs, product(params, grads))
 
 
-def product(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.ArrayTree:
+def product(a: chex.ArrayTree, b: chex.ArrayTree) -> Any:
   """Multiplies in float32 at least; the real part of complex products."""
 
   def multiply(x, y):

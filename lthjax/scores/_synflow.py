@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -19,7 +20,7 @@ def synflow(
   apply: Callable[[chex.ArrayTree, jax.Array], jax.Array],
   params: chex.ArrayTree,
   input_shape: tuple[int, ...],
-) -> chex.ArrayTree:
+) -> Any:
   """Scores weights by the flow through them, without any data: ``w * dR/dw``.
 
   R is the sum of the outputs for an input of ones, with all params replaced by

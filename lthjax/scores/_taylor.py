@@ -17,7 +17,7 @@ def taylor(
   loss: Callable[[chex.ArrayTree, Any], jax.Array],
   params: chex.ArrayTree,
   batches: Iterable[Any],
-) -> chex.ArrayTree:
+) -> Any:
   """Scores a weight by the mean over batches of ``(w * dL/dw) ** 2``.
 
   To first order, ``w * dL/dw`` is the change of the loss of a batch when the

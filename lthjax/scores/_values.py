@@ -31,7 +31,7 @@ from lthjax import _checks, trees
 from lthjax._errors import refuse
 
 
-def magnitude(params: chex.ArrayTree) -> chex.ArrayTree:
+def magnitude(params: chex.ArrayTree) -> Any:
   """Scores a weight by its absolute value: ``|w|``.
 
   Example:
@@ -50,7 +50,7 @@ def magnitude(params: chex.ArrayTree) -> chex.ArrayTree:
 large_final = magnitude  # its name among Zhou's criteria
 
 
-def small_final(params: chex.ArrayTree) -> chex.ArrayTree:
+def small_final(params: chex.ArrayTree) -> Any:
   """Keeps small trained weights: ``-|w|``.
 
   Example:
@@ -62,9 +62,7 @@ def small_final(params: chex.ArrayTree) -> chex.ArrayTree:
   return _score(lambda w: -jnp.abs(w), params)
 
 
-def large_init(
-  params: chex.ArrayTree, initial: chex.ArrayTree
-) -> chex.ArrayTree:
+def large_init(params: chex.ArrayTree, initial: chex.ArrayTree) -> Any:
   """Keeps weights that were large at initialization: ``|w0|``.
 
   Of ``params`` only the structure matters.
@@ -78,9 +76,7 @@ def large_init(
   return _score(lambda w, w0: jnp.abs(w0), params, initial)
 
 
-def small_init(
-  params: chex.ArrayTree, initial: chex.ArrayTree
-) -> chex.ArrayTree:
+def small_init(params: chex.ArrayTree, initial: chex.ArrayTree) -> Any:
   """Keeps weights that were small at initialization: ``-|w0|``.
 
   Of ``params`` only the structure matters.
@@ -96,7 +92,7 @@ def small_init(
 
 def large_init_large_final(
   params: chex.ArrayTree, initial: chex.ArrayTree
-) -> chex.ArrayTree:
+) -> Any:
   """Keeps weights that are large before and after: ``min(|w0|, |w|)``.
 
   Example:
@@ -113,7 +109,7 @@ def large_init_large_final(
 
 def small_init_small_final(
   params: chex.ArrayTree, initial: chex.ArrayTree
-) -> chex.ArrayTree:
+) -> Any:
   """Keeps weights that are small before and after: ``-max(|w0|, |w|)``.
 
   Example:
@@ -128,9 +124,7 @@ def small_init_small_final(
   )
 
 
-def magnitude_increase(
-  params: chex.ArrayTree, initial: chex.ArrayTree
-) -> chex.ArrayTree:
+def magnitude_increase(params: chex.ArrayTree, initial: chex.ArrayTree) -> Any:
   """Scores a weight by how much training enlarged it: ``|w| - |w0|``.
 
   Example:
@@ -143,7 +137,7 @@ def magnitude_increase(
   return _score(lambda w, w0: jnp.abs(w) - jnp.abs(w0), params, initial)
 
 
-def movement(params: chex.ArrayTree, initial: chex.ArrayTree) -> chex.ArrayTree:
+def movement(params: chex.ArrayTree, initial: chex.ArrayTree) -> Any:
   """Scores a weight by how far training moved it: ``|w - w0|``.
 
   Example:
@@ -157,7 +151,7 @@ def movement(params: chex.ArrayTree, initial: chex.ArrayTree) -> chex.ArrayTree:
 
 def large_final_same_sign(
   params: chex.ArrayTree, initial: chex.ArrayTree
-) -> chex.ArrayTree:
+) -> Any:
   """Keeps large trained weights that kept their sign; others score zero.
 
   With the weights at their initial values this is the best supermask criterion

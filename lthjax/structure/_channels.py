@@ -9,6 +9,8 @@ References:
   Slimming, arXiv:1708.06519.
 """
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -28,7 +30,7 @@ def channel_masks(
   params: chex.ArrayTree,
   sparsity: float,
   where: masks_lib.Where | str | list[str] = masks_lib.scales,
-) -> chex.ArrayTree:
+) -> Any:
   """Keeps the channels with the largest scales, across all layers.
 
   Counts are exact, and ties go to the lowest index: at initialization, where
@@ -80,7 +82,7 @@ def channel_masks(
 
 def mask_channels(
   params: chex.ArrayTree, channels: chex.ArrayTree, groups: Groups
-) -> chex.ArrayTree:
+) -> Any:
   """Makes masks of all weights that belong to the channels.
 
   A dead channel loses its scale and bias, the filter that makes it, with its

@@ -24,7 +24,7 @@ def compact(
   groups: _groups.Groups | None = None,
   masks: chex.ArrayTree | None = None,
   tolerance: float = 1e-4,
-) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+) -> tuple[Any, Any]:
   """Removes units for real; the function equals the one with zeroed units.
 
   A program may have sizes of its own, such as a number of heads, and compute
@@ -109,9 +109,8 @@ def compact(
       ' makes something of a unit that is zero? `lthjax.structure.cut` removes'
       ' units unchecked.',
     )
-  if masks is None:
-    masks = _units.masks(keeps, params, groups)
-  return small, _units.cut(masks, groups, keeps) if keeps else masks
+  found = _units.masks(keeps, params, groups) if masks is None else masks
+  return small, _units.cut(found, groups, keeps) if keeps else found
 
 
 def blame(

@@ -1,6 +1,7 @@
 """What removed units add on average, put into biases."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import chex
 import jax
@@ -20,7 +21,7 @@ def compensate(
   params: chex.ArrayTree,
   keeps: Mapping[str, chex.Array],
   seen: Activations,
-) -> chex.ArrayTree:
+) -> Any:
   """Adds what units add on average to the biases of the layers that read them.
 
   The mean activation of each unit that goes, times the weights that read it: so

@@ -24,7 +24,7 @@ UnitMasks = Mapping[str, chex.Array]
 
 def permute(
   tree: chex.ArrayTree, groups: Groups, permutations: Mapping[str, Any]
-) -> chex.ArrayTree:
+) -> Any:
   """Reorders units wherever they occur in a tree.
 
   The network computes the same if the groups have no pins, or only
@@ -67,9 +67,7 @@ def permute(
   return jax.tree_util.tree_map_with_path(move, tree)
 
 
-def masks(
-  keeps: UnitMasks, params: chex.ArrayTree, groups: Groups
-) -> chex.ArrayTree:
+def masks(keeps: UnitMasks, params: chex.ArrayTree, groups: Groups) -> Any:
   """Makes masks of weights from masks of units.
 
   A weight is alive if all of the units that it belongs to are.
@@ -111,9 +109,7 @@ def masks(
   return jax.tree_util.tree_map_with_path(mask, params, is_leaf=trees.is_none)
 
 
-def cut(
-  params: chex.ArrayTree, groups: Groups, keeps: UnitMasks
-) -> chex.ArrayTree:
+def cut(params: chex.ArrayTree, groups: Groups, keeps: UnitMasks) -> Any:
   """Removes units for real: leaves get smaller.
 
   To check that the smaller params compute the same, use

@@ -20,7 +20,7 @@ def init_logits(
   *,
   probability: float = 0.5,
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
-) -> chex.ArrayTree:
+) -> Any:
   """Makes logits that keep every weight with the same probability.
 
   Args:
@@ -59,7 +59,7 @@ def bernoulli(
   *,
   rescale: bool = False,
   axes: Mapping[str, Axes] | None = None,
-) -> chex.ArrayTree:
+) -> Any:
   """Returns the params that a network under drawn masks runs with.
 
   The gradient goes straight through the draw to the probability: with respect
@@ -121,7 +121,7 @@ def bernoulli(
 
 def bernoulli_masks(
   logits: chex.ArrayTree, key: chex.PRNGKey | None = None
-) -> chex.ArrayTree:
+) -> Any:
   """Returns the masks behind `bernoulli`, to count, keep or deploy.
 
   Both arguments are as in `bernoulli`; each leaf folds its name into the key.

@@ -27,7 +27,7 @@ def init_scores(
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
   *,
   axes: Mapping[str, Axes] | None = None,
-) -> chex.ArrayTree:
+) -> Any:
   """Draws initial scores, uniform in ``±1 / sqrt(fan_in)``.
 
   Args:
@@ -70,7 +70,7 @@ def edge_popup(
   densities: Densities | None = None,
   pattern: Pattern = Unstructured(),
   axes: Mapping[str, Axes] | None = None,
-) -> chex.ArrayTree:
+) -> Any:
   """Returns the params that a network of the best-scored weights runs with.
 
   The gradient with respect to a score is ``sign(score) * w * g``, where ``g``
@@ -131,7 +131,7 @@ def edge_popup_masks(
   densities: Densities | None = None,
   pattern: Pattern = Unstructured(),
   axes: Mapping[str, Axes] | None = None,
-) -> chex.ArrayTree:
+) -> Any:
   """Returns the masks behind `edge_popup`, to count, keep or deploy.
 
   All arguments are as in `edge_popup`. Counts are exact and ties go to the

@@ -33,7 +33,7 @@ def run_gates(
   leaves: Mapping[str, Any],
   values: Mapping[str, Any],
   structure: Any,
-) -> chex.ArrayTree:
+) -> Any:
   """Maps ``run(name, weight, score)`` over what has scores."""
   return structure.unflatten(
     w if values[name] is None else run(name, w, values[name])

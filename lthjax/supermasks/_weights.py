@@ -25,7 +25,7 @@ def signed_kaiming_constant(
   sparsity: float = 0.0,
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
   axes: Mapping[str, Axes] | None = None,
-) -> chex.ArrayTree:
+) -> Any:
   """Keeps the signs; the magnitude is ``sqrt(2 / fan_in)`` in each layer.
 
   (`lthjax.tickets.signed_constant` keeps the deviation that a layer has.)
@@ -61,7 +61,7 @@ def scaled_kaiming(
   sparsity: float = 0.0,
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
   axes: Mapping[str, Axes] | None = None,
-) -> chex.ArrayTree:
+) -> Any:
   """Draws Gaussian weights with Kaiming's deviation for sparse layers.
 
   The deviation is ``sqrt(2 / (fan_in * (1 - sparsity)))``.

@@ -45,7 +45,7 @@ from lthjax.selection import keep_largest
 
 def sign_preserved(
   params: chex.ArrayTree, fresh: chex.ArrayTree, masks: chex.ArrayTree
-) -> chex.ArrayTree:
+) -> Any:
   """Keeps the signs, and takes magnitudes from the params of another seed.
 
   Example:
@@ -63,9 +63,7 @@ def sign_preserved(
   )
 
 
-def signed_constant(
-  params: chex.ArrayTree, masks: chex.ArrayTree
-) -> chex.ArrayTree:
+def signed_constant(params: chex.ArrayTree, masks: chex.ArrayTree) -> Any:
   """Keeps the signs and nothing else: ``sign(w) * std(w)`` in each layer.
 
   Pass the params at initialization, before any mask is applied.
@@ -86,7 +84,7 @@ def signed_constant(
 
 def random_signs(
   key: chex.PRNGKey, params: chex.ArrayTree, masks: chex.ArrayTree
-) -> chex.ArrayTree:
+) -> Any:
   """Keeps the magnitudes and draws new signs.
 
   Example:
@@ -110,7 +108,7 @@ def random_signs(
 
 def reshuffle(
   key: chex.PRNGKey, params: chex.ArrayTree, masks: chex.ArrayTree
-) -> chex.ArrayTree:
+) -> Any:
   """Permutes the values of the alive weights within each layer.
 
   Example:
@@ -140,7 +138,7 @@ def reshuffle(
 
 def with_frozen_dead(
   masks: chex.ArrayTree, params: chex.ArrayTree, initial: chex.ArrayTree
-) -> chex.ArrayTree:
+) -> Any:
   """Puts the dead weights at their initial values, or any others, not at zero.
 
   In a loss, ``loss(with_frozen_dead(masks, params, initial))`` keeps them
@@ -164,7 +162,7 @@ def with_frozen_dead(
 
 def zero_shrunk(
   params: chex.ArrayTree, initial: chex.ArrayTree, masks: chex.ArrayTree
-) -> chex.ArrayTree:
+) -> Any:
   """Returns the initial params, with zeros where training shrank a weight.
 
   A mask that sets such weights to zero does what training would have done. Pass
@@ -191,7 +189,7 @@ def zero_shrunk(
 
 def random_quotas(
   key: chex.PRNGKey, masks: chex.ArrayTree, quotas: Mapping[str, int]
-) -> chex.ArrayTree:
+) -> Any:
   """Keeps a given number of weights in each layer, at random places.
 
   Args:

@@ -34,7 +34,7 @@ class EarlyBird(NamedTuple):
 
   epoch: int
   state: State
-  masks: chex.ArrayTree
+  masks: Any
   distances: tuple[float, ...]
   drawn: bool
 

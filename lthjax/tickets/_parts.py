@@ -27,7 +27,7 @@ Reading = Literal['without_core', 'without_others']
 
 def core_and_specialists(
   masks: Iterable[chex.ArrayTree], reading: Reading = 'without_core'
-) -> tuple[chex.ArrayTree, list[chex.ArrayTree]]:
+) -> tuple[Any, list[Any]]:
   """Splits the masks of several parts into a core and specialists.
 
   The core is the intersection of all masks. For two parts, both readings of

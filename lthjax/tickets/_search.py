@@ -54,7 +54,7 @@ class Ticket(NamedTuple):
 
   level: int
   density: float
-  masks: chex.ArrayTree
+  masks: Any
   start: State
   trained: State
   metrics: Any
@@ -223,7 +223,7 @@ class Search(NamedTuple):
   """What all levels of a search share."""
 
   state: State
-  masks: chex.ArrayTree
+  masks: Any
   score: Score
   evaluate: Evaluate | None
   params: Params
@@ -244,9 +244,7 @@ class Search(NamedTuple):
     density = masks_lib.density(masks)
     return Ticket(number, density, masks, start, trained, metrics)
 
-  def cut(
-    self, prune: Prune, trained: State, masks: chex.ArrayTree
-  ) -> chex.ArrayTree:
+  def cut(self, prune: Prune, trained: State, masks: chex.ArrayTree) -> Any:
     """Prunes by the scores of what was trained, every run on its own."""
     params = [self.params(trained)]
     # Zhou's criteria compare with the initial weights; most others do not.

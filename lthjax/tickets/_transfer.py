@@ -1,6 +1,7 @@
 """Tickets for other data and other models."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import chex
 import jax
@@ -19,7 +20,7 @@ def transfer(
   weights: bool = False,
   fresh: str | Sequence[str] = (),
   params: Params = find_params,
-) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+) -> tuple[Any, Any]:
   """Puts a ticket onto the params of another network.
 
   Leaves are matched by name. Every leaf of either network must fit one of the

@@ -2,9 +2,8 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -28,7 +27,7 @@ class ACDCState(NamedTuple):
     stacks: as in `DropAndGrowState`.
   """
 
-  masks: chex.ArrayTree
+  masks: Any
   counts: dict[str, jax.Array]
   stacks: dict[str, jax.Array]
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -25,7 +24,7 @@ class CircuitState(NamedTuple):
     stacks: as in `DropAndGrowState`.
   """
 
-  masks: chex.ArrayTree
+  masks: Any
   stacks: dict[str, jax.Array]
 
 

@@ -37,7 +37,7 @@ class DropAndGrowState(NamedTuple):
       of SNFS, nothing for RigL.
   """
 
-  masks: chex.ArrayTree
+  masks: Any
   drop_ratios: jax.Array
   counts: Table
   stacks: Table

@@ -21,8 +21,8 @@ class FrozenState(NamedTuple):
     backward: which weights train, without the leaves that are frozen whole.
   """
 
-  masks: chex.ArrayTree
-  backward: chex.ArrayTree
+  masks: Any
+  backward: Any
 
 
 def frozen(

@@ -1,9 +1,8 @@
 """Gradual pruning by magnitude: from dense to sparse while training."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +29,7 @@ class GradualState(NamedTuple):
     stacks: as in `DropAndGrowState`.
   """
 
-  masks: chex.ArrayTree
+  masks: Any
   counts: dict[str, jax.Array]
   stacks: dict[str, jax.Array]
 

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,8 +32,8 @@ class LargestState(NamedTuple):
     stacks: as in `DropAndGrowState`.
   """
 
-  masks: chex.ArrayTree
-  backward: chex.ArrayTree
+  masks: Any
+  backward: Any
   counts: dict[str, jax.Array]
   backward_counts: dict[str, jax.Array]
   stacks: dict[str, jax.Array]

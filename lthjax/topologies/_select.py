@@ -26,7 +26,7 @@ def leaves_of(masks: chex.ArrayTree, tree: chex.ArrayTree) -> dict[str, Any]:
   return {name: leaves[name] for name in trees.prunable(masks)}
 
 
-def put(masks: chex.ArrayTree, new: Table) -> chex.ArrayTree:
+def put(masks: chex.ArrayTree, new: Table) -> Any:
   """Returns a tree with other masks."""
   leaves, structure = trees.flatten(masks)
   return structure.unflatten({**leaves, **new}.values())

@@ -45,7 +45,7 @@ class SRigLState(NamedTuple):
     stacks: as in `DropAndGrowState`.
   """
 
-  masks: chex.ArrayTree
+  masks: Any
   drop_ratios: jax.Array
   budgets: dict[str, jax.Array]
   stacks: dict[str, jax.Array]

@@ -35,7 +35,7 @@ class RandomMasks:
   pattern: Pattern | None
   axes: Mapping[str, Axes] | None
 
-  def __call__(self, params: chex.ArrayTree) -> chex.ArrayTree:
+  def __call__(self, params: chex.ArrayTree) -> Any:
     """Draws the masks."""
     dense, axes = self.dense(params)
     pattern = self.pattern or Unstructured()
@@ -65,7 +65,7 @@ class RandomMasks:
     names = trees.prunable(dense)
     return dense, {name: its for name, its in found.items() if name in names}
 
-  def noise(self, dense: chex.ArrayTree) -> chex.ArrayTree:
+  def noise(self, dense: chex.ArrayTree) -> Any:
     """Draws the scores by which masks are chosen."""
     return noise(self.key, dense)
 
@@ -89,7 +89,7 @@ def random_masks(
   where: masks_lib.Where | str | list[str] = masks_lib.kernels,
   pattern: Pattern | None = None,
   axes: Mapping[str, Axes] | None = None,
-) -> Callable[[chex.ArrayTree], chex.ArrayTree]:
+) -> Callable[[chex.ArrayTree], Any]:
   """Returns a function of params that draws masks of exactly a budget.
 
   Pass it to an optimizer in the place of masks, as in ``lthjax.rigl(tx,
@@ -134,7 +134,7 @@ def initial_masks(
   masks: Masks,
   params: chex.ArrayTree,
   faults: Callable[[chex.ArrayTree], list[str]],
-) -> chex.ArrayTree:
+) -> Any:
   """Copies the masks that a topology starts from, if nothing is wrong."""
   alive = evaluate(masks, params)
   if alive is masks:
@@ -151,7 +151,7 @@ def initial_masks(
   return trees.copy_into(params, alive)
 
 
-def evaluate(masks: Any, params: chex.ArrayTree) -> chex.ArrayTree:
+def evaluate(masks: Any, params: chex.ArrayTree) -> Any:
   """Returns the masks, which a function makes of params, if they fit."""
   tree: Any = masks(params) if is_function(masks) else _part(masks, params)
   trees.check_like(tree, params, 'params')

@@ -1,8 +1,7 @@
 """Masks that never move."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import chex
 import optax
 
 from lthjax import trees
@@ -17,7 +16,7 @@ class FixedState(NamedTuple):
     masks: which weights are alive.
   """
 
-  masks: chex.ArrayTree
+  masks: Any
 
 
 def fixed(masks: _start.Masks) -> Topology:

@@ -31,10 +31,10 @@ from lthjax.training._state import (
   shape_of_runs,
 )
 
-Init = Callable[[chex.PRNGKey], tuple[chex.ArrayTree, chex.ArrayTree]]
+Init = Callable[[chex.PRNGKey], tuple[Any, Any]]
 Loss = Callable[
   [chex.ArrayTree, chex.ArrayTree, Any, chex.PRNGKey],
-  tuple[jax.Array, chex.ArrayTree],
+  tuple[jax.Array, Any],
 ]
 Metrics = dict[str, jax.Array]
 Optimizer = (

@@ -25,8 +25,8 @@ class Best(NamedTuple):
 
   step: chex.Array
   loss: chex.Array
-  params: chex.ArrayTree
-  model_state: chex.ArrayTree
+  params: Any
+  model_state: Any
 
 
 class TrainState(NamedTuple):
@@ -48,9 +48,9 @@ class TrainState(NamedTuple):
   """
 
   step: chex.Array
-  params: chex.ArrayTree
+  params: Any
   opt_state: optax.OptState
-  model_state: chex.ArrayTree
+  model_state: Any
   key: chex.PRNGKey
   best: Best
   diverged: chex.Array | int = -1
