@@ -81,14 +81,14 @@ def _overlap(found: dict[str, Any], title: str) -> Figure:
 def _by_layer(ax: Axes, found: dict[str, Any]) -> None:
   """Each seed's excess beside the middle 95 % of permuted tags."""
   rows = [x['nulls']['permuted'] for x in found['nulls']['seeds']]
-  parts = len(rows[0]['statistic'])
+  parts, apart = len(rows[0]['statistic']), 0.6 / len(rows)
   ax.axhline(0, color='0.2', lw=0.8)
   for part in range(parts):
     for seed, row in enumerate(rows):
-      x = part + (seed - (len(rows) - 1) / 2) * 0.12
+      x = part + (seed - (len(rows) - 1) / 2) * apart
       low, high = row['low'][part], row['high'][part]
       null = 'permuted tags, middle 95 %' if not part and not seed else None
-      ax.plot([x, x], [low, high], color='0.7', lw=5, label=null)
+      ax.plot([x, x], [low, high], color='0.7', lw=4, label=null)
       own = 'a trained network' if not part and not seed else None
       ax.plot(x, row['statistic'][part], 'o', color=RED, ms=4, label=own)
   labels = ['all', *(f'layer {i + 1}' for i in range(parts - 1))]

@@ -1,5 +1,7 @@
 """The page of claims, and its forest figure."""
 
+import functools
+import math
 import re
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -135,8 +137,9 @@ def _row(claim: Claim, verdict: Verdict) -> str:
     f'{claim.claim}. *{claim.setting}* ({claim.source})',
   ]
   if estimate := verdict.estimate:
-    effect, low, high = estimate[:3]
-    cells.append(f'{effect:+.2f} [{low:+.2f}, {high:+.2f}] {claim.unit}')
+    number = functools.partial(_number, claim)
+    effect, low, high = map(number, estimate[:3])
+    cells.append(f'{effect} [{low}, {high}] {claim.unit}')
   else:
     cells.append('–')
   bound = '±' if claim.test == 'equivalence' else ''
@@ -163,18 +166,25 @@ def _details(claim: Claim, verdict: Verdict) -> str:
     f' rows. Refuted if {claim.would_refute}.'
   )
   if estimate := verdict.estimate:
-    low, high = estimate.bootstrap
+    low, high = (_number(claim, x) for x in estimate.bootstrap)
+    deviation = _number(claim, estimate.deviation, '')
     needed = statistics.seeds_needed(estimate.deviation, claim.margin)
-    extra = f'  Bootstrap (BCa): [{low:+.2f}, {high:+.2f}].'
+    extra = f'  Bootstrap (BCa): [{low}, {high}].'
     if claim.test != 'correlation':
       extra += (
-        f' Standard deviation over seeds {estimate.deviation:.2f}: {needed}'
+        f' Standard deviation over seeds {deviation}: {needed}'
         ' seeds see the margin with a power of 80 %.'
       )
     pages = [f'../experiments/results/{x}' for x in claim.configurations]
     links = ', '.join(f'[page]({x}.md), [data]({x}.csv)' for x in pages)
     lines.append(f'{extra} From {links}.')
   return '\n'.join(lines) + '\n'
+
+
+def _number(claim: Claim, value: float, sign: str = '+') -> str:
+  """A number with one more decimal than the margin, and at least two."""
+  after = 1 - math.floor(math.log10(claim.margin)) if claim.margin else 2
+  return f'{value:{sign}.{max(after, 2)}f}'
 
 
 def _short(text: str, most: int = 60) -> str:
