@@ -93,11 +93,15 @@ def above_dense(page, level):
   return 100 * (ticket - dense)
 
 
-def perplexity(method, target):
+def perplexity(method, target, page='post_training_pruning_tiny'):
   """Of a pruned decoder, over that of the dense one."""
-  page = 'post_training_pruning_tiny'
   dense = mean(page, 'perplexity', method='dense')
   return mean(page, 'perplexity', method=method, target=target) / dense
+
+
+def smollm2(method, target):
+  page = SMOLLM2 if target == '50 %' else f'{SMOLLM2}_patterns'
+  return mean(page, 'perplexity', method=method, target=target)
 
 
 def lost(method):
@@ -108,6 +112,8 @@ def lost(method):
 
 TICKET, SIGNS = 'lottery_ticket_mnist', 'ticket_signs_mnist'
 COSINE, TINY = 'lottery_claims_mnist_cosine', 'post_training_pruning_tiny'
+SMOLLM2 = 'post_training_pruning_smollm2'
+TARGETS = ('50 %', '4:8', '2:4')
 # Words of a page, whose numbers stand for #, and what those are.
 PROSE = [
   (
@@ -183,15 +189,52 @@ PROSE = [
     '# against # in perplexity',
     lambda: [lost('flap_bias'), lost('random')],
   ),
+  (
+    SMOLLM2,
+    'Wanda # times, SparseGPT # times, and a refit of the weights that Wanda'
+    ' keeps # times',
+    lambda: [
+      perplexity(method, '50 %', SMOLLM2)
+      for method in ('wanda', 'sparse_gpt', 'refit')
+    ],
+  ),
+  (
+    SMOLLM2,
+    'take it # below the refit of the same draw, #.',
+    lambda: [
+      refit - mean(SMOLLM2, 'perplexity', method='reconstruct')
+      if below
+      else refit
+      for refit in [mean(SMOLLM2, 'perplexity', method='refit', seed=0)]
+      for below in (True, False)
+    ],
+  ),
+  (
+    f'{SMOLLM2}_patterns',
+    'Wanda goes from # to # with 4:8 and # with 2:4, magnitudes from # to #'
+    ' and #.',
+    lambda: [
+      smollm2(method, target)
+      for method in ('wanda', 'magnitude')
+      for target in TARGETS
+    ],
+  ),
+  (
+    f'{SMOLLM2}_patterns',
+    'with a refit, #, # and #.',
+    lambda: [smollm2('refit', target) for target in TARGETS],
+  ),
 ]
 
 
 @pytest.mark.parametrize(('page', 'words', 'numbers'), PROSE)
 def test_numbers_in_prose_are_those_of_the_data(page, words, numbers):
-  pattern = re.escape(words).replace(r'\#', r'(\d+(?:\.\d+)?)')
+  pattern = re.escape(words).replace(r'\#', r'(\d[\d,]*(?:\.\d+)?)')
   by_hand = text(page).partition(collect.MARKER)[2]
   found = re.search(pattern, ' '.join(by_hand.split()))
   assert found, 'The page does not say so any more.'
   for written, number in zip(found.groups(), numbers(), strict=True):
     digits = len(written.partition('.')[2])
-    assert abs(float(written) - number) <= 0.51 * 10**-digits, number
+    assert (
+      abs(float(written.replace(',', '')) - number) <= 0.51 * 10**-digits
+    ), number
