@@ -11,14 +11,16 @@ matplotlib.use('agg')
 
 import matplotlib.pyplot as plt
 import numpy as np
+import scipy.stats
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lthjax import files
 
 LINE: dict[str, Any] = {'ms': 3.5, 'lw': 1.4}
-BAND = '(mean; band: lowest to highest)'
-BARS = '(mean; bars: lowest to highest)'
+BAND = '(mean; dots: seeds; band: 95 % interval)'
+BARS = '(mean; dots: seeds; bars: 95 % interval)'
+RANGE = '(mean; band: lowest to highest)'
 
 
 def panels(
@@ -37,22 +39,49 @@ def decorate(ax: Axes) -> None:
 
 
 def band(ax: Axes, x: Any, y: Any, **style: Any) -> None:
-  """Draws the mean of ``y[point, seed]`` in a band from lowest to highest."""
+  """Draws the mean of ``y[point, seed]`` in its interval, with all seeds."""
   y = np.asarray(y, float)
-  ax.plot(x, y.mean(1), 'o-', **LINE, **style)
+  mean, half = y.mean(1), np.array([half_width(values) for values in y])
+  ax.plot(x, mean, 'o-', **LINE, **style)
   style.pop('label', None)
-  ax.fill_between(x, y.min(1), y.max(1), alpha=0.15, lw=0, **style)
+  ax.fill_between(x, mean - half, mean + half, alpha=0.15, lw=0, **style)
+  _dots(ax, x, y, style.get('color'), style.get('alpha', 1))
 
 
 def bars(ax: Axes, x: Any, y: Any, shown: Any = True, **style: Any) -> None:
-  """Draws the mean of each point's values, with bars from lowest to highest.
+  """Draws the mean of each point's values, with its interval and the values.
 
-  Points that are not ``shown`` get no bar.
+  Points that are not ``shown`` get only the mean.
   """
   mean = np.array([np.mean(values) for values in y])
-  ends = np.array([[np.min(v) for v in y], [np.max(v) for v in y]])
+  half = np.array([half_width(values) for values in y]) * shown
   style = {'fmt': 'o-', **LINE, 'elinewidth': 0.8, **style}
-  ax.errorbar(x, mean, np.abs(ends - mean) * shown, **style)
+  ax.errorbar(x, mean, half, **style)
+  shown = np.broadcast_to(shown, len(mean))
+  seen = [
+    np.asarray(values)[: len(values) * int(s)]
+    for values, s in zip(y, shown, strict=True)
+  ]
+  _dots(ax, x, seen, style.get('color'), style.get('alpha', 1))
+
+
+def half_width(values: Any) -> float:
+  """Half of Student's 95 % interval of a mean; 0 for a single value."""
+  values = np.asarray(values, float)
+  if values.size < 2:
+    return 0.0
+  error = np.std(values, ddof=1) / np.sqrt(values.size)
+  return float(scipy.stats.t.ppf(0.975, values.size - 1) * error)
+
+
+def _dots(
+  ax: Axes, x: Any, y: Sequence[Any], color: Any = None, alpha: float = 1
+) -> None:
+  """Draws all values of points that have several."""
+  for place, values in zip(x, y, strict=True):
+    if np.size(values) > 1:
+      places = [place] * np.size(values)
+      ax.plot(places, values, '.', ms=2.5, alpha=0.4 * alpha, color=color)
 
 
 def log_scale(ax: Axes, ticks: Sequence[float], **base: int) -> None:

@@ -195,7 +195,7 @@ def paths(found: list[Summary], title: str) -> Figure:
   for ax in axes[-1]:
     ax.set_xlabel('from copy to copy', fontsize=9)
     ax.set_xticks([0, 0.5, 1], ['0', '½', '1'])
-  figures.title_all(fig, f'{title} {figures.BAND}')
+  figures.title_all(fig, f'{title} {figures.RANGE}')
   figures.legend(fig, axes[0, 0], ncols=2 if len(steps) < 3 else 4)
   return fig
 

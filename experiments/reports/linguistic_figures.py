@@ -130,7 +130,7 @@ def _curves(found: dict[str, Any], title: str) -> Figure:
     ax.legend(frameon=False, fontsize=7.5)
     figures.decorate(ax)
   left.set_ylabel('loss minus that without a mask')
-  figures.title(left, 'masks (band: lowest to highest seed)')
+  figures.title(left, 'masks (dots: seeds; band: 95 % interval)')
   figures.title(right, 'ASA beside the tag as an input')
   figures.title_all(fig, title)
   return fig

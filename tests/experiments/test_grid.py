@@ -278,6 +278,21 @@ def test_figures_are_reproducible_and_replace_links(tmp_path):
   assert not plt.get_fignums()
 
 
+def test_intervals_in_figures_by_hand():
+  # Student's t has 12.706 at one degree of freedom, and 2.776 at four.
+  assert figures.half_width([1.0, 3.0]) == pytest.approx(12.706, abs=1e-3)
+  five = [1.0, 2.0, 3.0, 4.0, 5.0]
+  expected = 2.776 * 2.5**0.5 / 5**0.5
+  assert figures.half_width(five) == pytest.approx(expected, abs=1e-3)
+  assert figures.half_width([7.0]) == 0
+  fig, axes = figures.panels()
+  figures.bars(axes[0, 0], [1, 2, 3], [[1, 2], [3, 4], [5]], color='k')
+  figures.band(axes[0, 0], [1, 2], [[1], [2]], color='k', label='x')
+  drawn = [len(line.get_ydata()) for line in axes[0, 0].lines]
+  assert sorted(drawn) == [2, 2, 2, 3]  # two means, and seeds of two points
+  plt.close(fig)
+
+
 # Ctrl-C.
 
 
