@@ -7,6 +7,7 @@ its files (``sha256sum -c SHA256SUMS``), and shapes and dtypes of its leaves.
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from lthjax._logging import quiet
 from lthjax.tickets import Ticket
 
 DIGESTS = 'SHA256SUMS'
+_CUSTOM = '_CHECKPOINT_METADATA'  # orbax's file
 _PATTERN = '[]*?'  # Orbax looks files up by patterns.
 _TICKET = 'masks start trained', 'a `lthjax.tickets.Ticket`'
 
@@ -76,7 +78,9 @@ def save(
       _wait_for_all(f'written {path}')
       if jax.process_index() == 0:
         files.write_text(written / DIGESTS, digests(written))
-        _read_header(written)  # What cannot be read was not written.
+        # What cannot be read was not written.
+        _read_header(written)
+        ocp.metadata(os.fspath(written))
         os.rename(written, path)
       _wait_for_all(f'renamed {path}')
   except Exception as error:  # Orbax has a ValueError for a full disk.
@@ -341,7 +345,8 @@ def _abstract(x: Any) -> Any:
 
 def _commit_like(like: Any, x: jax.Array) -> jax.Array:
   """Frees an array from its device unless its place was asked for."""
-  # Each mixture of committed and other arrays compiles a program again.
+  # Each mixture of committed and other arrays compiles a program again. So does
+  # `jnp.asarray` for each shape; `device_put` copies.
   asked = trees.is_abstract(like) and like.sharding is not None
   if asked or getattr(like, 'committed', False):
     return x
@@ -350,9 +355,9 @@ def _commit_like(like: Any, x: jax.Array) -> jax.Array:
     place = jax.default_device(next(iter(like.devices())))
   with place:
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-      data = jnp.asarray(np.asarray(jax.random.key_data(x)))
+      data = jax.device_put(np.asarray(jax.random.key_data(x)))
       return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-    return jnp.asarray(np.asarray(x))
+    return jax.device_put(np.asarray(x))
 
 
 def _describe(tree: chex.ArrayTree) -> dict[str, str]:
@@ -390,7 +395,7 @@ def _read_header(path: Path) -> dict[str, Any]:
     f'The checkpoint {path} is damaged: {{}} changed since it was written. It'
     ' is left untouched; move it away to start again.',
   )
-  header: Any = ocp.metadata(os.fspath(path)).custom_metadata
+  header = _custom_metadata(path)
   parts = [header.get(key) for key in ('leaves', 'metadata')] if header else []
   if not parts or not all(isinstance(part, dict) for part in parts):
     raise ValueError(
@@ -398,3 +403,11 @@ def _read_header(path: Path) -> dict[str, Any]:
       ' wrote: it does not list its leaves.'
     )
   return header
+
+
+def _custom_metadata(path: Path) -> Any:
+  """Returns what orbax keeps beside the arrays, without reading about them."""
+  try:
+    return json.loads((path / _CUSTOM).read_bytes())['custom_metadata']
+  except (OSError, ValueError, LookupError, TypeError):  # of another orbax
+    return ocp.metadata(os.fspath(path)).custom_metadata
