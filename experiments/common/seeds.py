@@ -1,5 +1,6 @@
 """Several seeds side by side: leaves with an axis in front, one entry each."""
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,16 +23,26 @@ def keys(config: RunConfig, kinds: int) -> list[chex.PRNGKey]:
 
 
 def stack(trees: Iterable[chex.ArrayTree]) -> Any:
-  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+  return _stack(tuple(trees))
 
 
 def unstack(tree: Any) -> list[Any]:
   return [one(tree, seed) for seed in range(len(jax.tree.leaves(tree)[0]))]
 
 
+# One program for all leaves of a tree, instead of some for every shape.
+
+
+@jax.jit
+def _stack(trees: Any) -> Any:
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+@jax.jit
 def one(tree: Any, seed: int) -> Any:
   return jax.tree.map(lambda x: x[seed], tree)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def repeat(tree: Any, seeds: int) -> Any:
   return jax.tree.map(lambda x: jnp.repeat(x[None], seeds, 0), tree)
