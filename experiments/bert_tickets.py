@@ -223,6 +223,8 @@ class Experiment(command.Experiment):
     self.tx = network.optimizer(config.learning_rate, config.steps)
     self.keys, self.noise_keys, self.shuffle_keys = seeds.keys(config, 3)
     self.loop = functools.cache(self._loop)
+    self.start = functools.cache(self._start)
+    self.ticket = functools.cache(self._ticket)
 
   def _loop(self, name: str) -> Loop:
     task = self.tasks[name]
@@ -267,7 +269,7 @@ class Experiment(command.Experiment):
     named = self.named(Cell(WORDS, 'pretrained', 0, 0))
     return {**named, 'density': 1.0, **result}, params
 
-  def start(self, name: str, store: grid.Store) -> TrainState:
+  def _start(self, name: str, store: grid.Store) -> TrainState:
     """Pretrained weights with a new head for each seed."""
     base = store.load(NETWORK, self.net.shapes)
     state: Any = self.loop(name).trainer.init(self.keys)
@@ -331,7 +333,7 @@ class Experiment(command.Experiment):
       masks = jax.vmap(shuffle)(self.shuffle_keys, masks)
     return self.onto(cell.task, masks, start)
 
-  def ticket(self, source: str, level: int, store: grid.Store) -> Any:
+  def _ticket(self, source: str, level: int, store: grid.Store) -> Any:
     """Masks of the model after so many rounds on a task."""
     start = self.start(source, store)
     kept = self.load(source, level - 1, start, store)
