@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from lthjax import files
 
 LINE: dict[str, Any] = {'ms': 3.5, 'lw': 1.4}
+FORMATS: dict[str, dict[str, Any]] = {'png': {}, 'svg': {'Date': None}}
 BAND = '(mean; dots: seeds; band: 95 % interval)'
 BARS = '(mean; dots: seeds; bars: 95 % interval)'
 RANGE = '(mean; band: lowest to highest)'
@@ -114,7 +115,7 @@ def save(fig: Figure, folder: Path, name: str) -> None:
   """Writes a figure as PNG and SVG, each whole or not at all, and closes it."""
   # Otherwise SVGs have random names and today's date in them.
   with matplotlib.rc_context({'svg.hashsalt': 'lthjax'}):
-    for suffix, metadata in (('png', {}), ('svg', {'Date': None})):
+    for suffix, metadata in FORMATS.items():
       drawn = io.BytesIO()
       fig.savefig(drawn, format=suffix, dpi=160, metadata=metadata)
       files.write_bytes(folder / f'{name}.{suffix}', drawn.getvalue())
