@@ -1,5 +1,6 @@
 """What all tests share: a quiet backend, real data, and many devices."""
 
+import gc
 import itertools
 import os
 import pathlib
@@ -41,6 +42,8 @@ FLAGS = os.environ.get('XLA_FLAGS', '')
 KNOWN = metadata.version('jaxlib').startswith('0.10.')
 if QUICK and KNOWN and EMITTERS not in FLAGS:
   os.environ['XLA_FLAGS'] = f'{FLAGS} {EMITTERS}'.strip()
+# Lines of Python in programs, which only debuggers of XLA read.
+os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
 
 import jax  # noqa: E402  The variables are read when it is imported.
 
@@ -50,6 +53,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   """Puts tests marked `optimized` last, so that caches are cleared once."""
   items.sort(key=lambda item: item.get_closest_marker('optimized') is not None)
+
+
+def pytest_collection_finish() -> None:
+  """Takes the tests and all modules out of what Python looks through."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(100_000, 20, 20)  # Traces make many objects, few cycles.
 
 
 TESTS = itertools.count(1)
@@ -62,7 +72,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
   Programs of earlier tests are forgotten now and then: all together would take
   gigabytes.
   """
-  if next(TESTS) % 400 == 0:
+  if next(TESTS) % 800 == 0:
     jax.clear_caches()
   wanted = '1' if QUICK and not item.get_closest_marker('optimized') else '0'
   if os.environ[OPTIMIZATION] != wanted:
