@@ -12,19 +12,17 @@ from helpers import outputs_of
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
 PYTHON = re.compile(r'```python\n(.*?)```', re.DOTALL)
-TASKS = 'pages of tasks'
 PAGES = {
-  page.name: blocks
-  for page in sorted(DOCS.glob('*.md'))
+  str(page.relative_to(DOCS)): blocks
+  for page in sorted([*DOCS.glob('*.md'), *DOCS.glob('tasks/*.md')])
   if page.name != 'guide.md'  # Tested with the README.
   and (blocks := PYTHON.findall(page.read_text()))
 }
-# In one process, since each block takes no time.
-PAGES[TASKS] = [
-  block
-  for page in sorted((DOCS / 'tasks').glob('*.md'))
-  for block in PYTHON.findall(page.read_text())
-]
+# Each in one process: to start one takes longer than most pages.
+GROUPS = {
+  'recipes and loops': ['recipes.md', 'loops.md'],
+  'others': sorted(PAGES.keys() - {'recipes.md', 'loops.md'}),
+}
 FRAMEWORKS = ('equinox', 'haiku')
 MISSING = [x for x in FRAMEWORKS if importlib.util.find_spec(x) is None]
 
@@ -49,19 +47,20 @@ def gallery(names):
     sys.path.pop(0)
 
 
-@pytest.mark.parametrize('page', PAGES)
-def test_blocks_print_what_they_say(page, run_python):
-  blocks = [
-    block
-    for block in PAGES[page]
+@pytest.mark.parametrize('pages', GROUPS.values(), ids=GROUPS)
+def test_blocks_print_what_they_say(pages, run_python):
+  every = [(page, block) for page in pages for block in PAGES[page]]
+  found = [
+    (page, block)
+    for page, block in every
     if not any(f'import {name}' in block for name in MISSING)
   ]
-  outputs = outputs_of(blocks, run_python, devices=2)
-  for block, output in zip(blocks, outputs, strict=True):
+  outputs = outputs_of([block for _, block in found], run_python, devices=2)
+  for (page, block), output in zip(found, outputs, strict=True):
     said = re.findall(r'^ *print\(.*\)  # (.*)$', block, re.MULTILINE)
-    assert said, f'This block prints nothing:\n{block}'
-    assert output == [x for line in said for x in line.split('; ')]
-  if len(blocks) < len(PAGES[page]):
+    assert said, f'This block of {page} prints nothing:\n{block}'
+    assert output == [x for line in said for x in line.split('; ')], page
+  if len(found) < len(every):
     pytest.skip(
       f'the other blocks need {", ".join(MISSING)}:'
       " `pip install 'lthjax[frameworks]'`"
