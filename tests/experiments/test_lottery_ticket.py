@@ -19,7 +19,7 @@ from tiny_experiments import TINY, timeless
 
 import lottery_ticket
 import lthjax as lth
-from common import command, grid
+from common import command, figures, grid
 from common.config import parse
 from lthjax import checkpoints, runs
 from lthjax.tickets import Ticket
@@ -286,8 +286,10 @@ def test_a_report_that_is_lost_is_made_again(damage, copied, main):
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, monkeypatch):
   """Runs a small setting in this process; returns its folder and tickets."""
+  # Figures are those of the run that nobody disturbed.
+  monkeypatch.setattr(figures, 'save', lambda fig, *_: figures.plt.close(fig))
 
   def run(**changes):
     changes = {'levels': 3, 'steps': 40, 'output': tmp_path, **changes}

@@ -1,6 +1,7 @@
 """Pruning at initialization: what methods and controls keep."""
 
 import dataclasses
+import functools
 import json
 import warnings
 
@@ -50,17 +51,16 @@ def experiment():
 
 @pytest.fixture(scope='module')
 def networks(unbroken, experiment):
-  """All networks of the run, by the name of their cell."""
+  """Reads a network of the run, by the name of its cell."""
   start = jax.eval_shape(experiment.trainer.init, experiment.keys)
   like = {
     'params': start.params,
     'masks': jax.eval_shape(lth.get_masks, start.opt_state),
     'model_state': start.model_state,
   }
-  return {
-    name: checkpoints.load(unbroken.folder / 'networks' / name, like)
-    for name in CELLS
-  }
+  return functools.cache(
+    lambda name: checkpoints.load(unbroken.folder / 'networks' / name, like)
+  )
 
 
 def first(tree):
@@ -126,29 +126,29 @@ def test_random_masks_with_chosen_layer_sizes(experiment):
 
 def test_what_each_control_keeps(networks):
   for method in ('snip', 'imp'):
-    masks = first(networks[f'{method}-16']['masks'])
+    masks = first(networks(f'{method}-16')['masks'])
     alive = lth.masks.alive_by_name(masks)
-    shuffled = first(networks[f'{method}-16-shuffled']['masks'])
+    shuffled = first(networks(f'{method}-16-shuffled')['masks'])
     assert lth.masks.alive_by_name(shuffled) == alive
     assert lth.masks.hamming(shuffled, masks) > 0
-    by_input = first(networks[f'{method}-16-shuffled_input']['masks'])
+    by_input = first(networks(f'{method}-16-shuffled_input')['masks'])
     assert lth.masks.alive_by_name(by_input) == alive
     a, b = (np.asarray(m['fc1']['kernel']) for m in (masks, by_input))
     assert (a.sum(1) == b.sum(1)).all()
     assert lth.masks.hamming(by_input, masks) > 0
-    reinit = networks[f'{method}-16-reinit']
+    reinit = networks(f'{method}-16-reinit')
     assert lth.masks.hamming(first(reinit['masks']), masks) == 0
 
 
 def test_inverted_masks_share_nothing_with_those_of_snip(networks):
   masks, inverted = (
-    first(networks[f'snip-4{check}']['masks']) for check in ('', '-inverted')
+    first(networks(f'snip-4{check}')['masks']) for check in ('', '-inverted')
   )
   assert lth.masks.count(lth.masks.intersect(masks, inverted)) == 0
 
 
 def test_imp_prunes_the_smallest_weights_of_the_round_before(networks):
-  before, after = networks['imp-4'], networks['imp-16']
+  before, after = networks('imp-4'), networks('imp-16')
   masks = first(before['masks'])
   expected = lth.prune(
     lth.scores.magnitude(first(before['params'])),
