@@ -20,6 +20,11 @@ from lthjax.evaluation._calibration import (
 )
 from lthjax.evaluation._churn import Exemplars, churn, exemplars
 from lthjax.evaluation._evaluate import Evaluation, Measures, evaluate
+from lthjax.evaluation._evaluate_language import (
+  LanguageEvaluation,
+  LanguageMeasures,
+  evaluate_language,
+)
 from lthjax.evaluation._frames import GroupTable, table_by_group
 from lthjax.evaluation._groups import Groups, accuracy, accuracy_by_group
 from lthjax.evaluation._harness import Harness
@@ -41,6 +46,8 @@ __all__ = [
   'GroupTable',
   'Groups',
   'Harness',
+  'LanguageEvaluation',
+  'LanguageMeasures',
   'Latency',
   'Measures',
   'Refusals',
@@ -53,6 +60,7 @@ __all__ = [
   'corruptions',
   'ece',
   'evaluate',
+  'evaluate_language',
   'exemplars',
   'fit_temperature',
   'flips',

@@ -3,7 +3,8 @@
 `capacity` analyzes a tree of masks, and params if they are given. `text`,
 `figure` and `html` show the result: in a terminal, as a figure, and as one page
 for a browser that needs neither a network nor other files. `text` and `html`
-show what `lthjax.evaluation.evaluate` returns as well.
+show what `lthjax.evaluation.evaluate` and
+`lthjax.evaluation.evaluate_language` return as well.
 """
 
 from lthjax.report._capacity import Capacity, capacity

@@ -39,12 +39,12 @@ def _calibration(found: Evaluation) -> Table:
   rows = [
     (
       Cell(name),
-      _percent(x.accuracy),
-      *map(_number, (x.ece, x.ece_equal_mass, x.smooth_ece)),
-      *map(_number, (x.brier, x.log_loss)),
-      _number(x.overconfidence, '+'),
-      _number(x.temperature, digits=2),
-      _number(x.tempered_ece),
+      percent(x.accuracy),
+      *map(number, (x.ece, x.ece_equal_mass, x.smooth_ece)),
+      *map(number, (x.brier, x.log_loss)),
+      number(x.overconfidence, '+'),
+      number(x.temperature, digits=2),
+      number(x.tempered_ece),
     )
     for name, x in found.models.items()
   ]
@@ -63,11 +63,11 @@ def _worst(found: Evaluation) -> Table:
     rows.append(
       (
         Cell(name),
-        _percent(groups.worst),
+        percent(groups.worst),
         Cell(str(groups.names[place])),
         Cell(f'{groups.n[place]:,}', int(groups.n[place])),
-        _percent(groups.accuracy[..., place]),
-        _percent(gap[..., place], '+'),
+        percent(groups.accuracy[..., place]),
+        percent(gap[..., place], '+'),
       )
     )
   return Table(
@@ -88,7 +88,7 @@ def _groups(found: Evaluation) -> Table:
     (
       Cell(str(group)),
       Cell(f'{n:,}', int(n)),
-      *(_percent(found.models[x].groups.accuracy[..., i]) for x in names),
+      *(percent(found.models[x].groups.accuracy[..., i]) for x in names),
     )
     for i, (group, n) in enumerate(zip(first.names, first.n, strict=True))
   ]
@@ -107,19 +107,19 @@ def _churn(found: Evaluation) -> Table | None:
       ' network of another seed, this means nothing.'
     )
   else:
-    text = _percent(found.dense_churn).text
+    text = percent(found.dense_churn).text
     beside = f'Between dense networks of two seeds it is {text}.'
   rows = []
   for name, x in compared.items():
     beyond = MISSING
     if found.dense_churn is not None:
-      beyond = _percent(np.mean(x.churn) - np.mean(found.dense_churn), '+')
-    row = [Cell(name), _percent(x.churn), beyond]
+      beyond = percent(np.mean(x.churn) - np.mean(found.dense_churn), '+')
+    row = [Cell(name), percent(x.churn), beyond]
     if (pie := x.exemplars) is None:
       row += [MISSING] * 3
     else:
       count = len(pie.indices)
-      row += [Cell(f'{count:,}', count), *map(_percent, pie.dense_accuracy)]
+      row += [Cell(f'{count:,}', count), *map(percent, pie.dense_accuracy)]
     rows.append(tuple(row))
   return Table(
     'Churn',
@@ -140,13 +140,11 @@ def _shifts(found: Evaluation) -> Table | None:
   rows = [
     (
       Cell(kind),
-      *(
-        _percent(found.models[x].shifts[kind].accuracy.mean(-1)) for x in names
-      ),
+      *(percent(found.models[x].shifts[kind].accuracy.mean(-1)) for x in names),
     )
     for kind in kinds
   ]
-  relative = [_number(found.models[x].corruption_error) for x in names]
+  relative = [number(found.models[x].corruption_error) for x in names]
   severities = ', '.join(map(str, found.severities))
   return Table(
     'Shifts',
@@ -186,11 +184,13 @@ def _seeds(x: Measures) -> int:
   return np.size(x.accuracy)
 
 
-def _percent(x: Any, sign: str = '') -> Cell:
+def percent(x: Any, sign: str = '') -> Cell:
+  """Returns a share as percent, or a dash for `None`."""
   return _cell(x, sign, 1, 100.0, ' %')
 
 
-def _number(x: Any, sign: str = '', digits: int = 3) -> Cell:
+def number(x: Any, sign: str = '', digits: int = 3) -> Cell:
+  """Returns a mean, or a dash for `None`."""
   return _cell(x, sign, digits, 1.0, '')
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lthjax.evaluation import Evaluation
-from lthjax.report import _tables
+from lthjax.evaluation import Evaluation, LanguageEvaluation
+from lthjax.report import _language, _tables
 from lthjax.report._capacity import Capacity
 from lthjax.report._leaves import label
 
@@ -21,18 +21,18 @@ _ALIVE, _PRUNED = '#1b6ca8', '#e9a03b'
 _NAMES: dict[str, Any] = {'fontsize': 8, 'parse_math': False}
 
 
-def figure(found: Capacity | Evaluation) -> 'Figure':
+def figure(found: Capacity | Evaluation | LanguageEvaluation) -> 'Figure':
   """Draws a report side by side.
 
   Args:
-    found: what `lthjax.report.capacity` or `lthjax.evaluation.evaluate`
-      returned.
+    found: what `lthjax.report.capacity`, `lthjax.evaluation.evaluate` or
+      `lthjax.evaluation.evaluate_language` returned.
 
   Returns:
     A figure; ``figure(found).savefig('capacity.png')`` writes it. It has one
     panel for each part of the report: density, inputs, movement and overlap;
-    or accuracy, calibration, the worst group, churn and shifts, with standard
-    deviations over seeds.
+    or accuracy, calibration, the worst group, churn and shifts; or perplexity,
+    turned answers and refusals; with standard deviations over seeds.
 
   Raises:
     ImportError: if matplotlib is missing.
@@ -47,6 +47,10 @@ def figure(found: Capacity | Evaluation) -> 'Figure':
   """
   if isinstance(found, Evaluation):
     panels, rows = _of_evaluation(found), len(found.models)
+  elif isinstance(found, LanguageEvaluation):
+    columns = _language_columns(found)
+    panels = [functools.partial(_bars, *x) for x in columns.items() if x[1]]
+    rows = max(map(len, columns.values()))
   else:
     _tables.check(found)
     panels, rows = _of_capacity(found), len(found.layers)
@@ -97,6 +101,28 @@ def _of_evaluation(found: Evaluation) -> list[Panel]:
   if models[found.dense].shifts:
     panels.append(functools.partial(_shifts, found))
   return panels
+
+
+def _language_columns(found: LanguageEvaluation) -> dict[str, dict[str, Any]]:
+  """Values by model, and by domain or kind of prompt."""
+  models = found.models
+  return {
+    'perplexity over that of the dense model': {
+      f'{name}, {domain}': x
+      for name, ratios in _language.relative(found).items()
+      for domain, x in ratios.items()
+    },
+    'turned answers (%)': {
+      n: 100 * np.asarray(x.flips.rate)
+      for n, x in models.items()
+      if x.flips is not None
+    },
+    'refusals (%)': {
+      f'{name}, {kind}': 100 * x
+      for name, one in models.items()
+      for kind, x in (one.refusals or {}).items()
+    },
+  }
 
 
 def _bars(title: str, values: dict[str, Any], ax: 'Axes') -> None:

@@ -15,8 +15,8 @@ import zlib
 import numpy as np
 
 from lthjax import _checks, files
-from lthjax.evaluation import Evaluation
-from lthjax.report import _evaluation, _tables
+from lthjax.evaluation import Evaluation, LanguageEvaluation
+from lthjax.report import _evaluation, _language, _tables
 from lthjax.report._capacity import Capacity
 
 # Dark to bright, perceptually even; the same as in page.css.
@@ -49,12 +49,16 @@ _PAGE = """\
 """
 
 
-def html(found: Capacity | Evaluation, *, title: str | None = None) -> str:
+def html(
+  found: Capacity | Evaluation | LanguageEvaluation,
+  *,
+  title: str | None = None,
+) -> str:
   """Writes a report as a page that needs no other file.
 
   Args:
-    found: what `lthjax.report.capacity` or `lthjax.evaluation.evaluate`
-      returned.
+    found: what `lthjax.report.capacity`, `lthjax.evaluation.evaluate` or
+      `lthjax.evaluation.evaluate_language` returned.
     title: heading of the page; by default, what the report is about.
 
   Returns:
@@ -70,7 +74,11 @@ def html(found: Capacity | Evaluation, *, title: str | None = None) -> str:
     True
   """
   if isinstance(found, Evaluation):
-    usual, body = 'Beside accuracy', _of_evaluation(found)
+    parts = _evaluation.headline(found), _evaluation.tables(found)
+    usual, body = 'Beside accuracy', _of_tables(*parts)
+  elif isinstance(found, LanguageEvaluation):
+    parts = _language.headline(found), _language.tables(found)
+    usual, body = 'Beside perplexity', _of_tables(*parts)
   else:
     _tables.check(found)
     usual, body = 'Where capacity lives', _of_capacity(found)
@@ -85,7 +93,7 @@ def html(found: Capacity | Evaluation, *, title: str | None = None) -> str:
 
 def write_html(
   path: str | os.PathLike[str],
-  found: Capacity | Evaluation,
+  found: Capacity | Evaluation | LanguageEvaluation,
   *,
   title: str | None = None,
 ) -> None:
@@ -93,8 +101,8 @@ def write_html(
 
   Args:
     path: the file, which is replaced if it exists; its parents are made.
-    found: what `lthjax.report.capacity` or `lthjax.evaluation.evaluate`
-      returned.
+    found: what `lthjax.report.capacity`, `lthjax.evaluation.evaluate` or
+      `lthjax.evaluation.evaluate_language` returned.
     title: heading of the page; by default, what the report is about.
 
   Raises:
@@ -128,9 +136,8 @@ def _of_capacity(found: Capacity) -> list[str]:
   return body
 
 
-def _of_evaluation(found: Evaluation) -> list[str]:
-  sections = [_section(x.title, _table(x)) for x in _evaluation.tables(found)]
-  return [_headline(_evaluation.headline(found)), *sections]
+def _of_tables(headline: str, tables: list[_tables.Table]) -> list[str]:
+  return [_headline(headline), *(_section(x.title, _table(x)) for x in tables)]
 
 
 def _headline(text: str) -> str:

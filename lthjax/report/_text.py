@@ -3,17 +3,17 @@
 import textwrap
 
 from lthjax import _table
-from lthjax.evaluation import Evaluation
-from lthjax.report import _evaluation, _tables
+from lthjax.evaluation import Evaluation, LanguageEvaluation
+from lthjax.report import _evaluation, _language, _tables
 from lthjax.report._capacity import Capacity
 
 
-def text(found: Capacity | Evaluation) -> str:
+def text(found: Capacity | Evaluation | LanguageEvaluation) -> str:
   """Writes a report as tables.
 
   Args:
-    found: what `lthjax.report.capacity` or `lthjax.evaluation.evaluate`
-      returned.
+    found: what `lthjax.report.capacity`, `lthjax.evaluation.evaluate` or
+      `lthjax.evaluation.evaluate_language` returned.
 
   Returns:
     Text of several lines, with the similarity over all layers.
@@ -34,7 +34,9 @@ def text(found: Capacity | Evaluation) -> str:
     from 1 of 2.
   """
   if isinstance(found, Evaluation):
-    return _of_evaluation(found)
+    return _written(_evaluation.headline(found), _evaluation.tables(found))
+  if isinstance(found, LanguageEvaluation):
+    return _written(_language.headline(found), _language.tables(found))
   _tables.check(found)
   parts = [_tables.headline(found), _write(_tables.layers(found))]
   if inputs := _tables.inputs(found):
@@ -45,9 +47,9 @@ def text(found: Capacity | Evaluation) -> str:
   return '\n\n'.join(parts)
 
 
-def _of_evaluation(found: Evaluation) -> str:
-  parts = [textwrap.fill(_evaluation.headline(found), 80)]
-  for table in _evaluation.tables(found):
+def _written(headline: str, tables: list[_tables.Table]) -> str:
+  parts = [textwrap.fill(headline, 80)]
+  for table in tables:
     caption = textwrap.fill(f'{table.title}. {table.caption}', 80)
     parts.append(f'{caption}\n\n{_write(table)}')
   return '\n\n'.join(parts)
