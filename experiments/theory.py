@@ -29,7 +29,7 @@
           above the normal law.
   mnist   The same with LeNet-300-100 on MNIST. Three minutes on 2 CPU cores.
   widths  Tickets of 1,000 weights on digits, from LeNets of a quarter to twice
-          the width, 10 seeds. Five minutes on 2 CPU cores.
+          the width, 10 seeds. Ten minutes on 2 CPU cores.
 
 Intervals are Student's 95 % intervals of a mean over the seeds. Functions for
 use elsewhere are in `theories/`.
@@ -100,8 +100,8 @@ class Config(RunConfig):
   """Training steps, of weights or of scores."""
   weights: int = 1_000
   """Weights of the tickets that are found in networks of several widths."""
-  rounds: int = 8
-  """Rounds of pruning to them."""
+  pruned: float = 0.33
+  """Largest share of the alive weights that a round to them may prune."""
   size: float = 1.0
   """Multiple of the numbers of networks, masks and draws, and of widths."""
 
@@ -109,7 +109,8 @@ class Config(RunConfig):
 
   def __post_init__(self):
     super().__post_init__()
-    checks.at_least(self, steps=1, weights=10, rounds=1)
+    checks.at_least(self, steps=1, weights=10)
+    checks.between_0_and_1(self, 'pruned')
     checks.above_zero(self, 'size')
     checks.each_once(self, 'parts')
 
@@ -316,7 +317,7 @@ class Experiment(command.Experiment):
         keys,
         new_keys,
         config.steps,
-        config.rounds,
+        config.pruned,
         config.weights,
       )
       points += [Point(arm, width, x, []) for arm, x in found.items()]

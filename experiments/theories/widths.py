@@ -14,6 +14,7 @@ import lthjax as lth
 from common import seeds
 from common.classification import Classification
 from lthjax.training import with_masks
+from methods import criteria
 
 ADAM = 1.2e-3
 
@@ -23,19 +24,20 @@ def measure(
   keys: chex.PRNGKey,
   new_keys: chex.PRNGKey,
   steps: int,
-  rounds: int,
+  fraction: float,
   weights: int,
 ) -> tuple[int, dict[str, list[float]]]:
   """Prunes to so many weights, in rounds that each keep the same share.
 
-  All layers compete. Each round rewinds to initialization.
+  All layers compete. Each round rewinds to initialization. Wider networks take
+  more rounds, since pruning much at once costs accuracy.
 
   Args:
     task: the network and its data.
     keys: one key per seed.
     new_keys: keys of the controls.
     steps: training steps of each round, and of the ticket.
-    rounds: rounds of pruning.
+    fraction: largest share of the alive weights that a round may prune.
     weights: alive weights in the end.
 
   Returns:
@@ -62,8 +64,8 @@ def measure(
 
   masks = seeds.repeat(dense, len(keys))
   state = whole = fit(start, masks)
-  for number in range(1, rounds + 1):
-    sparsity = 1 - (weights / size) ** (number / rounds)
+  for ratio in criteria.imp_ratios([size / weights], fraction):
+    sparsity = 1 - 1 / ratio
     masks = jax.vmap(
       lambda params, alive, sparsity=sparsity: lth.prune(
         lth.scores.magnitude(params), alive, sparsity=sparsity, scope='global'

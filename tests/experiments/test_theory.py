@@ -276,7 +276,7 @@ def test_bad_options(run, tmp_path, options, code, text):
 
 def test_tickets_of_one_size_from_several_widths(run, tmp_path, monkeypatch):
   monkeypatch.setattr(theory, 'NETWORKS', (0.1, 0.2))
-  options = '--seeds 2 --steps 100 --parts widths --weights 400 --rounds 2'
+  options = '--seeds 2 --steps 100 --parts widths --weights 400 --pruned 0.6'
   code, printed, errors = run(*options.split())
   assert code == 0, errors
   # 64 x 30, 30 x 10 and 10 x 10; then 60 and 20 units.
