@@ -28,6 +28,7 @@ from lthjax.models._resnet import resnet_20, resnet_50
 from lthjax.models._tagger import Tagger, tagger, word_features
 from lthjax.models._tokenizer import load_tokenizer
 from lthjax.models._vgg import vgg_11, vgg_16
+from lthjax.models._vit import vit_b_16
 from lthjax.models._wide_resnet import wide_resnet_22_2
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
   'tagger',
   'vgg_11',
   'vgg_16',
+  'vit_b_16',
   'wide_resnet_22_2',
   'word_features',
 ]

@@ -152,7 +152,10 @@ def resnet_20(
 
 
 def resnet_50(
-  input_shape: tuple[int, int, int] = (224, 224, 3), classes: int = 1000
+  input_shape: tuple[int, int, int] = (224, 224, 3),
+  classes: int = 1000,
+  *,
+  width: float = 1.0,
 ) -> Model:
   """Builds ResNet-50: ``conv1``, sixteen ``blocks`` and ``output``.
 
@@ -176,10 +179,11 @@ def resnet_50(
     arXiv:1706.02677, section 5.1 (the stride).
   """
   input_shape, classes = _arguments.check('resnet_50', input_shape, classes)
+  (filters,) = _arguments.scaled('resnet_50', width, 64)
   return functional(
     lambda rngs: ResNet(
       Bottleneck,
-      64,
+      filters,
       (3, 4, 6, 3),
       input_shape[-1],
       classes,

@@ -113,6 +113,14 @@ def test_weight_count_on_digits():
   assert sum(x.size for x in params.values() if x.ndim == 2) == 50_200
 
 
+# Outputs of the convolutions of ResNet-50 with one filter.
+BOTTLENECKS = [
+  n
+  for filters, depth in ((1, 3), (2, 4), (4, 6), (8, 3))
+  for n in [filters, filters, 4 * filters] * depth
+]
+
+
 @pytest.mark.parametrize(
   ('name', 'width', 'outputs'),
   [
@@ -122,6 +130,7 @@ def test_weight_count_on_digits():
     ('conv_4', 1.5, [96, 96, 192, 192, 384, 384, 10]),
     ('conv_6', 0.02, [1, 1, 3, 3, 5, 5, 5, 5, 10]),
     ('conv_8', 0.5, [32, 32, 64, 64, 128, 128, 256, 256, 128, 128, 10]),
+    ('resnet_50', 1 / 64, [1, *BOTTLENECKS, 4, 8, 16, 32, 1000]),
   ],
 )
 def test_width(name, width, outputs):
@@ -436,7 +445,8 @@ def test_networks_refuse_images_of_another_size():
 
 
 # Tested on their own.
-LANGUAGE = {
+OTHERS = {
+  'vit_b_16',
   'BertConfig',
   'Cache',
   'Decoder',
@@ -462,4 +472,4 @@ LANGUAGE = {
 
 def test_public_names():
   assert models.__all__ == sorted(models.__all__)
-  assert set(SIZES) == set(models.__all__) - LANGUAGE - {'Model', 'functional'}
+  assert set(SIZES) == set(models.__all__) - OTHERS - {'Model', 'functional'}
