@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from lthjax import _checks, files, trees
+from lthjax import _checks, _storable, files, trees
 from lthjax import masks as masks_lib
 from lthjax._errors import differences, refuse
 from lthjax._logging import quiet
@@ -29,6 +28,7 @@ from lthjax.tickets import Ticket
 
 DIGESTS = 'SHA256SUMS'
 _CUSTOM = '_CHECKPOINT_METADATA'  # orbax's file
+_STATE, _DATA = 'state', 'data'  # folders of a checkpoint
 _PATTERN = '[]*?'  # Orbax looks files up by patterns.
 _TICKET = 'masks start trained', 'a `lthjax.tickets.Ticket`'
 
@@ -37,6 +37,8 @@ def save(
   path: str | os.PathLike[str],
   tree: chex.ArrayTree,
   metadata: dict[str, Any] | None = None,
+  *,
+  data: Any = None,
 ) -> None:
   """Writes a tree of arrays as an orbax checkpoint, atomically.
 
@@ -47,6 +49,7 @@ def save(
     tree: tree of arrays, random keys and `None`.
     metadata: anything that JSON can hold, to be kept beside the arrays; scalars
       of NumPy and JAX are numbers, and paths are strings.
+    data: iterator of a `grain.IterDataset`, of which its place is written.
 
   Raises:
     FileExistsError: if the path exists; nothing is overwritten.
@@ -67,14 +70,20 @@ def save(
       f'{path} exists already, and checkpoints are never overwritten. Choose'
       ' another path, or remove it first.'
     )
-  _check_leaves(tree)
+  _storable.check_leaves(tree)
   tree = jax.tree.map(jnp.asarray, tree)  # With the same values, as checked.
-  header = {'leaves': _describe(tree), 'metadata': plain(metadata or {})}
+  parts = {_STATE: tree, **_as_part(data)}
+  header = {
+    'leaves': _describe(tree),
+    'metadata': _storable.plain(metadata or {}),
+  }
   token = _agree_on(secrets.token_hex(8))
   try:
     with files.temporary_folder(path, token) as folder, quiet():
       written = folder / path.name
-      ocp.save(os.fspath(written), tree, custom_metadata=header)
+      ocp.save_checkpointables(
+        os.fspath(written), parts, custom_metadata=header
+      )
       _wait_for_all(f'written {path}')
       if jax.process_index() == 0:
         files.write_text(written / DIGESTS, digests(written))
@@ -91,7 +100,9 @@ def save(
     ) from error
 
 
-def load(path: str | os.PathLike[str], like: chex.ArrayTree) -> Any:
+def load(
+  path: str | os.PathLike[str], like: chex.ArrayTree, *, data: Any = None
+) -> Any:
   """Reads a checkpoint into the structure of another tree.
 
   Args:
@@ -100,6 +111,8 @@ def load(path: str | os.PathLike[str], like: chex.ArrayTree) -> Any:
       ``jax.eval_shape(make_state)``. Its structure, shapes and dtypes are
       required; arrays are placed on its devices, and are committed to them only
       where its own are.
+    data: iterator of the dataset that was saved; it is put to the place where
+      it was then, and its next batch is the one that came next.
 
   Returns:
     The tree, to the bit as it was saved.
@@ -116,7 +129,7 @@ def load(path: str | os.PathLike[str], like: chex.ArrayTree) -> Any:
     ...   checkpoints.load(f'{folder}/state', like={'w': jnp.zeros(2)})
     {'w': Array([1., 1.], dtype=float32)}
   """
-  path = files.local_path(path)
+  path, part = files.local_path(path), _as_part(data)
   if jax.process_count() > 1:
     table = trees.prunable(like)
     refuse(
@@ -137,6 +150,8 @@ def load(path: str | os.PathLike[str], like: chex.ArrayTree) -> Any:
       f'The checkpoint {path} holds another tree: containers without leaves'
       ' differ. Load it into the structure it was saved from.'
     ) from error
+  if part:
+    _load_data(path, part)
   return jax.tree.map(_commit_like, like, tree)
 
 
@@ -241,82 +256,27 @@ def check_path(path: str | os.PathLike[str]) -> None:
   )
 
 
-def plain(value: Any, name: str = 'metadata') -> Any:
-  """Returns what JSON gives back, or names the part that it cannot hold."""
-  if isinstance(value, dict):
-    refuse(
-      [repr(key) for key in value if not isinstance(key, str)],
-      f'{name} has the key {{}}, which JSON would turn into a string. Use'
-      ' strings as keys.',
-      TypeError,
-    )
-    return {key: plain(x, f'{name}[{key!r}]') for key, x in value.items()}
-  if isinstance(value, list | tuple):
-    return [plain(x, f'{name}[{i}]') for i, x in enumerate(value)]
-  if isinstance(value, os.PathLike):
-    return os.fspath(value)
-  if getattr(value, 'shape', None) == () and hasattr(value, 'item'):
-    # Durations are no numbers, even if NumPy makes integers of them.
-    known = jnp.issubdtype(value.dtype, jnp.number) and value.dtype.kind != 'm'
-    value = value.item() if known or value.dtype.kind in 'bU' else value
-  if value is None or isinstance(value, bool | int | float | str):
-    return value
-  raise TypeError(
-    f'{name} is {_checks.describe(value)}, which JSON cannot hold. Put arrays'
-    ' into the tree, and numbers, strings, lists and dicts into the metadata.'
+def _as_part(data: Any) -> dict[str, Any]:
+  """Returns the iterator as a part of a checkpoint, if there is one."""
+  if data is None:
+    return {}
+  what = 'an iterator of a `grain.IterDataset`, or None'
+  return {_DATA: _checks.having('data', data, 'save load get_state', what)}
+
+
+def _load_data(path: Path, part: dict[str, Any]) -> None:
+  """Puts an iterator to its place; every process has one of its own."""
+  fault = 'none'
+  if (path / _DATA).is_dir():
+    try:
+      ocp.load_checkpointables(os.fspath(path), part)
+      return
+    except ValueError as error:
+      fault = str(error)
+  raise ValueError(
+    f'The checkpoint {path} holds no place for `data` ({fault}). Save it with'
+    ' `data=`, and load it in as many processes; or leave `data` out.'
   )
-
-
-def _check_leaves(tree: chex.ArrayTree) -> None:
-  """Raises unless every leaf comes back unchanged, and under its own name."""
-  leaves = trees.prunable(tree)
-  if not leaves:
-    raise ValueError('A checkpoint needs arrays, but this tree has none.')
-  refuse(
-    _faults(leaves),
-    'This tree would not come back as it is: {}. Rename such leaves, convert'
-    ' them to a dtype that JAX keeps, or leave them out.',
-  )
-
-
-def _faults(leaves: dict[str, Any]) -> Iterator[str]:
-  """Describes leaves that a checkpoint would change or confuse."""
-  dotted: dict[str, str] = {}  # as orbax joins keys
-  for name, leaf in leaves.items():
-    other = dotted.setdefault(name.replace('/', '.'), name)
-    if other != name:
-      yield f'{other} and {name} have one name in a file'
-    if fault := _fault(leaf) or ('' if np.size(leaf) else 'is empty'):
-      yield f'{name or "the array"} {fault}'
-
-
-def _fault(leaf: Any) -> str:
-  """Describes what a conversion to a JAX array would change."""
-  if isinstance(leaf, jax.Array):
-    return ''
-  if isinstance(leaf, bool | int | float | complex):
-    return '' if _fits(leaf) else f'is {leaf!r}, which 32 bits cannot hold'
-  dtype = getattr(leaf, 'dtype', None)
-  if dtype is None:
-    raise TypeError(
-      f'A checkpoint holds arrays, but a leaf is a {type(leaf).__name__}. Put'
-      ' other values into `metadata`.'
-    )
-  known = jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, bool)
-  # NumPy counts durations as integers; its long floats and masks are its own.
-  own = dtype.kind == 'm' or dtype.type in (np.longdouble, np.clongdouble)
-  own |= isinstance(leaf, np.ma.MaskedArray)
-  if not known or own or not dtype.isnative:
-    return f'is {dtype}, of which JAX has no arrays'
-  kept = jax.dtypes.canonicalize_dtype(dtype)
-  return '' if kept == dtype else f'is {dtype}, which JAX makes {kept}'
-
-
-def _fits(number: Any) -> bool:
-  with contextlib.suppress(OverflowError):
-    kept = jnp.asarray(number).item()
-    return bool(kept == number or number != number)  # NaN is kept too.
-  return False
 
 
 def _agree_on(token: str) -> str | None:

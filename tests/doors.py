@@ -586,13 +586,19 @@ def doors(folder: pathlib.Path) -> dict[str, Door]:
     path=('new path', folder),
     tree=('params', PARAMS),
     metadata=('json', {}),
+    data=('iterator', None),
   )
   add(
     lth.checkpoints.save_ticket,
     path=('new path', folder),
     ticket=('ticket', TICKET),
   )
-  add(lth.checkpoints.load, path=('path', saved), like=('params', PARAMS))
+  add(
+    lth.checkpoints.load,
+    path=('path', saved),
+    like=('params', PARAMS),
+    data=('iterator', None),
+  )
   add(lth.checkpoints.read_metadata, path=('path', saved))
   add(
     lth.checkpoints.load_ticket,

@@ -94,6 +94,7 @@ ALLOWED = {
   'function': {'function', 'type'},
   'groups': {'{}'},
   'hook': {'function', 'type'},
+  'iterator': set(),
   'json': {'0', 'None', '[]', 'no text', *TREES},
   'images': set(),
   'integers': set(),

@@ -203,6 +203,58 @@ def test_forged_header(saved):
     checkpoints.load(path, {'w': jnp.ones(2)})
 
 
+def batches():
+  grain = pytest.importorskip('grain')
+  data = grain.MapDataset.range(20).seed(3).shuffle().repeat()
+  data = data.random_map(lambda x, rng: x + rng.random())
+  return iter(data.batch(3).to_iter_dataset())
+
+
+def test_the_place_in_the_data_is_a_part(tmp_path):
+  """What comes after is what would have come, to the bit."""
+  data, path = batches(), tmp_path / 'state'
+  for _ in range(9):  # beyond the first epoch
+    next(data)
+  checkpoints.save(path, {'w': jnp.ones(2)}, {'step': 9}, data=data)
+  following = [next(data) for _ in range(9)]
+  again = batches()
+  next(again)
+  tree = checkpoints.load(path, {'w': jnp.zeros(2)}, data=again)
+  assert bits(tree) == bits({'w': jnp.ones(2)})
+  assert checkpoints.read_metadata(path) == {'step': 9}
+  for batch in following:
+    assert next(again).tobytes() == batch.tobytes()
+  # Nobody needs to ask for it.
+  checkpoints.load(path, {'w': jnp.zeros(2)})
+  # It is as safe as all else.
+  (file,) = (path / 'data').iterdir()
+  file.write_bytes(file.read_bytes() + b' ')
+  with pytest.raises(ValueError, match='is damaged: data/process_0-of-1'):
+    checkpoints.load(path, {'w': jnp.zeros(2)}, data=again)
+
+
+def test_no_place_in_the_data(tmp_path):
+  like, data = {'w': jnp.ones(2)}, batches()
+  next(data)
+  state = data.get_state()
+  checkpoints.save(tmp_path / 'none', like)
+  wanted = r'holds no place for `data` \(none\)\. Save it with `data=`'
+  with pytest.raises(ValueError, match=wanted):
+    checkpoints.load(tmp_path / 'none', like, data=data)
+  checkpoints.save(tmp_path / 'one', like, data=data)
+  next(data)
+  (file,) = (tmp_path / 'one' / 'data').iterdir()
+  file.rename(file.with_name('process_0-of-2.json'))  # As of two processes.
+  digests = checkpoints.digests(tmp_path / 'one')
+  files.write_text(tmp_path / 'one' / 'SHA256SUMS', digests)
+  with pytest.raises(ValueError, match=r'process_0-of-1\.json.* in as many'):
+    checkpoints.load(tmp_path / 'one', like, data=data)
+  assert data.get_state() != state  # It has stayed where it was.
+  with pytest.raises(TypeError, match='must be an iterator of a `grain'):
+    checkpoints.save(tmp_path / 'two', like, data=[1])
+  assert not (tmp_path / 'two').exists()
+
+
 @pytest.mark.slow
 def test_two_processes_write_one_checkpoint(tmp_path):
   """Both call `save`; the first one renames, and either can read it."""

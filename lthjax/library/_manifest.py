@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lthjax import _checks, checkpoints, runs
+from lthjax import _checks, _storable, runs
 from lthjax._errors import refuse
 from lthjax.library import _format
 
@@ -42,7 +42,7 @@ def values(name: str, x: Any) -> Any:
 
   NamedTuples and dataclasses become dicts, and arrays lists.
   """
-  found = checkpoints.plain(_simple(x), name)
+  found = _storable.plain(_simple(x), name)
   refuse(
     _not_finite(found, name),
     '{} is not finite, which JSON cannot hold. Leave it out, or write it as'
