@@ -1,6 +1,7 @@
 """Folders of runs: named by configuration, found again, one process each.
 
-And the signal that ends a run on a machine that is wanted back.
+And what several processes need to work in one: how they find each other, and
+the signal that ends a run on a machine that is wanted back.
 """
 
 import contextlib
@@ -10,7 +11,9 @@ import itertools
 import json
 import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lthjax import files
+from lthjax import _checks, files
 from lthjax._errors import differences, refuse
 
 
@@ -142,6 +145,74 @@ def only_process(folder: str | os.PathLike[str]) -> Iterator[None]:
         f'The first process cannot hold {folder}, and says why.'
       )
     yield
+
+
+def connect(
+  coordinator: str | None = None,
+  processes: int | None = None,
+  process: int | None = None,
+  *,
+  timeout: int = 60,
+  silence: int = 30,
+) -> None:
+  """Finds the other processes of a job, before anything touches a device.
+
+  `jax.distributed.initialize`, but where nobody answers it raises instead of
+  ending the process. It needs no arguments under Slurm, Open MPI and
+  Kubernetes, and on TPU slices.
+
+  Args:
+    coordinator: where process 0 listens, such as ``'10.0.0.2:1234'``.
+    processes: how many there are.
+    process: which one this is, from 0.
+    timeout: seconds to wait for the others.
+    silence: seconds without a sign of life after which a process counts as
+      dead, which ends all others.
+
+  Raises:
+    OSError: if the processes did not find each other.
+
+  Example:
+    >>> from lthjax import runs
+    >>> runs.connect('localhost:1', processes=2, process=1, timeout=1)
+    Traceback (most recent call last):
+    OSError: The processes did not find each other: ...
+  """
+  if coordinator is not None:
+    _checks.text('coordinator', coordinator)
+  for name, x, least in ('processes', processes, 1), ('process', process, 0):
+    if x is not None:
+      _checks.at_least(name, x, least)
+  how = {
+    'initialization_timeout': _checks.at_least('timeout', timeout, 1),
+    'heartbeat_timeout_seconds': _checks.at_least('silence', silence, 1),
+  }
+  place = coordinator, processes, process
+  try:
+    if coordinator and process:
+      _reach(coordinator, timeout)
+    jax.distributed.initialize(*place, **how)
+  except (RuntimeError, ValueError, OSError) as error:
+    raise OSError(
+      f'The processes did not find each other: {error}. Start all of them'
+      f' within {timeout} seconds, under Slurm, Open MPI, Kubernetes or on a'
+      ' TPU slice; or say where process 0 listens, how many there are, and'
+      ' which one this is.'
+    ) from error
+
+
+def _reach(coordinator: str, timeout: int) -> None:
+  """Waits until process 0 listens; the runtime of JAX would abort."""
+  host, _, port = coordinator.rpartition(':')
+  until = time.monotonic() + timeout
+  while True:
+    try:
+      socket.create_connection((host, int(port)), timeout=timeout).close()
+      return
+    except OSError:
+      if time.monotonic() > until:
+        raise
+    time.sleep(0.2)
 
 
 @contextlib.contextmanager

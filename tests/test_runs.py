@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -280,3 +281,39 @@ def test_processes_of_one_job_agree(monkeypatch, tmp_path):
   others[0] = np.int32(0)
   with runs.only_process(tmp_path):
     pass
+
+
+def test_processes_find_each_other(monkeypatch):
+  asked = []
+  monkeypatch.setattr(
+    runs.jax.distributed, 'initialize', lambda *x, **how: asked.append((x, how))
+  )
+  runs.connect()
+  runs.connect('localhost:1', 2, 0, timeout=5)  # The first one listens.
+  with socket.create_server(('localhost', 0)) as server:
+    place = f'localhost:{server.getsockname()[1]}'
+    runs.connect(place, processes=2, process=1, timeout=5)
+  assert [x for x, _ in asked] == [
+    (None, None, None),
+    ('localhost:1', 2, 0),
+    (place, 2, 1),
+  ]
+  assert [how['initialization_timeout'] for _, how in asked] == [60, 5, 5]
+  assert {how['heartbeat_timeout_seconds'] for _, how in asked} == {30}
+
+  def fail(*_, **__):
+    raise ValueError('coordinator_address should be defined')
+
+  monkeypatch.setattr(runs.jax.distributed, 'initialize', fail)
+  text = r'did not find each other: coordinator_address should be defined\. St'
+  with pytest.raises(OSError, match=text):
+    runs.connect()
+  for name, wrong in {
+    'coordinator': 1,
+    'processes': 0,
+    'process': -1,
+    'timeout': 0.5,
+    'silence': None,
+  }.items():
+    with pytest.raises((TypeError, ValueError), match=f'`{name}` was'):
+      runs.connect(**{name: wrong})
