@@ -8,17 +8,16 @@ nothing to read, and a run goes on from its last checkpoint with the same bits.
   python experiments/launch/train.py --fsdp 4
   srun python experiments/launch/train.py --distributed --fsdp 8
 
-SIGTERM saves the step that all processes agree on, and exits with 0; the same
-command goes on there, also on other devices. `docs/launch.md` has commands for
-Slurm, GKE and TPU slices.
+SIGTERM saves the step that all processes agree on, and exits with 0, or with
+`--stopped-code`; the same command goes on there, also on other devices.
+`docs/launch.md` has commands for Slurm, GKE and TPU slices.
 """
 
 import dataclasses
 import os
 import shutil
-import socket
 import sys
-import time
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +63,8 @@ class Config:
   """How many there are; None: ask the scheduler."""
   process: int | None = dataclasses.field(default=None, compare=False)
   """Which one this is; None: ask the scheduler."""
+  stopped_code: int = dataclasses.field(default=0, compare=False)
+  """Exit code after SIGTERM, for schedulers that take 0 for the end."""
   output: Path = dataclasses.field(default=Path('runs'), compare=False)
   """Folder that holds the folders of all runs, and that all hosts see."""
 
@@ -73,35 +74,6 @@ class Config:
       if (x := getattr(self, name)) < 1:
         option = name.replace('_', '-')
         raise ValueError(f'--{option} was {x}, but must be at least 1.')
-
-
-def connect(config: Config) -> None:
-  """Finds the other processes, or raises `OSError` within a minute."""
-  place = config.coordinator, config.processes, config.process
-  try:
-    if config.coordinator and config.process:
-      reach(config.coordinator)
-    jax.distributed.initialize(*place, initialization_timeout=SECONDS)
-  except (RuntimeError, ValueError, OSError) as error:
-    raise OSError(
-      f'The processes did not find each other: {error}. Start all of them'
-      ' within a minute, under Slurm, Open MPI, Kubernetes or on a TPU slice;'
-      ' or give --coordinator, --processes and --process.'
-    ) from error
-
-
-def reach(coordinator: str) -> None:
-  """Waits until process 0 listens; the runtime of JAX would abort."""
-  host, _, port = coordinator.rpartition(':')
-  until = time.monotonic() + SECONDS
-  while True:
-    try:
-      socket.create_connection((host, int(port)), timeout=SECONDS).close()
-      return
-    except OSError:
-      if time.monotonic() > until:
-        raise
-    time.sleep(0.2)
 
 
 def make_mesh(config: Config) -> jax.sharding.Mesh:
@@ -121,7 +93,18 @@ def make_mesh(config: Config) -> jax.sharding.Mesh:
   return jax.make_mesh(shape, ('data', 'fsdp'), (AxisType.Explicit,) * 2)
 
 
-def make_trainer(config: Config) -> lth.Trainer:
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+  return lth.rigl(
+    optax.adam(config.learning_rate),
+    lth.random_masks(jax.random.key(1), sparsity=config.sparsity),
+    update_every=10,
+    stop_step=max(config.steps * 3 // 4, 10),
+  )
+
+
+def make_trainer(
+  config: Config, tx: optax.GradientTransformation
+) -> lth.Trainer:
   """A training loop whose arrays lie on the mesh that is set."""
   width, hidden = config.width, 4 * config.width
   examples = PartitionSpec(('data', 'fsdp'))
@@ -157,12 +140,6 @@ def make_trainer(config: Config) -> lth.Trainer:
     found, _ = jax.lax.scan(layer, x, params['blocks'])
     return jnp.mean((found - y) ** 2), state
 
-  tx = lth.rigl(
-    optax.adam(config.learning_rate),
-    lth.random_masks(jax.random.key(1), sparsity=config.sparsity),
-    update_every=10,
-    stop_step=max(config.steps * 3 // 4, 10),
-  )
   return lth.trainer(init, loss, tx, batch, every=config.check_every)
 
 
@@ -172,25 +149,28 @@ def newest(folder: Path) -> Path | None:
   return found[-1] if found else None
 
 
-def save(folder: Path, state: Any) -> None:
-  """Writes a checkpoint, and removes all but the last two."""
+def save(
+  folder: Path, state: Any, data: Any = None, keep: Container[int] = ()
+) -> None:
+  """Writes a checkpoint; removes all but the last two and those to keep."""
   path = folder / f'steps-{int(state.step):08d}'
-  lth.checkpoints.save(path, state)
+  lth.checkpoints.save(path, state, data=data)
   if jax.process_index() == 0:
     print(f'saved {path}', flush=True)
     for old in sorted(folder.glob('steps-[0-9]*'))[:-2]:
-      shutil.rmtree(old)
+      if int(old.name.partition('-')[2]) not in keep:
+        shutil.rmtree(old)
 
 
-def train(config: Config) -> None:
-  """Trains from the last checkpoint on, until it is done or told to stop."""
+def train(config: Config) -> bool:
+  """Trains from the last checkpoint on; returns whether all steps are done."""
   folder = runs.open_run(config.output, 'launch', config)
   with (
     runs.only_process(folder),
     runs.termination() as stop,
     jax.set_mesh(make_mesh(config)),
   ):
-    trainer = make_trainer(config)
+    trainer = make_trainer(config, make_optimizer(config))
     state: Any = trainer.init(jax.random.key(0))
     if path := newest(folder):
       state = lth.checkpoints.load(path, state)
@@ -201,20 +181,23 @@ def train(config: Config) -> None:
       save(folder, state)
       step = int(state.step)
       if step < until or (step < config.steps and stop(step)):
-        return  # `fit` does not ask at its last step.
+        return False  # `fit` does not ask at its last step.
     if jax.process_index() == 0:
       print(f'done: {folder}', flush=True)
+    return True
 
 
 def main() -> None:
   try:
     config = tyro.cli(Config)
     if config.distributed:
-      connect(config)
-    train(config)
+      place = config.coordinator, config.processes, config.process
+      runs.connect(*place, timeout=SECONDS)
+    done = train(config)
   except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
     print(f'error: {error}', file=sys.stderr, flush=True)
     os._exit(1)  # Without waiting for the other processes.
+  sys.exit(0 if done else config.stopped_code)
 
 
 if __name__ == '__main__':

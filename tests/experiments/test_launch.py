@@ -13,7 +13,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / 'experiments' / 'launch'
-TINY = '--width 16 --layers 2 --batch-size 8 --steps 60 --check-every 5'
+TINY = '--width 16 --layers 2 --batch-size 8 --steps 100 --check-every 5'
 TINY = [*TINY.split(), '--save-every', '20']
 
 
@@ -40,6 +40,18 @@ def test_jobs_have_time_to_save_and_come_back():
   assert pod['restartPolicy'] == 'Never'
   assert pod['terminationGracePeriodSeconds'] >= 30
   (container,) = pod['containers']
+  # A job that is stopped fails with a code of its own, and is started again.
+  (code,) = (x for x in container['command'] if x.startswith('--stopped-code'))
+  (rule,) = workers['podFailurePolicy']['rules']
+  assert rule['action'] == 'FailJob'
+  assert rule['onExitCodes'] == {
+    'containerName': container['name'],
+    'operator': 'In',
+    'values': [int(code.partition('=')[2])],
+  }
+  (rule,) = spec['failurePolicy']['rules']
+  assert rule['action'] == 'RestartJobSetAndIgnoreMaxRestarts'
+  assert rule['onJobFailureReasons'] == ['PodFailurePolicy']
   assert (ROOT / container['command'][1]).is_file()
   assert {x['name'] for x in container['volumeMounts']} == {
     x['name'] for x in pod['volumes']
@@ -119,23 +131,93 @@ def digest(run_python):
 
 @pytest.mark.slow
 @pytest.mark.optimized
-def test_two_processes_one_signal_and_one_process(tmp_path, digest):
+def test_two_processes_a_crash_a_signal_and_one_process(tmp_path, digest):
   """All end in the bits of one process with two devices."""
   one, both = tmp_path / 'one', tmp_path / 'both'
   end(start(str(one), '--fsdp', '2', devices=2))
   processes = two(str(both))
-  while not (line := processes[0].stdout.readline()).startswith('saved '):
-    assert line, end(processes[0])  # Gloo prints lines of its own.
+  wait_for_save(processes[0])
+  processes[1].kill()  # The other one cannot go on, and says so.
+  _, errors = processes[0].communicate(timeout=120)
+  assert processes[0].returncode not in (0, None)
+  assert errors
+  processes[1].communicate()
+  there = last(both).name
+  processes = two(str(both), '--stopped-code', '75')
+  wait_for_save(processes[0])
   processes[1].send_signal(signal.SIGTERM)  # Both are told.
   for process in processes:
-    end(process)
-  assert last(both).name < last(one).name
+    end(process, 75)
+  assert there < last(both).name < last(one).name
   # Process 0 alone, on a mesh of its own, goes on where both have stopped.
   end(start(str(both), '--fsdp', '2', devices=2))
   assert last(both).name == last(one).name
   assert digest(both) == digest(one)
   # Other devices take it as it is: nothing is left to train.
   assert 'done: ' in end(start(str(both)))
+
+
+def wait_for_save(process):
+  while not (line := process.stdout.readline()).startswith('saved '):
+    assert line, end(process)  # Gloo prints lines of its own.
+
+
+SEARCH = """
+import hashlib, sys
+sys.path[:0] = ['experiments/launch']
+from lthjax import runs
+if sys.argv[1:]:
+  runs.connect(sys.argv[1], 2, int(sys.argv[2]))
+import jax, numpy as np, optax
+import lthjax as lth
+import train
+from jax.experimental import multihost_utils
+config = train.Config(width=16, layers=2, batch_size=8, fsdp=4)
+with jax.set_mesh(train.make_mesh(config)):
+  trainer = train.make_trainer(
+    config, lth.static(optax.adam(1e-3), lth.masks.full)
+  )
+  state = trainer.init(jax.random.key(0))
+  def fit(state, masks):
+    return trainer.fit(lth.training.with_masks(state, masks), None, until=20)
+  masks = lth.get_masks(state.opt_state)
+  for ticket in lth.tickets.imp(fit, state, masks, levels=3):
+    found = hashlib.sha256()
+    for x in jax.tree.leaves(ticket.masks):
+      whole = multihost_utils.process_allgather(x, tiled=True)
+      found.update(np.asarray(whole).tobytes())
+    print('level', ticket.level, ticket.density, found.hexdigest())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.optimized
+def test_a_search_in_two_processes(run_python):
+  """As in one process with as many devices: the same masks at each level."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    place = f'localhost:{free.getsockname()[1]}'
+  flags = '--xla_force_host_platform_device_count=2'
+  both = [
+    subprocess.Popen(
+      [sys.executable, '-c', SEARCH, place, str(i)],
+      cwd=ROOT,
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]
+  tickets = run_python(SEARCH, devices=4).splitlines()
+  assert [line.split()[:2] for line in tickets] == [
+    ['level', '0'],
+    ['level', '1'],
+    ['level', '2'],
+  ]
+  for process in both:
+    printed = end(process).splitlines()
+    assert [x for x in printed if x.startswith('level ')] == tickets
 
 
 BAD = """
