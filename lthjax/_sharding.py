@@ -8,7 +8,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lthjax import trees
 
@@ -21,6 +21,14 @@ def in_type(x: jax.Array) -> NamedSharding | None:
   if not isinstance(sharding, NamedSharding) or not any(sharding.spec):
     return None
   return sharding
+
+
+def may_be_sharded(x: jax.Array) -> bool:
+  """Whether an array lies on a mesh that the program does not split by hand."""
+  mesh = jax.typeof(x).sharding.mesh
+  return not mesh.empty and any(
+    kind != AxisType.Manual for kind in mesh.axis_types
+  )
 
 
 def devices(x: jax.Array) -> int:

@@ -20,7 +20,6 @@ import numpy as np
 from lthjax import _checks, _sharding, trees
 from lthjax._bisection import (
   Budget,
-  may_be_sharded,
   order_images,
   search_all,
   words,
@@ -235,7 +234,7 @@ def _loops(budgets: list[Budget]) -> list[list[list[int]]]:
   stacked: collections.Counter[Any] = collections.Counter()
   for i, ((x, *others), count, axes) in enumerate(budgets):
     kind: Any = i  # On a mesh, parts may lie on different devices.
-    if not (others or isinstance(count, tuple) or may_be_sharded(x)):
+    if not (others or isinstance(count, tuple) or _sharding.may_be_sharded(x)):
       kind = (x.shape, x.dtype, axes, count.shape)
     groups.setdefault((kind, stacked[kind] // _TOGETHER), []).append(i)
     stacked[kind] += sizes[i]

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lthjax import _checks, trees
-from lthjax._bisection import count_true
 from lthjax._errors import refuse
+from lthjax._sums import count_true
 from lthjax.counts import ROUNDINGS
 from lthjax.patterns import Unstructured
 

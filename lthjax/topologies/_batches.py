@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lthjax import _branches, _sharding, trees
-from lthjax._bisection import may_be_sharded
+from lthjax._sharding import may_be_sharded
 from lthjax.axes import Axes
 from lthjax.patterns import NM, Pattern, Unstructured
 

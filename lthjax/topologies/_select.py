@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lthjax import trees
-from lthjax._bisection import count_true
+from lthjax._sums import count_true
 from lthjax.axes import Axes
 from lthjax.patterns import NM, Pattern, Unstructured
 from lthjax.selection import keep_each

@@ -16,8 +16,8 @@ import optax
 
 from lthjax import _branches, _checks, trees
 from lthjax import axes as axes_lib
-from lthjax._bisection import count_true
 from lthjax._sparsify import Topology, sparsify
+from lthjax._sums import count_true
 from lthjax.axes import Axes
 from lthjax.counts import ratio_of, share_of, tables
 from lthjax.densities import Densities

@@ -1,0 +1,66 @@
+"""Sums of bools, in blocks so that no backend stores wider ones."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from lthjax import _sharding
+
+
+def count_true(test: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
+  """Sums bools, in blocks so small that XLA does not store wider ones."""
+  keep = axes is not None
+  axes = tuple(range(test.ndim)) if axes is None else axes
+  shape = tuple(1 if a in axes else n for a, n in enumerate(test.shape))
+  block = _block(test.shape, axes)
+  if _sharding.may_be_sharded(test):  # Anything but a scalar would be sent.
+    return _count_sharded(test, axes, keep)
+  if not block:
+    lead, length = 0, 1
+    while (
+      lead < len(axes) and (length := length * test.shape[axes[lead]]) < 2**15
+    ):
+      lead += 1
+    part = jnp.sum(test, axes[:lead], jnp.int16, keepdims=True)
+    return jnp.sum(part, axes, jnp.int32, keepdims=keep)
+  first, lead = axes[0], len(test.shape[: axes[0]])
+  test = test.reshape(*test.shape[:first], *block)
+  # A block has at most 32 entries, which XLA sums as they are made.
+  part = jnp.sum(test, lead + 1, jnp.int8)
+  whole = jnp.sum(part, (lead, lead + 1), jnp.int32)
+  return whole.reshape(shape if keep else ())
+
+
+def _count_sharded(
+  test: jax.Array, axes: tuple[int, ...], keep: bool
+) -> jax.Array:
+  """Sums bools, in blocks that lie on one device where types say so."""
+  if not axes or _sharding.in_type(test) is None:
+    return jnp.sum(test, axes, jnp.int32, keepdims=keep)
+  axis = max(axes)
+  length = test.shape[axis] // _sharding.along(test, axis)[1]
+  entries = max((n for n in range(8, 33) if length % n == 0), default=0)
+  if not length or not entries:
+    return jnp.sum(test, axes, jnp.int32, keepdims=keep)
+  columns = max(n for n in range(1, 65) if length // entries % n == 0)
+  test = _sharding.split(test, axis, entries * columns)
+  test = _sharding.split(test, axis + 1, columns)
+  part = jnp.sum(test, axis + 1, jnp.int8)
+  whole = jnp.sum(part, (*axes, axis + 1), jnp.int32, keepdims=keep)
+  return jnp.squeeze(whole, axis + 1) if keep else whole
+
+
+def _block(
+  shape: tuple[int, ...], axes: tuple[int, ...]
+) -> tuple[int, ...] | None:
+  """Splits the last axes into ``(rows, entries of a block, columns)``."""
+  if not axes or axes != tuple(range(len(shape) - len(axes), len(shape))):
+    return None
+  size = math.prod(shape[a] for a in axes)
+  entries = max((n for n in range(8, 33) if size % n == 0), default=0)
+  if not size or not entries:
+    return None
+  size //= entries
+  columns = max(n for n in range(1, 65) if size % n == 0)
+  return size // columns, entries, columns
