@@ -271,8 +271,8 @@ def _load_data(path: Path, part: dict[str, Any]) -> None:
     try:
       ocp.load_checkpointables(os.fspath(path), part)
       return
-    except ValueError as error:
-      fault = str(error)
+    except (KeyError, ValueError) as error:
+      fault = str(error.__cause__ or error)
   raise ValueError(
     f'The checkpoint {path} holds no place for `data` ({fault}). Save it with'
     ' `data=`, and load it in as many processes; or leave `data` out.'
