@@ -183,15 +183,17 @@ def connect(
   for name, x, least in ('processes', processes, 1), ('process', process, 0):
     if x is not None:
       _checks.at_least(name, x, least)
-  how = {
-    'initialization_timeout': _checks.at_least('timeout', timeout, 1),
-    'heartbeat_timeout_seconds': _checks.at_least('silence', silence, 1),
-  }
+  timeout = _checks.at_least('timeout', timeout, 1)
+  silence = _checks.at_least('silence', silence, 1)
   place = coordinator, processes, process
   try:
     if coordinator and process:
       _reach(coordinator, timeout)
-    jax.distributed.initialize(*place, **how)
+    jax.distributed.initialize(
+      *place,
+      initialization_timeout=timeout,
+      heartbeat_timeout_seconds=silence,
+    )
   except (RuntimeError, ValueError, OSError) as error:
     raise OSError(
       f'The processes did not find each other: {error}. Start all of them'
