@@ -337,6 +337,10 @@ def test_gradual_pruning():
   np.testing.assert_allclose(cost, 30 * mean, rtol=1e-6)
   constant = optax.constant_schedule(0.5)
   assert step_cost.gradual(lambda d: d, constant, steps=7) == 1.5
+  late = step_cost.gradual(
+    lambda d: d, constant, steps=7, update_every=2**31
+  )
+  assert late == 1.5
 
 
 def test_gradual_pruning_asks_once_for_each_density():

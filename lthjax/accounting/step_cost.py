@@ -194,6 +194,7 @@ def gradual(
       f'`steps` was {steps} and `update_every` {update_every}, but there may be'
       f' at most {_MAX_MOVES} moves and 2^31 - 1 steps: raise `update_every`.'
     )
+  update_every = min(update_every, steps)  # It may not fit an int32.
   # One evaluation for each density, however many steps have it.
   starts = np.arange(moves, dtype=np.int32) * update_every
   lengths = np.minimum(steps - starts, update_every)
