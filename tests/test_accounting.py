@@ -337,9 +337,7 @@ def test_gradual_pruning():
   np.testing.assert_allclose(cost, 30 * mean, rtol=1e-6)
   constant = optax.constant_schedule(0.5)
   assert step_cost.gradual(lambda d: d, constant, steps=7) == 1.5
-  late = step_cost.gradual(
-    lambda d: d, constant, steps=7, update_every=2**31
-  )
+  late = step_cost.gradual(lambda d: d, constant, steps=7, update_every=2**31)
   assert late == 1.5
 
 
