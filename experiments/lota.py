@@ -7,7 +7,8 @@ ticket adaptation, LoTA), for the second task among those that the first left
 alone; or products of thin matrices (LoRA). Controls choose as many weights by
 chance, by initial magnitude, or by the gradient of one batch. Measures what the
 second task costs the first, and what is left of both if the changes for each
-were found alone and are added up, averaged, or merged by TIES. Seeds are
+were found alone and are added up, averaged, or merged by TIES. Or the changes
+stay apart, and one compiled program serves both tasks as domains. Seeds are
 paired: those of equal number share the order of the data and the heads, and all
 share the pretrained weights.
 
@@ -41,7 +42,7 @@ import jax
 import jax.numpy as jnp
 
 import lthjax as lth
-from adaptation import arms, network, tasks, tuning
+from adaptation import arms, network, serving, tasks, tuning
 from adaptation.arms import ARMS, ArmName, RuleName
 from adaptation.network import Kind, Network, Sizes
 from adaptation.options import Options
@@ -366,11 +367,25 @@ class Experiment(command.Experiment):
     result = self.tested(net, params, 'tags')
     return {**self.named(cell), 'exact': exact, **result}, params
 
-  def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
+  def finish(self, store: grid.Store, results: list[grid.Result]) -> Any:
     for net in self.networks.values():
       # Pretraining, and both tasks with masks and with adapters.
       if net.compilations > 5:
         raise RuntimeError('Training steps were compiled more than once.')
+    return [
+      self.served(kind, arm, store)
+      for kind in self.networks
+      for arm in self.config.merged
+      if ARMS[arm].masked
+    ]
+
+  def served(self, kind: Kind, arm: str, store: grid.Store) -> serving.Served:
+    """Both tasks of the first seed as domains of one program."""
+    net = self.networks[kind]
+    base = store.load(f'networks/{kind}', net.shapes)
+    stages: tuple[Stage, ...] = ('first', 'alone')
+    both = [seeds.one(self.load(store, kind, arm, x), 0) for x in stages]
+    return serving.serve(net, arm, base, both, self.tasks['domain'])
 
 
 if __name__ == '__main__':

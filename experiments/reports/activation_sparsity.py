@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from common import figures, grid, tables
+from common import figures, findings, grid, tables
 from common.command import Run
 from common.grid import Result
 from common.tables import Table
@@ -25,6 +25,23 @@ def rows(result: Result) -> list[dict[str, Any]]:
   return grid.by_seed(result, **{name: result.get(name) for name in names})
 
 
+def compared(results: list[Result]) -> list[str]:
+  """How far greedy thresholds are from uniform ones, by draws of data."""
+  found = {(x['method'], x['sparsity']): x for x in results}
+  parts = [
+    f'{findings.difference(one["perplexity"], greedy["perplexity"], 3)} at'
+    f' {100 * sparsity:g} %'
+    for (method, sparsity), one in found.items()
+    if method == 'uniform' and (greedy := found.get(('greedy', sparsity)))
+  ]
+  if not parts:
+    return []
+  return [
+    'Perplexity of uniform minus that of greedy thresholds, mean and 95 %'
+    f' interval over paired draws: {"; ".join(parts)}.'
+  ]
+
+
 def page(run: Run) -> list[str | Table]:
   dense, *others = run.results
   lines = [
@@ -39,6 +56,7 @@ def page(run: Run) -> list[str | Table]:
   heads = ['activations by', 'share', 'perplexity', 'weights not read']
   return [
     f'Dense: perplexity {dense["perplexity"][0]:.2f}.',
+    *compared(others),
     Table(heads, lines, CAPTION, left=2),
     '![Perplexity over the weights that are not read](activations.png)',
   ]

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.figure import Figure
 
-from common import figures, grid
+from common import figures, findings, grid
 from common.command import Run
 from common.tables import Table
 
@@ -93,6 +93,46 @@ def comparisons(results: list[grid.Result]) -> list[list[str]]:
   return made
 
 
+def differences(results: list[grid.Result]) -> list[str]:
+  """How many points the ticket for masked words is ahead, by paired seeds."""
+  made = []
+  for level in levels(results):
+    for task in tasks(results):
+      ticket = find(results, task, 'words', level)
+      parts = []
+      for kind, (label, _) in KINDS.items():
+        other = find(results, task, kind, level)
+        if kind == 'words' or ticket is None or other is None:
+          continue
+        pair = ticket['test_accuracy'], other['test_accuracy']
+        parts.append(f'{label} {findings.difference(*pair, scale=100)}')
+      if parts:
+        made.append(
+          f'On {titled(task)} at {10 * level} %, points of the ticket for'
+          f' masked words above: {"; ".join(parts)}.'
+        )
+  return made
+
+
+def beats_random(results: list[grid.Result]) -> list[str]:
+  """Whether that ticket is clearly ahead of random ones, on every task."""
+  gaps = [
+    ahead(ticket, random)
+    for level in levels(results)
+    for task in tasks(results)
+    if (ticket := find(results, task, 'words', level))
+    and (random := find(results, task, 'random', level))
+  ]
+  if not gaps:
+    return []
+  return [
+    'The ticket for masked words is more than two standard deviations ahead of'
+    f' random masks in {sum(gap > 2 for gap in gaps)} of {len(gaps)} pairs of'
+    f' task and sparsity; the least is {min(gaps):+.1f}. Differences below are'
+    f' {findings.PAIRED}.'
+  ]
+
+
 def page(run: Run) -> list[str | Table]:
   results = run.results
   (pretrained,) = (x for x in results if x['kind'] == 'pretrained')
@@ -101,6 +141,8 @@ def page(run: Run) -> list[str | Table]:
     'The encoder as pretrained: masked words'
     f' {100 * pretrained["test_accuracy"][0]:.2f} %, perplexity'
     f' {np.exp(pretrained["test_loss"][0]):.2f}.',
+    *beats_random(results),
+    *differences(results),
     Table(
       ['ticket', 'sparsity', *map(titled, tasks(results))],
       lines(results),

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from common import figures, grid, tables
+from common import figures, findings, grid, tables
 from common.command import Run
 from common.grid import Result
 from common.tables import Table
@@ -60,16 +60,18 @@ def heads(found: dict[str, dict[float, Result]]) -> list[str]:
   return [f'{100 * share:g} %' for share in first]
 
 
-def ahead(cut: dict[str, dict[float, Result]], new: str, old: str) -> str:
-  """In how many seeds one score is ahead of another, for each share."""
-  counts = []
-  for share, one in cut[new].items():
-    pairs = zip(one['perplexity'], cut[old][share]['perplexity'], strict=True)
-    better = [a < b for a, b in pairs]
-    counts.append(f'{sum(better)} of {len(better)} at {100 * share:g} %')
+def ahead(found: dict[str, dict[float, Result]], new: str, old: str) -> str:
+  """How far one method is below another, at each share."""
+  parts = []
+  for share, one in found[new].items():
+    a, b = (np.asarray(x['perplexity']) for x in (one, found[old][share]))
+    parts.append(
+      f'{findings.difference(b, a)} at {100 * share:g} % (lower in'
+      f' {np.sum(a < b)} of {len(a)})'
+    )
   return (
-    f'Seeds in which {LABELS[new]} has a lower perplexity than {LABELS[old]}:'
-    f' {", ".join(counts)}.'
+    f'Perplexity by {LABELS[old]} minus that by {LABELS[new]},'
+    f' {findings.PAIRED}: {"; ".join(parts)}.'
   )
 
 
@@ -86,9 +88,14 @@ def page(run: Run) -> list[str | Table]:
     ' calibration data, on average.'
   )
   compared = [
-    ahead(cut, new, old)
-    for new, old in (('reap', 'frequency'), ('frequency', 'random'))
-    if new in cut and old in cut
+    ahead(kind, new, old)
+    for kind, new, old in (
+      (cut, 'reap', 'frequency'),
+      (cut, 'frequency', 'random'),
+      (pruned, 'wanda', 'magnitude'),
+      (pruned, 'sparse_gpt', 'wanda'),
+    )
+    if new in kind and old in kind
   ]
   first = next(iter(cut.values()))
   left = [

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from adaptation.arms import ARMS
-from common import figures, grid, tables
+from common import figures, findings, grid, tables
 from common.command import Run
 from common.tables import Table
 
@@ -116,26 +116,48 @@ def merges(results: list[grid.Result]) -> list[list[str]]:
 
 
 def comparisons(results: list[grid.Result]) -> list[str]:
-  """In how many seeds each arm forgets less than full fine-tuning."""
+  """What each arm forgets and learns beside full fine-tuning, by seed."""
   found = []
   for network in networks(results):
     full = find(results, network, 'full', 'second')
-    counts = []
+    forgotten, learned = [], []
     for arm in arms(results):
       one = find(results, network, arm, 'second')
       if arm == 'full' or one is None or full is None:
         continue
-      pairs = zip(one['forgotten'], full['forgotten'], strict=True)
-      less = sum(a < b for a, b in pairs)
+      new, old = (np.asarray(x['forgotten'], float) for x in (one, full))
       label = ARMS[arm].label  # pyright: ignore[reportArgumentType]
-      counts.append(f'{label}: {less}')
-    if counts and full is not None:
-      total = len(full['forgotten'])
-      found.append(
-        f'Seeds of {total} in which {TITLES[network]} forgets less of the first'
-        f' task than with full fine-tuning: {"; ".join(counts)}.'
+      forgotten.append(
+        f'{label} {findings.difference(new, old, 3)}, less in'
+        f' {np.sum(new < old)} of {len(new)}'
       )
+      accuracies = one['tags_accuracy'], full['tags_accuracy']
+      learned.append(f'{label} {findings.difference(*accuracies, scale=100)}')
+    if forgotten:
+      found += [
+        f'What {TITLES[network]} forgets of the first task beyond full'
+        f' fine-tuning, in nats per word, {findings.PAIRED}:'
+        f' {"; ".join(forgotten)}.',
+        f'Points of accuracy on tags above full fine-tuning: of'
+        f' {TITLES[network]}, {"; ".join(learned)}.',
+      ]
   return found
+
+
+def domains(found: Any) -> list[str]:
+  """What one program has made of the domains of a pretrained model."""
+  lines = []
+  for one in found or []:
+    base, words, tags = (f'{np.exp(x):.2f}' for x in one.losses)
+    label = ARMS[one.arm].label  # pyright: ignore[reportArgumentType]
+    lines.append(
+      f'One compiled program has run {TITLES[one.network]} in turn as'
+      f' pretrained, with the changes for words and with those for tags'
+      f' ({label}; {one.numbers[0]:,} and {one.numbers[1]:,} numbers):'
+      f' perplexity of the first task {base}, {words} and {tags}. Rolled back,'
+      ' each gave the same bits again.'
+    )
+  return lines
 
 
 def chosen_rates(results: list[grid.Result]) -> str:
@@ -181,6 +203,7 @@ def page(run: Run) -> list[str | Table]:
   parts: list[str | Table] = [*comparisons(results), first]
   if len(config.rates) > 1:
     parts.append(chosen_rates(results))
+  parts += domains(run.measured)
   if lines := merges(results):
     parts.append(
       Table(

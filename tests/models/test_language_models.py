@@ -208,6 +208,14 @@ def test_tokens_are_checked(llama, tokens, mask, message):
     model.apply(params, tokens, mask)
 
 
+def test_tokens_are_checked_while_others_are_traced(llama):
+  model, params = llama
+  found = jax.eval_shape(lambda p: model.apply(p, TOKENS), params)
+  assert found.shape == (1, 10, 64)
+  with pytest.raises(ValueError, match='tokens from 60 to 105'):
+    jax.eval_shape(lambda p: model.apply(p, TOKENS + 60), params)
+
+
 def test_other_arguments_are_checked():
   config = CASES['bert']
   with pytest.raises(TypeError, match='`llama` needs a `LlamaConfig`'):
