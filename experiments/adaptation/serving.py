@@ -51,13 +51,13 @@ def serve(
   batch, traces = some(task.test, ROWS), []
 
   @jax.jit
-  def test(base, delta):
+  def test(base, delta, batch):
     traces.append(1)  # Python runs only when JAX traces.
     params = {'model': lota.add(base, delta), 'head': {}}
     return net.loss(params, batch, jax.random.key(0))
 
-  losses = [test(base, delta) for delta in served]
-  back = [test(base, delta) for delta in reversed(served)]
+  losses = [test(base, delta, batch) for delta in served]
+  back = [test(base, delta, batch) for delta in reversed(served)]
   if len(traces) > 1:
     raise RuntimeError('Swapping domains has compiled their program again.')
   for one, other in zip(losses, reversed(back), strict=True):

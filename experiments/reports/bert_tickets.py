@@ -56,6 +56,8 @@ def ahead(one: grid.Result, other: grid.Result) -> float:
     return np.nan
   deviation = max(a.std(ddof=1), b.std(ddof=1))
   gap = a.mean() - b.mean()
+  if not gap:
+    return 0.0
   return float(gap / deviation) if deviation else np.inf * float(np.sign(gap))
 
 

@@ -47,7 +47,8 @@ def _check_range(name: str, params: Any, tokens: jax.Array) -> None:
     count = embed.get('token', embed)['embedding'].shape[0]
   except (AttributeError, KeyError, TypeError):
     return  # Params of another structure are refused later, by name.
-  low, high = int(tokens.min()), int(tokens.max())
+  with jax.ensure_compile_time_eval():  # Something else may be traced.
+    low, high = int(tokens.min()), int(tokens.max())
   if low < 0 or high >= count:
     raise ValueError(
       f'`{name}` was given tokens from {low} to {high}, but its embedding has'

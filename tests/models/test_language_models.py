@@ -210,10 +210,11 @@ def test_tokens_are_checked(llama, tokens, mask, message):
 
 def test_tokens_are_checked_while_others_are_traced(llama):
   model, params = llama
-  found = jax.eval_shape(lambda p: model.apply(p, TOKENS), params)
+  good, bad = jnp.asarray(TOKENS), jnp.asarray(TOKENS + 60)
+  found = jax.eval_shape(lambda p: model.apply(p, good), params)
   assert found.shape == (1, 10, 64)
   with pytest.raises(ValueError, match='tokens from 60 to 105'):
-    jax.eval_shape(lambda p: model.apply(p, TOKENS + 60), params)
+    jax.eval_shape(lambda p: model.apply(p, bad), params)
 
 
 def test_other_arguments_are_checked():
