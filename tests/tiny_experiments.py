@@ -32,6 +32,11 @@ TINY = {
     ' --threshold 0.9 --arms random slim',
     'beyond_accuracy': '--levels 2 --control-levels 1 --steps 20 --seeds 2'
     ' --eval-every 20 --shifted 40 --repeats 2',
+    'beyond_perplexity': '--text python_manual --width 8 --layers 1 --heads 2'
+    ' --key-value-heads 1 --mlp 12 --time 16 --steps 20 --seeds 2'
+    ' --eval-every 10 --batch-size 4 --eval-tokens 64'
+    ' --calibration-tokens 64 --methods wanda --domains python_manual'
+    ' --questions 6 --answer-tokens 4 --new-tokens 4',
     'supermasks': '--dataset digits --steps 20 --seeds 2'
     ' --methods dense edge_popup_constant --kept 0.5 --read-kept 0.3'
     ' --eval-every 10 --batch-size 60',

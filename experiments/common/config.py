@@ -2,6 +2,9 @@
 
 import argparse
 import dataclasses
+import shlex
+import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -167,6 +170,7 @@ Each configuration has its folder below --output. Kill the command at any time,
 and start it again: it goes on where it was, with the same bits.
 --help-verbose says more, and explains each option.
 """
+GLUE = '\0'  # A space at which no line breaks.
 VERBOSE = {'-H', '--help-verbose'}
 HELP = {'-h', '--help', *VERBOSE}
 Config = TypeVar('Config', bound=RunConfig)
@@ -189,18 +193,49 @@ def brief(doc: str) -> str:
   return '\n\n'.join([title, *others[first:]])
 
 
+def options_of(preset: str, config: RunConfig) -> str:
+  """All options with the defaults of a preset, as one paragraph."""
+  names = [x.name for x in dataclasses.fields(config)]
+  values = {'preset': preset} | {x: getattr(config, x) for x in names}
+  parts = [
+    f'--{name.replace("_", "-")} ({shown(x)})' for name, x in values.items()
+  ]
+  # Short ones stay on a line; of long ones, the name and what comes first.
+  parts = [x.replace(' ', GLUE, -1 if len(x) < 40 else 1) for x in parts]
+  text = textwrap.fill(
+    '  '.join(parts),
+    80,
+    initial_indent='  ',
+    subsequent_indent='  ',
+    break_on_hyphens=False,
+    break_long_words=False,
+  )
+  return f'\nOptions (and their defaults):\n{text.replace(GLUE, " ")}'
+
+
+def shown(value: Any) -> str:
+  """A default as it is typed."""
+  if isinstance(value, bool):
+    return 'yes' if value else 'no'
+  if isinstance(value, tuple):
+    return ' '.join(map(shown, value)) or 'none'
+  return 'none' if value is None else shlex.quote(str(value))
+
+
 def parse(
   arguments: Sequence[str], presets: Mapping[str, Config], doc: str | None
 ) -> Config:
   """Reads a command line: a preset, the first one by default, and changes."""
-  if asked := HELP & set(arguments):
-    shown = doc if asked & VERBOSE else brief(doc or '')
-    print(f'{shown}{RESUME}')  # Tyro would break lines elsewhere.
   first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
   first.add_argument('--preset')
   name = first.parse_known_args(arguments)[0].preset
   if name not in presets:  # Tyro complains, unless there is none.
     name = next(iter(presets))
+  if asked := HELP & set(arguments):
+    if not asked & VERBOSE:
+      print(f'{brief(doc or "")}{RESUME}{options_of(name, presets[name])}')
+      sys.exit(0)
+    print(f'{doc}{RESUME}')  # Tyro would break lines elsewhere.
   usage = tyro.conf.arg(help='Sets the defaults of all other options.')
   kind: Any = type(presets[name])
   choices: Any = Annotated[Literal[tuple(presets)], usage]

@@ -145,7 +145,9 @@ class Language:
       optax.adamw(schedule, b2=0.95, weight_decay=0.01),
     )
 
-  def fit(self, evaluated: Callable[..., None] | None = None) -> chex.ArrayTree:
+  def fit(
+    self, evaluated: Callable[..., None] | None = None, seed: int = 0
+  ) -> chex.ArrayTree:
     """Trains the decoder, and returns the params after the last step.
 
     ``evaluated(step, metrics)`` gets arrays with one entry, for the one run.
@@ -157,7 +159,7 @@ class Language:
       if evaluated is not None:
         evaluated(step, {name: x[None] for name, x in metrics.items()})
 
-    state = trainer.init(jax.random.key(0))
+    state = trainer.init(jax.random.key(seed))
     return trainer.fit(
       state, self.dataset, until=options.steps, report=report
     ).params

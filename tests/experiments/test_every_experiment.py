@@ -17,6 +17,7 @@ from common import collect, command, figures
 from common.config import brief, parse
 from lthjax import runs
 
+MOST = 46  # lines of help, which should fit on a screen
 FIRST_PRESETS = {
   'lottery_ticket': 'digits',
   'deployed_ticket': 'digits',
@@ -32,6 +33,7 @@ FIRST_PRESETS = {
   'bert_tickets': 'tiny',
   'lota': 'tiny',
   'beyond_accuracy': 'digits',
+  'beyond_perplexity': 'tiny',
   'supermasks': 'mnist',
   'structured_pruning': 'tiny',
   'post_training_pruning': 'tiny',
@@ -57,6 +59,8 @@ COUNTS = {
   ('ticket_transfer', 'images'): 3 * 16 + 3 * 7,
   ('beyond_accuracy', 'digits'): 2 + 6 + 2 * 2,
   ('beyond_accuracy', 'digits_unit'): 2 + 6 + 2 * 2,
+  ('beyond_perplexity', 'tiny'): 2 + 3,
+  ('beyond_perplexity', 'smollm2'): 1 + 2,
   ('early_bird', 'digits'): 1 + 3 * 7,
   ('linguistic_masks', 'ewt'): 89,
   ('linguistic_masks', 'tagger'): 1,
@@ -112,6 +116,10 @@ LINES = {
     '| motion blur | ': 1,
     '| ticket, masked | 64 | ': 1,
   },
+  'beyond_perplexity': {
+    '| dense, another seed | ': 3,
+    '| Wanda 50 % | ': 3,
+  },
   'supermasks': {
     '| large final same sign, ': 2,
     '| edge-popup, signed constant | 50 | ': 1,
@@ -147,6 +155,8 @@ STEPS = {
   'lota': [5, 10],
   'merged/decoder-lota_90-sum': [],
   'beyond_accuracy': [20],
+  'beyond_perplexity': [],
+  'networks/again-0': [10, 20],
   'supermasks': [10, 20],
   'structured_pruning': [],
   'networks/decoder': [10, 20],
@@ -295,6 +305,13 @@ BAD_COMMAND_LINES = {
     ('--shifted 0', 'shifted was 0, but must be at least 1'),
     ('--model mlp', "invalid choice 'mlp' for argument '--model'"),
   ],
+  'beyond_perplexity': [
+    ('--sparsities 1.0', 'sparsities had 1.0, but must be between 0 and 1'),
+    ('--questions 0', 'questions was 0, but must be at least 1'),
+    ('--new-tokens 16', 'time was 16, but must be above the 16 tokens of an'),
+    ('--tokens words', 'tokens was words, but other texts have other words'),
+    ('--domains novel', "invalid choice 'novel' for argument '--domains'"),
+  ],
   'supermasks': [
     ('--kept 1.0', 'kept had 1.0, but must be between 0 and 1: with all'),
     ('--read-kept 0.5 0', 'read_kept had 0.0, but must be between 0 and 1'),
@@ -435,6 +452,9 @@ BAD_VALUES['activation_sparsity'] = [
   ('--width 9', 'width was 9, but must be a multiple of the 2 heads'),
   ('--batch-size 500000', 'batch_size was 500000, but there are'),
 ]
+BAD_VALUES['beyond_perplexity'] = [
+  ('--width 9', 'width was 9, but must be a multiple of the 2 heads'),
+]
 BAD_VALUES['circuit_sparsity'] = [
   ('--batch-size 65', 'batch_size was 65, but there are 64 lines to train on'),
 ]
@@ -463,6 +483,7 @@ BAD_VALUES['lota'] = [
 for _name, _bad in BAD_VALUES.items():
   if _name not in (
     'activation_sparsity',
+    'beyond_perplexity',
     'bert_tickets',
     'circuit_sparsity',
     'disentangled_tickets',
@@ -506,12 +527,13 @@ def test_help(name, call):
   assert max(map(len, module.__doc__.splitlines())) <= 80
   for preset in module.PRESETS:
     assert re.search(rf'\n  ([a-z0-9_]+, )*{preset}\b', printed)
-  text = unboxed(printed)
   for field in dataclasses.fields(type(module.PRESETS[FIRST_PRESETS[name]])):
-    assert f'--{field.name.replace("_", "-")}' in text
-  assert f'(default: {FIRST_PRESETS[name]})' in text
-  assert 'default: )' not in text
-  assert len(printed.splitlines()) < 80
+    assert f'--{field.name.replace("_", "-")} (' in printed
+  assert f'--preset ({FIRST_PRESETS[name]})' in printed
+  assert '()' not in printed
+  lines = printed.splitlines()
+  assert max(map(len, lines)) <= 80
+  assert len(lines) <= MOST
 
 
 def test_verbose_help_explains_the_options(call):
@@ -539,9 +561,9 @@ def test_a_reader_that_leaves_is_no_error(monkeypatch):
 def test_help_names_the_defaults_of_a_preset(call):
   code, printed, _ = call('lottery_ticket', '--preset', 'mnist', '--help')
   assert code == 0
-  text = unboxed(printed)
-  assert '(default: mnist)' in text
-  assert "(default: 'output/*' 0.1 '*' 0.2)" in text
+  assert '--preset (mnist)' in printed
+  assert "--fraction ('output/*' 0.1 '*' 0.2)" in ' '.join(printed.split())
+  assert '--augment (no)' in printed
 
 
 @pytest.mark.parametrize(('name', 'preset'), PRESETS)
