@@ -107,8 +107,8 @@ CAPTION = (
   ' barrier is how many points the error on the line between two copies rises'
   ' above the mean of their errors. Accuracy is that of the copies; the column'
   ' beside it compares it with dense copies from the same step. All train up to'
-  ' the same step. Disagreement is the share of test images that two copies'
-  ' classify differently.'
+  ' the same step. Disagreement is the share of test examples that two'
+  ' copies classify differently.'
 )
 
 
