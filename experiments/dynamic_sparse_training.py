@@ -13,6 +13,7 @@ Structured Sparsity, arXiv:2305.02299, table 1 (SRigL).
   python experiments/dynamic_sparse_training.py                   # mnist
   python experiments/dynamic_sparse_training.py --preset mnist_longer
   python experiments/dynamic_sparse_training.py --methods rigl --sparsities 0.99
+  python experiments/dynamic_sparse_training.py --methods rigl --sparse-kernels
 
   mnist         LeNet-300-100 on MNIST, 11 methods at 3 sparsities, 3 seeds.
                 Half an hour on 2 CPU cores. At 98 %, RigL is at least 1.2
@@ -44,7 +45,9 @@ from common import checks, command, grid, seeds
 from common.classification import Classification, decay_kernels, image_shape
 from common.config import TrainConfig
 from lthjax import accounting, trees
-from methods.sparse import METHODS, Cost, MethodName, Plan
+from lthjax.training import TrainState
+from methods.alive_only import AliveOnly
+from methods.sparse import HELD, METHODS, Cost, MethodName, Plan
 from reports import dynamic_sparse_training as report
 
 DENSITIES = {'uniform': lth.densities.uniform, 'erk': lth.densities.erk}
@@ -76,6 +79,8 @@ class Config(TrainConfig):
   """Share of training after which masks stay."""
   drop_fraction: float = 0.3
   """Share of the alive weights that a move replaces; falls by a cosine."""
+  sparse_kernels: bool = False
+  """Whether static, SET, RigL and SRigL train alive weights only, on a CPU."""
 
   PREFIX: ClassVar[str] = 'sparse'
 
@@ -164,6 +169,10 @@ class Experiment(command.Experiment):
     self._trainers: dict[tuple[str, int], lth.Trainer] = {}
     for cell in cells(config):
       jax.eval_shape(self.trainer(cell).init, self.keys)
+    if config.sparse_kernels:  # Raises now if it cannot be.
+      AliveOnly(
+        self.task, config, seeds.repeat(self.masks, 1), optax.identity()
+      )
 
   def plan(self, cell: Cell) -> Plan:
     config = self.config
@@ -179,23 +188,30 @@ class Experiment(command.Experiment):
 
   def trainer(self, cell: Cell) -> lth.Trainer:
     """The training loop of a cell; every seed draws its own masks."""
-    config, plan = self.config, self.plan(cell)
-    schedule = optax.cosine_decay_schedule(config.learning_rate, cell.steps)
-    method = METHODS[cell.method]
-    inner = optax.sgd(schedule, momentum=0.9, nesterov=True)
-    if not method.decays:
-      inner = decay_kernels(config.weight_decay, self.masks, inner)
-    return self.task.trainer(
-      lambda key: method.make(inner, plan, key), every=config.eval_every
+    plan, method, inner = (
+      self.plan(cell),
+      METHODS[cell.method],
+      self.inner(cell),
     )
+    return self.task.trainer(
+      lambda key: method.make(inner, plan, key), every=self.config.eval_every
+    )
+
+  def inner(self, cell: Cell) -> optax.GradientTransformation:
+    """The optimizer of a cell, without masks."""
+    config = self.config
+    schedule = optax.cosine_decay_schedule(config.learning_rate, cell.steps)
+    inner = optax.sgd(schedule, momentum=0.9, nesterov=True)
+    if METHODS[cell.method].decays:
+      return inner
+    return decay_kernels(config.weight_decay, self.masks, inner)
 
   def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
     trainer = self.trainer(cell)
     # What a step does depends on the state, which has the budget: sparsities
     # share a program.
     shared = self._trainers.setdefault((cell.method, cell.steps), trainer)
-    start, data = trainer.init(self.keys), self.task.dataset
-    state = shared.fit(start, data, until=cell.steps, report=evaluated)
+    state = self.fit(cell, shared, trainer.init(self.keys), evaluated)
     masks = lth.get_masks(state.opt_state)
     params = lth.forward_params(state.opt_state, state.params)
     networks = {'params': params, 'masks': masks}
@@ -204,6 +220,25 @@ class Experiment(command.Experiment):
       **self.task.test(state, params),
       **self.cost(cell, masks),
     }, {**networks, 'model_state': state.model_state}
+
+  def fit(
+    self, cell: Cell, trainer: lth.Trainer, start: TrainState, evaluated: Any
+  ) -> TrainState:
+    """Trains all seeds under masks, or alive weights only between moves."""
+
+    def fit(state, *, until, report):
+      return trainer.fit(state, self.task.dataset, until=until, report=report)
+
+    if not self.config.sparse_kernels or cell.method not in HELD:
+      return fit(start, until=cell.steps, report=evaluated)
+    masks, plan = lth.get_masks(start.opt_state), self.plan(cell)
+    alive = AliveOnly(self.task, self.config, masks, self.inner(cell))
+    moves = range(plan.update_every, plan.stop_step + 1, plan.update_every)
+    if cell.method == 'static':
+      moves = ()
+    return alive.fit_moving(
+      fit, start, moves, until=cell.steps, report=evaluated
+    )
 
   def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
     self.task.check_compiled(len(self._trainers))

@@ -2,14 +2,16 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
+import lthjax as lth
 from common import seeds
 from common.classification import Classification, plain_optimizer
 from lthjax import deploy, models, trees
@@ -17,15 +19,29 @@ from lthjax.training import TrainState
 
 
 class AliveOnly:
-  """Trains networks whose masks stay, without their dead weights.
+  """Trains networks without their dead weights.
 
   All masks with at most as many alive weights per layer as those given share
   one program. Seeds train one after the other, each with the batches that it
-  has in masked training.
+  has in masked training. Where masks move, a move is a step of masked training,
+  and the kernels are packed again after it.
   """
 
-  def __init__(self, task: Classification, config: Any, masks: chex.ArrayTree):
-    """Compiles nothing yet; ``masks`` are those of all seeds."""
+  def __init__(
+    self,
+    task: Classification,
+    config: Any,
+    masks: chex.ArrayTree,
+    tx: optax.GradientTransformation | None = None,
+  ):
+    """Compiles nothing yet; ``masks`` are those of all seeds.
+
+    Args:
+      task: the network and its data.
+      config: with ``eval_every``, and the optimizer if ``tx`` is not given.
+      masks: masks of all seeds.
+      tx: the optimizer, without masks.
+    """
     counts = {
       name: np.asarray(mask).reshape(len(mask), -1).sum(1)
       for name, mask in trees.prunable(masks).items()
@@ -43,8 +59,9 @@ class AliveOnly:
     dense = [name for name in counts if not deploy.is_sparse(leaves[name])]
     if dense:
       raise ValueError(
-        f'sparse_from was given, but {", ".join(dense)} cannot be trained on'
-        ' alive weights only: this takes fully connected networks.'
+        f'{", ".join(dense)} cannot be trained on alive weights only, as'
+        ' sparse_from and sparse_kernels ask for: this takes fully connected'
+        ' networks.'
       )
     first, structure = deploy.split(sparse)
     state = jax.tree.map(
@@ -65,9 +82,16 @@ class AliveOnly:
 
     model = models.Model(lambda key: (first, (structure, state)), apply)
     self.task = task.with_model(model)
-    tx = plain_optimizer(config, seeds.one(masks, 0))
+    tx = tx or plain_optimizer(config, seeds.one(masks, 0))
     self.every = config.eval_every
     self.trainer = self.task.trainer(tx, every=self.every, vmapped=False)
+    # One program each, whatever the masks.
+    self._gather = jax.jit(
+      lambda dense, sparse: deploy.split(deploy.regather(dense, sparse))[0]
+    )
+    self._scatter = jax.jit(
+      lambda values, structure: deploy.densify(deploy.join(values, structure))
+    )
 
   def condense(self, params: chex.ArrayTree, masks: chex.ArrayTree) -> Any:
     return deploy.condense(
@@ -82,13 +106,16 @@ class AliveOnly:
     until: int,
     report: Callable[..., None] | None = None,
   ) -> TrainState:
-    """Trains a state of all seeds with masks in it; returns it as such."""
+    """Trains a state of all seeds with masks that stay; returns it as such.
+
+    The optimizer state that it returns is that of `lthjax.sparsify` as well.
+    """
     count = len(jax.tree.leaves(masks)[0])
     each = state._replace(step=jnp.repeat(state.step, count))
     runs = [
       self.begin(*seeds.one((each, masks), seed)) for seed in range(count)
     ]
-    now = int(state.step)
+    first = now = int(state.step)
     while now < until:
       now = min(until, (now // self.every + 1) * self.every)
       found: list[Any] = []
@@ -106,7 +133,47 @@ class AliveOnly:
         report(now, seeds.stack(found))
     ended: list[Any] = [self.end(run) for run in runs]
     trained = seeds.stack(ended)
-    return trained._replace(step=runs[0].step, opt_state=state.opt_state)
+    old: Any = state.opt_state
+    # What the last move brought to life trains by now.
+    opt_state = old._replace(
+      step=old.step + (now - first),
+      inner_state=trained.opt_state,
+      trained=None if old.trained is None else masks,
+    )
+    return trained._replace(step=runs[0].step, opt_state=opt_state)
+
+  def fit_moving(
+    self,
+    fit: Callable[..., TrainState],
+    state: TrainState,
+    moves: Iterable[int],
+    *,
+    until: int,
+    report: Callable[..., None] | None = None,
+  ) -> TrainState:
+    """Trains a state of all seeds whose masks move.
+
+    Args:
+      fit: masked training, ``fit(state, until=, report=)``, which takes the
+        steps that move masks.
+      state: to begin with.
+      moves: the steps at which masks move, in order.
+      until: the last step.
+      report: as in `lthjax.trainer`.
+
+    Returns:
+      The state at the last step, which has no best step.
+    """
+    now = int(state.step)
+    for move in [*(m for m in moves if now < m <= until), None]:
+      stop = until if move is None else move - 1
+      if now < stop:
+        masks = lth.get_masks(state.opt_state)
+        state = self.fit(state, masks, until=stop, report=report)
+      if move is not None:
+        state = fit(state, until=move, report=report)
+        now = move
+    return state
 
   def begin(self, state: TrainState, masks: chex.ArrayTree) -> TrainState:
     """The state of one seed, with slots for alive weights alone."""
@@ -120,7 +187,7 @@ class AliveOnly:
     def gather(x):
       if not is_dense(x):
         return x
-      return deploy.split(deploy.regather(x, sparse))[0]
+      return self._gather(x, sparse)
 
     inner: Any = state.opt_state
     inner = jax.tree.map(gather, inner.inner_state, is_leaf=is_dense)
@@ -138,17 +205,28 @@ class AliveOnly:
     )
 
   def end(self, state: TrainState) -> TrainState:
-    """The state of one seed with dense params, zero where they are dead."""
+    """The state of one seed with dense params and slots, zero where dead."""
+    alike = jax.tree.structure(state.params)
+
+    def is_values(x):
+      return jax.tree.structure(x) == alike
+
+    def scatter(x):
+      return self._scatter(x, structure) if is_values(x) else x
 
     def dense(values, model_state):
       structure, model_state = model_state
-      return deploy.densify(deploy.join(values, structure)), model_state
+      return self._scatter(values, structure), model_state
 
+    own: Any = state.model_state
+    structure, _ = own
+    inner: Any = state.opt_state
+    inner = jax.tree.map(scatter, inner, is_leaf=is_values)
     params, model_state = dense(state.params, state.model_state)
     best_params, best_state = dense(state.best.params, state.best.model_state)
     best = state.best._replace(params=best_params, model_state=best_state)
     return state._replace(
-      params=params, model_state=model_state, best=best, opt_state=None
+      params=params, model_state=model_state, best=best, opt_state=inner
     )
 
 

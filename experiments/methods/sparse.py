@@ -27,6 +27,11 @@ MethodName = Literal[
 ]
 
 
+# Methods that hold dead weights at zero and keep no statistics of them, so that
+# only a move has to see them.
+HELD = ('static', 'set', 'rigl', 'srigl')
+
+
 class Plan(NamedTuple):
   """What a method is told."""
 

@@ -229,6 +229,7 @@ def test_what_stays_dense():
     ),
     (lambda w: w.astype(np.int32), {}, ValueError, 'kernel has dtype int32'),
     (lambda w: w, {'capacity': 3}, ValueError, 'capacity of 3'),
+    (lambda w: w, {'capacity': 2**31}, ValueError, 'at most 2147483647'),
     (lambda w: w, {'max_density': 2}, ValueError, '`max_density` was 2'),
     (
       lambda w: w,
@@ -239,7 +240,16 @@ def test_what_stays_dense():
     (lambda w: w + np.nan, {'int8': True}, ValueError, 'not finite'),
     (lambda w: w[:3], {}, ValueError, 'The masks do not fit the params'),
   ],
-  ids=['double', 'integers', 'room', 'density', 'both', 'nan', 'shapes'],
+  ids=[
+    'double',
+    'integers',
+    'room',
+    'most',
+    'density',
+    'both',
+    'nan',
+    'shapes',
+  ],
 )
 def test_kernels_that_cannot_be_condensed(change, options, error, text):
   masks = {'kernel': np.arange(48).reshape(8, 6) % 4 == 0}

@@ -1,5 +1,7 @@
 """Blocks of four neurons that share their inputs: hand vectors and NumPy."""
 
+import hashlib
+import os
 import warnings
 
 import jax
@@ -186,3 +188,37 @@ def test_what_blocks_cannot_be(options, text):
   masks = {'w': jnp.arange(48).reshape(6, 8) % 3 == 0}
   with pytest.raises((TypeError, ValueError), match=text):
     deploy.condense(params, masks, **{'blocks': True, **options})
+
+
+def digest():
+  """Prints a hash of products and gradients in both layouts."""
+  numbers, found = np.random.default_rng(1), hashlib.sha256()
+  for block in (1, 4):
+    kernel = numbers.normal(size=(700, 512)).astype(np.float32)
+    alive = numbers.random((700, 512 // block)) < 0.2
+    mask = np.repeat(alive, block, axis=1)
+    packed = _layouts.pack(kernel, mask, (0,), block=block, lookup=block == 1)
+    sparse = jax.tree.map(jnp.asarray, packed)
+    for batch in (4, 65):
+      x = numbers.normal(size=(batch, 700)).astype(np.float32)
+      dy = numbers.normal(size=(batch, 512)).astype(np.float32)
+      shift = numbers.normal(size=512).astype(np.float32)
+      y = jax.jit(deploy.linear)(x, sparse, shift)
+      for leaf in jax.tree.leaves((y, with_gradients(x, sparse, shift, dy))):
+        found.update(np.asarray(leaf).tobytes())
+  print(found.hexdigest())
+
+
+@pytest.mark.slow
+def test_one_core_computes_the_same_bits(run_python, capsys):
+  """Another process, which asks for more than the processor has."""
+  if not hasattr(os, 'sched_setaffinity') or not deploy.kernels().available:
+    pytest.skip('needs compiled kernels, and to choose the cores')
+  digest()
+  here = capsys.readouterr().out
+  there = run_python(
+    'import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n'
+    'os.environ["LTHJAX_ISA"] = "9"\n'
+    'import runpy; runpy.run_path("tests/deploy/test_blocks.py")["digest"]()'
+  )
+  assert there == here

@@ -153,3 +153,38 @@ def test_mnist(main, tmp_path, tfds_data_dir):
   assert accuracy['rigl', 0.98] >= accuracy['static', 0.98] + 1.2
   assert accuracy['rigl', 0.98] >= accuracy['set', 0.98]
   assert accuracy['srigl', 0.9] >= accuracy['rigl', 0.9] - 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('method', ['rigl', 'srigl'])
+def test_masks_move_while_alive_weights_train_alone(method):
+  """Masks, weights, slots and evaluations are those of masked training."""
+  arguments = [*TINY['dynamic_sparse_training'], '--methods', method]
+  found, seen = [], []
+  for how in ([], ['--sparse-kernels']):
+    made = dynamic_sparse_training.Experiment(parse(*arguments, *how))
+    (cell,) = dynamic_sparse_training.cells(made.config)
+    trainer = made.trainer(cell)
+    start = trainer.init(made.keys)
+    curve = []
+
+    def note(step, metrics, curve=curve):
+      curve.append((step, metrics['accuracy'].tolist()))
+
+    found.append(made.fit(cell, trainer, start, note))
+    seen.append(curve)
+  one, other = found
+  assert seen[0] == seen[1]
+  assert [step for step, _ in seen[1]] == [20, 40]
+  masks = [lth.get_masks(x.opt_state) for x in found]
+  jax.tree.map(np.testing.assert_array_equal, *masks)
+  assert jax.tree.leaves(masks[0])[0].sum() > 0
+
+  def compare(a, b):
+    if jnp.issubdtype(a.dtype, jnp.floating):
+      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    else:
+      np.testing.assert_array_equal(a, b)
+
+  jax.tree.map(compare, one.params, other.params)
+  jax.tree.map(compare, one.opt_state, other.opt_state)

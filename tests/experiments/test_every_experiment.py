@@ -396,6 +396,7 @@ BAD_VALUES = {
     ('--update-every 35', '`stop_step` was 30, before the first move'),
     ('--drop-fraction 1.2', '`drop_fraction` was 1.2, but must be in'),
     ('--sparsities 0.99999', 'leaves no weight alive in fc'),
+    ('--model conv_2 --sparse-kernels', 'cannot be trained on alive weights'),
   ],
   'pruning_at_init': [
     (
