@@ -141,9 +141,12 @@ def _only(run: Callable[..., Any], numbers: list[int], v: Any) -> jax.Array:
 
 
 def run_settled(
-  f: Callable[[], tuple[Any, Any]], settle: Sequence[Callable[[Any], Any]]
+  f: Callable[[], tuple[Any, Any]],
+  settlers: Callable[[Any], Sequence[Callable[[Any], Any]]],
 ) -> tuple[Any, Any]:
   """Calls ``f() -> (updates, state)``, and settles every leaf of the state.
+
+  ``settlers(structure of the state)`` returns a function for each leaf.
 
   Each leaf is settled once it is computed, so that the updates follow from what
   is kept. Otherwise XLA would compute the new state twice, once for either, and
@@ -151,6 +154,7 @@ def run_settled(
   leaf on which updates of other weights depend, as in a norm, is settled last.
   """
   program, treedef = _interpreter.trace(f)
+  settle = settlers(treedef.children()[1])
   first = len(program.jaxpr.outvars) - len(settle)
   results = program.jaxpr.outvars[first:]
   last = {v: i for i, v in enumerate(results) if isinstance(v, jex.Var)}

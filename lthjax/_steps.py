@@ -141,23 +141,27 @@ def _train(
     functools.partial(settle, mask, x)
     for mask, x in zip(own, jax.tree.leaves(old), strict=True)
   ]
-  if trees.is_traced(moving):
-    updates, new = _branches.run_settled(train, each)
-  else:
-    updates, new = _settled(train(), each)
+  run = _branches.run_settled if trees.is_traced(moving) else _settled
+  updates, new = run(train, functools.partial(_settlers, old, each))
   if skips:
     updates = jax.tree.map(lambda u: jnp.where(moving, 0, u), updates)
   return updates, new
 
 
 def _settled(
-  results: tuple[Any, Any], each: list[Callable[[Any], Any]]
+  f: Callable[[], tuple[Any, Any]], settlers: Callable[[Any], list[Any]]
 ) -> tuple[Any, Any]:
-  """Settles the leaves of a state that is known already."""
-  updates, new = results
+  """As `_branches.run_settled`, where nothing is traced."""
+  updates, new = f()
   leaves, treedef = jax.tree.flatten(new)
-  leaves = [f(x) for f, x in zip(each, leaves, strict=True)]
+  leaves = [f(x) for f, x in zip(settlers(treedef), leaves, strict=True)]
   return updates, jax.tree.unflatten(treedef, leaves)
+
+
+def _settlers(old: Any, each: list[Any], structure: Any) -> list[Any]:
+  """Returns what settles each leaf; leaves that are new stay as they are."""
+  settlers = _slots.by_path(jax.tree.structure(old), each, structure)
+  return [f or (lambda x: x) for f in settlers]
 
 
 def update_dense(step: Step, state: SparsifyState) -> tuple[Any, Any]:
@@ -177,11 +181,9 @@ def update_dense(step: Step, state: SparsifyState) -> tuple[Any, Any]:
     own = step.slots.masks(state.inner_state, masks, fast(step.params))
     each = [functools.partial(_slots.where, m) for m in own]
     f = functools.partial(step.train, before, state.inner_state, masks, grads)
-    updates, inner_state = (
-      _branches.run_settled(f, each)
-      if trees.is_traced(moving)
-      else _settled(f(), each)
-    )
+    run = _branches.run_settled if trees.is_traced(moving) else _settled
+    settlers = functools.partial(_settlers, state.inner_state, each)
+    updates, inner_state = run(f, settlers)
     return _hold(_wait, masks, updates, step.params), inner_state
 
   def move(updates=None):
