@@ -59,7 +59,8 @@ def set_masks(
   Args:
     opt_state: state of a transformation that contains one of `lthjax`.
     masks: tree of masks like the ones in the state, matched by the names of the
-      leaves; it is copied, so that donating the state does not delete it.
+      leaves; it is copied, so that donating the state does not delete it. Under
+      `optax.partition` it may be that of all params, of which a part is taken.
 
   Returns:
     The optimizer state with these masks.
@@ -74,6 +75,7 @@ def set_masks(
     {'w': Array([[ True, False]], dtype=bool)}
   """
   old = get_masks(opt_state)
+  masks = trees.part_for(old, masks)
   trees.check_like(masks, old, 'masks in the optimizer state')
   trees.check_like(old, masks, 'new masks')
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 from jax.core import Tracer
 
 from lthjax._errors import refuse
@@ -172,6 +173,21 @@ def per_leaf(
     return dict.fromkeys(names, ('*', value))
   first = first_match(value, names, what)
   return {name: (glob, value[glob]) for name, glob in first.items()}
+
+
+def hidden(tree: chex.ArrayTree) -> Callable[[str], bool]:
+  """Returns whether `optax.partition` or `optax.masked` hides a leaf."""
+  leaves = jax.tree_util.tree_leaves_with_path(
+    tree, is_leaf=lambda x: isinstance(x, optax.MaskedNode)
+  )
+  own = [path_name(p) for p, x in leaves if isinstance(x, optax.MaskedNode)]
+  return lambda name: any(name == h or name.startswith(f'{h}/') for h in own)
+
+
+def part_for(like: chex.ArrayTree, tree: chex.ArrayTree) -> Any:
+  """Returns the leaves by name, without those that another tree hides."""
+  hides = hidden(like)
+  return {name: x for name, x in by_name(tree).items() if not hides(name)}
 
 
 def copy_into(like: chex.ArrayTree, tree: chex.ArrayTree) -> Any:

@@ -211,6 +211,11 @@ def test_a_part_of_the_params_may_have_masks(wrapper, make):
     assert np.sum(np.asarray(seen['body']['kernel']) != 0) == 2
     assert as_bytes(seen['head']) == as_bytes(params['head'])
   assert as_bytes(params['head']) != as_bytes(BOTH['head'])
+  # What is hidden from the masks is dense, and masks of all params will do.
+  masked = lth.masks.apply(lth.get_masks(state), params)
+  assert as_bytes(masked) == as_bytes(seen)
+  state = lth.set_masks(state, lth.masks.full(params))
+  assert lth.masks.density(lth.get_masks(state)) == 1
 
 
 def test_a_part_has_no_masks_of_other_leaves():

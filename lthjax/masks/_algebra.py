@@ -32,6 +32,9 @@ def apply(masks: chex.ArrayTree, params: T) -> T:
   named = trees.by_name(masks)
   tree: Any = params
   leaves, structure = trees.flatten(tree)
+  # Masks of a state under `optax.partition` are those of a part of the leaves.
+  hides = trees.hidden(masks)
+  named |= {n: None for n in leaves if n not in named and hides(n)}
   trees.check_tables(named, leaves, 'params')
   _checks.check_masks(named)
   masked = {n: p for n, p in leaves.items() if named[n] is not None}

@@ -6,7 +6,6 @@ from typing import Any
 
 import chex
 import jax
-import optax
 
 from lthjax import _checks, trees
 from lthjax import axes as axes_lib
@@ -158,24 +157,12 @@ def evaluate(masks: Any, params: chex.ArrayTree) -> Any:
   return tree
 
 
-def _part(masks: Any, params: chex.ArrayTree) -> chex.ArrayTree:
+def _part(masks: Any, params: chex.ArrayTree) -> Any:
   """Returns the masks of what `optax.partition` or `optax.masked` passes on."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(
-    params, is_leaf=lambda x: isinstance(x, optax.MaskedNode)
-  )
   # Leaves of other optimizers are hidden; masks for them are left out as well.
-  hidden = [
-    trees.path_name(path)
-    for path, leaf in leaves
-    if isinstance(leaf, optax.MaskedNode)
-  ]
-  if not hidden:
+  shown = trees.part_for(params, masks)
+  if len(shown) == len(trees.by_name(masks)):
     return masks
-  shown = {
-    name: mask
-    for name, mask in trees.by_name(masks).items()
-    if not any(name == h or name.startswith(f'{h}/') for h in hidden)
-  }
   trees.check_like(shown, trees.by_name(params), 'params')
   return trees.copy_into(params, shown)
 
