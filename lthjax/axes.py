@@ -221,9 +221,11 @@ def _given(
   example = '{"fc/*": lth.axes.Axes(inputs=(0,), outputs=(1,))}'
   _checks.mapping('axes', axes, f'names or globs to axes, as {example}')
   # Exact names may be those of leaves that are never pruned, but a glob that
-  # matches nothing is a mistake.
+  # matches nothing is a mistake. A name with a bracket is still a name.
   globs = [
-    key for key in map(str, axes) if key in shapes or re.search(r'[*?[]', key)
+    key
+    for key in map(str, axes)
+    if key not in shapes and re.search(r'[*?[]', key)
   ]
   match = trees.first_match(globs, shapes, 'axes')
   match |= {name: name for name in shapes if name in axes}
@@ -247,6 +249,11 @@ def _normalized(axes: Any, rank: int) -> Axes | None:
   """Makes tuples of non-negative numbers; `None` if they do not fit."""
   if not isinstance(axes, Axes):
     return None
+  if all(type(group) is tuple for group in axes):  # as most are
+    every = [axis for group in axes for axis in group]
+    plain = all(type(axis) is int for axis in every)
+    if plain and sorted(every) == list(range(rank)):
+      return axes
   try:
     groups = [
       [operator.index(axis) for axis in np.atleast_1d(group)] for group in axes

@@ -143,7 +143,16 @@ def call(
 ) -> Any:
   """Calls a distribution, with axes if it takes them."""
   _checks.densities('densities', densities)
-  parameters = inspect.signature(densities).parameters.values()
+  signature = inspect.signature(densities)
+  try:
+    signature.bind(shapes, sparsity)
+  except TypeError as error:
+    raise TypeError(
+      '`densities` must be a function `(shapes, sparsity) -> {name: density}`,'
+      f' but takes other arguments: {error}. Was it to be called first, as in'
+      ' `lthjax.densities.smart_ratio()`?'
+    ) from error
+  parameters = signature.parameters.values()
   if any(p.name == 'axes' or p.kind is p.VAR_KEYWORD for p in parameters):
     return densities(shapes, sparsity, axes=axes)
   return densities(shapes, sparsity)
@@ -225,6 +234,14 @@ def at_steps(
     return np.zeros(0)
   # In float32, shares of large layers would be off by whole weights.
   with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+    try:
+      schedule(index[0])
+    except Exception as error:
+      raise ValueError(
+        f'A schedule failed at step {index[0]}, with {type(error).__name__}:'
+        f' {error}. Pass a function of the step alone, such as'
+        ' `optax.linear_schedule(0.0, 0.9, 1000)`.'
+      ) from error
     evaluate = jax.vmap(lambda step: jnp.asarray(schedule(step)))
     if index.size > 1000:  # Fewer compile faster one operation at a time.
       evaluate = jax.jit(evaluate)

@@ -265,6 +265,12 @@ def test_names_come_before_globs_and_globs_before_the_layout():
   assert lth.axes.resolve(None, tree) == {'a/w1': DENSE}
 
 
+def test_a_name_may_look_like_a_glob():
+  given = {'a[0]': OUT_FIRST, 'a*': DENSE}
+  found = lth.axes.resolve(given, {'a[0]': (4, 8), 'ab': (4, 8)})
+  assert found == {'a[0]': OUT_FIRST, 'ab': DENSE}
+
+
 def test_what_is_in_doubt():
   shapes = {'v': (4, 8, 8), 'fc': (4, 8), 'w': (3, 8, 16, 16)}
   assert lth.axes.resolve(None, shapes, strict=False) == {'fc': DENSE}

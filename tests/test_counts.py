@@ -249,3 +249,15 @@ def test_long_tables_of_a_distribution_call_it_at_most_so_often():
     exact = counts.layer_counts(shapes, wanted[i], densities.erk)
     for name, n in exact.items():
       assert abs(table[name][i] - n) <= (i not in (0, 19_999))
+
+
+@pytest.mark.parametrize('maker', [densities.smart_ratio, lambda shapes: {}])
+def test_what_makes_a_distribution_is_none(maker):
+  with pytest.raises(TypeError, match=r'takes other arguments: .* first'):
+    counts.layer_counts({'a': (4, 4), 'c': (4, 2)}, 0.5, maker)
+
+
+def test_what_makes_a_schedule_is_none():
+  message = r'failed at step 2, with TypeError: .*`optax.linear_schedule\('
+  with pytest.raises(ValueError, match=message):
+    counts.at_steps(optax.cosine_decay_schedule, [2, 4])
