@@ -45,6 +45,15 @@ def describe(x: Any) -> str:
   return f'{"an" if kind[0] in "aeiouAEIOU" else "a"} {kind}'
 
 
+def item(x: Any) -> Any:
+  """Returns a scalar of NumPy or JAX as Python's; anything else as it is."""
+  scalar = getattr(x, 'shape', None) == () and hasattr(x, 'item')
+  # Keys have no items, and NumPy makes integers of some durations.
+  if not scalar or not isinstance(x.dtype, np.dtype) or x.dtype.kind in 'mM':
+    return x
+  return x.item()
+
+
 def spell(x: Any) -> str:
   """Returns the value as Python spells it, or its type where that is long."""
   if hasattr(x, 'dtype') and np.shape(x):

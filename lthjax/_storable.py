@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lthjax import _checks, trees
-from lthjax._errors import refuse
+from lthjax._errors import item, refuse
 
 
 def plain(value: Any, name: str = 'metadata') -> Any:
@@ -28,10 +28,7 @@ def plain(value: Any, name: str = 'metadata') -> Any:
     return [plain(x, f'{name}[{i}]') for i, x in enumerate(value)]
   if isinstance(value, os.PathLike):
     return os.fspath(value)
-  if getattr(value, 'shape', None) == () and hasattr(value, 'item'):
-    # Durations are no numbers, even if NumPy makes integers of them.
-    known = jnp.issubdtype(value.dtype, jnp.number) and value.dtype.kind != 'm'
-    value = value.item() if known or value.dtype.kind in 'bU' else value
+  value = item(value)
   if value is None or isinstance(value, bool | int | float | str):
     return value
   raise TypeError(

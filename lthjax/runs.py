@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from lthjax import _checks, files
-from lthjax._errors import differences, refuse
+from lthjax._errors import differences, item, refuse
 
 
 def config_hash(config: Any) -> str:
@@ -369,6 +369,6 @@ def _plain(value: Any) -> Any:
   """Returns paths as strings, and scalars of NumPy and JAX as numbers."""
   if isinstance(value, os.PathLike):
     return os.fspath(value)
-  if getattr(value, 'shape', None) == () and hasattr(value, 'item'):
-    return value.item()
+  if (number := item(value)) is not value:
+    return number
   raise TypeError(f'{value!r} is a {type(value).__name__}')

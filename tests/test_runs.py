@@ -11,6 +11,7 @@ import subprocess
 import sys
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from helpers import contents, names
@@ -162,6 +163,9 @@ def test_fields_that_json_cannot_hold(tmp_path):
   assert json.loads((folder / 'config.json').read_text())['steps'] == 7
   with pytest.raises(TypeError, match="The field 'name' of the configuration"):
     runs.open_run(tmp_path, 'x', Config(name={1, 2}))
+  for odd in (np.timedelta64(3), np.complex64(1j), jax.random.key(0)):
+    with pytest.raises(TypeError, match="The field 'name' of the configurat"):
+      runs.open_run(tmp_path, 'x', Config(name=odd))
   for name, keys in (({1: 2}, '1'), ([{'a': {None: 2, 0.5: 1}}], 'None, 0.5')):
     with pytest.raises(TypeError, match=f"'name' .* has the key {keys}, which"):
       runs.open_run(tmp_path, 'x', Config(name=name))
