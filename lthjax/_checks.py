@@ -329,7 +329,8 @@ def pattern(name: str, x: Any) -> Any:
 
 def optimizer(inner: Any) -> None:
   """Raises if what stands for an optimizer is something else."""
-  if not (hasattr(inner, 'init') and hasattr(inner, 'update')):
+  fits = hasattr(inner, 'init') and hasattr(inner, 'update')
+  if not fits or isinstance(inner, type):  # such as `optax.MultiSteps`
     raise TypeError(
       f'The optimizer to wrap was {describe(inner)}, but must be an optax'
       ' transformation, such as `optax.sgd(0.1)`.'

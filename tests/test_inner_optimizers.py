@@ -331,7 +331,9 @@ def test_what_does_not_say_whose_its_slots_are_is_refused(inner):
     lth.static(inner, MASKS).init(PARAMS)
 
 
-@pytest.mark.parametrize('inner', [None, 'adam', 0.1, MASKS])
+@pytest.mark.parametrize(
+  'inner', [None, 'adam', 0.1, MASKS, optax.adam, optax.MultiSteps]
+)
 def test_the_optimizer_has_to_be_one(inner):
   message = r'must be an optax transformation, such as `optax.sgd\(0.1\)`'
   for method in (
@@ -341,6 +343,64 @@ def test_the_optimizer_has_to_be_one(inner):
   ):
     with pytest.raises(TypeError, match=message):
       method()
+
+
+WRAPPED = {
+  'monitor': optax.chain(
+    optax.adam(0.1),
+    optax.monitor(
+      {
+        'norm': optax.tree.norm,
+        'all': lambda updates: updates,
+        'mean': optax.measure_with_ema(optax.tree.norm, 0.9),
+      }
+    ),
+  ),
+  'snapshot': optax.chain(
+    optax.snapshot('norm', optax.tree.norm),
+    optax.adam(0.1),
+    optax.snapshot('all', lambda updates: updates),
+  ),
+  'named': optax.named_chain(
+    ('clip', optax.clip(9.0)), ('adam', optax.adam(0.1))
+  ),
+  'selective': optax.selective_transform(
+    optax.adam(0.1), freeze_mask=dict.fromkeys(SHAPES, False)
+  ),
+  'conditional': optax.conditionally_mask(
+    optax.adam(0.1), lambda step: step >= 0
+  ),
+}
+
+
+@pytest.mark.parametrize(
+  ('method', 'name'),
+  [
+    *((m, n) for m in ('static', 'gradual') for n in ('monitor', 'snapshot')),
+    *(('rigl', name) for name in WRAPPED),
+  ],
+)
+def test_what_only_measures_or_wraps_changes_nothing(method, name):
+  masks = {
+    n: None if m is None else m & (m.cumsum() % 2 > 0).reshape(m.shape)
+    for n, m in MASKS.items()
+  }
+  make = {
+    'static': lambda tx: lth.static(tx, masks),
+    'rigl': lambda tx: lth.rigl(tx, masks, update_every=2, stop_step=9),
+    'gradual': lambda tx: lth.gradual(
+      tx, sparsity=0.5, update_every=2, stop_step=4
+    ),
+  }[method]
+  *_, (params, state) = train(name, make(WRAPPED[name]), range(5))
+  *_, (expected, known) = train(method, make(optax.adam(0.1)), range(5))
+  chex.assert_trees_all_close(params, expected, rtol=1e-5)
+  found = lth.get_masks(state)
+  assert bits(found) == bits(lth.get_masks(known))
+  assert bits(lth.masks.apply(found, params)) == bits(params)
+  if name in ('monitor', 'snapshot'):
+    assert optax.tree.get(state, 'norm') > 0
+    chex.assert_trees_all_equal_shapes(optax.tree.get(state, 'all'), PARAMS)
 
 
 def test_leaves_that_are_no_arrays_are_named():

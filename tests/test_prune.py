@@ -603,6 +603,7 @@ def test_shares_of_globs_are_in_range(share):
       'w (1, 12) has 12 on axis 1',
     ),
     ({'pattern': NM(5, 4)}, 'needs 1 <= n <= m, but n is 5 and m is 4'),
+    ({'pattern': NM('2', '4')}, 'needs 1 <= n <= m, but n is 2 and m is 4'),
   ],
 )
 def test_bad_budgets(budget, message):

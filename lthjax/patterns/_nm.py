@@ -48,6 +48,8 @@ class NM:
   @property
   def density(self) -> float:
     """The share n / m that survives."""
+    if not _pattern.are_whole(self.n, self.m):
+      return 1.0  # `fit` refuses them.
     return self.n / max(self.m, 1)
 
   def fit(self, axes, leaves):
