@@ -36,12 +36,16 @@ os.environ.setdefault(
 # which takes a third of the time. With 0, all is compiled as for users.
 os.environ.setdefault(OPTIMIZATION, '1')
 QUICK = os.environ[OPTIMIZATION] == '1'
-# A flag that XLA does not know ends the process: only where it is known.
-EMITTERS = '--xla_cpu_use_fusion_emitters=false'
-FLAGS = os.environ.get('XLA_FLAGS', '')
+# A flag that XLA does not know ends the process: only where it is known. There
+# is a worker for every core, so that a program is not compiled in many parts.
+COMPILER = (
+  '--xla_cpu_use_fusion_emitters=false',
+  '--xla_cpu_parallel_codegen_split_count=1',
+)
+FLAGS = os.environ.get('XLA_FLAGS', '').split()
 KNOWN = metadata.version('jaxlib').startswith('0.10.')
-if QUICK and KNOWN and EMITTERS not in FLAGS:
-  os.environ['XLA_FLAGS'] = f'{FLAGS} {EMITTERS}'.strip()
+if QUICK and KNOWN:
+  os.environ['XLA_FLAGS'] = ' '.join(dict.fromkeys([*FLAGS, *COMPILER]))
 # Lines of Python in programs, which only debuggers of XLA read.
 os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
 
