@@ -819,3 +819,25 @@ def test_scores_are_compared_with_their_signs():
   )
   assert signed['w'].tolist() == [False, True, False, True]
   assert magnitude['w'].tolist() == [True, True, False, False]
+
+
+def test_leaves_without_masks_say_what_is_stacked():
+  rng = np.random.default_rng(0)
+  kernel = (
+    rng.normal(size=(4, 6, 8)) * np.array([1, 0.7, 0.5, 0.1])[:, None, None]
+  )
+  params = {
+    'trunk': {
+      'ln': {'scale': np.ones((4, 6), np.float32)},
+      'fc': {'kernel': kernel.astype(np.float32)},
+    }
+  }
+  masks = lth.masks.full(params)
+  assert masks['trunk']['ln']['scale'] is None
+  for pruned in (
+    lth.prune(lth.scores.magnitude(params), masks, sparsity=0.75),
+    lth.prune_iteratively(
+      lth.scores.magnitude, params, sparsity=0.75, steps=2, scope='layer'
+    ),
+  ):
+    assert np.sum(pruned['trunk']['fc']['kernel'], (1, 2)).tolist() == [12] * 4

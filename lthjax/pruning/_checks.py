@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lthjax import _checks, trees
+from lthjax import axes as axes_lib
 from lthjax._errors import refuse
 from lthjax._sums import count_true
+from lthjax.axes import Axes
 from lthjax.counts import ROUNDINGS
 from lthjax.patterns import Unstructured
 
@@ -29,6 +31,14 @@ def check_trees(masks: Mapping[str, Any], scores: Mapping[str, Any]) -> None:
     )
   _checks.check_arrays(scores, 'scores')
   trees.check_tables(masks, scores, 'scores')
+
+
+def read_axes(
+  axes: Mapping[str, Axes] | None, tree: Any, names: Collection[str]
+) -> dict[str, Axes]:
+  """Returns the axes of some leaves; others may say what is stacked."""
+  found = axes_lib.resolve(axes, tree, strict=False)
+  return {name: its for name, its in found.items() if name in names}
 
 
 def as_budget(

@@ -17,7 +17,7 @@ from lthjax.axes import Axes
 from lthjax.counts import ROUNDINGS, Rounding, layer_counts, layer_sizes
 from lthjax.densities import Densities
 from lthjax.patterns import Unstructured
-from lthjax.pruning._checks import SCOPES, check_enough, warn_empty
+from lthjax.pruning._checks import SCOPES, check_enough, read_axes, warn_empty
 from lthjax.pruning._one_shot import Scope, keep_global
 from lthjax.selection import check_floating, keep_each
 
@@ -105,9 +105,7 @@ def prune_iteratively(
   dense = {name: mask for name, mask in named.items() if mask is not None}
   check_floating({name: found[name] for name in dense})
   shapes = {name: mask.shape for name, mask in dense.items()}
-  its = Unstructured().fit(
-    axes, masks if trees.has_metadata(structure) else shapes
-  )
+  its = Unstructured().fit(read_axes(axes, params, dense), shapes)
 
   kept = _schedule(
     shapes, sparsity, steps, scope, densities, rounding, its, at_least

@@ -19,6 +19,7 @@ from lthjax.pruning._checks import (
   check_enough,
   check_pruned,
   check_trees,
+  read_axes,
 )
 from lthjax.selection import check_floating, keep_each, keep_shared
 
@@ -96,7 +97,9 @@ def prune(
   at_least = _checks.at_least('at_least', at_least, 0)
   alive = {name: mask for name, mask in named.items() if mask is not None}
   check_floating({name: values[name] for name in alive})
-  its = pattern.fit(axes, masks if trees.has_metadata(structure) else alive)
+  # Scores say what is stacked by leaves that have no mask, too.
+  tree = masks if trees.has_metadata(structure) else scores
+  its = pattern.fit(read_axes(axes, tree, alive), alive)
 
   # Counts of what stays are integers on the host, unless masks are traced.
   if pattern.density is not None:

@@ -124,16 +124,18 @@ def srigl(
   densities = densities or _start.densities_of(masks)
   least = _ablation(min_salient, never_ablate)
 
-  def faults(masks):
+  def faults(params, masks):
     names = trees.prunable(masks)
-    return _fan_in.faults(names, axes_lib.resolve(axes, masks), least(names))
+    given, _ = _layers.remember(axes, params, masks)
+    return _fan_in.faults(names, axes_lib.resolve(given, masks), least(names))
 
   def init_fn(params):
     budgets = None
     if isinstance(masks, _start.RandomMasks) and masks.pattern is None:
       first, budgets = _draw(masks, params, least)
     else:
-      first = _start.initial_masks(masks, params, faults)
+      own = functools.partial(faults, params)
+      first = _start.initial_masks(masks, params, own)
     given, stacks = _layers.remember(axes, params, first)
     its = axes_lib.resolve(given, first)
     _moves.check_alive(first, its)
