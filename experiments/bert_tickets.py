@@ -20,7 +20,7 @@ the whole model, and that for masked words at 70 % transfers to all tasks.
   python experiments/bert_tickets.py --pretrained FOLDER
 
   tiny         An encoder of 2 layers of width 48, pretrained on WikiText-2;
-               masked words and the tags of UD English EWT; 5 seeds. Five
+               masked words and the tags of UD English EWT; 5 seeds. Ten
                minutes on 2 CPU cores. The ticket for masked words is more than
                two standard deviations ahead of random ones on both tasks.
   claims       The same with 10 seeds, which verdicts are made of.
@@ -72,6 +72,12 @@ def rounds(sparsity: float) -> int:
 class Config(Options):
   """Finds tickets of a pretrained encoder, and trains them on all tasks."""
 
+  batch_size: int = 16
+  """Sequences per step of the tasks."""
+  steps: int = 300
+  """Steps of each training on a task."""
+  eval_every: int = 100
+  """Steps between evaluations on the validation part."""
   sparsities: tuple[float, ...] = (0.6, 0.7)
   """Sparsities of the tickets, in tenths."""
   kinds: tuple[KindName, ...] = tuple(report.KINDS)

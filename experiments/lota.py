@@ -21,13 +21,13 @@ arXiv:2306.01708. LoRA: Hu et al., arXiv:2106.09685.
   python experiments/lota.py --preset claims
 
   tiny         2 layers of width 48, pretrained on WikiText-2; tinyshakespeare,
-               then the tags of UD English EWT; 5 seeds. Six minutes on 2 CPU
+               then the tags of UD English EWT; 5 seeds. Ten minutes on 2 CPU
                cores. LoTA forgets less than full fine-tuning in at least 4
                seeds; changes without common places merge to the bit.
   claims       The same with 10 seeds, which verdicts are made of.
   tuned        As tiny, without merges, but each training takes the best of 3
                step sizes by its validation loss: forgetting is compared where
-               each arm learns best. 12 minutes.
+               each arm learns best. 15 minutes.
   accelerator  8 layers of width 512, with more words and steps. For an
                accelerator.
 """
