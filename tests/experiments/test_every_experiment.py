@@ -617,7 +617,7 @@ def test_the_table_of_claims_has_every_command_and_result():
   folder = pathlib.Path(collect.RESULTS).parent
   text = (folder / 'README.md').read_text()
   commands = set(re.findall(r'`([a-z_]+)\.py', text))
-  assert commands == set(TINY) | {'theory', 'dry_run'}
+  assert commands == set(TINY) | {'theory', 'dry_run', 'imagenet'}
   scripts = {path.stem for path in folder.glob('*.py')}
   assert scripts == commands | {'animate', 'claims'}
   pages = {path.name for path in collect.RESULTS.glob('*.md')}

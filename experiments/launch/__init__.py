@@ -1,0 +1,1 @@
+"""Programs and job files for many hosts."""
