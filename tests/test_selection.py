@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 import lthjax as lth
 from lthjax import _bisection
+from lthjax._sums import count_true
 from lthjax.selection import keep_each
 
 pytestmark = pytest.mark.optimized
@@ -378,6 +379,13 @@ def check_sharded():
           large = jax.ShapeDtypeStruct((1024, 2048), 'float32', sharding=place)
           text = each.lower([large] * 3).as_text()
           assert text.count('stablehlo.while') == 2, 'one loop for all'
+          for spec, axes in ((('d',), None), ((None, 'd'), (1, 2))):
+            tests = np.random.default_rng(0).random((16, 64, 96)) < 0.4
+            count = jax.jit(functools.partial(count_true, axes=axes))
+            np.testing.assert_array_equal(
+              count(put(tests, *spec)),
+              tests.sum(axes, keepdims=axes is not None),
+            )
         for keep in each([rows, columns, rows]):
           np.testing.assert_array_equal(keep, expected['flat'])
         for axis, wanted in enumerate(expected['axis']):

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 
@@ -168,9 +169,9 @@ def start(preset, output, options='', devices=8):
   )
 
 
-def end(process):
+def end(process, code=0):
   printed, errors = process.communicate(timeout=600)
-  assert process.returncode == 0, errors
+  assert process.returncode == code, errors
   return printed
 
 
@@ -187,7 +188,7 @@ def test_two_steps_on_eight_devices(preset, width, tmp_path):
 
 
 def bits(folder):
-  (path,) = folder.glob('*/steps-00000006')
+  (path,) = folder.glob('*/steps-00000024')
   return [np.asarray(x).tobytes() for x in leaves(ocp.load(os.fspath(path)))]
 
 
@@ -197,21 +198,35 @@ def leaves(tree):
     yield jax.random.key_data(x) if is_key else x
 
 
+def two(preset, output, options):
+  """Two hosts with one device each."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    place = f'localhost:{free.getsockname()[1]}'
+  options += f' --distributed --coordinator {place} --processes 2 --process '
+  return [start(preset, output, f'{options}{i}', devices=1) for i in range(2)]
+
+
 @pytest.mark.slow
 @pytest.mark.optimized
-def test_a_stopped_run_sees_the_same_images(tmp_path):
-  options = '--width 0.0625 --steps 6 --update-every 2 --stop-step 5'
-  options += ' --save-every 2 --keep 2'
+def test_stopped_hosts_see_the_same_images(tmp_path):
+  options = '--width 0.0625 --steps 24 --update-every 2 --stop-step 20'
+  options += ' --save-every 2 --keep 2 --stopped-code 75'
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
-  end(start('vit_rigl', whole, options, devices=1))
-  process = start('vit_rigl', parts, options, devices=1)
-  while not (line := process.stdout.readline()).startswith('saved '):
-    assert line, end(process)
-  process.send_signal(signal.SIGTERM)
-  end(process)
+  for process in two('vit_rigl', whole, options):
+    end(process)
+  processes = two('vit_rigl', parts, options)
+  while not (line := processes[0].stdout.readline()).startswith('saved '):
+    assert line, end(processes[0])
+  processes[1].send_signal(signal.SIGTERM)  # Both are told.
+  for process in processes:
+    end(process, 75)
   (folder,) = parts.iterdir()
-  assert not (folder / 'steps-00000006').exists()
-  assert 'done: ' in end(start('vit_rigl', parts, options, devices=1))
-  kept = ['steps-00000002', 'steps-00000004', 'steps-00000006']
-  assert sorted(x.name for x in folder.glob('steps-*')) == kept
+  assert not (folder / 'steps-00000024').exists()
+  places = sorted(x.name for x in folder.glob('steps-00000002/data/*'))
+  assert places == ['process_0-of-2.json', 'process_1-of-2.json']
+  for process in two('vit_rigl', parts, options):
+    end(process)
+  kept = ['steps-00000002', 'steps-00000022', 'steps-00000024']
+  assert set(kept) <= {x.name for x in folder.glob('steps-*')}
   assert bits(parts) == bits(whole)
