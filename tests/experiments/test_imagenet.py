@@ -127,14 +127,16 @@ def test_learning_rates():
   """A straight line up, then the steps of RigL; a cosine for ViT."""
 
   def rate(config, step):
-    params = {'a': {'bias': np.ones(1, np.float32)}}
+    params = {'a': {'kernel': np.zeros((1, 1)), 'bias': np.ones(1)}}
+    params = jax.tree.map(np.float32, params)
+    grads = jax.tree.map(lambda x: np.full_like(x, 0.5), params)
     tx = imagenet.make_inner(config)
     state = tx.init(params)
     at = np.int32(step)
     state = jax.tree.map(
       lambda x: at if getattr(x, 'dtype', None) == np.int32 else x, state
     )
-    updates, _ = tx.update({'a': {'bias': np.full(1, 0.5)}}, state, params)
+    updates, _ = tx.update(grads, state, params)
     return -float(updates['a']['bias'][0]) / 0.5 / 1.9
 
   resnet = imagenet.PRESETS['resnet50_dense']
