@@ -147,7 +147,7 @@ def test_learning_rates():
 
 
 TINY = '--dataset generated --examples 32 --size 32 --batch-size 16'
-TINY += ' --steps 2 --warmup 1 --update-every 1 --stop-step 2 --check-every 1'
+TINY += ' --steps 2 --warmup 1 --update-every 2 --stop-step 2 --check-every 1'
 
 
 def start(preset, output, options='', devices=8):
