@@ -60,7 +60,7 @@ def test_costs(unbroken):
   epochs = np.divide(slim['cost'], slim['forward']) * 2
   assert epochs == pytest.approx([slim['curve'][-1]['step']] * 2)
   half = 0.5 * np.mean(slim['forward'])
-  assert abs(np.mean(slim['cost']) - np.mean(ticket['cost'])) < half / 2 + 0.02
+  assert abs(np.mean(slim['cost']) - np.mean(random['cost'])) < half / 2 + 0.02
   assert slim['forward'] == random['forward']
 
 
