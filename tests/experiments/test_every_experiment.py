@@ -13,7 +13,7 @@ import xml.etree.ElementTree
 import pytest
 from tiny_experiments import TINY
 
-from common import collect, command, figures
+from common import collect, command
 from common.config import brief, parse
 from lthjax import runs
 
@@ -649,10 +649,8 @@ def test_results_are_collected_under_one_name(run_once, tmp_path):
 
 
 def test_a_finished_run_is_only_shown_again(
-  name, finished, no_training, call, tmp_path, monkeypatch
+  name, finished, no_training, call, tmp_path
 ):
-  # Of one figure in two formats, the one that shows more differences.
-  monkeypatch.setattr(figures, 'FORMATS', {'svg': figures.FORMATS['svg']})
   folder = shutil.copytree(finished.folder, tmp_path / finished.folder.name)
   for path in folder.glob('*.svg'):
     path.unlink()
