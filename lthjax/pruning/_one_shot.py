@@ -89,7 +89,7 @@ def prune(
     arXiv:1803.03635, section 2 (shares of alive weights, layer by layer).
   """
   named, structure = trees.flatten(masks)
-  values = trees.by_name(scores)
+  values, given = trees.flatten(scores)
   check_trees(named, values)
   sparsity, fraction = as_budget(
     sparsity, fraction, scope, pattern, densities, rounding
@@ -98,7 +98,11 @@ def prune(
   alive = {name: mask for name, mask in named.items() if mask is not None}
   check_floating({name: values[name] for name in alive})
   # Scores say what is stacked by leaves that have no mask, too.
-  tree = masks if trees.has_metadata(structure) else scores
+  tree: Any = {n: x.shape for n, x in values.items() if hasattr(x, 'shape')}
+  if trees.has_metadata(structure):
+    tree = masks
+  elif trees.has_metadata(given):
+    tree = scores
   its = pattern.fit(read_axes(axes, tree, alive), alive)
 
   # Counts of what stays are integers on the host, unless masks are traced.
