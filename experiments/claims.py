@@ -20,6 +20,7 @@ data, it adds fresh seeds. Either ends with an error if a verdict flips.
 import argparse
 import dataclasses
 import inspect
+import re
 import shlex
 import shutil
 import subprocess
@@ -34,6 +35,7 @@ from verdicts.claim import Claim
 from verdicts.statistics import Verdict
 
 SIGN_SEEDS = 4  # enough for the sign of a main effect
+FOLDER = 'Figures, tables and networks: '  # as commands print it
 
 
 def estimates(
@@ -150,7 +152,10 @@ def call(script: str, options: Sequence[str]) -> Path:
   )
   if done.returncode:
     raise ValueError(f'`{command}` ended with {done.returncode}')
-  return page.ROOT / done.stdout.rstrip().rpartition(': ')[2]
+  found = re.search(f'^{FOLDER}(.+)$', done.stdout, re.MULTILINE)
+  if found is None:
+    raise ValueError(f'`{command}` did not say where its results are')
+  return page.ROOT / found[1]
 
 
 def signs(claims: list[Claim]) -> None:

@@ -408,7 +408,7 @@ def fake_run(site, monkeypatch):
     collect.tables.write_csv(folder / 'results.csv', rows)
     (folder / 'results.md').write_text('# P\n\n![a](a.png) [n](results.csv)\n')
     (folder / 'a.png').write_bytes(b'')
-    printed = f'Figures, tables and networks: {folder}\n'
+    printed = f'A: b\nFigures, tables and networks: {folder}\n\nOpen:\n  a: b\n'
     return types.SimpleNamespace(returncode=0, stdout=printed)
 
   monkeypatch.setattr(script.subprocess, 'run', run)
