@@ -170,9 +170,9 @@ def _read_layer(
   if rank == 2:
     axes = _read_matrix(shape, out_first, ['', *parts[1:2]][-1])
   elif role == 'query' and not out_first:
-    axes = _read_query(shape, words)
+    axes = _read_query(shape, words, stacked)
   elif role == 'out' and rank == 3 and not out_first:
-    if not _may_be_stack(shape):
+    if stacked or not _may_be_stack(shape):
       axes = Axes(inputs=(0, 1), outputs=(2,))
   elif role == 'conv' or (role is None and rank > 3):
     axes = _read_conv(shape, out_first, words, parts[0])
@@ -222,7 +222,7 @@ def _read_matrix(
   return Axes(inputs=(0,), outputs=(1,))
 
 
-def _read_query(shape: Shape, words: list[str]) -> Axes | None:
+def _read_query(shape: Shape, words: list[str], stacked: bool) -> Axes | None:
   """Reads the kernels of query, key and value, by themselves or fused."""
   rank = len(shape)
   fused = _is_fused(set(words))
@@ -230,7 +230,7 @@ def _read_query(shape: Shape, words: list[str]) -> Axes | None:
     ins = rank - 2  # [heads, in, head_dim], and [3, heads, in, head_dim]
   elif rank == 3 and shape[1] == shape[0] * shape[2]:
     ins = 1  # [heads, in, head_dim]
-  elif rank == 3 and not fused and _may_be_stack(shape):
+  elif rank == 3 and not (fused or stacked) and _may_be_stack(shape):
     return None
   elif rank == 3 or (rank == 4 and fused):
     # [in, heads, head_dim]; with 3 for query, key and value first or second.

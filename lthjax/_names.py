@@ -79,9 +79,10 @@ def is_kernel(name: str) -> bool | None:
     leaf = depth == 0
     if 'bias' in part or 'biases' in part or (leaf and part[:1] == ['b']):
       return False
-    if leaf and _BIAS.fullmatch(''.join(part[:1])):
+    told = not (_LAYER | _WEIGHT).isdisjoint(part)  # `bw_kernel` of an RNN
+    if leaf and not told and _BIAS.fullmatch(''.join(part[:1])):
       return False
-    if components[:depth] == [['weight']] and part == ['shared']:
+    if components == [['weight'], ['shared']]:
       return False  # the embeddings of T5
     for word in reversed(part):
       if word == 'b' and 'w' in part:

@@ -30,12 +30,13 @@ class Slots:
     if not jax.tree.leaves(masks):
       return [None] * structure.num_leaves
     shapes = [(x.shape, x.dtype) for x in jax.tree.leaves(params)]
-    kind = jax.tree.structure(params), shapes, structure
+    table = trees.by_name(masks)
+    masked = [name for name, mask in table.items() if mask is not None]
+    kind = jax.tree.structure(params), shapes, structure, masked
     if self._known[0] != kind:  # Once for params of one kind.
       start = self._start(inner_state, params)
       names = self._names(start, masks, params)
       self._known = kind, jax.tree.structure(start), names
-    table = trees.by_name(masks)
     _, start, names = self._known
     each = [None if name is None else table[name] for name in names]
     return by_path(start, each, structure)

@@ -266,17 +266,19 @@ def _as_part(data: Any) -> dict[str, Any]:
 
 def _load_data(path: Path, part: dict[str, Any]) -> None:
   """Puts an iterator to its place; every process has one of its own."""
-  fault = 'none'
-  if (path / _DATA).is_dir():
-    try:
-      ocp.load_checkpointables(os.fspath(path), part)
-      return
-    except (KeyError, ValueError) as error:
-      fault = str(error.__cause__ or error)
-  raise ValueError(
-    f'The checkpoint {path} holds no place for `data` ({fault}). Save it with'
-    ' `data=`, and load it in as many processes; or leave `data` out.'
-  )
+  if not (path / _DATA).is_dir():
+    raise ValueError(
+      f'The checkpoint {path} holds no place for `data`. Save it with `data=`;'
+      ' or leave `data` out.'
+    )
+  try:
+    ocp.load_checkpointables(os.fspath(path), part)
+  except Exception as error:  # whatever the iterator thinks of another's state
+    raise ValueError(
+      f'The place for `data` in the checkpoint {path} does not fit'
+      f' ({error.__cause__ or error}). Load it in as many processes, into an'
+      ' iterator of the same data; or leave `data` out.'
+    ) from error
 
 
 def _agree_on(token: str) -> str | None:

@@ -144,18 +144,18 @@ def call(
   """Calls a distribution, with axes if it takes them."""
   _checks.densities('densities', densities)
   signature = inspect.signature(densities)
+  parameters = signature.parameters.values()
+  takes = any(p.name == 'axes' or p.kind is p.VAR_KEYWORD for p in parameters)
+  more = {'axes': axes} if takes else {}
   try:
-    signature.bind(shapes, sparsity)
+    signature.bind(shapes, sparsity, **more)
   except TypeError as error:
     raise TypeError(
       '`densities` must be a function `(shapes, sparsity) -> {name: density}`,'
       f' but takes other arguments: {error}. Was it to be called first, as in'
       ' `lthjax.densities.smart_ratio()`?'
     ) from error
-  parameters = signature.parameters.values()
-  if any(p.name == 'axes' or p.kind is p.VAR_KEYWORD for p in parameters):
-    return densities(shapes, sparsity, axes=axes)
-  return densities(shapes, sparsity)
+  return densities(shapes, sparsity, **more)
 
 
 def alive(

@@ -157,9 +157,10 @@ def connect(
 ) -> None:
   """Finds the other processes of a job, before anything touches a device.
 
-  `jax.distributed.initialize`, but where nobody answers it raises instead of
-  ending the process. It needs no arguments under Slurm, Open MPI and
-  Kubernetes, and on TPU slices.
+  `jax.distributed.initialize`, but a process that is told where process 0
+  listens, and that gets no answer there, raises. The runtime of JAX ends a
+  process 0 that waits in vain, and all that find their place by themselves. It
+  needs no arguments under Slurm, Open MPI and Kubernetes, and on TPU slices.
 
   Args:
     coordinator: where process 0 listens, such as ``'10.0.0.2:1234'``.
@@ -180,9 +181,15 @@ def connect(
   """
   if coordinator is not None:
     _checks.text('coordinator', coordinator)
-  for name, x, least in ('processes', processes, 1), ('process', process, 0):
-    if x is not None:
-      _checks.at_least(name, x, least)
+    if not coordinator.rpartition(':')[2].isdecimal():
+      raise ValueError(
+        f'`coordinator` was {coordinator!r}, but must end with a port, as in'
+        " '10.0.0.2:1234'."
+      )
+  if processes is not None:
+    processes = _checks.at_least('processes', processes, 1)
+  if process is not None:
+    process = _checks.at_least('process', process, 0)
   timeout = _checks.at_least('timeout', timeout, 1)
   silence = _checks.at_least('silence', silence, 1)
   place = coordinator, processes, process
@@ -209,7 +216,8 @@ def _reach(coordinator: str, timeout: int) -> None:
   until = time.monotonic() + timeout
   while True:
     try:
-      socket.create_connection((host, int(port)), timeout=timeout).close()
+      address = host.strip('[]'), int(port)  # brackets of IPv6
+      socket.create_connection(address, timeout=timeout).close()
       return
     except OSError:
       if time.monotonic() > until:

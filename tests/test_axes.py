@@ -193,6 +193,17 @@ def test_scales_of_norms_show_what_is_stacked():
   }
 
 
+def test_layers_of_a_stack_may_have_wide_heads():
+  found = lth.axes.by_layout(
+    {
+      'blocks/attention/query/kernel': (12, 64, 4, 64),
+      'blocks/attention/out/kernel': (12, 4, 64, 64),
+    }
+  )
+  assert found['blocks/attention/query/kernel'] == stacked(QUERY)
+  assert found['blocks/attention/out/kernel'].inputs == (1, 2)
+
+
 def test_stacked_by_the_caller():
   shapes = {'body/w': (8, 3, 4), 'body/v': (3, 4, 8), 'head/w': (8, 4)}
   found = lth.axes.by_layout(shapes, stacked={'*/v': -1, 'body/*': 0})

@@ -241,7 +241,7 @@ def test_no_place_in_the_data(tmp_path):
   next(data)
   state = data.get_state()
   checkpoints.save(tmp_path / 'none', like)
-  wanted = r'holds no place for `data` \(none\)\. Save it with `data=`'
+  wanted = r'holds no place for `data`\. Save it with `data=`'
   with pytest.raises(ValueError, match=wanted):
     checkpoints.load(tmp_path / 'none', like, data=data)
   checkpoints.save(tmp_path / 'one', like, data=data)

@@ -257,6 +257,13 @@ def test_what_makes_a_distribution_is_none(maker):
     counts.layer_counts({'a': (4, 4), 'c': (4, 2)}, 0.5, maker)
 
 
+def test_a_distribution_may_need_axes():
+  found = counts.layer_counts(
+    {'a': (4, 4)}, 0.5, lambda shapes, sparsity, *, axes: {'a': 0.25}
+  )
+  assert found == {'a': 4}
+
+
 def test_what_makes_a_schedule_is_none():
   message = r'failed at step 2, with TypeError: .*`optax.linear_schedule\('
   with pytest.raises(ValueError, match=message):

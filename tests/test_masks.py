@@ -181,6 +181,8 @@ def test_kernels_of_linen():
     ('prompt', (4, 8), False),
     ('prompt_encoder/w', (4, 8), True),
     ('lstm/bh', (2, 8), False),
+    ('rnn/bw_kernel', (4, 4), True),
+    ('cell/be_proj', (4, 4), True),
     ('reduction_cell/conv/kernel', (3, 3, 4, 8), True),
     ('token_mixer/fc/w', (3, 8), True),
     ('unembed/kernel', (8, 5), True),

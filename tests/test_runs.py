@@ -313,7 +313,7 @@ def test_processes_find_each_other(monkeypatch):
   with pytest.raises(OSError, match=text):
     runs.connect()
   for name, wrong in {
-    'coordinator': 1,
+    'coordinator': 'localhost',
     'processes': 0,
     'process': -1,
     'timeout': 0.5,

@@ -84,9 +84,9 @@ def condense(
   if where is not None:
     _checks.function('where', where, '(name, leaf) -> bool')
   if lookup != 'auto':
-    _checks.flag('lookup', lookup)
+    lookup = _checks.flag('lookup', lookup)
   if blocks != 'auto':
-    _checks.flag('blocks', blocks)
+    blocks = _checks.flag('blocks', blocks)
   int8 = _checks.flag('int8', int8)
   rooms = capacity.values() if isinstance(capacity, Mapping) else [capacity]
   for room in rooms:

@@ -150,6 +150,11 @@ def _choices(choices: Any, answers: Any, names: list[str], dense: str) -> Any:
       raise _checks.wrong_type(label, choices[name], wanted)
     found[name] = x
   of_dense = found[dense]
+  if not of_dense.size:
+    raise ValueError(
+      f'`choices[{dense!r}]` has shape {of_dense.shape}, but must hold answers:'
+      ' ask at least one question.'
+    )
   for name, x in found.items():
     if x.shape[-2:] != of_dense.shape[-2:] or (
       of_dense.ndim == 3 and x.shape != of_dense.shape

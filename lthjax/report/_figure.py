@@ -50,6 +50,12 @@ def figure(found: Capacity | Evaluation | LanguageEvaluation) -> 'Figure':
   elif isinstance(found, LanguageEvaluation):
     columns = _language_columns(found)
     panels = [functools.partial(_bars, *x) for x in columns.items() if x[1]]
+    if not panels:
+      raise ValueError(
+        'There is nothing to draw: bars compare models with the dense one, and'
+        ' there is no other. Evaluate pruned models, too, or use'
+        ' `lthjax.report.text`.'
+      )
     rows = max(map(len, columns.values()))
   else:
     _tables.check(found)

@@ -15,7 +15,7 @@ def headline(found: LanguageEvaluation) -> str:
   asked = f', {found.questions:,} questions' if found.questions else ''
   several = any(
     np.size(x) > 1 for one in found.models.values()
-    for x in one.perplexity.values()
+    for x in (*one.perplexity.values(), one.accuracy)
   )  # fmt: skip
   models = 'model' if len(found.models) == 1 else 'models'
   spread = ' Mean ± standard deviation over seeds.' if several else ''

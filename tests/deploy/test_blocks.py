@@ -178,10 +178,14 @@ def test_spare_room_for_blocks():
   [
     ({}, r'w has a mask that is not made of blocks.*Block\(\(1, 4\)\)'),
     ({'int8': True}, '`blocks=True` was given with `int8=True`'),
+    (
+      {'blocks': np.True_, 'int8': True},
+      '`blocks=True` was given with `int8=True`',
+    ),
     ({'lookup': True}, '`blocks=True` was given with `lookup=True`'),
     ({'blocks': 'yes'}, '`blocks` was'),
   ],
-  ids=['single', 'int8', 'lookup', 'word'],
+  ids=['single', 'int8', 'int8-numpy', 'lookup', 'word'],
 )
 def test_what_blocks_cannot_be(options, text):
   params = {'w': jnp.ones((6, 8))}

@@ -103,6 +103,8 @@ def test_figure():
   widths = [bar.get_width() for bar in fig.axes[0].patches]
   np.testing.assert_allclose(widths, [1.25, 2.0])
   assert len(report.figure(ev.evaluate_language(PERPLEXITIES)).axes) == 1
+  with pytest.raises(ValueError, match='nothing to draw: bars compare'):
+    report.figure(ev.evaluate_language({'dense': {'a': 2.0}}))
 
 
 @pytest.mark.parametrize(
@@ -144,6 +146,11 @@ def test_figure():
       {'choices': {**CHOICES, 'dense': DENSE[0]}},
       TypeError,
       'be .questions, c',
+    ),
+    (
+      {'choices': {**CHOICES, 'dense': DENSE[:0]}},
+      ValueError,
+      r'has shape \(0, 3\), but must hold answers',
     ),
     ({'answers': np.array([0, 3])}, ValueError, '`answers` had classes from 0'),
     (
