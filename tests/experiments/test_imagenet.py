@@ -190,8 +190,13 @@ def test_two_steps_on_eight_devices(preset, width, tmp_path):
 
 
 def bits(folder):
-  (path,) = folder.glob('*/steps-00000024')
-  return [np.asarray(x).tobytes() for x in leaves(ocp.load(os.fspath(path)))]
+  (path,) = map(os.fspath, folder.glob('*/steps-00000024'))
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # of one process
+  like = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+    ocp.metadata(path).metadata,
+  )
+  return [np.asarray(x).tobytes() for x in leaves(ocp.load(path, like))]
 
 
 def leaves(tree):
