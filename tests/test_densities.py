@@ -424,6 +424,7 @@ def test_owl_by_hand():
   found = spread(EQUAL | {'c': (10, 20)}, 0.7)
   expected = {'a': 0.79, 'b': 0.75, 'c': 0.63}
   assert {n: 1 - d for n, d in found.items()} == pytest.approx(expected)
+  assert densities.owl({'a': 1})({}, 0.7) == {}
   same = densities.owl(dict.fromkeys('abc', 3))(EQUAL, 0.7)
   assert same == pytest.approx(dict.fromkeys('abc', 0.3))
 
@@ -533,6 +534,7 @@ def test_owl_on_a_scanned_stack_is_that_of_its_layers():
     (lambda: densities.owl({'a': -1.0}), ValueError, 'not negative.* of a'),
     (lambda: densities.owl({'a': np.nan}), ValueError, 'finite.* of a'),
     (lambda: densities.owl([1.0]), TypeError, 'shares'),
+    (lambda: densities.owl({'a': []}), ValueError, 'No shares for a'),
     (
       lambda: densities.owl({'a': 1.0})({'b': (2, 2)}, 0.5),
       ValueError,

@@ -1,7 +1,7 @@
 """Where kernels meet activations, in one form whatever the program's layout."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -145,6 +145,14 @@ def find(
   for use in uses:
     found.setdefault(use.path, []).append(use)
   return {path: Site(tuple(each)) for path, each in found.items()}
+
+
+def looked_up(
+  closed: jex.ClosedJaxpr, params: chex.ArrayTree, sites: Mapping[Path, Site]
+) -> set[str]:
+  """Returns the leaves of sites from which rows are taken as well."""
+  names = {str(use.name) for site in sites.values() for use in site.uses}
+  return classify(closed, params, names).looked_up
 
 
 def _choose(closed, params: Any, where: Where | None) -> set[str]:

@@ -147,6 +147,7 @@ def owl(outliers: Mapping[str, Any], *, lam: float = 0.08) -> Densities:
   _checks.mapping('outliers', outliers, 'names of leaves to shares')
   lam = _checks.not_negative('lam', lam)
   given = {n: np.asarray(x, np.float64) for n, x in outliers.items()}
+  refuse([n for n, x in given.items() if not x.size], 'No shares for {}.')
   refuse(
     [n for n, x in given.items() if not np.isfinite(x).all() or (x < 0).any()],
     '`outliers` must be finite and not negative, unlike those of {}.',
@@ -160,6 +161,8 @@ def owl(outliers: Mapping[str, Any], *, lam: float = 0.08) -> Densities:
     if missing := sorted(set(_checks.shapes('shapes', shapes)) - set(given)):
       raise ValueError(f'`outliers` has no share for {", ".join(missing)}.')
     mine = {name: given[name] for name in shapes}
+    if not mine:
+      return {}
     every = np.concatenate([np.ravel(x) for x in mine.values()])
     low, width = every.min(), np.ptp(every)
     raised = {

@@ -38,7 +38,7 @@ def generate(
     stop: a token after which a sequence repeats that token.
 
   Returns:
-    The new tokens, ``[batch, new_tokens]``.
+    The new tokens, int32 ``[batch, new_tokens]``.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -67,6 +67,7 @@ def generate(
       ' such as `key=jax.random.key(0)`.'
     )
   tokens, mask = _tokens.check('generate', params, tokens, token_mask)
+  tokens = tokens.astype(jnp.int32)  # Small types do not hold all new tokens.
   if mask is None:
     mask = jnp.ones(tokens.shape, bool)
   if not trees.is_traced(mask) and not bool(mask.any(-1).all()):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lthjax import _checks
 from lthjax.models import _layers, _moe, _tokens
 from lthjax.models._config import LlamaConfig, LlamaMoEConfig
 from lthjax.models._functional import functional
@@ -47,7 +48,8 @@ class Decoder(NamedTuple):
       ``[batch, time, width]``.
     init_cache: ``init_cache(params, batch, places)`` makes an empty `Cache`.
     decode: ``decode(params, tokens, cache, token_mask=None)`` continues the
-      sequences of a cache, and returns logits and the next cache.
+      sequences of a cache, and returns logits and the next cache. A cache
+      without room is an error; under a trace, its logits are NaN.
     embed: ``embed(params, tokens)`` returns what enters the first block,
       ``[batch, time, width]``.
     block: ``block(params, x, token_mask=None)`` computes one block from its own
@@ -351,6 +353,8 @@ def _decoder(name: str, config: LlamaConfig) -> Decoder:
     return run(params, tokens, token_mask, False, bias)
 
   def init_cache(params, batch, places):
+    batch = _checks.at_least('batch', batch, 0)
+    places = _checks.at_least('places', places, 1)
     attention = params['blocks']['attention']
     key, value = attention['key']['kernel'], attention['value']['kernel']
     shape = (key.shape[0], batch, places)
@@ -364,7 +368,9 @@ def _decoder(name: str, config: LlamaConfig) -> Decoder:
   def decode(params, tokens, cache, token_mask=None):
     tokens, mask = _tokens.check(name, params, tokens, token_mask)
     _tokens.check_room(tokens, cache)
-    return call(params, tokens, mask, cache)
+    logits, after = call(params, tokens, mask, cache)
+    full = after.used > after.valid.shape[1]
+    return jnp.where(full, jnp.nan, logits), after
 
   def embed(params, tokens):
     tokens, _ = _tokens.check(name, params, tokens, None)

@@ -118,7 +118,12 @@ def _check_open(name: str, bias: Any, token_mask: Any) -> None:
 
 def check_room(tokens: jax.Array, cache: Any) -> None:
   """Raises if a cache has no room for more tokens; a traced one may not."""
-  places = cache.valid.shape[1]
+  batch, places = cache.valid.shape
+  if len(tokens) != batch:
+    raise ValueError(
+      f'The cache is one for {batch} sequences, but tokens of {len(tokens)}'
+      ' were given. Make another with `init_cache(params, batch, places)`.'
+    )
   known = trees.concrete({'used': cache.used})
   used = 0 if known is None else int(known['used'])
   if used + tokens.shape[1] > places:

@@ -1,7 +1,7 @@
 """Kernels of a program, pruned where it multiplies with them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -83,10 +83,13 @@ def ratios(sparsity: Any, leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(
-  sites: Mapping[Path, Site], rule: Rule, leaves: Mapping[str, Any]
+  sites: Mapping[Path, Site],
+  rule: Rule,
+  leaves: Mapping[str, Any],
+  looked_up: Collection[str],
 ) -> None:
   """Raises for leaves that cannot be pruned where they are used."""
-  faults = []
+  faults = [f'{name} is looked up as well' for name in sorted(looked_up)]
   by_name: dict[str, list[Use]] = {}
   for site in sites.values():
     for use in site.uses:

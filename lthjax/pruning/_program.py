@@ -11,7 +11,7 @@ import numpy as np
 
 from lthjax import _checks, trees
 from lthjax._errors import refuse
-from lthjax.calibration import Calibration, _sites, _tokens
+from lthjax.calibration import Calibration, _sites, _tokens, stats
 from lthjax.calibration._calibrate import hashable, hashable_where
 from lthjax.program._interpreter import check_arguments, trace
 from lthjax.program._kernels import Where
@@ -85,8 +85,9 @@ def prune_program(
 
   Raises:
     ValueError: if a leaf cannot be pruned as the program runs: it is never
-      multiplied with, used twice or shared by the turns of a loop, or the rule
-      updates it but it is squashed or scaled on the way; if inputs are not a
+      multiplied with, used twice, like a tied embedding, or shared by the turns
+      of a loop, or the rule updates it but it is squashed or scaled on the way;
+      if inputs are not a
       multiple of m; or if statistics of a leaf are all zero, not finite or not
       positive definite.
 
@@ -114,10 +115,13 @@ def prune_program(
     )
   _checks.one_of('granularity', granularity, ('site', 'block'))
   check_arguments(params, *args)
-  if calibration is not None and not isinstance(calibration, Calibration):
-    raise _checks.wrong_type(
-      'calibration', calibration, 'come from `lthjax.calibrate`'
+  if sparsity is not None and rule.target.pattern is not None:
+    raise ValueError(
+      f'`sparsity` cannot go with a rule for {rule.target.pattern}, which fixes'
+      ' it. Leave it out, or make the rule with `sparsity=`.'
     )
+  if calibration is not None:
+    _check_calibration(rule, calibration)
   _tokens.check(token_mask, args)
   if masks is not None:
     trees.check_like(masks, params, 'params')
@@ -168,9 +172,11 @@ def _prune(
   where = _narrowed(where, alive) if nested else where
   sites = _sites.find(closed, params, where)
   leaves = trees.by_name(params)
-  _kernels.check(sites, rule, leaves)
+  running = calibration is None
+  tables = _sites.looked_up(closed, params, sites) if running else set()
+  _kernels.check(sites, rule, leaves, tables)
   feeds: Any = _kernels.feeds(sites, alive, ratios)
-  if calibration is None:
+  if running:
     tokens = _tokens.locate(closed, args, sites, token_mask)
     if granularity == 'block':
       _check_loops(sites)
@@ -189,7 +195,7 @@ def _prune(
     output = None
     notes = _kernels.at_once(rule, sites, leaves, feeds, calibration)
   new, masks = _kernels.to_leaves(sites, notes, leaves, alive, rule)
-  if calibration is not None:
+  if not running:
     _, structure = trees.flatten(params)
     output = apply(structure.unflatten({**leaves, **new}.values()), *args)
   named = {sites[path].names: note for path, note in notes.items()}
@@ -197,6 +203,21 @@ def _prune(
     name: note._replace(keep=None, value=None) for name, note in named.items()
   }
   return (new, masks), faults, output
+
+
+def _check_calibration(rule: Rule, calibration: Any) -> None:
+  """Raises unless sums can be those of squares, where squares are needed."""
+  if not isinstance(calibration, Calibration):
+    raise _checks.wrong_type(
+      'calibration', calibration, 'come from `lthjax.calibrate`'
+    )
+  if rule.needs is stats.squares:
+    known = trees.concrete(calibration.sums) or {}
+    refuse(
+      [name for name, x in known.items() if (np.asarray(x) < 0).any()],
+      '`calibration` has negative sums for {}, but the rule needs sums of'
+      ' squares. Calibrate with `stat=lthjax.stats.squares`.',
+    )
 
 
 def _check_loops(sites: Mapping[Any, _sites.Site]) -> None:

@@ -109,6 +109,7 @@ def _scaled(kernel, gram, damping):
 
 
 def _alps(kernel, gram, alive, target, ratio, damping, steps) -> Pruned:
+  seen = gram
   kernel, gram = _hessian.without_dead(kernel, gram)
   first, gram, norms = _scaled(kernel, gram, damping)
   values, vectors = jnp.linalg.eigh(gram)
@@ -145,7 +146,9 @@ def _alps(kernel, gram, alive, target, ratio, damping, steps) -> Pruned:
   zeros, nothing = jnp.zeros_like(first), jnp.zeros_like(alive)
   start = (0, first, zeros, nothing, nothing, jnp.float32(0.1), True)
   _, sparse, _, keep, *_ = jax.lax.while_loop(unfinished, turn, start)
-  return Pruned(keep, sparse / norms, ~jnp.all(jnp.isfinite(values)))
+  # Rotations leave rounding errors at inputs that are always zero.
+  new, _ = _hessian.without_dead(sparse / norms, seen)
+  return Pruned(keep, new, ~jnp.all(jnp.isfinite(values)))
 
 
 def _prune(kernel, gram, alive, target, ratio, damping, steps, ramp) -> Pruned:

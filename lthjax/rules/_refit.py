@@ -72,8 +72,9 @@ def refit_kernel(
     Meng et al., ALPS: Improved Optimization for Highly Sparse One-Shot Pruning
     for Large Language Models, arXiv:2406.07831, algorithm 2.
   """
-  check_matrices(kernel, gram, keep=keep)
-  _checks.at_least('steps', steps, 1)
+  check_matrices(kernel, gram, start=start, keep=keep)
+  steps = _checks.at_least('steps', steps, 1)
+  damping = _hessian.check_damping(damping)
   start = jnp.where(keep, kernel if start is None else start, 0.0)
   diagonal = jnp.diagonal(gram)
   damped = gram + damping * jnp.mean(diagonal) * jnp.eye(len(gram))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lthjax import _checks, counts
+from lthjax import _checks, counts, trees
 from lthjax._errors import refuse
 from lthjax.patterns import NM
 from lthjax.selection import keep_largest
@@ -86,7 +86,9 @@ class Target(NamedTuple):
     return keep_largest(scores, self.kept(depth * width, ratio), alive)
 
 
-def check_matrices(kernel: Any, gram: Any, **masks: Any) -> None:
+def check_matrices(
+  kernel: Any, gram: Any, *, start: Any = None, **masks: Any
+) -> None:
   """Raises unless a kernel, a Gram matrix and masks belong together."""
   shape = np.shape(_checks.array('kernel', kernel))
   if len(shape) != 2:
@@ -98,11 +100,55 @@ def check_matrices(kernel: Any, gram: Any, **masks: Any) -> None:
   faults = []
   if (given := np.shape(_checks.array('gram', gram))) != (depth, depth):
     faults.append(f'`gram` {given} instead of {(depth, depth)}')
+  values = {'kernel': kernel, 'gram': gram}
+  if start is not None:
+    values['start'] = _checks.array('start', start)
+    if np.shape(start) != shape:
+      faults.append(f'`start` {np.shape(start)} instead of {shape}')
   _checks.check_masks({k: v for k, v in masks.items() if v is not None})
   for name, mask in masks.items():
     if mask is not None and mask.shape != shape:
       faults.append(f'`{name}` {mask.shape} instead of {shape}')
   refuse(faults, f'A kernel {shape} cannot go with {{}}.')
+  refuse(
+    [
+      f'`{name}`'
+      for name, x in (trees.concrete(values) or {}).items()
+      if not np.isfinite(np.asarray(x, np.float32)).all()
+    ],
+    'A kernel and its Gram matrix must be finite, but there is NaN or infinity'
+    ' in {}. Look for it in the params and in the calibration data.',
+  )
+
+
+def _check_call(
+  rule: 'Rule', name: str, kernel: Any, statistic: Any, alive: Any
+) -> None:
+  """Raises unless the shapes of a call fit together, and N:M fits them."""
+  shape = np.shape(_checks.array(name, kernel))
+  if len(shape) < 2:
+    raise ValueError(
+      f'{name} has the shape {shape}, but must be [batch.., inputs, outputs].'
+      ' Reshape it.'
+    )
+  *lead, depth, _ = shape
+  pattern = rule.target.pattern
+  if pattern is not None and depth % pattern.m:
+    raise ValueError(
+      f'{name} has {depth} inputs, not a multiple of {pattern.m}. Take another'
+      ' pattern, or leave it out.'
+    )
+  faults = []
+  if np.shape(alive) != shape:
+    faults.append(f'`alive` {np.shape(alive)} instead of {shape}')
+  if rule.needs is not None:
+    tokens = jax.ShapeDtypeStruct((*lead, 1, depth), jnp.float32)
+    wanted = jax.eval_shape(rule.needs, tokens).shape
+    if np.shape(statistic) != wanted:
+      called = getattr(rule.needs, '__name__', 'needs')
+      given = np.shape(statistic)
+      faults.append(f'`statistic` {given} instead of `{called}` {wanted}')
+  refuse(faults, f'{name} {shape} cannot go with {{}}.')
 
 
 @dataclass(frozen=True)
@@ -147,7 +193,7 @@ class Rule:
     ratio: Ratio | None = None,
   ) -> Pruned:
     """Prunes ``[batch.., inputs, outputs]``, each kernel by itself."""
-    del name
+    _check_call(self, name or 'the kernel', kernel, statistic, alive)
 
     def prune(kernel, statistic, alive):
       options = dict(self.options)

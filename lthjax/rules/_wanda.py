@@ -78,7 +78,7 @@ def ria(
     Large Language Models, ICLR 2024.
   """
   target = Target.of(sparsity, pattern, within)
-  options = (('power', _checks.number('power', power)),)
+  options = (('power', _checks.not_negative('power', power)),)
   return Rule(_ria, target, stats.squares, options=options)
 
 
@@ -106,7 +106,9 @@ def _variant(kernel, squares, alive, target, ratio) -> Pruned:
   depth, width = kernel.shape
   scores = jnp.where(alive, _scores(kernel, squares), 0.0)
   summed = jnp.cumsum(jnp.sort(scores, axis=0), axis=0)
-  wanted = 1 - target.kept(depth * width, ratio) / (depth * width)
+  size = depth * width
+  left = target.kept(size, ratio)
+  wanted = 1 - left / size
 
   def pruned(alpha):
     return jnp.sum(summed <= alpha * summed[-1], axis=0)
@@ -122,7 +124,11 @@ def _variant(kernel, squares, alive, target, ratio) -> Pruned:
     low, high = jnp.where(above, low, alpha), jnp.where(above, alpha, high)
     return low, high, jnp.where(above, alpha + low, alpha + high) / 2
 
-  start = (jnp.float32(0), jnp.float32(0.8), jnp.float32(0.4))
+  # The bracket of the reference, unless so much has to go that it is too small.
+  more = jnp.mean(pruned(jnp.float32(0.8)) / depth) < wanted + 1e-3
+  low, high = jnp.where(more, 0.8, 0.0), jnp.where(more, 1.0, 0.8)
+  start = (low, high, (low + high) / 2)
   *_, alpha = jax.lax.while_loop(unfinished, halve, start)
   kept = (depth - pruned(alpha)).astype(jnp.int32)
+  kept = jnp.where(left > 0, jnp.where(left < size, kept, depth), 0)
   return Pruned(keep_largest(scores, kept[None], alive, axis=0))

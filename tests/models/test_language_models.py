@@ -69,6 +69,15 @@ def test_decoding_step_by_step_is_one_pass(llama):
   np.testing.assert_array_equal(cache.valid[:, :11], mask)
   with pytest.raises(ValueError, match='12 places, of which 11 are used'):
     model.decode(params, tokens[:, :2], cache)
+  with pytest.raises(ValueError, match='for 2 sequences, but tokens of 1'):
+    model.decode(params, tokens[:1, :1], cache)
+  with pytest.raises(ValueError, match='`places` was 0'):
+    model.init_cache(params, 2, 0)
+  # Nothing can be raised under a trace: past the end there are no numbers.
+  for _ in range(2):
+    assert np.isfinite(logits).all()
+    logits, cache = decode(params, tokens[:, :1], cache, mask[:, :1])
+  assert np.isnan(logits).all()
 
 
 def test_greedy_text_is_the_largest_logits_again_and_again(llama):
@@ -88,6 +97,14 @@ def test_greedy_text_is_the_largest_logits_again_and_again(llama):
       sequence.append(int(np.argmax(logits)))
     assert found[row].tolist() == sequence[-3:]
   assert found[2].tolist() == found[1].tolist()
+
+
+def test_small_integers_hold_all_new_tokens(llama):
+  model, params = llama
+  found = models.generate(model, params, TOKENS.astype(np.int8), 2)
+  assert found.dtype == np.int32
+  assert found.shape == (1, 2)
+  assert models.generate(model, params, TOKENS[:0], 2).shape == (0, 2)
 
 
 def test_drawn_text_follows_the_key(llama):

@@ -252,6 +252,11 @@ SQUARE = {'w': rows(0, 6, 6), 'v': rows(1, 6, 6)}
   [
     (shared, WANDA, 'w is shared by the turns of a loop'),
     (lambda p, x: x @ p['w'] @ p['w'], WANDA, 'w is used 2 times'),
+    (
+      lambda p, x: (x @ p['w'], p['w'][x[:, 0].astype(int)]),
+      WANDA,
+      'w is looked up as well',
+    ),
     (lambda p, x: x @ jnp.tanh(p['w']), SPARSE_GPT, 'w is changed before its'),
     (lambda p, x: x @ (2 * p['w']), SPARSE_GPT, 'w is changed before its'),
     (
@@ -325,5 +330,12 @@ def test_bad_arguments():
   ]:
     with pytest.raises(error, match=text):
       prune(rule=WANDA, sparsity={'a': wrong})
+  sums = lth.Calibration({'a': -np.ones((3, 6))}, {'a': np.full(3, 40)})
+  with pytest.raises(ValueError, match=r'negative sums for a.*stats\.squares'):
+    prune(rule=WANDA, calibration=sums)
+  with pytest.raises(ValueError, match=r'cannot go with a rule for NM'):
+    prune(
+      rule=lth.rules.wanda(pattern=lth.patterns.NM(2, 4)), sparsity={'a': 0.5}
+    )
   with pytest.raises(ValueError, match='prunes no leaf'):
     prune(rule=WANDA, masks={'a': None, 'b': None})
