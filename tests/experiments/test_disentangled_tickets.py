@@ -315,7 +315,7 @@ def test_mnist(main, tmp_path, tfds_data_dir):
   del tfds_data_dir
   code, _, errors = main(
     *('--preset', 'mnist', '--steps', '600', '--eval-every', '300'),
-    *('--levels', '6', '--colt-levels', '4', '--fraction', '*', '0.5'),
+    *('--levels', '6', '--colt-levels', '2', '--fraction', '*', '0.5'),
     *('--seeds', '2', '--output', str(tmp_path)),
   )
   assert code == 0, errors

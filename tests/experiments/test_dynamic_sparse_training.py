@@ -137,7 +137,7 @@ def test_ac_dc_phases():
 def test_mnist(main, tmp_path, tfds_data_dir):
   """RigL beats static masks, and SRigL keeps up with it (mean of 3 seeds)."""
   del tfds_data_dir
-  methods = ['dense', 'static', 'set', 'rigl']
+  methods = ['static', 'set', 'rigl']
   for arguments in (
     ['--methods', *methods, '--sparsities', '0.98'],
     ['--methods', 'rigl', 'srigl', '--sparsities', '0.9'],

@@ -449,10 +449,14 @@ def test_damaged_run(damage, copied, main, monkeypatch):
 # The numbers of the papers.
 
 
+# Only the controls that are compared, and only at these levels.
+ASSERTED = '--controls', 'reinit', 'shuffled', '--control-every'
+
+
 @pytest.mark.optimized
 @pytest.mark.slow
 def test_digits(launch, tmp_path):
-  finish(launch('--output', str(tmp_path)))
+  finish(launch(*ASSERTED, '18', '--output', str(tmp_path)))
   (folder,) = tmp_path.iterdir()
   last = results(folder)[-1]
   assert abs(last['density'] - 0.02) < 0.001
@@ -465,7 +469,7 @@ def test_digits(launch, tmp_path):
 @pytest.mark.optimized
 @pytest.mark.slow
 def test_mnist(launch, tmp_path, tfds_data_dir):
-  arguments = ['--preset', 'mnist', '--output', str(tmp_path)]
+  arguments = ['--preset', 'mnist', *ASSERTED, '8', '--output', str(tmp_path)]
   finish(launch(*arguments, TFDS_DATA_DIR=str(tfds_data_dir)))
   (folder,) = tmp_path.iterdir()
   check_mnist(folder)
