@@ -102,10 +102,8 @@ def write_page(claims: list[Claim]) -> None:
   files.write_text(page.PAGE, page.render(claims, found))
   print(page.PAGE)
   if any(x.estimate for x in found.values()):
-    figures.save(
-      page.draw(claims, found), page.PAGE.parent, Path(page.FIGURE).stem
-    )
-    page.PAGE.with_name(page.FIGURE).with_suffix('.svg').unlink()
+    drawn, place = page.draw(claims, found), page.PAGE.with_name(page.FIGURE)
+    figures.save(drawn, place.parent, place.stem, ['png'])
 
 
 def run(claims: list[Claim], append: bool) -> None:

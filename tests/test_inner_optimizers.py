@@ -154,8 +154,9 @@ def test_where_masks_move_as_well_the_optimizer_sees_every_step(name):
   assert_close((params, state.inner_state), expected)
 
 
-@pytest.mark.parametrize('update_every', [2, 3, 4, 6, 7])
-@pytest.mark.parametrize('mini_steps', [2, 4])
+@pytest.mark.parametrize(
+  ('update_every', 'mini_steps'), [(2, 4), (3, 2), (4, 4), (6, 4), (7, 2)]
+)
 def test_sums_of_mini_steps_are_complete(update_every, mini_steps):
   inner = optax.MultiSteps(optax.sgd(1.0), mini_steps, use_grad_mean=False)
   masks, ones = {'w': np.ones((2, 3), bool)}, {'w': np.ones((2, 3), np.float32)}

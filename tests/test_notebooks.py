@@ -488,16 +488,8 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize(
-  'path',
-  [
-    path
-    if path.stem == 'rigl'  # The others take up to half a minute each.
-    else pytest.param(path, marks=pytest.mark.slow)
-    for path in NOTEBOOKS
-  ],
-  ids=[path.stem for path in NOTEBOOKS],
-)
+@pytest.mark.slow
+@each_notebook
 def test_notebook_shows_what_it_says(path, tmp_path, monkeypatch):
   settings, expressions, check = RUNS[path.stem]
   for name, value in settings.items():

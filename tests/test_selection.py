@@ -224,7 +224,8 @@ def test_eligible_may_be_in_another_container():
 @pytest.mark.parametrize(
   ('dtype', 'axis', 'length'),
   [
-    *itertools.product(['float32'], [0, 1, -1], [1, 16, 17, 40]),
+    *itertools.product(['float32'], [1], [1, 16, 17, 40]),
+    *itertools.product(['float32'], [0, -1], [16, 17]),
     *itertools.product(['bfloat16', 'float16'], [1], [16, 17]),
   ],
 )
@@ -339,10 +340,7 @@ def check_sharded():
       assert k.sharding.is_equivalent_to(s.sharding, k.ndim)
 
   auto, explicit = AxisType.Auto, AxisType.Explicit
-  for devices, kind in (
-    *((1, auto), (2, explicit), (4, auto)),
-    *((8, auto), (8, explicit)),
-  ):
+  for devices, kind in ((1, auto), (2, explicit), (8, auto), (8, explicit)):
     mesh = jax.make_mesh(
       (devices,), ('d',), (kind,), devices=jax.devices()[:devices]
     )

@@ -18,7 +18,7 @@ TINY = {
     ' --checks shuffled shuffled_input reinit inverted --eval-every 20'
     ' --score-batches 2 --score-steps 5 --imp-fraction 0.75',
     'score_submission': '--submissions snip erk_random --steps 20 --seeds 2'
-    ' --ratios 4 16 --eval-every 20 --score-batches 2',
+    ' --ratios 4 --eval-every 20 --score-batches 2',
     'zero_cost_ranking': '--dataset digits --steps 30 --seeds 2 --depths 1'
     ' --widths 3 --kernels 1 --patches 4 --proxies num_params snip'
     ' --warm snip --samples 1 --warm-trials 1 --budget 3 --repeats 2',

@@ -111,12 +111,17 @@ def legend(fig: Figure, axes: Any, where: str = 'lower center', **how) -> None:
   fig.legend(handles, labels, loc=place, **how)
 
 
-def save(fig: Figure, folder: Path, name: str) -> None:
-  """Writes a figure as PNG and SVG, each whole or not at all, and closes it."""
+def save(
+  fig: Figure, folder: Path, name: str, formats: Sequence[str] = ()
+) -> None:
+  """Writes a figure as PNG and SVG, each whole or not at all, and closes it.
+
+  With ``formats``, only in these.
+  """
   # Otherwise SVGs have random names and today's date in them.
   with matplotlib.rc_context({'svg.hashsalt': 'lthjax'}):
-    for suffix, metadata in FORMATS.items():
-      drawn = io.BytesIO()
+    for suffix in formats or FORMATS:
+      drawn, metadata = io.BytesIO(), FORMATS[suffix]
       fig.savefig(drawn, format=suffix, dpi=160, metadata=metadata)
       files.write_bytes(folder / f'{name}.{suffix}', drawn.getvalue())
   plt.close(fig)

@@ -286,6 +286,7 @@ def test_claims_are_in_the_order_of_their_numbers(tmp_path):
 # What is in the repository.
 
 
+@pytest.mark.slow
 def test_the_page_and_all_prose_say_what_the_data_say(capsys):
   script.main(['check'])
   assert 'all as on the page' in capsys.readouterr().out

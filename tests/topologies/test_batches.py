@@ -16,7 +16,6 @@ SHAPES = {
   'a': {'kernel': (8, 6), 'bias': (6,)},
   'b': {'kernel': (8, 6)},
   'layers': {'kernel': (2, 8, 6)},
-  'c': {'kernel': (8, 6)},
   'e': {'kernel': (4, 12)},
   'output': {'kernel': (8, 6)},
   'empty': {'kernel': (8, 0)},
@@ -101,7 +100,7 @@ def test_stacked_leaves_move_as_single_ones(method, monkeypatch):
   one_by_one = train(-1)
   assert not any(stacked)
   together = train(2**21)
-  alike = ['a/kernel', 'b/kernel', 'c/kernel']
+  alike = ['a/kernel', 'b/kernel']
   assert any(set(alike) <= {*names} for names in stacked[-1])
   # Neurons of the output are not ablated, those of other layers may be.
   alone = method.startswith('srigl')
