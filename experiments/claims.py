@@ -9,7 +9,8 @@ verdict follows from committed CSVs by rules fixed in `verdicts/statistics.py`.
   python experiments/claims.py page             # writes docs/claims.md
   python experiments/claims.py run C01 C02      # trains again, replaces data
   python experiments/claims.py run C01 --append # fresh seeds, added to the data
-  python experiments/claims.py run --tier cpu   # all that two CPU cores can do
+  python experiments/claims.py run --tier cpu   # tickets; 90 minutes, two cores
+  python experiments/claims.py run --tier hours   # the others; eight hours
   python experiments/claims.py run --tier digits  # main effects; 90 seconds
   python experiments/claims.py signs    # the same; four seeds, kept nowhere
 
@@ -28,10 +29,11 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 from verdicts import claim as claim_files
 from verdicts import data, page, statistics
-from verdicts.claim import Claim
+from verdicts.claim import Claim, Tier
 from verdicts.statistics import Verdict
 
 SIGN_SEEDS = 4  # enough for the sign of a main effect
@@ -252,8 +254,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
   train.add_argument('claims', nargs='*', metavar='CLAIM', help='such as C01')
   train.add_argument(
     '--tier',
-    choices=('digits', 'cpu', 'accelerator'),
-    help='all claims that this hardware can do; adds fresh seeds',
+    choices=get_args(Tier),
+    help='all claims of this budget; adds fresh seeds',
   )
   train.add_argument(
     '--append', action='store_true', help='adds fresh seeds to the data'

@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parents[1] / 'claims'
 FEWEST = 6
 
 Test = Literal['superiority', 'non-inferiority', 'equivalence', 'correlation']
-Tier = Literal['digits', 'cpu', 'accelerator']
+Tier = Literal['digits', 'cpu', 'hours', 'accelerator']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Claim:
   paper: float | None = None
   """The effect that the source reports, in the unit."""
   tier: Tier = 'cpu'
+  """Which of `claims.py run` trains it: `cpu` stays within 90 minutes."""
   path: Path = dataclasses.field(default=Path(), compare=False)
 
   @property

@@ -488,3 +488,11 @@ def test_claims_on_digits_are_a_tier():
   # Each command is run once, and all together take about 90 seconds.
   assert len({one.command for one in digits}) == 3
   assert all('digits' in one.command + one.page for one in digits)
+
+
+def test_the_tier_of_two_cores_takes_90_minutes():
+  claims = load_all()
+  minutes = {o.command: o.minutes for o in claims if o.tier == 'cpu'}
+  assert 60 < sum(minutes.values()) <= 90
+  for one in claims:
+    assert one.minutes == minutes.get(one.command, one.minutes), one.name
