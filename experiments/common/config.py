@@ -138,6 +138,11 @@ class TrainConfig(BaseConfig):
     super().__post_init__()
     checks.at_least(self, steps=1, eval_every=1, weight_decay=0)
 
+  @property
+  def budget(self) -> str:
+    """How long the network trains, for the titles of figures."""
+    return f'{self.steps:,} steps of {self.batch_size} examples'
+
 
 @dataclasses.dataclass(frozen=True)
 class TicketConfig(TrainConfig):
@@ -163,6 +168,17 @@ class TicketConfig(TrainConfig):
         f'decay_steps was {" ".join(map(str, self.decay_steps))}, but the'
         ' schedule is cosine. Give one of the two.'
       )
+
+  @property
+  def budget(self) -> str:
+    how = ', constant'
+    if self.schedule == 'cosine':
+      how = ' to 0 along a cosine'
+    elif self.decay_steps:
+      steps = ' and '.join(f'{step:,}' for step in self.decay_steps)
+      how = f', a tenth from {steps} on'
+    name = 'Adam' if self.optimizer == 'adam' else 'SGD'
+    return f'{super().budget}, {name}, {self.learning_rate:g}{how}'
 
 
 RESUME = """

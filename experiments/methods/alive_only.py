@@ -1,8 +1,11 @@
 """Training of alive weights only, through sparse kernels."""
 
+import contextvars
 import functools
+import os
 import time
 from collections.abc import Callable, Iterable
+from concurrent import futures
 from typing import Any
 
 import chex
@@ -22,9 +25,9 @@ class AliveOnly:
   """Trains networks without their dead weights.
 
   All masks with at most as many alive weights per layer as those given share
-  one program. Seeds train one after the other, each with the batches that it
-  has in masked training. Where masks move, a move is a step of masked training,
-  and the kernels are packed again after it.
+  one program. Seeds train beside each other, a core each, with the batches that
+  they have in masked training. Where masks move, a move is a step of masked
+  training, and the kernels are packed again after it.
   """
 
   def __init__(
@@ -118,17 +121,7 @@ class AliveOnly:
     first = now = int(state.step)
     while now < until:
       now = min(until, (now // self.every + 1) * self.every)
-      found: list[Any] = []
-
-      def note(step, metrics, found=found):
-        found.append(metrics)
-
-      runs = [
-        self.trainer.fit(
-          run, self.task.dataset, until=now, report=report and note
-        )
-        for run in runs
-      ]
+      runs, found = self._advance(runs, now, metrics=report is not None)
       if report is not None and found:
         report(now, seeds.stack(found))
     ended: list[Any] = [self.end(run) for run in runs]
@@ -141,6 +134,28 @@ class AliveOnly:
       trained=None if old.trained is None else masks,
     )
     return trained._replace(step=runs[0].step, opt_state=opt_state)
+
+  def _advance(
+    self, runs: list[TrainState], now: int, *, metrics: bool
+  ) -> tuple[list[TrainState], list[Any]]:
+    """Trains all seeds until a step, and returns their metrics there."""
+
+    def advance(run: TrainState) -> tuple[TrainState, list[Any]]:
+      found: list[Any] = []
+      note = (lambda step, metrics: found.append(metrics)) if metrics else None
+      run = self.trainer.fit(run, self.task.dataset, until=now, report=note)
+      return run, found
+
+    done: list[tuple[TrainState, list[Any]]] = []
+    if not self.task.compilations:  # Threads would compile it once each.
+      done.append(advance(runs[0]))
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+      started = [
+        pool.submit(contextvars.copy_context().run, advance, run)
+        for run in runs[len(done) :]
+      ]
+      done += [one.result() for one in started]
+    return [run for run, _ in done], [x for _, found in done for x in found]
 
   def fit_moving(
     self,

@@ -232,7 +232,9 @@ def terminal(run: Run) -> list[str | Table]:
 
 def draw(run: Run) -> dict[str, Figure]:
   return {
-    'accuracy': accuracy_figure(networks(run.results), run.title),
+    'accuracy': accuracy_figure(
+      networks(run.results), f'{run.title}\n{run.config.budget}'
+    ),
     'layers': layer_figure(run.measured, run.title),
   }
 

@@ -59,7 +59,7 @@ def draw(run: Run) -> dict[str, Figure]:
   inference.set_xlabel('inference FLOPs, share of dense')
   training.set_xlabel('training FLOPs, share of dense')
   inference.set_ylabel('test accuracy (%)')
-  figures.title(inference, f'{run.title} {figures.BARS}')
+  figures.title(inference, f'{run.title} {figures.BARS}\n{run.config.budget}')
   figures.legend(fig, training, 'right center')
   return {'accuracy': fig}
 

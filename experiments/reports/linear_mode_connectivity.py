@@ -145,7 +145,8 @@ def terminal(run: Run) -> list[str | Table]:
 def draw(run: Run) -> dict[str, Figure]:
   found = summarize(run.results)
   draw_in = {'barriers': barriers, 'paths': paths}
-  return {name: draw(found, run.title) for name, draw in draw_in.items()}
+  title = f'{run.title}\n{run.config.budget}'
+  return {name: draw(found, title) for name, draw in draw_in.items()}
 
 
 def barriers(found: list[Summary], title: str) -> Figure:

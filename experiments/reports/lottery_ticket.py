@@ -181,7 +181,7 @@ def draw(run: Run) -> dict[str, Figure]:
   ax.invert_xaxis()
   ax.set_xlabel('weights remaining (%)')
   ax.set_ylabel('test accuracy (%)')
-  figures.title(ax, f'{run.title} {figures.BAND}')
+  figures.title(ax, f'{run.title} {figures.BAND}\n{run.config.budget}')
   figures.decorate(ax)
   ax.legend(frameon=False, fontsize=8.5, loc='lower left')
   return {'accuracy': fig}

@@ -119,7 +119,7 @@ def draw(run: Run) -> dict[str, Figure]:
   if axes[0, 0].get_ylim()[0] < (lowest := math.floor(dense) - 25):
     axes[0, 0].set_ylim(bottom=lowest)  # Or the others would be flat lines.
     shown = f'{figures.BAND[:-1]}; from {lowest} % on)'
-  figures.title_all(fig, f'{run.title} {shown}')
+  figures.title_all(fig, f'{run.title} {shown}\n{run.config.budget}')
   fig.supxlabel('compression', fontsize=9)
   fig.supylabel('test accuracy (%)', fontsize=9)
   figures.legend(fig, axes, 'right center')
@@ -140,7 +140,7 @@ def draw_compute(run: Run) -> Figure:
   figures.log_scale(ax, (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20))
   ax.set_xlabel('total compute over that of dense training')
   ax.set_ylabel('test accuracy (%)')
-  figures.title(ax, f'{run.title} {figures.BAND}')
+  figures.title(ax, f'{run.title} {figures.BAND}\n{run.config.budget}')
   figures.decorate(ax)
   figures.legend(fig, axes, 'right center')
   return fig
