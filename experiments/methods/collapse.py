@@ -121,19 +121,22 @@ def walk(
   """Compresses more and more; ``prune(ratio)`` counts weights by layer.
 
   Goes from 1 to the largest of the ratios in about so many steps, as many from
-  each ratio to the next, and stops at none of them.
+  each ratio to the next, and stops where a layer is empty: no signal passes it,
+  and scores of what is left may all be zero.
   """
   last, critical, emptied = 1.0, 1.0, ''
   smallest = []
   each = -(-steps // len(ratios))
   for ratio in sorted(ratios):
-    alive: dict[str, int] = {}
+    fewest = 0
     for now in np.geomspace(last, ratio, each + 1)[1:]:
+      if emptied:
+        break
       alive = prune(float(now))
-      empty = [name for name, count in alive.items() if not count]
-      emptied = emptied or ', '.join(empty)
+      fewest = min(alive.values())
+      emptied = ', '.join(n for n, count in alive.items() if not count)
       if not emptied:
         critical = float(now)
-    smallest.append(min(alive.values()))
+    smallest.append(fewest)
     last = ratio
   return Collapse(critical, emptied, smallest)
