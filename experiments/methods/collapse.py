@@ -86,12 +86,19 @@ def step_by_step(
   ratios: Sequence[float],
   steps: int,
 ) -> Collapse:
-  """Prunes in steps of one factor, and scores before each what is left."""
+  """Prunes in steps of one factor, and scores before each what is left.
+
+  A layer whose weights all score zero passes no signal, and counts as empty.
+  """
   alive = masks
 
   def prune(ratio: float) -> dict[str, int]:
     nonlocal alive
     scores = score(lth.masks.apply(alive, params))
+    left = lth.masks.alive_by_name(alive)
+    known = trees.by_name(lth.masks.apply(alive, scores))
+    if cut := [name for name in left if not jnp.any(known[name])]:
+      return left | dict.fromkeys(cut, 0)
     alive = lth.prune(scores, alive, sparsity=1 - 1 / ratio, scope='global')
     return lth.masks.alive_by_name(alive)
 

@@ -15,7 +15,7 @@ from lthjax import tickets
 HEAD = 'Early-bird tickets'
 ARMS = {'': 'ticket', 'random': 'random channels', 'slim': 'slim, from scratch'}
 ARM_COLORS = {'random': '#8a8a8a', 'slim': '#222222'}
-COLORS = ('#1b6ca8', '#2a9d8f', '#e9a03b', '#c8553d', '#9b5de5')
+TICKET = '#1b6ca8'
 
 
 def distances(masks: np.ndarray) -> np.ndarray:
@@ -138,12 +138,11 @@ def draw(run: Run) -> dict[str, Figure]:
   fig, axes = figures.panels(2, len(drawn), size)
   shown = None
   for i, (sparsity, line) in enumerate(drawn.items()):
-    color = COLORS[i % len(COLORS)]
     apart = np.array(dense['distances'][f'{sparsity:g}']).mean(0)
     epochs = [e for e in dense['settled'][f'{sparsity:g}'] if e is not None]
     shown = matrix(axes[0, i], apart, epochs, threshold)
     figures.title(axes[0, i], f'{100 * sparsity:g} % of channels removed')
-    accuracies(axes[1, i], dense, line, epochs, color)
+    accuracies(axes[1, i], dense, line, epochs)
     for arm, gray in ARM_COLORS.items():
       if found := of_arm(results, sparsity, arm):
         over_draws(axes[1, i], found, gray, ARMS[arm])
@@ -171,12 +170,12 @@ def matrix(
 
 
 def accuracies(
-  ax: Axes, dense: Result, line: list[Result], epochs: list[int], color: str
+  ax: Axes, dense: Result, line: list[Result], epochs: list[int]
 ) -> None:
   """Draws the accuracy of tickets over the epoch at which they are drawn."""
   whole = 100 * np.mean(dense['test_accuracy'])
   ax.axhline(whole, color='0.45', lw=1, ls='--', label='dense network')
-  over_draws(ax, line, color, ARMS[''])
+  over_draws(ax, line, TICKET, ARMS[''])
   for epoch in epochs:
     ax.axvline(epoch, color='#c8553d', lw=0.8, alpha=0.6)
   ax.set_xlabel('drawn after epoch')
