@@ -18,7 +18,7 @@ from jax.core import Tracer
 from lthjax import trees
 from lthjax._errors import describe as describe
 from lthjax._errors import evaluated as evaluated
-from lthjax._errors import nothing, percent, refuse
+from lthjax._errors import nothing, percent, refuse, takes
 from lthjax._errors import spell as spell
 
 
@@ -260,7 +260,7 @@ def predicate(name: str, x: Any) -> Any:
   """Returns a choice of leaves: a function, a glob, or a list of globs."""
   globs = [x] if isinstance(x, str) else x
   # Anything else that is iterable, such as a tree of bools, is a mistake.
-  if (callable(x) and not isinstance(x, type)) or (
+  if (callable(x) and not isinstance(x, type) and takes(x, '', globs)) or (
     isinstance(globs, list | tuple | set | frozenset)
     and globs
     and all(isinstance(glob, str) for glob in globs)

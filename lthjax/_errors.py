@@ -1,5 +1,6 @@
 """Errors that name everything that is wrong at once, and values in them."""
 
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -72,6 +73,17 @@ def evaluated(call: str, f: Any, *args: Any) -> Any:
       f'`{call}` failed on {given or "no arrays"}, with {type(error).__name__}:'
       f' {error}. Pass what the function takes.'
     ) from error
+
+
+def takes(f: Any, *args: Any) -> bool:
+  """Returns whether a function can be called like this, as far as it says."""
+  try:
+    inspect.signature(f).bind(*args)
+  except TypeError:
+    return False
+  except ValueError:  # Some callables do not say.
+    pass
+  return True
 
 
 def nothing(leaves: Mapping[str, Any]) -> str:

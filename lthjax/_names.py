@@ -10,36 +10,44 @@ def one_of(text: str) -> frozenset[str]:
   return frozenset(text.split())
 
 
-_KERNEL = one_of("""
-  kernel kernels proj projection linear dense conv convs convolution fc ffn mlp
-  attn attention q k v query key value qkv kv out output head gate up down
-  router mixer mixing
-""")
-# Layers; other words of `_KERNEL` may say what a layer is for.
+# Layers, whatever the other words of a component say that they are for.
 _LAYER = one_of("""
-  kernel kernels proj projection linear dense conv convs convolution fc
+  kernel kernels proj projection linear dense conv convs convolution fc mapping
+  modulation
 """)
 _WEIGHT = one_of('w weight weights')
-_NOT_KERNEL = one_of("""
-  scale scales offset offsets shift gamma beta gain norm norms layernorm
-  batchnorm groupnorm instancenorm rmsnorm normalization ln bn gn rms layerscale
-  emb embed embeds embedder embedding embeddings wte wpe tok token tokens pos
-  posemb position positions positional pe codebook table freq freqs rope slopes
-  slope temperature ema
+# What else has kernels, unless it is the norm of one.
+_PART = one_of("""
+  ffn mlp attn attention q k v query key value qkv kv out output head gate up
+  down router mixer mixing forward feedforward classifier predictor predictions
+  logits
 """)
-_EMBEDDING = one_of("""
-  emb embed embeds embedder embedding embeddings
+_KERNEL = _LAYER | _PART
+# What has a number for each channel, or none that trains.
+_NUMBERS = one_of("""
+  scale scales offset offsets shift gamma beta gain layerscale freq freqs rope
+  slopes slope temperature ema
 """)
-_NORM = one_of("""
-  norm layernorm batchnorm groupnorm instancenorm rmsnorm normalization ln bn gn
-  rms
+_NUMBERS_LEAF = one_of("""
+  g gains alpha log decay std stddev zero zeros mask masks
 """)
-# These mean it only as a word of the leaf itself.
-_NOT_KERNEL_LEAF = one_of("""
-  b bqkv bkv g gains cls log mean avg var variance mu logvar alpha bos eos
-  latent latents probe prompt prompts prefix sink sinks point
+# Vectors that enter a network as they are, and statistics, unless a layer that
+# makes them is meant: `linear_probe`, `fc_mu`.
+_VECTORS = one_of("""
+  wte wpe tok token tokens pos position positions positional pe codebook
+  codebooks table vocab vocabulary lookup lut
 """)
-_BIAS = re.compile('b[a-z]?')  # `b1`, `bq`, `bz`
+_VECTORS_LEAF = one_of("""
+  cls bos eos latent latents probe prompt prompts prefix sink sinks anchor
+  anchors register registers centers centroids queue avg mean var variance mu
+  logvar
+""")
+_MAKES_VECTORS = _LAYER | one_of('mlp ffn mixer mixing to')
+# Adapters and caches, wherever a name speaks of them.
+_BESIDE = one_of('lora cache cached')
+_NORM = re.compile('.*norms?|normalization|ln|bn|gn|rms')
+_EMBEDDING = re.compile('(?!un).*emb(s|ed(s|der|dings?)?)?')
+_BIAS = re.compile('b([a-z]|ih|hh|kv)?')  # `b1`, `bq`, `bz`
 
 
 def parts(name: str) -> list[list[str]]:
@@ -63,7 +71,7 @@ def is_scale(name: str) -> bool:
   if leaf in (['scale'], ['gamma']):
     return True
   last = [word for word in layer if not word.isdigit()][-1:]
-  return leaf in (['weight'], ['g']) and not _NORM.isdisjoint(last)
+  return leaf in (['weight'], ['g']) and _any(_NORM, last)
 
 
 def is_kernel(name: str) -> bool | None:
@@ -72,28 +80,62 @@ def is_kernel(name: str) -> bool | None:
   The component nearest to the leaf decides, by its last telling word, as in
   English: a ``patch_embed/proj`` is a projection and a ``pos_embed`` is not.
   """
-  components = parts(name)
-  if any('lora' in part for part in components):
+  leaf, *layers = parts(name)
+  if any(not _BESIDE.isdisjoint(part) for part in (leaf, *layers)):
     return False
-  for depth, part in enumerate(components):
-    leaf = depth == 0
-    if 'bias' in part or 'biases' in part or (leaf and part[:1] == ['b']):
+  if _is_bias(leaf):
+    return False
+  if (leaf, layers[:1]) == (['weight'], [['shared']]):
+    return False  # the embeddings of T5
+  told = _tells(leaf, _NUMBERS | _NUMBERS_LEAF, _VECTORS | _VECTORS_LEAF)
+  for part in layers:
+    if told is not None:
+      break
+    told = _tells(part, _NUMBERS, _VECTORS)
+  return told
+
+
+def _tells(
+  part: list[str], numbers: frozenset[str], vectors: frozenset[str]
+) -> bool | None:
+  """Returns whether one component of a name speaks of kernels."""
+  if 'bias' in part or 'biases' in part:
+    return False
+  norm = _any(_NORM, part)
+  makes = not (norm or _MAKES_VECTORS.isdisjoint(part))
+  for word in reversed(part):
+    if word in numbers or _NORM.fullmatch(word):
       return False
-    told = not (_LAYER | _WEIGHT).isdisjoint(part)  # `bw_kernel` of an RNN
-    if leaf and not told and _BIAS.fullmatch(''.join(part[:1])):
-      return False
-    if components == [['weight'], ['shared']]:
-      return False  # the embeddings of T5
-    for word in reversed(part):
-      if word == 'b' and 'w' in part:
-        continue  # `w_b` is the second of two kernels
-      if word in _NOT_KERNEL or (leaf and word in _NOT_KERNEL_LEAF):
-        # Patches are embedded by a convolution.
-        return 'patch' in part and word in _EMBEDDING
-      if word in _KERNEL:
-        # The `norm_q` of a query is a norm, but a `norm_conv` a convolution.
-        return word in _LAYER or _NORM.isdisjoint(part)
+    if _EMBEDDING.fullmatch(word):  # Patches are embedded by a convolution.
+      return makes or 'patch' in part
+    if word in vectors:
+      return makes
+    if word in _LAYER:
+      return True
+    if word in _PART:  # The `norm_q` of a query is a norm.
+      return not norm
   return None
+
+
+def _is_bias(leaf: list[str]) -> bool:
+  """Returns whether the letter b makes a leaf a bias: `b1`, `fc_b`, `bqkv`."""
+  told = [word for word in leaf if not word.isdigit()]
+  if not told:
+    return False
+  first, last = told[0], told[-1]
+  # The `w_b` of a layer is the second of two kernels.
+  if first == 'b' or (last == 'b' and 'w' not in told):
+    return True
+  if not (_LAYER | _WEIGHT).isdisjoint(told):  # `bw_kernel` of an RNN
+    return False
+  if _BIAS.fullmatch(first):
+    return True
+  stems = first.removeprefix('b'), first.removesuffix('b')
+  return told == [first] and any(x != first and x in _KERNEL for x in stems)
+
+
+def _any(pattern: re.Pattern[str], words: list[str]) -> bool:
+  return any(map(pattern.fullmatch, words))
 
 
 def is_weight(name: str) -> bool:

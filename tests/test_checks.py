@@ -179,6 +179,8 @@ def test_trees_of_masks(tree, message):
     (_checks.predicate, 3, '"*/kernel", or a list of globs.'),
     (_checks.predicate, [], 'or a list of globs.'),
     (_checks.predicate, [3], 'or a list of globs.'),
+    (_checks.predicate, lambda name: True, r'`(name, leaf) -> bool`, a glob'),
+    (_checks.predicate, lambda *, name, leaf: True, 'or a list of globs.'),
   ],
 )
 def test_arguments_of_the_wrong_kind(check, x, message):
