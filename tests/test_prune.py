@@ -380,6 +380,8 @@ def test_a_budget_by_layer_gives_way():
 def test_too_few_weights_for_every_layer():
   with pytest.raises(ValueError, match='for 3 layers of at least 4 weights'):
     lth.prune(*network(SMALL), sparsity=0.9, scope='global', at_least=4)
+  with pytest.raises(ValueError, match=r'`at_least=99` needs \d+ in these'):
+    lth.prune(*network(SMALL), fraction=0.5, scope='global', at_least=99)
   with pytest.raises(ValueError, match='`at_least` was -1, but must be at'):
     lth.prune(*network(SMALL), sparsity=0.9, at_least=-1)
 

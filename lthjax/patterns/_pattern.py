@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lthjax import _layout, _sharding, trees
+from lthjax import _layout, _sharding, counts, trees
 from lthjax._errors import refuse
 from lthjax.axes import Axes
 
@@ -61,8 +61,10 @@ class Pattern(Protocol):
 
 def numbers_if_known(tests: Mapping[str, jax.Array]) -> dict[str, int]:
   """Counts what is true in each array; nothing if any is traced."""
-  counts = {n: jnp.sum(x, dtype=jnp.int32) for n, x in tests.items()}
-  return {n: int(x) for n, x in (trees.concrete(counts) or {}).items()}
+  if trees.is_traced(*tests.values()):
+    return {}
+  numbers = trees.concrete(counts.alive(tests)) or {}
+  return {n: int(x) for n, x in numbers.items()}
 
 
 def empty_layers(

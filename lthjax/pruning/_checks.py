@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lthjax import _checks, trees
+from lthjax import _checks, counts, trees
 from lthjax import axes as axes_lib
 from lthjax._errors import refuse
 from lthjax._sums import count_true
@@ -111,6 +111,24 @@ def check_enough(count: int, names: Collection[str], least: int) -> None:
       f'This sparsity leaves {count} weights for {len(names)} layers{need}'
       f' ({", ".join(names)}), and a layer without weights blocks the signal.'
       ' Lower `sparsity`.'
+    )
+
+
+def check_total(
+  count: Any,
+  masks: Mapping[str, Any],
+  at_least: int,
+  axes: Mapping[str, Axes],
+) -> None:
+  """Raises if layers that keep some weights keep more than a global budget."""
+  if not at_least or trees.is_traced(count, *masks.values()):
+    return
+  alive = trees.concrete(counts.alive(masks, axes)) or {}
+  need = sum(int(np.minimum(at_least, x).sum()) for x in alive.values())
+  if need > count:
+    raise ValueError(
+      f'This budget leaves {count} weights, but `at_least={at_least}` needs'
+      f' {need} in these layers: {", ".join(masks)}. Lower either.'
     )
 
 

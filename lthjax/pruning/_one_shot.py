@@ -18,6 +18,7 @@ from lthjax.pruning._checks import (
   as_budget,
   check_enough,
   check_pruned,
+  check_total,
   check_trees,
   read_axes,
 )
@@ -123,6 +124,7 @@ def prune(
       if sparsity is not None:
         check_enough(count, names, at_least)
       group = {name: alive[name] for name in names}
+      check_total(count, group, at_least, its)
       pruned |= keep_global(values, group, count, at_least, its)
   check_pruned(values, alive, pruned, {n: its[n].layer for n in alive})
   return structure.unflatten((named | pruned).values())

@@ -29,13 +29,18 @@ def as_functions(name: str, functions: Any) -> list[Any]:
 
 
 def watch(
-  start: State, params: Callable[[State], chex.ArrayTree]
+  start: State,
+  params: Callable[[State], chex.ArrayTree],
+  who: str = '`train`',
 ) -> Callable[[], None]:
-  """Returns a check that training left the state it was given unchanged."""
+  """Returns a check that a state stays as it is; ``who`` may change it."""
 
   def arrays():
     leaves = jax.tree.leaves((start, params(start)))
-    return [x for x in leaves if isinstance(x, jax.Array | np.ndarray)]
+    # Objects that JAX does not look into may hold arrays as well.
+    opaque = [x for x in leaves if not _is_array(x) and hasattr(x, '__dict__')]
+    leaves += jax.tree.leaves(list(map(vars, opaque)))
+    return list(filter(_is_array, leaves))
 
   # JAX arrays are values, but NumPy arrays can be written to: keep a copy.
   before = [x.copy() if isinstance(x, np.ndarray) else x for x in arrays()]
@@ -44,18 +49,22 @@ def watch(
     after = arrays()
     if any(isinstance(x, jax.Array) and x.is_deleted() for x in after):
       raise ValueError(
-        '`train` donated the state it was given, but rewinding needs it. Leave'
+        f'{who} donated the state it was given, but rewinding needs it. Leave'
         ' out `donate_argnums`, or donate a copy: `jax.tree.map(jnp.copy,'
         ' state)`.'
       )
     if len(before) != len(after) or not all(map(_same, before, after)):
       raise ValueError(
-        '`train` changed the state it was given, but rewinding needs that'
-        ' state. Train a copy and return it; for a Flax NNX module, start with'
-        ' `model = nnx.clone(model)`.'
+        f'{who} changed the state it was given, but rewinding needs that'
+        ' state. Work on a copy and return it; for a Flax NNX module, start'
+        ' with `model = nnx.clone(model)`.'
       )
 
   return check
+
+
+def _is_array(x: Any) -> bool:
+  return isinstance(x, jax.Array | np.ndarray)
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -111,4 +111,4 @@ def colt(
     search.check_common(common, ticket.level + 1)
     return level(ticket.level + 1, common)
 
-  return run_levels(levels, lambda: level(0, masks), following, resume)
+  return run_levels(search, levels, lambda: level(0, masks), following, resume)

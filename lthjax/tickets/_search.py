@@ -142,7 +142,7 @@ def imp(
     kept = search.cut(prune, ticket.trained, ticket.masks)
     return search.level(train, ticket.level + 1, start, kept)
 
-  return run_levels(levels, first, following, resume)
+  return run_levels(search, levels, first, following, resume)
 
 
 def one_shot(
@@ -200,22 +200,28 @@ def one_shot(
     kept = search.cut(prunes[ticket.level], trained, masks)
     return search.level(train, ticket.level + 1, rewind(state, trained), kept)
 
-  return run_levels(len(prunes) + 1, dense, following)
+  return run_levels(search, len(prunes) + 1, dense, following)
 
 
 def run_levels(
+  search: 'Search',
   levels: int,
   first: Callable[[], Ticket],
   following: Callable[[Ticket], Ticket],
   resume: Ticket | None = None,
 ) -> Iterator[Ticket]:
   """Yields the first ticket and those that follow, or goes on from one."""
+  who = '`evaluate`, `score`, `rewind` or the loop over the tickets'
+  check_unchanged = watch(search.state, search.params, who)
   ticket = resume
   if ticket is None:
     ticket = first()
+    check_unchanged()
     yield ticket
   while ticket.level + 1 < levels:
+    check_unchanged()
     ticket = following(ticket)
+    check_unchanged()
     yield ticket
 
 

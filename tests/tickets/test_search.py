@@ -707,6 +707,53 @@ def test_states_that_change_in_place_are_refused(train, make, params):
       next(find(train, state, masks, **options))
 
 
+@pytest.mark.parametrize('where', ['evaluate', 'score', 'rewind', 'loop'])
+def test_states_that_change_between_trainings_are_refused(where):
+  state = {'params': {'w': np.arange(1.0, 6.0, dtype=np.float32)}}
+
+  def change(result):
+    state['params']['w'] *= 3
+    return result
+
+  options = {
+    'evaluate': {'evaluate': change},
+    'score': {'score': lambda params: change(lth.scores.magnitude(params))},
+    'rewind': {'rewind': lambda start, trained: change(start)},
+    'loop': {},
+  }[where]
+
+  def train(state, masks):
+    return {'params': lth.masks.apply(masks, state['params'])}
+
+  found = tickets.imp(
+    train, state, {'w': np.ones(5, bool)}, levels=3, prune=by(0.4), **options
+  )
+
+  def loop():
+    for ticket in found:
+      if not options:
+        change(ticket)
+
+  message = f'`{where}`' if options else 'the loop over the tickets'
+  with pytest.raises(ValueError, match=f'{message}.* changed the state it was'):
+    loop()
+
+
+def test_objects_that_change_inside_are_refused():
+  class Run(Box):
+    def __init__(self, w, average):
+      super().__init__(w)
+      self.average = average
+
+  def train(run, masks):
+    run.average += 1  # an array that its params do not show
+    return Run(lth.masks.apply(masks, run.params)['w'], run.average)
+
+  run = Run(np.arange(1.0, 6.0, dtype=np.float32), np.zeros(3))
+  with pytest.raises(ValueError, match='`train` changed the state it was'):
+    next(tickets.imp(train, run, {'w': np.ones(5, bool)}, levels=2))
+
+
 def test_a_module_that_is_cloned_is_a_value():
   model = Linear()
   found = list(
