@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lthjax._late import alike, apart, like, now
 from lthjax._sharding import may_be_sharded
 from lthjax._sums import count_true
 
@@ -24,7 +25,7 @@ _WORD = 10  # the lower of this many bits.
 class Budget(NamedTuple):
   """Images that share a count, or one array with a count for each slice."""
 
-  images: list[jax.Array]
+  images: list[Any]
   count: Any
   axes: tuple[int, ...] | None
 
@@ -63,13 +64,17 @@ def _search(budget: Budget) -> Search:
   """Finds the threshold, then the index at which its ties end."""
   images, count, axes = budget
   if axes is not None and [images[0].shape[a] <= _FEW for a in axes] == [True]:
-    return [_largest_of_few(images[0], count, *axes)]
+    return [_largest_of_few(now(images[0]), count, *axes)]
   number = functools.partial(_excess, count=count, axes=axes)
   threshold = yield from _kth_largest(images, number)
   # Invalid entries are the lowest integer.
   threshold = jnp.maximum(threshold, jnp.iinfo(threshold.dtype).min + 1)
+
   # 2 is above the threshold, 1 on it, 0 below.
-  ranks = [(x >= threshold).astype(jnp.int8) + (x > threshold) for x in images]
+  def rank(x):
+    return (x >= threshold).astype(jnp.int8) + (x > threshold)
+
+  ranks = [apart(rank, x) for x in images]
   if not isinstance(count, tuple):
     ranks = yield from _end_ties(ranks, number, axes)
   else:  # A flat index would not fit an int32.
@@ -77,11 +82,13 @@ def _search(budget: Budget) -> Search:
     inside = [tuple(range(_lead(x.shape), x.ndim)) for x in images]
     ranks = yield from _end_ties(ranks, number, blocks)
     ranks = yield from _end_ties(ranks, number, inside, restart=True)
-  return [rank > 1 for rank in ranks]
+  # XLA would keep the ranks of late images, and compare them where it needs to.
+  late = [alike(x, rank) for x, rank in zip(images, ranks, strict=True)]
+  return [apart(lambda rank: rank > 1, x) for x in late]
 
 
 def _kth_largest(
-  images: list[jax.Array], excess: Callable[[Iterable[jax.Array]], jax.Array]
+  images: list[Any], excess: Callable[[Iterable[jax.Array]], jax.Array]
 ) -> Search:
   """Finds the largest t with at least ``count`` entries >= t.
 
@@ -90,7 +97,8 @@ def _kth_largest(
   all bits at once: three arrays and a loop less, where they count.
   """
   info = jnp.iinfo(images[0].dtype)
-  if info.bits <= 16 or any(map(may_be_sharded, images)):
+  if info.bits <= 16 or any(may_be_sharded(like(x)) for x in images):
+    images = [apart(lambda x: x, image) for image in images]
     zero = jnp.zeros_like(excess(x >= 0 for x in images))  # sharded as slices
     return (
       yield _Bisection(
@@ -101,16 +109,21 @@ def _kth_largest(
     )
   half = info.bits // 2
   digit = jnp.iinfo(f'int{half}')
-  highs = [(x >> half).astype(digit.dtype) for x in images]
-  # Shifted by half the range, the unsigned lower digits become signed ones.
-  lows = [(x ^ (1 << (half - 1))).astype(digit.dtype) for x in images]
-  high = yield from _kth_largest(highs, excess)
-  ties = [
-    jnp.where(h == high, low, jnp.where(h > high, digit.max, digit.min))
-    for h, low in zip(highs, lows, strict=True)
-  ]
-  low = yield from _kth_largest(ties, excess)
+
+  def higher(x):
+    return (x >> half).astype(digit.dtype)
+
+  high = yield from _kth_largest([apart(higher, x) for x in images], excess)
   upper = high.astype(info.dtype) << half
+  last = upper | ((1 << half) - 1)
+
+  def lower(x):
+    # Shifted by half the range, the unsigned lower digits become signed ones.
+    low = (x ^ (1 << (half - 1))).astype(digit.dtype)
+    return jnp.where(x > last, digit.max, jnp.where(x < upper, digit.min, low))
+
+  # Made from the images once more: the upper halves are no longer in memory.
+  low = yield from _kth_largest([apart(lower, x) for x in images], excess)
   return upper | ((low.astype(info.dtype) - digit.min) & ((1 << half) - 1))
 
 

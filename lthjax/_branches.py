@@ -17,9 +17,11 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 
 from lthjax import trees
+from lthjax._late import Late
 from lthjax.program import _interpreter
 
 _FEW = 1024  # Arrays of so many entries are not worth saving.
+_FEW_STEPS = 64  # An array of so few operations may be computed again.
 # Operations whose entries depend on the same entries of what they are given.
 _SINGLE = (
   'abs', 'add', 'add_any', 'and', 'cbrt', 'ceil', 'clamp',
@@ -29,6 +31,7 @@ _SINGLE = (
   'pow', 'reduce_precision', 'rem', 'reshape', 'round', 'rsqrt', 'select_n',
   'sign', 'sqrt', 'square', 'stop_gradient', 'sub', 'tanh', 'xor',
 )  # fmt: skip
+_CHEAP = {*_SINGLE, *_interpreter.CALLS, 'broadcast_in_dim'}
 
 
 def choose(
@@ -60,17 +63,6 @@ def copied(masks: Any, true: Any) -> Any:
   )
 
 
-class Late:
-  """A leaf that is computed where it is needed, inside a branch.
-
-  What goes into a branch is in memory as a whole; what the branch computes from
-  arrays that are there anyway is there for as long as it is read.
-  """
-
-  def __init__(self, like: Any, make: Callable[[], jax.Array]):
-    self.like, self.make = like, make
-
-
 class TakesLate:
   """A function that moves masks, and takes a tree of `Late` params too."""
 
@@ -79,16 +71,6 @@ class TakesLate:
 
   def __call__(self, *args: Any) -> Any:
     return self._move(*args)
-
-
-def like(x: Any) -> Any:
-  """Returns an array of the same shape, dtype and placement."""
-  return x.like if isinstance(x, Late) else x
-
-
-def now(x: Any) -> Any:
-  """Computes a leaf that is late."""
-  return x.make() if isinstance(x, Late) else x
 
 
 def leaf_by_leaf(f: Callable[[], Any], params: Any) -> Any:
@@ -130,10 +112,16 @@ def leaf_by_leaf(f: Callable[[], Any], params: Any) -> Any:
     leaves = run(needed(results), results)
   else:
     leaves = [
-      Late(x, functools.partial(_only, run, own, v))
+      Late(x, functools.partial(_only, run, own, v), cheap=_cheap(eqns, own))
       for x, own, v in zip(jax.tree.leaves(params), each, results, strict=True)
     ]
   return jax.tree.unflatten(treedef, leaves)
+
+
+def _cheap(eqns: Any, numbers: list[int]) -> bool:
+  """Whether a leaf takes little more than reading what it is made of."""
+  names = [eqns[i].primitive.name for i in numbers]
+  return len(names) <= _FEW_STEPS and all(name in _CHEAP for name in names)
 
 
 def _only(run: Callable[..., Any], numbers: list[int], v: Any) -> jax.Array:

@@ -78,7 +78,13 @@ def _move(
 
   def move(carry):
     topology_state, trained, true = carry
-    old = _branches.copied(topology_state.masks, true)
+    # Both trees are equal before a move. Of one that only shrinks, a part is
+    # written once nothing reads it.
+    old = trained
+    if trained is None:
+      old = topology_state.masks
+      if not isinstance(step.topology.move, _branches.TakesLate):
+        old = _branches.copied(old, true)
     topology_state = topology_state._replace(masks=old)
 
     def weights():

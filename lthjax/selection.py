@@ -7,7 +7,6 @@ array stays where it is and gives the same bits on any number of devices.
 """
 
 import collections
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from lthjax._bisection import (
   words,
 )
 from lthjax._errors import refuse
+from lthjax._late import Late, like, now
 
 Axis = int | tuple[int, ...] | None
 
@@ -120,11 +120,12 @@ def keep_each(
   masks = [None] * len(scores) if eligible is None else [[e] for e in eligible]
   # Eagerly, one program per shape runs faster than one for all. Traced, arrays
   # of equal shape are stacked, so that the program stays small.
-  if not trees.is_traced(*scores, *counts, *(eligible or ())):
+  late = any(isinstance(x, Late) for x in scores)
+  if not late and not trees.is_traced(*scores, *counts, *(eligible or ())):
     parts = zip(scores, counts, masks, axes, strict=True)
     return [keep_shared([x], n, m, axes=own)[0] for x, n, m, own in parts]
   sizes = map(_size, scores, axes)
-  keep = _keep(
+  keep = (_keep_now if late else _keep)(
     [[x] for x in scores],
     [words(c, size) for c, size in zip(counts, sizes, strict=True)],
     None if eligible is None else masks,
@@ -195,20 +196,19 @@ def _check_broadcast(
 
 def _size(x: Any, axes: tuple[int, ...] | None) -> int:
   """Returns how many scores share a count."""
-  shape = jnp.shape(x)
+  shape = x.shape if isinstance(x, Late) else jnp.shape(x)
   return math.prod(shape if axes is None else (shape[a] for a in axes))
 
 
-@functools.partial(jax.jit, static_argnames='axes')
-def _keep(
-  scores: list[list[jax.Array]],
+def _keep_now(
+  scores: list[list[Any]],
   counts: list[Any],
-  eligible: list[list[jax.Array]] | None,
+  eligible: Any,
   axes: tuple[tuple[int, ...] | None, ...],
 ) -> list[list[jax.Array]]:
-  """Compiled once per set of shapes; the counts are arguments."""
+  """Selects in all arrays, in as few loops as there are."""
   budgets = [
-    Budget(order_images(xs, alive), count, own_axes)
+    Budget(_images(xs, alive), count, own_axes)
     for xs, count, alive, own_axes in zip(
       scores, counts, eligible or [None] * len(scores), axes, strict=True
     )
@@ -223,18 +223,37 @@ def _keep(
   return [keep[i] for i in range(len(budgets))]
 
 
+# Compiled once per set of shapes; the counts are arguments.
+_keep = jax.jit(_keep_now, static_argnames='axes')
+
+
+def _images(scores: list[Any], eligible: list[Any] | None) -> list[Any]:
+  """Returns what is compared; late, if a single array is."""
+  if isinstance(scores[0], Late):
+    (late,) = scores
+
+    def image(x):
+      alive = None if eligible is None else [now(e) for e in eligible]
+      return order_images([x], alive)[0]
+
+    return [late.map(image)]
+  return order_images(scores, eligible)
+
+
 def _loops(budgets: list[Budget]) -> list[list[list[int]]]:
   """Groups arrays to be stacked, and the groups to be searched in one loop."""
   # Of one device: on a mesh, a loop is as many rounds of messages.
   sizes = [
-    sum(x.size // _sharding.devices(x) for x in images)
+    sum(x.size // _sharding.devices(like(x)) for x in images)
     for images, _, _ in budgets
   ]
   groups: dict[Any, list[int]] = {}
   stacked: collections.Counter[Any] = collections.Counter()
   for i, ((x, *others), count, axes) in enumerate(budgets):
     kind: Any = i  # On a mesh, parts may lie on different devices.
-    if not (others or isinstance(count, tuple) or _sharding.may_be_sharded(x)):
+    if not (
+      others or isinstance(count, tuple) or _sharding.may_be_sharded(like(x))
+    ):
       kind = (x.shape, x.dtype, axes, count.shape)
     groups.setdefault((kind, stacked[kind] // _TOGETHER), []).append(i)
     stacked[kind] += sizes[i]
@@ -253,7 +272,7 @@ def _stack(budgets: list[Budget]) -> Budget:
   (x,), count, axes = budgets[0]
   shape = (1,) * (x.ndim - count.ndim) + count.shape
   return Budget(
-    [jnp.stack([budget.images[0] for budget in budgets])],
+    [jnp.stack([now(budget.images[0]) for budget in budgets])],
     jnp.stack([jnp.reshape(budget.count, shape) for budget in budgets]),
     tuple(a + 1 for a in (range(x.ndim) if axes is None else axes)),
   )

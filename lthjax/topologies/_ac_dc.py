@@ -10,6 +10,7 @@ import optax
 
 from lthjax import _branches, _checks, trees
 from lthjax import masks as masks_lib
+from lthjax._late import like
 from lthjax._sparsify import Topology, sparsify
 from lthjax.axes import Axes
 from lthjax.counts import check_int32, layer_counts, layer_sizes
@@ -113,25 +114,26 @@ def ac_dc(
     its = Unstructured().fit(given, state.masks)
     # Phases take turns, beginning with a sparse one.
     dense = jnp.any(step == jnp.asarray(phases[1::2], jnp.int32))
-    every = jax.tree.map(jnp.ones_like, trees.prunable(state.masks))
+    masks = trees.prunable(state.masks)
     # Algorithm 1: the mask is the top k of each layer, or all ones.
-    sizes = layer_sizes(_moves.shapes_of(every), its)
+    sizes = layer_sizes(_moves.shapes_of(masks), its)
     counts = {
       name: jnp.where(dense, sizes[name], count)
       for name, count in state.counts.items()
     }
     weights = _select.leaves_of(state.masks, params)
 
-    def move(part, every, weights):
+    def move(part, _, weights):
+      weights = _select.magnitudes(part.join(weights))
       return _select.largest(
-        _select.magnitudes(part.join(weights)),
+        weights,
         part.join_numbers(counts),
-        part.join(every),
+        {n: jnp.ones_like(like(x), bool) for n, x in weights.items()},
         _select.layers(part.axes),
       )
 
-    batches = _batches.make(Unstructured(), every, [weights], its)
-    new = batches.in_turn(move, step > 0, every, weights)
+    batches = _batches.make(Unstructured(), masks, [weights], its)
+    new = batches.in_turn(move, step > 0, masks, weights)
     return state._replace(masks=_select.put(state.masks, new))
 
   topology = Topology(

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lthjax import _branches, _sharding, trees
+from lthjax import _sharding, trees
+from lthjax._late import Late, like, now
 from lthjax._sharding import may_be_sharded
 from lthjax.axes import Axes
 from lthjax.patterns import NM, Pattern, Unstructured
@@ -21,6 +22,7 @@ Table = Mapping[str, Any]
 Move = Callable[..., dict[str, Any]]
 
 _SIZE = 2**21  # Stacks of about as many weights stay in the cache.
+_LARGE = 2**16  # The scores of leaves of this size are not kept in memory.
 
 
 class Batches(NamedTuple):
@@ -88,13 +90,13 @@ class Batches(NamedTuple):
       if branches:
         stacks = jax.lax.cond(
           true,
-          functools.partial(_call, move, part, own),
+          functools.partial(_call, move, part, own, true),
           functools.partial(_zeros, part, own[0]),
         )
         # The next part has to wait for this one.
         true |= functools.reduce(jnp.logical_or, map(jnp.any, stacks.values()))
       else:
-        stacks = _call(move, part, own)
+        stacks = _call(move, part, own, true)
       for first, names in part.names.items():
         for i, name in enumerate(names):
           found[name] = stacks[first][i] if len(names) > 1 else stacks[first]
@@ -140,7 +142,7 @@ def make(
   names: dict[str, list[str]] = {}
   open_: dict[Any, str] = {}
   for name, mask in masks.items():
-    each = [_branches.like(table[name]) for table in tables]
+    each = [like(table[name]) for table in tables]
     kind = mask.shape, axes[name], [x.dtype for x in each]
     kind = str((kind, (alike or {}).get(name)))
     stacks = (
@@ -169,9 +171,23 @@ def make(
   )
 
 
-def _call(move: Move, part: Batches, tables: Sequence[Table]) -> dict[str, Any]:
-  now = [{n: _branches.now(x) for n, x in t.items()} for t in tables]
-  return move(part, *now)
+def _call(
+  move: Move, part: Batches, tables: Sequence[Table], true: Any
+) -> dict[str, Any]:
+  """Moves one part; large leaves by themselves are scored late."""
+  single = {names[0] for names in part.names.values() if len(names) == 1}
+
+  def ready(name, x):
+    large = name in single and x.size >= _LARGE and trees.is_traced(true)
+    scores = jnp.issubdtype(x.dtype, jnp.inexact)
+    if not (large and scores) or may_be_sharded(like(x)):
+      return now(x)
+    if isinstance(x, Late) and x.cheap:
+      return Late(x.like, x.make, cheap=True, true=true, dtype=x.dtype)
+    x = now(x)
+    return Late(x, lambda: x, true=true)
+
+  return move(part, *({n: ready(n, x) for n, x in t.items()} for t in tables))
 
 
 def _zeros(part: Batches, masks: Table) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import optax
 
 from lthjax import _branches, _checks, trees
 from lthjax import masks as masks_lib
+from lthjax._late import like
 from lthjax._sparsify import Topology, sparsify
 from lthjax.axes import Axes
 from lthjax.counts import check_int32, layer_counts, tables
@@ -125,7 +126,7 @@ def _at_least(
 def _everything(part: Any, weights: Any) -> tuple[Any, dict[str, jax.Array]]:
   """Magnitudes of one part of the layers, and masks of all their weights."""
   weights = _select.magnitudes(part.join(weights))
-  return weights, {n: jnp.ones_like(x, bool) for n, x in weights.items()}
+  return weights, {n: jnp.ones_like(like(x), bool) for n, x in weights.items()}
 
 
 def _always(update_every: int, step: Any) -> Any:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lthjax import trees
+from lthjax._late import Late, now
 from lthjax._sums import count_true
 from lthjax.axes import Axes
 from lthjax.patterns import NM, Pattern, Unstructured
@@ -32,10 +33,15 @@ def put(masks: chex.ArrayTree, new: Table) -> Any:
   return structure.unflatten({**leaves, **new}.values())
 
 
-def magnitudes(table: Table) -> dict[str, jax.Array]:
+def magnitudes(table: Table) -> dict[str, Any]:
   """Absolute values, with NaN lowest, so that counts stay exact."""
+
+  def magnitude(x):
+    return jnp.where(jnp.isnan(x), -1, jnp.abs(x))
+
   return {
-    name: jnp.where(jnp.isnan(x), -1, jnp.abs(x)) for name, x in table.items()
+    name: x.map(magnitude) if isinstance(x, Late) else magnitude(x)
+    for name, x in table.items()
   }
 
 
@@ -47,7 +53,7 @@ def count(masks: Table, axes: Mapping[str, Axes]) -> dict[str, jax.Array]:
 def largest(
   scores: Table,
   counts: Mapping[str, Any],
-  eligible: Table,
+  eligible: Mapping[str, Any],
   along: Mapping[str, Shape],
 ) -> dict[str, jax.Array]:
   """Selects the largest scores along some axes, in one loop for all leaves."""
@@ -79,7 +85,7 @@ def select(
   if isinstance(pattern, Unstructured):
     return largest(scores, counts, masks, layers(axes))
   return {
-    n: pattern.select(scores[n], m, counts[n], axes[n])
+    n: pattern.select(now(scores[n]), m, counts[n], axes[n])
     for n, m in masks.items()
   }
 
@@ -95,7 +101,8 @@ def drop(
   if isinstance(pattern, Unstructured | NM):
     return largest(scores, counts, masks, layers(axes))
   return {
-    n: pattern.drop(scores[n], m, counts[n], axes[n]) for n, m in masks.items()
+    n: pattern.drop(now(scores[n]), m, counts[n], axes[n])
+    for n, m in masks.items()
   }
 
 
@@ -109,7 +116,8 @@ def fill(
   """Adds the best of the others to what is kept, until there are so many."""
   if not isinstance(pattern, Unstructured):
     return {
-      n: pattern.fill(scores[n], k, counts[n], axes[n]) for n, k in keep.items()
+      n: pattern.fill(now(scores[n]), k, counts[n], axes[n])
+      for n, k in keep.items()
     }
   there = count(keep, axes)
   missing = {n: jnp.maximum(counts[n] - there[n], 0) for n in keep}
@@ -124,6 +132,9 @@ def grow(
 ) -> dict[str, jax.Array]:
   """Adds the largest scores of weights that are not kept."""
   # What was dropped at this move may grow again: eligible is all but `keep`.
-  others = {n: ~k for n, k in keep.items()}
+  others = {
+    n: Late(k, lambda k=k: ~k) if isinstance(scores[n], Late) else ~k
+    for n, k in keep.items()
+  }
   grown = largest(scores, missing, others, along)
   return {n: k | grown[n] for n, k in keep.items()}

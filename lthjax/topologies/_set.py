@@ -7,7 +7,8 @@ import chex
 import jax.numpy as jnp
 import optax
 
-from lthjax import _branches, _checks, _sharding
+from lthjax import _checks, _sharding
+from lthjax._late import Late
 from lthjax._sparsify import sparsify
 from lthjax.axes import Axes
 from lthjax.densities import Densities
@@ -81,7 +82,7 @@ def sparse_evolution(
       return _sharding.uniform(_moves.layer_key(key, step, name), g)
 
     return {
-      name: _branches.Late(g, functools.partial(draw, name, g))
+      name: Late(g, functools.partial(draw, name, g))
       for name, g in grads.items()
     }
 
