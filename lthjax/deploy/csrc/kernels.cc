@@ -1,6 +1,6 @@
 // Sparse matrix products on the CPU, as handlers of XLA's foreign function
-// interface. The loops are in loops.h, compiled for several instruction sets;
-// the one that the machine has is chosen once.
+// interface. The loops are in loops.h and rows.h, compiled for several
+// instruction sets; the one that the machine has is chosen once.
 
 #include <algorithm>
 #include <atomic>
@@ -60,7 +60,7 @@ struct Loops {
 namespace baseline {
 #define LANES 4
 #include "loops.h"
-#include "blocks.h"
+#include "rows.h"
 #undef LANES
 }  // namespace baseline
 
@@ -75,7 +75,7 @@ namespace baseline {
 namespace avx2 {
 #define LANES 8
 #include "loops.h"
-#include "blocks.h"
+#include "rows.h"
 #undef LANES
 }  // namespace avx2
 #if defined(__clang__)
@@ -91,8 +91,12 @@ namespace avx2 {
 namespace avx512 {
 #define LANES 16
 #include "loops.h"
-#include "blocks.h"
+#include "rows.h"
 #undef LANES
+
+// What the processor fetches by itself ends with a page of memory, which holds
+// few steps: where blocks are short, steps are asked for this long before.
+constexpr long AHEAD = 64;
 
 // One step for `R` rows of x: looks up 16 of the 64 inputs of a block, which
 // four registers hold, and adds their products to the sums.
@@ -127,6 +131,7 @@ template <int R, bool INT8>
 static void LookupTiles(const Lookup& w, const float* x, const float* bias,
                         long first, long last, float* y) {
   const long stride = w.blocks * BLOCK;
+  const bool is_short = w.offsets[w.tiles] < 16 * w.tiles * w.blocks;
   for (long t = first; t < last; ++t) {
     __m512 even[R], odd[R];  // In turn, to hide latency.
     for (int r = 0; r < R; ++r) even[r] = odd[r] = _mm512_setzero_ps();
@@ -141,6 +146,16 @@ static void LookupTiles(const Lookup& w, const float* x, const float* bias,
         }
       }
       for (; step + 2 <= end; step += 2) {
+        if (is_short) {
+          const long at = (step + AHEAD) * LOOKUP_LANES;
+          __builtin_prefetch(w.locs + at);
+          if (INT8) {
+            __builtin_prefetch(w.int8_values + at);
+          } else {
+            __builtin_prefetch(w.values + at);
+            __builtin_prefetch(w.values + at + LOOKUP_LANES);
+          }
+        }
         LookUp<R, INT8>(w, step, in, even);
         LookUp<R, INT8>(w, step + 1, in, odd);
       }

@@ -5,10 +5,12 @@
 // its registers (16, 8 or 4). It must not include anything itself.
 //
 // The layout of a kernel [in, out] ("tiles"): entries sorted by (input / CHUNK,
-// output, input); `starts[c * out + o]` is where row o of chunk c begins, and
-// `indices` holds the place of the input in its chunk. Activations are read
-// from tiles `[CHUNK][L]`: L rows of the batch side by side, so that an entry
-// costs one broadcast and L / LANES multiply-adds.
+// output, input); `starts[c * rows + r]` is where row r of chunk c begins, and
+// `indices` holds the place of the input in its chunk. A row is an output, and
+// an entry has one value; or a row is a block of B = 4 outputs that share their
+// inputs, and an entry has a value for each. Activations are read from tiles
+// `[CHUNK][L]`: L rows of the batch side by side, so that a value costs one
+// broadcast and L / LANES multiply-adds.
 
 // Registers of W floats; tiles of L lanes take registers of at most LANES.
 template <int W>
@@ -107,40 +109,67 @@ static void TransposeInto(const float* from, long from_stride, long rows,
   }
 }
 
-// Sums entries e..end of one row over a tile: acc[L] += value * xt[index].
-template <int L>
-static inline void AddRow(const float* values, const uint16_t* indices, long e,
-                          long end, const float* xt, float* sums) {
+// Registers that one pass over the entries of a row takes, and entries in
+// flight, to hide latency. B outputs share an entry, which is loaded once for
+// all their sums.
+template <int L, int B>
+struct Pass {
+  static constexpr int N = Tile<L>::N;
+  static constexpr int P = B == 1 || N < 2 ? N : 2;
+  static constexpr int U = B == 1 ? (N >= 4 ? 2 : 4) : (P == 1 ? 2 : 1);
+};
+
+// Sums entries first..end of a row over a tile: sums[B][L] += values * x[index].
+template <int L, int B>
+static inline void AddRow(const float* values, const uint16_t* indices,
+                          long first, long end, const float* xt, float* sums) {
   using Vec = typename Tile<L>::Vec;
   constexpr int W = Tile<L>::W, N = Tile<L>::N;
-  constexpr int U = N >= 4 ? 2 : 4;  // Entries in flight, to hide latency.
-  Vec acc[U][N];
-  for (int v = 0; v < N; ++v) acc[0][v] = Load<Vec>(sums + v * W);
-  for (int u = 1; u < U; ++u) {
-    for (int v = 0; v < N; ++v) acc[u][v] = Vec{};
-  }
-  for (; e + U <= end; e += U) {
-#pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) {
-      const float* x = xt + (indices[e + u] & (CHUNK - 1)) * L;
-      const float w = values[e + u];
-#pragma GCC unroll 8
-      for (int v = 0; v < N; ++v) acc[u][v] += w * Load<Vec>(x + v * W);
+  constexpr int P = Pass<L, B>::P, U = Pass<L, B>::U;
+  for (int p = 0; p < N; p += P) {
+    Vec acc[U][B][P];
+    for (int k = 0; k < B; ++k) {
+      for (int v = 0; v < P; ++v) {
+        acc[0][k][v] = Load<Vec>(sums + k * L + (p + v) * W);
+        for (int u = 1; u < U; ++u) acc[u][k][v] = Vec{};
+      }
     }
-  }
-  for (; e < end; ++e) {
-    const float* x = xt + (indices[e] & (CHUNK - 1)) * L;
-    for (int v = 0; v < N; ++v) acc[0][v] += values[e] * Load<Vec>(x + v * W);
-  }
-  for (int v = 0; v < N; ++v) {
-    Vec sum = acc[0][v] + acc[1][v];
-    if (U == 4) sum += acc[2][v] + acc[3][v];
-    Store(sums + v * W, sum);
+    long e = first;
+    for (; e + U <= end; e += U) {
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u) {
+        const float* x = xt + (indices[e + u] & (CHUNK - 1)) * L + p * W;
+        const float* w = values + B * (e + u);
+        Vec in[P];
+        for (int v = 0; v < P; ++v) in[v] = Load<Vec>(x + v * W);
+#pragma GCC unroll 4
+        for (int k = 0; k < B; ++k) {
+#pragma GCC unroll 8
+          for (int v = 0; v < P; ++v) acc[u][k][v] += w[k] * in[v];
+        }
+      }
+    }
+    for (; e < end; ++e) {
+      const float* x = xt + (indices[e] & (CHUNK - 1)) * L + p * W;
+      for (int k = 0; k < B; ++k) {
+        for (int v = 0; v < P; ++v) {
+          acc[0][k][v] += values[B * e + k] * Load<Vec>(x + v * W);
+        }
+      }
+    }
+    for (int k = 0; k < B; ++k) {
+      for (int v = 0; v < P; ++v) {
+        Vec sum = acc[0][k][v];
+        if constexpr (U >= 2) sum += acc[1][k][v];
+        if constexpr (U == 4) sum += acc[2][k][v] + acc[3][k][v];
+        Store(sums + k * L + (p + v) * W, sum);
+      }
+    }
   }
 }
 
 // y rows first..last of one tile of the batch; `sums` is scratch [rows][L].
-template <int L>
+template <int L, int B>
 static void ForwardTile(const Tiles& w, const float* xt, const float* bias,
                         long first, long last, float* sums, float* y,
                         long batch_rows) {
@@ -148,10 +177,10 @@ static void ForwardTile(const Tiles& w, const float* xt, const float* bias,
     for (int l = 0; l < L; ++l) sums[(o - first) * L + l] = 0;
   }
   for (long c = 0; c < w.chunks; ++c) {
-    const int32_t* starts = w.starts + c * w.out;
-    for (long o = first; o < last; ++o) {
-      AddRow<L>(w.values, w.indices, starts[o], starts[o + 1],
-                xt + c * CHUNK * L, sums + (o - first) * L);
+    const int32_t* starts = w.starts + c * w.rows;
+    for (long o = first; o < last; o += B) {
+      AddRow<L, B>(w.values, w.indices, starts[o / B], starts[o / B + 1],
+                   xt + c * CHUNK * L, sums + (o - first) * L);
     }
   }
   if (bias) {
@@ -163,60 +192,35 @@ static void ForwardTile(const Tiles& w, const float* xt, const float* bias,
                 last - first);
 }
 
-// Rows first..last for at most 4 rows of x, each in a row of `chunks * CHUNK`
-// floats: dot products with eight scalar loads put together.
-static void ForwardRows(const Tiles& w, const float* x, const float* bias,
-                        long first, long last, long batch, float* y) {
-  const long stride = w.chunks * CHUNK;
-  for (long o = first; o < last; ++o) {
-    Vec8 acc[4] = {};
-    float rest[4] = {};
-    for (long c = 0; c < w.chunks; ++c) {
-      long e = w.starts[c * w.out + o];
-      const long end = w.starts[c * w.out + o + 1];
-      const float* xc = x + c * CHUNK;
-      for (; e + 8 <= end; e += 8) {
-        const Vec8 v = Load<Vec8>(w.values + e);
-        const uint16_t* i = w.indices + e;
-        const int i0 = i[0] & (CHUNK - 1), i1 = i[1] & (CHUNK - 1);
-        const int i2 = i[2] & (CHUNK - 1), i3 = i[3] & (CHUNK - 1);
-        const int i4 = i[4] & (CHUNK - 1), i5 = i[5] & (CHUNK - 1);
-        const int i6 = i[6] & (CHUNK - 1), i7 = i[7] & (CHUNK - 1);
-        for (long b = 0; b < batch; ++b) {
-          const float* r = xc + b * stride;
-          acc[b] += v * Vec8{r[i0], r[i1], r[i2], r[i3],
-                             r[i4], r[i5], r[i6], r[i7]};
-        }
-      }
-      for (; e < end; ++e) {
-        const long i = w.indices[e] & (CHUNK - 1);
-        for (long b = 0; b < batch; ++b) rest[b] += w.values[e] * xc[b * stride + i];
-      }
-    }
-    for (long b = 0; b < batch; ++b) {
-      const Vec8 a = acc[b];
-      float sum = ((a[0] + a[4]) + (a[1] + a[5])) +
-                  ((a[2] + a[6]) + (a[3] + a[7])) + rest[b];
-      y[b * w.out + o] = bias ? sum + bias[o] : sum;
-    }
-  }
-}
-
 // dx of one tile and chunk, from dyt [out][L] into scratch [CHUNK][L].
-template <int L>
+template <int L, int B>
 static void InputGradient(const Tiles& w, const float* dyt, long c,
                           float* sums) {
   using Vec = typename Tile<L>::Vec;
-  constexpr int W = Tile<L>::W, N = Tile<L>::N;
-  for (long i = 0; i < CHUNK * L; ++i) sums[i] = 0;
-  const int32_t* starts = w.starts + c * w.out;
-  for (long o = 0; o < w.out; ++o) {
-    Vec dy[N];
-    for (int v = 0; v < N; ++v) dy[v] = Load<Vec>(dyt + o * L + v * W);
-    for (long e = starts[o]; e < starts[o + 1]; ++e) {
-      float* to = sums + (w.indices[e] & (CHUNK - 1)) * L;
-      for (int v = 0; v < N; ++v) {
-        Store(to + v * W, Load<Vec>(to + v * W) + w.values[e] * dy[v]);
+  constexpr int W = Tile<L>::W, N = Tile<L>::N, P = Pass<L, B>::P;
+  // Nothing reads what a damaged index puts behind the inputs.
+  const long inputs = w.in - c * CHUNK < CHUNK ? w.in - c * CHUNK : CHUNK;
+  for (long i = 0; i < inputs * L; ++i) sums[i] = 0;
+  const int32_t* starts = w.starts + c * w.rows;
+  for (long r = 0; r < w.rows; ++r) {
+    for (int p = 0; p < N; p += P) {
+      Vec dy[B][P];
+      for (int k = 0; k < B; ++k) {
+        for (int v = 0; v < P; ++v) {
+          dy[k][v] = Load<Vec>(dyt + (B * r + k) * L + (p + v) * W);
+        }
+      }
+      for (long e = starts[r]; e < starts[r + 1]; ++e) {
+        float* to = sums + (w.indices[e] & (CHUNK - 1)) * L + p * W;
+        const float* values = w.values + B * e;
+        for (int v = 0; v < P; ++v) {
+          Vec more = values[0] * dy[0][v];
+          if constexpr (B == 4) {
+            more += values[2] * dy[2][v];
+            more += values[1] * dy[1][v] + values[3] * dy[3][v];
+          }
+          Store(to + v * W, Load<Vec>(to + v * W) + more);
+        }
       }
     }
   }
@@ -243,62 +247,63 @@ static inline typename Reg<W>::Vec SumLanes(typename Reg<W>::Vec a[W]) {
   return a[0];
 }
 
-// Gradients of K values that follow e, all of output o and of one chunk.
-template <int L, int K>
+// Gradients of the values of K entries of one row of a chunk; `dyt` is that of
+// the first of its B outputs.
+template <int L, int K, int B>
 static inline void SumEntries(const uint16_t* indices, const float* xt,
                               long x_stride, const float* dyt, long dy_stride,
-                              long tiles, typename Tile<L>::Vec acc[K]) {
+                              long tiles, typename Tile<L>::Vec acc[K * B]) {
   using Vec = typename Tile<L>::Vec;
   constexpr int W = Tile<L>::W, N = Tile<L>::N;
   const float* x[K];
-  for (int k = 0; k < K; ++k) {
-    x[k] = xt + (indices[k] & (CHUNK - 1)) * L;
-    acc[k] = Vec{};
+  for (int i = 0; i < K; ++i) {
+    x[i] = xt + (indices[i] & (CHUNK - 1)) * L;
+    for (int k = 0; k < B; ++k) acc[B * i + k] = Vec{};
   }
   for (long t = 0; t < tiles; ++t) {
     for (int v = 0; v < N; ++v) {
-      const Vec dy = Load<Vec>(dyt + t * dy_stride + v * W);
+      Vec dy[B];
+      for (int k = 0; k < B; ++k) {
+        dy[k] = Load<Vec>(dyt + t * dy_stride + k * L + v * W);
+      }
 #pragma GCC unroll 16
-      for (int k = 0; k < K; ++k) {
-        acc[k] += dy * Load<Vec>(x[k] + t * x_stride + v * W);
+      for (int i = 0; i < K; ++i) {
+        const Vec in = Load<Vec>(x[i] + t * x_stride + v * W);
+#pragma GCC unroll 4
+        for (int k = 0; k < B; ++k) acc[B * i + k] += dy[k] * in;
       }
     }
   }
 }
 
 // Gradients of the values of rows first..last of chunk c, over all tiles.
-template <int L>
+template <int L, int B>
 static void ValueGradients(const Tiles& w, const float* xt, const float* dyt,
                            long tiles, long c, long first, long last,
                            float* gradients) {
   using Vec = typename Tile<L>::Vec;
-  constexpr int W = Tile<L>::W;
+  constexpr int W = Tile<L>::W, K = W / B;  // Entries at a time.
   const long x_stride = w.chunks * CHUNK * L, dy_stride = w.out * L;
   const float* xc = xt + c * CHUNK * L;
-  const int32_t* starts = w.starts + c * w.out;
-  for (long o = first; o < last; ++o) {
+  const int32_t* starts = w.starts + c * w.rows;
+  for (long o = first; o < last; o += B) {
     const float* dy = dyt + o * L;
-    const long end = starts[o + 1];
-    long e = starts[o];
+    const long end = starts[o / B + 1];
     Vec acc[W];
-    for (; e + W <= end; e += W) {
-      SumEntries<L, W>(w.indices + e, xc, x_stride, dy, dy_stride, tiles, acc);
-      Store(gradients + e, SumLanes<W>(acc));
+    long e = starts[o / B];
+    for (; e + K <= end; e += K) {
+      SumEntries<L, K, B>(w.indices + e, xc, x_stride, dy, dy_stride, tiles,
+                          acc);
+      Store(gradients + B * e, SumLanes<W>(acc));
     }
     for (; e < end; ++e) {
-      SumEntries<L, 1>(w.indices + e, xc, x_stride, dy, dy_stride, tiles, acc);
-      float sum = 0;
-      for (int l = 0; l < W; ++l) sum += acc[0][l];
-      gradients[e] = sum;
+      SumEntries<L, 1, B>(w.indices + e, xc, x_stride, dy, dy_stride, tiles,
+                          acc);
+      for (int k = 0; k < B; ++k) {
+        float sum = 0;
+        for (int l = 0; l < W; ++l) sum += acc[k][l];
+        gradients[B * e + k] = sum;
+      }
     }
   }
 }
-
-// What the handlers call, for the number of lanes that the batch asks for.
-static const Loops kLoops = {
-    TransposeInto,
-    ForwardRows,
-    {ForwardTile<8>, ForwardTile<16>, ForwardTile<32>},
-    {InputGradient<8>, InputGradient<16>, InputGradient<32>},
-    {ValueGradients<8>, ValueGradients<16>, ValueGradients<32>},
-};
