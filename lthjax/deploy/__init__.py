@@ -23,7 +23,8 @@ from lthjax.deploy._condense import (
   regather,
   split,
 )
-from lthjax.deploy._exchange import export, load, load_export, save, to_bcsr
+from lthjax.deploy._exchange import load, save
+from lthjax.deploy._export import export, load_export, to_bcsr
 from lthjax.deploy._kernels import Kernels, build_kernels, kernels
 from lthjax.deploy._layouts import Lookup, Sparse
 from lthjax.deploy._linear import linear

@@ -9,6 +9,7 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 
+from lthjax import _checks
 from lthjax.deploy import _linear
 from lthjax.deploy._condense import is_sparse, named
 from lthjax.deploy._layouts import Sparse
@@ -64,12 +65,15 @@ def sparse_apply(
     >>> f(sparse, jnp.ones((1, 2)))
     Array([[0., 4.]], dtype=float32)
   """
+  _checks.function('apply', apply, 'apply(params, *args)')
+  _checks.arrays(params, shapes=True)
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), params
   )
   programs: dict[Any, Any] = {}
 
   def run(sparse, *args):
+    _interpreter.check_arguments(sparse, *args)
     _check_fits(sparse, shapes)
     leaves, structure = jax.tree.flatten(args)
     key = (

@@ -12,6 +12,7 @@ import numpy as np
 from lthjax import _checks, trees
 from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
+from lthjax._errors import refuse
 from lthjax.deploy import _kernels, _layouts
 from lthjax.deploy._layouts import Sparse
 
@@ -79,7 +80,13 @@ def condense(
     >>> deploy.condense(params, masks)['w'].values
     Array([5., 6.], dtype=float32)
   """
-  trees.check_like(masks, params, 'params')
+  host, alive = _checks.arrays(params), trees.by_name(masks)
+  trees.check_tables(alive, host, 'params')
+  if trees.is_traced(*host.values(), *alive.values()):
+    raise ValueError(
+      '`condense` counts and packs alive weights: call it outside of `jax.jit`,'
+      ' and pass the sparse params to the compiled function.'
+    )
   max_density = _checks.closed_share('max_density', max_density)
   if where is not None:
     _checks.function('where', where, '(name, leaf) -> bool')
@@ -88,15 +95,10 @@ def condense(
   if blocks != 'auto':
     blocks = _checks.flag('blocks', blocks)
   int8 = _checks.flag('int8', int8)
-  rooms = capacity.values() if isinstance(capacity, Mapping) else [capacity]
-  for room in rooms:
-    if room is not None:
-      _checks.at_least('capacity', room, 0)
+  capacity = _rooms(capacity, host)
   strict = blocks is True
   lookup, blocks = _resolve(lookup, blocks, int8, capacity is not None)
   chosen = choose(params, masks, where, axes, max_density)
-  host = trees.by_name(params)
-  alive = trees.by_name(masks)
   _check_values(chosen, host, alive, capacity, int8, strict)
 
   def replace(path, leaf):
@@ -121,6 +123,25 @@ def condense(
   return jax.tree_util.tree_map_with_path(
     replace, params, is_leaf=trees.is_none
   )
+
+
+def _rooms(
+  capacity: Any, leaves: Mapping[str, Any]
+) -> int | Mapping[str, int] | None:
+  """Returns checked capacities."""
+  if capacity is None:
+    return None
+  if not isinstance(capacity, Mapping):
+    return _checks.at_least('capacity', capacity, 0)
+  refuse(
+    [str(name) for name in capacity if name not in leaves],
+    '`capacity` has names that are not those of leaves: {}. The leaves are'
+    f' {", ".join(leaves)}.',
+  )
+  return {
+    name: _checks.at_least(f'capacity[{name!r}]', room, 0)
+    for name, room in capacity.items()
+  }
 
 
 def _resolve(
@@ -215,10 +236,6 @@ def _check_values(
     )
 
 
-def _alive(leaf: Any, mask: Any) -> np.ndarray:
-  return np.asarray(leaf, np.float32)[np.asarray(mask)]
-
-
 def densify(sparse: Any) -> Any:
   """Returns dense params: exactly the params with their masks applied.
 
@@ -268,11 +285,11 @@ def regather(dense: chex.ArrayTree, sparse: Any) -> Any:
 
   def take(path, x):
     name = trees.path_name(path)
-    if name not in leaves or jnp.shape(leaves[name]) != tuple(x.shape):
-      shape = jnp.shape(leaves[name]) if name in leaves else 'nothing'
+    shape = getattr(leaves.get(name), 'shape', 'nothing')
+    if shape != tuple(jnp.shape(x)):
       raise ValueError(
         f'{name or "the array"} is {shape} in the dense params and'
-        f' {tuple(x.shape)} in the sparse ones. Both must be of the same model.'
+        f' {jnp.shape(x)} in the sparse ones. Both must be of the same model.'
       )
     if not is_sparse(x):
       return leaves[name]
@@ -331,10 +348,19 @@ def join(values: Any, structure: Any) -> Any:
     The tree with `Sparse` leaves.
   """
   parts, given = named(structure), named(values)
-  faults = [f'{n} has values only' for n in given if n not in parts]
-  faults += [f'{n} has no values' for n in parts if n not in given]
+  faults = [
+    f'{n or "the array"} has values only' for n in given if n not in parts
+  ]
+  faults += [
+    f'{n or "the array"} has no values' for n in parts if n not in given
+  ]
+  faults += [
+    f'{n or "the array"} has a `Sparse` kernel in place of values'
+    for n, x in given.items()
+    if is_sparse(x)
+  ]
   for name, part in parts.items():
-    if is_sparse(part) and name in given:
+    if is_sparse(part) and name in given and not is_sparse(given[name]):
       room = (part.indices.shape[0] * part.block,)
       shape = jnp.shape(given[name])
       if shape != room:

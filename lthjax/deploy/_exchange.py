@@ -1,19 +1,18 @@
-"""Files of pruned networks: alive values and one bit per weight; exports."""
+"""Files of pruned networks: alive values, and one bit per weight."""
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
 from typing import Any
 
 import chex
-import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 
 from lthjax import _checks, files, trees
-from lthjax.deploy import _kernels, _layouts
+from lthjax._errors import describe, refuse
+from lthjax.deploy import _layouts
 
 _FORMAT = 'lthjax-sparse-1'
 
@@ -67,10 +66,14 @@ def save(
   """
   int8 = _checks.flag('int8', int8)
   library = _safetensors()
-  trees.check_like(masks, params, 'params')
-  alive = trees.by_name(masks)
+  given, alive = _checks.arrays(params), trees.by_name(masks)
+  trees.check_tables(alive, given, 'params')
+  _check_storable(given, alive)
   tensors, leaves = {}, {}
-  for name, leaf in trees.by_name(params).items():
+  for name, leaf in given.items():
+    if leaf is None:
+      leaves[name] = None
+      continue
     value = np.asarray(leaf)
     leaves[name] = {'shape': list(value.shape), 'dtype': str(value.dtype)}
     if alive[name] is None:
@@ -88,19 +91,69 @@ def save(
       f'Leaves are named like parts of others in a file: {", ".join(clash)}.'
       ' Rename them.'
     )
-  metadata = {'format': _FORMAT, 'leaves': json.dumps(leaves)}
+  tensors = {k: np.asarray(v, order='C') for k, v in tensors.items()}
+  metadata = {
+    'format': _FORMAT,
+    'leaves': json.dumps(leaves),
+    'digest': _digest(tensors),
+  }
   path = files.local_path(path)
-  data = library.numpy.save(
-    {k: np.asarray(v, order='C') for k, v in tensors.items()}, metadata
+  files.write_bytes(path, library.numpy.save(tensors, metadata))
+
+
+def _check_storable(params: dict[str, Any], masks: dict[str, Any]) -> None:
+  """Raises where a file would lose something."""
+  if trees.is_traced(*params.values(), *masks.values()):
+    raise ValueError(
+      '`save` writes numbers to a file: call it outside of `jax.jit`.'
+    )
+  faults = [
+    f'{name} has parts of the same name ({other})'
+    for name in params
+    for other in params
+    if other.startswith(f'{name}/')
+  ]
+  faults += [
+    f'{name} has dtype {x.dtype}'
+    for name, x in params.items()
+    if x is not None and not _is_storable(x.dtype)
+  ]
+  refuse(
+    faults,
+    'These leaves do not fit into a file: {}. Rename or cast them; of random'
+    ' keys, keep `jax.random.key_data(key)`.',
   )
-  files.write_bytes(path, data)
+
+
+def _is_storable(dtype: Any) -> bool:
+  names = ['bool', 'bfloat16', 'float8_e4m3fn', 'float8_e5m2', 'complex64']
+  names += [f'float{n}' for n in (16, 32, 64)]
+  names += [f'{kind}int{n}' for kind in ('', 'u') for n in (8, 16, 32, 64)]
+  return str(dtype) in names
+
+
+def _digest(tensors: dict[str, np.ndarray]) -> str:
+  """Returns a digest of all bytes."""
+  digest = hashlib.sha256()
+  for name, x in sorted(tensors.items()):
+    digest.update(f'{name} {x.dtype} {x.shape}'.encode())
+    digest.update(x.tobytes())
+  return digest.hexdigest()
 
 
 def _round(
   name: str, value: np.ndarray, mask: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """Rounds to int8 with one scale per entry of the last axis."""
-  rows, alive = (x.reshape(-1, x.shape[-1]) for x in (value, mask))
+  if not value.ndim or not jnp.issubdtype(value.dtype, jnp.floating):
+    raise ValueError(
+      f'{name} is {describe(value)}, but int8 has a scale per output of floats.'
+      ' Save it without `int8`, or without its mask.'
+    )
+  columns = value.shape[-1]
+  rows, alive = (
+    x.reshape(value.size // max(columns, 1), columns) for x in (value, mask)
+  )
   rows = rows.astype(np.float32)
   if not np.isfinite(rows[alive]).all():
     raise ValueError(
@@ -139,20 +192,23 @@ def load(
     if metadata.get('format') != _FORMAT:
       raise ValueError('it has another format')
     leaves = json.loads(metadata['leaves'])
+    if metadata.get('digest', digest := _digest(tensors)) != digest:
+      raise ValueError('its contents are not those that were written')
     _check_counts(leaves, tensors)
+    restored = {name: _restore(name, x, tensors) for name, x in leaves.items()}
+    params = trees.nest({name: value for name, (value, _) in restored.items()})
+    masks = trees.nest({name: mask for name, (_, mask) in restored.items()})
   except Exception as error:
     raise ValueError(
       f'{path} is damaged, or was not written by `lthjax.deploy.save`: {error}.'
     ) from error
-  restored = {name: _restore(name, x, tensors) for name, x in leaves.items()}
-  params = trees.nest({name: value for name, (value, _) in restored.items()})
-  masks = trees.nest({name: mask for name, (_, mask) in restored.items()})
   return params, masks
 
 
 def _array(tensor: dict[str, Any]) -> np.ndarray:
   """An array of what safetensors read; bfloat16 too, which NumPy lacks."""
   names = {'BF16': 'bfloat16', 'BOOL': 'bool', 'I': 'int', 'U': 'uint'}
+  names['C'] = 'complex'
   names |= {'F8_E4M3': 'float8_e4m3fn', 'F8_E5M2': 'float8_e5m2'}
   name = names.get(tensor['dtype'])
   if name is None:
@@ -166,6 +222,8 @@ def _check_counts(leaves: dict[str, Any], tensors: dict[str, Any]) -> None:
   """Raises if parts are missing or do not have the sizes they should have."""
   used = set()
   for name, leaf in leaves.items():
+    if leaf is None:
+      continue
     size, alive = math.prod(leaf['shape']), leaf.get('alive')
     wanted = {name: tuple(leaf['shape'])}
     if alive is not None:
@@ -185,9 +243,11 @@ def _check_counts(leaves: dict[str, Any], tensors: dict[str, Any]) -> None:
 
 
 def _restore(
-  name: str, leaf: dict[str, Any], tensors: dict[str, Any]
+  name: str, leaf: dict[str, Any] | None, tensors: dict[str, Any]
 ) -> tuple[Any, Any]:
   """One leaf, and its mask or `None`."""
+  if leaf is None:
+    return None, None
   shape, dtype = tuple(leaf['shape']), jnp.dtype(leaf['dtype'])
   if 'alive' not in leaf:
     return jnp.asarray(tensors[name].astype(dtype)), None
@@ -200,130 +260,3 @@ def _restore(
     values = values.astype(np.float32) * tensors[f'{name}.scale'][place]
   value[mask] = values.astype(dtype)
   return jnp.asarray(value), jnp.asarray(mask)
-
-
-def export(apply_sparse: Callable[..., Any], sparse: Any, *specs: Any) -> bytes:
-  """Compiles a model ahead of time, for other processes to run.
-
-  Args:
-    apply_sparse: function of sparse params and other arguments, as
-      `sparse_apply` makes it.
-    sparse: sparse params. They stay arguments: the bytes hold none of them.
-    *specs: `jax.ShapeDtypeStruct` of the other arguments; batch sizes may be
-      symbolic, as `jax.export.symbolic_shape` makes them.
-
-  Returns:
-    Bytes for `load_export`.
-
-  Raises:
-    ImportError: without the package flatbuffers.
-
-  Example:
-    >>> import jax, jax.numpy as jnp
-    >>> from lthjax import deploy
-    >>> params = {'w': jnp.array([[5.0], [0.0]])}
-    >>> sparse = deploy.condense(params, {'w': params['w'] > 4})
-    >>> apply = deploy.sparse_apply(lambda p, x: x @ p['w'], params)
-    >>> x = jnp.ones((3, 2))
-    >>> data = deploy.export(apply, sparse, jax.typeof(x))
-    >>> deploy.load_export(data)(sparse, x).tolist()
-    [[5.0], [5.0], [5.0]]
-  """
-  checks = [
-    jax.export.DisabledSafetyCheck.custom_call(target)
-    for target in _kernels.TARGETS
-  ]
-  shapes = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), sparse
-  )
-  leaves, structure = jax.tree.flatten(shapes)
-
-  def flat(leaves, *args):
-    return apply_sparse(jax.tree.unflatten(structure, leaves), *args)
-
-  exported = jax.export.export(jax.jit(flat), disabled_checks=checks)(
-    leaves, *specs
-  )
-  try:
-    return bytes(exported.serialize())
-  except ImportError:
-    raise ImportError(
-      'Exports need the package flatbuffers: `pip install flatbuffers`.'
-    ) from None
-
-
-def load_export(data: bytes) -> Callable[..., Any]:
-  """Reads what `export` made, and gets the kernels ready that it calls.
-
-  Args:
-    data: the bytes.
-
-  Returns:
-    The compiled function ``f(sparse, *args)``.
-
-  Raises:
-    RuntimeError: if it needs compiled kernels, and there are none.
-    ValueError: if the bytes are not those of an export.
-  """
-  if not isinstance(data, bytes | bytearray):
-    raise _checks.wrong_type('data', data, 'be the bytes of an export')
-  try:
-    exported = jax.export.deserialize(bytearray(data))
-  except ImportError:
-    raise ImportError(
-      'Exports need the package flatbuffers: `pip install flatbuffers`.'
-    ) from None
-  except Exception as error:
-    raise ValueError(
-      f'These {len(data)} bytes are not an export of `lthjax.deploy.export`:'
-      f' {error}.'
-    ) from error
-  found = _kernels.kernels()
-  if not found.available and _kernels.TARGETS[0] in exported.mlir_module():
-    raise RuntimeError(
-      f'This export calls compiled kernels, and there are none. {found.reason}'
-    )
-  return jax.jit(
-    lambda sparse, *args: exported.call(jax.tree.leaves(sparse), *args)
-  )
-
-
-def to_bcsr(sparse: _layouts.Sparse) -> Any:
-  """Returns a kernel as a `jax.experimental.sparse.BCSR` matrix ``[out, in]``.
-
-  Args:
-    sparse: one `Sparse` kernel.
-
-  Returns:
-    The matrix, whose rows are outputs.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from lthjax import deploy
-    >>> params = {'w': jnp.array([[5.0, 0.0], [0.0, 6.0], [0.0, 0.0]])}
-    >>> sparse = deploy.condense(params, {'w': params['w'] > 4})
-    >>> deploy.to_bcsr(sparse['w']).todense().tolist()
-    [[5.0, 0.0, 0.0], [0.0, 6.0, 0.0]]
-  """
-  from jax.experimental import sparse as jax_sparse
-
-  _checks.having('sparse', sparse, 'values indices starts', 'a `Sparse` kernel')
-  if trees.is_traced(sparse.values):
-    raise ValueError(
-      '`to_bcsr` counts entries, so call it outside of `jax.jit`.'
-    )
-  inputs, outputs = map(np.asarray, _layouts.positions(sparse))
-  alive = inputs < sparse.inputs
-  order = np.lexsort((inputs[alive], outputs[alive]))
-  starts = np.zeros(sparse.outputs + 1, np.int32)
-  np.cumsum(
-    np.bincount(outputs[alive], minlength=sparse.outputs), out=starts[1:]
-  )
-  return jax_sparse.BCSR(
-    (
-      jnp.asarray(np.asarray(sparse.values)[alive][order]),
-      jnp.asarray(inputs[alive][order], jnp.int32),
-      jnp.asarray(starts),
-    ),
-    shape=(sparse.outputs, sparse.inputs),
-  )

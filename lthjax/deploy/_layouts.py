@@ -84,6 +84,7 @@ class Sparse:
   dtype: Any
   int8: bool = False
   block: int = 1
+  __array_ufunc__ = None  # So that NumPy's arrays leave `@` to `__rmatmul__`.
 
   @property
   def inputs(self) -> int:

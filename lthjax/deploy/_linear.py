@@ -14,8 +14,9 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 
 from lthjax import _checks
+from lthjax._errors import describe, refuse
 from lthjax.deploy import _kernels
-from lthjax.deploy._layouts import Lookup, Sparse, to_matrix
+from lthjax.deploy._layouts import Lookup, Sparse, replace, to_matrix
 
 _EMPTY = Lookup(
   counts=np.zeros(0, np.uint8),
@@ -24,6 +25,7 @@ _EMPTY = Lookup(
   scale=np.zeros(0, np.float32),
   offsets=np.zeros(0, np.int32),
 )
+_NONE = np.zeros(0, np.float32)  # In place of a bias.
 
 
 def linear(
@@ -31,10 +33,11 @@ def linear(
 ) -> jax.Array:
   """Multiplies activations with a sparse kernel and adds a bias.
 
-  Differentiable in ``x``, the values of the kernel and the bias; gradients of
-  values exist for alive weights only. Sums are in float32; x of bfloat16 or
-  float16 is cast up, and the result down again. Infinite and NaN inputs reach
-  exactly those outputs whose alive weights read them.
+  Differentiable in ``x``, the values of the kernel and the bias, by `jax.grad`
+  and `jax.vjp`, also repeatedly; values have gradients for alive weights only.
+  Sums are in float32; x of bfloat16 or float16 is cast up, and the result down
+  again. Infinite and NaN inputs reach exactly those outputs whose alive weights
+  read them.
 
   Args:
     x: ``[..., in]``.
@@ -56,7 +59,10 @@ def linear(
   x = jnp.asarray(_checks.array('x', x))
   _check(x, sparse, bias)
   single = x.astype(jnp.float32)
-  shift = jnp.zeros(0) if bias is None else jnp.asarray(bias, jnp.float32)
+  shift = _NONE if bias is None else jnp.asarray(bias, jnp.float32)
+  if sparse.values.dtype != jnp.float32:
+    # Values of low precision come from casts of what `split` gave.
+    sparse = replace(sparse, values=sparse.values.astype(jnp.float32))
   y = _product(single, sparse, shift)
   return y.astype(x.dtype)
 
@@ -69,6 +75,7 @@ def _check(x: jax.Array, sparse: Sparse, bias: Any) -> None:
       f' {type(sparse).__name__}. `lthjax.deploy.condense(params, masks)` makes'
       ' them of kernels and masks.'
     )
+  _check_parts(sparse)
   if x.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
     raise TypeError(
       f'`x` has dtype {x.dtype}, but sparse kernels multiply float32, bfloat16'
@@ -79,11 +86,34 @@ def _check(x: jax.Array, sparse: Sparse, bias: Any) -> None:
       f'`x` has shape {x.shape}, but this kernel of shape {sparse.shape} has'
       f' {sparse.inputs} inputs: the last axis of `x` must be that long.'
     )
-  if bias is not None and jnp.shape(bias) != (sparse.outputs,):
+  if bias is None:
+    return
+  if jnp.shape(_checks.array('bias', bias)) != (sparse.outputs,):
     raise ValueError(
       f'`bias` has shape {jnp.shape(bias)}, but this kernel has'
       f' {sparse.outputs} outputs.'
     )
+
+
+def _check_parts(sparse: Sparse) -> None:
+  """Checks that nothing has cast the structure, or taken the values away."""
+  kinds = {'values': jnp.floating, 'indices': jnp.uint16, 'starts': jnp.int32}
+  parts = {name: getattr(sparse, name) for name in kinds}
+  refuse(
+    [
+      f'{name} is {describe(x)}'
+      for name, x in parts.items()
+      if not jnp.issubdtype(getattr(x, 'dtype', object), kinds[name])
+    ],
+    'This `Sparse` kernel has other parts than those that `condense` made: {}.'
+    ' Cast params before `condense`, or the values that `split` gives; and put'
+    ' what was split together again with `join`.',
+    TypeError,
+  )
+
+
+# Each of the three products is linear in its arguments, and has the two others
+# as its derivatives.
 
 
 @jax.custom_vjp
@@ -102,14 +132,51 @@ def _product_fwd(x: jax.Array, sparse: Sparse, bias: jax.Array) -> Any:
 
 def _product_bwd(kept: Any, dy: jax.Array) -> Any:
   x, sparse, bias = kept
-  dx = _input_gradient(sparse.inputs)(dy, sparse)
-  dvalues = _value_gradients(sparse.capacity)(x, dy, sparse)
-  zeros = jax.tree.map(_no_gradient, sparse)
   dbias = jnp.sum(dy, axis=range(dy.ndim - 1)) if bias.size else bias
-  return dx, _with_values(zeros, dvalues), dbias
+  return _transposed(dy, sparse), _of_values(sparse, x, dy), dbias
+
+
+@jax.custom_vjp
+def _transposed(dy: jax.Array, sparse: Sparse) -> jax.Array:
+  """Multiplies ``[..., out]`` with the transposed kernel."""
+  return _input_gradient(sparse.inputs)(dy, sparse)
+
+
+def _transposed_fwd(dy: jax.Array, sparse: Sparse) -> Any:
+  return _transposed(dy, sparse), (dy, sparse)
+
+
+def _transposed_bwd(kept: Any, more: jax.Array) -> Any:
+  dy, sparse = kept
+  return _product(more, sparse, _NONE), _of_values(sparse, more, dy)
+
+
+@jax.custom_vjp
+def _pairs(x: jax.Array, dy: jax.Array, sparse: Sparse) -> jax.Array:
+  """Sums ``x`` times ``dy`` over the batch, for each alive weight."""
+  return _value_gradients(sparse.capacity)(x, dy, sparse)
+
+
+def _pairs_fwd(x: jax.Array, dy: jax.Array, sparse: Sparse) -> Any:
+  return _pairs(x, dy, sparse), (x, dy, sparse)
+
+
+def _pairs_bwd(kept: Any, more: jax.Array) -> Any:
+  x, dy, sparse = kept
+  other = replace(sparse, values=more, lookup=None)
+  none = jax.tree.map(_no_gradient, sparse)
+  return _transposed(dy, other), _product(x, other, _NONE), none
 
 
 _product.defvjp(_product_fwd, _product_bwd)
+_transposed.defvjp(_transposed_fwd, _transposed_bwd)
+_pairs.defvjp(_pairs_fwd, _pairs_bwd)
+
+
+def _of_values(sparse: Sparse, x: jax.Array, dy: jax.Array) -> Sparse:
+  """Returns the gradient of a kernel, which only its values have."""
+  none = jax.tree.map(_no_gradient, sparse)
+  return replace(none, values=_pairs(x, dy, sparse))
 
 
 def _no_gradient(x: Any) -> Any:
@@ -117,11 +184,6 @@ def _no_gradient(x: Any) -> Any:
   if jnp.issubdtype(x.dtype, jnp.floating):
     return jnp.zeros(x.shape, x.dtype)
   return np.zeros(x.shape, jax.dtypes.float0)
-
-
-def _with_values(sparse: Sparse, values: jax.Array) -> Sparse:
-  leaves, structure = jax.tree.flatten(sparse)
-  return jax.tree.unflatten(structure, [values, *leaves[1:]])
 
 
 def _parts(sparse: Sparse) -> tuple[Any, Any, Any]:
@@ -163,13 +225,13 @@ def _batchable(f: Any, fold: bool) -> Any:
   def rule(size, batched, *args):
     *activations, rest = batched
     if fold and all(activations) and not any(jax.tree.leaves(rest)):
-      return f(*args), True
+      return mapped(*args), True
 
     def one(i):
       def pick(x, is_batched):
         return jax.lax.dynamic_index_in_dim(x, i, 0, False) if is_batched else x
 
-      return f(*jax.tree.map(pick, tuple(args), tuple(batched)))
+      return mapped(*jax.tree.map(pick, tuple(args), tuple(batched)))
 
     return jax.lax.map(one, jnp.arange(size)), True
 

@@ -8,7 +8,7 @@ import chex
 import jax
 import numpy as np
 
-from lthjax import _table, trees
+from lthjax import _checks, _table, trees
 from lthjax import masks as masks_lib
 from lthjax.deploy import _kernels
 from lthjax.deploy._apply import sparse_apply
@@ -104,8 +104,8 @@ def report(
     w                      159,332
     one call: 0.130 ms dense, 0.029 ms sparse: 4.5 times faster
   """
-  if repeats < 1:
-    raise ValueError(f'`repeats` was {repeats}, but must be at least 1.')
+  repeats = _checks.at_least('repeats', repeats, 1)
+  _checks.function('apply', apply, 'apply(params, *args)')
   sparse = condense(params, masks, **options)
   masked = masks_lib.apply(masks, params)
   dense_call, sparse_call = jax.jit(apply), jax.jit(sparse_apply(apply, params))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import chex
 import jax.numpy as jnp
 
-from lthjax import _table, trees
+from lthjax import _checks, _table, trees
 from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
 from lthjax.axes import Axes
@@ -94,11 +94,12 @@ def storage(
     >>> sizes.total
     (4040, 365, 384)
   """
+  leaves = _checks.arrays(params, shapes=True)
   trees.check_like(masks, params, 'params')
   alive = masks_lib.alive_by_name(masks)
   its = axes_lib.resolve(axes, masks, strict=False)
   sizes = Storage({}, {}, {})
-  for name, leaf in trees.by_name(params).items():
+  for name, leaf in leaves.items():
     if leaf is None:
       continue
     size, width = math.prod(leaf.shape), jnp.dtype(leaf.dtype).itemsize
