@@ -6,6 +6,7 @@ import json
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_experiments import TINY
@@ -221,14 +222,27 @@ def test_steps_of_compression():
     return {'a': round(64 / ratio), 'b': round(3 / ratio)}
 
   found = collapse.walk(prune, (4.0, 64.0), steps=6)
+  # Of three weights, one is left at 4, none at 10, and nothing is tried beyond.
   np.testing.assert_allclose(
-    seen,
-    [4 ** (1 / 3), 4 ** (2 / 3), 4, 4 * 16 ** (1 / 3), 4 * 16**0.6666667, 64],
-    rtol=1e-6,
+    seen, [4 ** (1 / 3), 4 ** (2 / 3), 4, 4 * 16 ** (1 / 3)], rtol=1e-6
   )
-  # Of three weights, one is left at 4, none at 10.
   assert found == (pytest.approx(4), 'b', [1, 0])
   assert collapse.walk(lambda ratio: {'a': 1}, (2.0,), 1) == (2, '', [1])
+
+
+def test_a_layer_without_any_score_counts_as_empty():
+  params = {n: jnp.ones((2, 2)) for n in ('a/kernel', 'b/kernel')}
+  masks = lth.masks.full(params)
+
+  def score(left):  # All of b's weights die with the first two of a.
+    cut = jnp.sum(left['a/kernel']) < 3
+    return {
+      'a/kernel': jnp.float32([[1, 2], [3, 4]]),
+      'b/kernel': jnp.where(cut, 0.0, jnp.full((2, 2), 5.0)),
+    }
+
+  found = collapse.step_by_step(score, params, masks, (8 / 6, 8 / 5, 4), 3)
+  assert found == (pytest.approx(8 / 6), 'b/kernel', [2, 0, 0])
 
 
 def test_synflow_never_empties_a_layer_and_erk_neither():
