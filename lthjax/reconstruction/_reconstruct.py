@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lthjax import _checks, trees
@@ -105,9 +106,12 @@ def reconstruct(
   key = jax.random.key(0) if key is None else _checks.key('key', key)
   steps = _checks.at_least('steps', steps, 1)
   options = _Options(hashable(block), tx, steps, batch_size)
-  return _reconstruct(
+  found = _reconstruct(
     options, params, dense, masks, x, dense_x, args, token_mask, key
   )
+  given = {'params': params, 'dense': dense, 'x': x, 'dense_x': dense_x}
+  _check_finite(found.before, {**given, 'args': args})
+  return found
 
 
 class _Options(NamedTuple):
@@ -251,6 +255,27 @@ def _check_params(params: Any, dense: Any) -> None:
     differences(wanted, given),
     '`params` and `dense` must be of one submodule, but their shapes differ:'
     ' {}. Pass the dense params from which the pruned ones were made.',
+  )
+
+
+def _check_finite(before: jax.Array, given: dict[str, Any]) -> None:
+  """Raises if there was no error to lower, and says where NaN came from."""
+  known = trees.concrete({'before': before})
+  if known is None or np.isfinite(known['before']):
+    return
+  broken = [
+    f'{what}/{name}' if name else what
+    for what, tree in given.items()
+    for name, x in trees.by_name(tree).items()
+    if x is not None
+    and jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating)
+    and not bool(jnp.isfinite(x).all())
+  ]
+  raise ValueError(
+    f'The outputs of `block` differ by {known["before"]} before it trains, so'
+    f' nothing can be learned. NaN or infinity is in'
+    f' {", ".join(broken) or "what `block` computes"}. Look for it in the'
+    ' params and in the data.'
   )
 
 

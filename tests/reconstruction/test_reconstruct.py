@@ -163,6 +163,12 @@ def test_each_example_is_seen_once_per_epoch():
       r'b: \(8, 6\) there, nothing here',
     ),
     ({'key': 3}, TypeError, 'key'),
+    ({'dense_x': X * np.nan}, ValueError, 'NaN or infinity is in dense_x'),
+    (
+      {'params': {**PRUNED, 'b': np.full((8, 6), np.inf, 'f')}},
+      ValueError,
+      'NaN or infinity is in params/b',
+    ),
   ],
 )
 def test_bad_arguments(change, error, text):
