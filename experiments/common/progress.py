@@ -17,7 +17,7 @@ class Progress:
       rich.progress.TextColumn('{task.description}', markup=False),
       rich.progress.BarColumn(bar_width=None),
       rich.progress.TimeElapsedColumn(),
-      rich.progress.TextColumn('/'),
+      rich.progress.TextColumn('/', markup=False),
       rich.progress.TimeRemainingColumn(),
       console=self.console,
     )
