@@ -344,9 +344,13 @@ def prune_tiles(pattern, scores, alive, count, axes):
 
 
 TILES = [patterns.Rows(), patterns.Columns(), patterns.Block((2, 1))]
+# Their axes are those of others, and `test_groups_against_sort` reads them.
+SAME = ('q_proj/kernel', 'experts/w1', 'w', '')
 
 
-@pytest.mark.parametrize(('name', 'shape', 'axis'), KERNELS)
+@pytest.mark.parametrize(
+  ('name', 'shape', 'axis'), [x for x in KERNELS if x[0] not in SAME]
+)
 @pytest.mark.parametrize('pattern', TILES, ids=str)
 def test_tiles_against_loops(pattern, name, shape, axis):
   del axis

@@ -286,8 +286,8 @@ def test_collapse_is_about_untrained_networks(capsys):
 def test_mnist(main, tmp_path, tfds_data_dir):
   """Masks at initialization are no better than their shuffles; IMP's are."""
   del tfds_data_dir
-  arguments = ['--ratios', '20', '--methods', 'synflow', '--output']
-  code, _, errors = main(*arguments, str(tmp_path))
+  arguments = '--ratios 20 --methods synflow --checks shuffled reinit --output'
+  code, _, errors = main(*arguments.split(), str(tmp_path))
   assert code == 0, errors
   (folder,) = tmp_path.iterdir()
   accuracy = {
