@@ -15,6 +15,7 @@ of Deep Networks, arXiv:1909.11957, figures 2 and 3, table 2.
 
   python experiments/early_bird.py                    # digits
   python experiments/early_bird.py --preset vgg16 --sparsities 0.5
+  python experiments/early_bird.py --preset mnist --smaller
 
   digits   A small convolutional network on digits, 3 seeds. About a minute on 2
            CPU cores. Without half of the channels, drawn by the rule by epoch 8
@@ -52,6 +53,7 @@ from common.classification import (
 )
 from lthjax import data, models, trees
 from lthjax.training import TrainState, with_masks
+from methods.smaller import Smaller
 from reports import early_bird as report
 
 Arm = Literal['random', 'slim']
@@ -87,6 +89,8 @@ class Config(config.BaseConfig):
   """Whether to crop and flip images at random."""
   arms: Annotated[tuple[Arm, ...], config.NONE] = ()
   """What tickets are compared with, at each of the draws."""
+  smaller: bool = False
+  """Whether to train on without the channels, not under masks, and time it."""
 
   PREFIX: ClassVar[str] = 'early_bird'
 
@@ -210,13 +214,16 @@ class Experiment(command.Experiment):
 
   def tx(self, epochs: int) -> optax.GradientTransformation:
     """The optimizer of the paper, with masks in its state."""
+    return lth.static(self.plain_tx(epochs), self.dense)
+
+  def plain_tx(self, epochs: int) -> optax.GradientTransformation:
+    """The optimizer of the paper."""
     config = self.config
     falls = [epochs * self.epoch * i // 4 for i in (2, 3)]
     learning_rate = steps_down(config.learning_rate, falls)
     kernels = lth.masks.full(self.task.params)
     tx = make_optimizer('sgd', learning_rate, config.weight_decay, kernels)
-    tx = optax.chain(lth.structure.add_l1(config.l1), tx)
-    return lth.static(tx, self.dense)
+    return optax.chain(lth.structure.add_l1(config.l1), tx)
 
   def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
     if cell.sparsity is None:
@@ -224,36 +231,61 @@ class Experiment(command.Experiment):
     start, epochs = self.trainer.init(self.keys), self.config.epochs
     # The dense network after an epoch, as it was kept.
     drawn = store.load(drawn_at(cell.draw), jax.eval_shape(lambda: slim(start)))
-    masks = self.masks(cell, drawn.params)
+    channels = self.channels(cell, drawn.params)
+    masks = jax.vmap(masks_from)(drawn.params, channels)
     forward = list(map(self.forward, seeds.unstack(masks)))
-    share = cell.draw / epochs
-    rest = 1 if share == 1 else 1 - share
-    cost = [share + rest * f for f in forward]
+    # Shares of training: dense until the draw, and as the ticket from then on.
+    before, after, last = cell.draw / epochs, 1 - cell.draw / epochs, epochs
+    if cell.draw == epochs:
+      after = 1
     if cell.arm == 'slim':
       # As many epochs as have the multiply-adds of the tickets.
-      longer = max(1, round(epochs * float(np.mean(cost) / np.mean(forward))))
-      trainer = self.trainer_of(longer)
-      state = with_masks(trainer.init(self.keys), masks)
-      state = self.fit(state, longer, evaluated, trainer=trainer)
-      cost = [longer / epochs * f for f in forward]
+      cost = before + after * np.mean(forward)
+      last = max(1, round(epochs * float(cost / np.mean(forward))))
+      before, after = 0, last / epochs
+      state = self.trainer_of(last).init(self.keys)
     else:
       state = drawn._replace(best=start.best)
       if cell.draw == epochs:
         state = lth.tickets.rewind_learning_rate(start, state)
-      state = self.fit(with_masks(state, masks), epochs, evaluated)
-    result = {'forward': forward, 'cost': cost}
-    networks = {'params': state.params, 'masks': masks}
-    return {**self.test(cell, state), **result}, networks
+    state = with_masks(state, masks)
+    result = {'forward': forward, 'cost': [before + after * f for f in forward]}
+    if self.config.smaller:
+      ends, params, step = self.train_smaller(state, channels, last, evaluated)
+      result |= {'step_time': step, 'training_time': before + after * step}
+    else:
+      state = self.fit(state, last, evaluated, trainer=self.trainer_of(last))
+      ends, params = self.task.test(state), state.params
+    result |= {'sparsity': cell.sparsity, 'draw': cell.draw, 'arm': cell.arm}
+    return {**result, **ends}, {'params': params, 'masks': masks}
+
+  def train_smaller(
+    self, state: TrainState, channels: chex.ArrayTree, last: int, evaluated: Any
+  ) -> tuple[grid.Result, list[Any], float]:
+    """Finds what tests do, params, and a step's time as a share of dense."""
+    first, every = int(state.step), self.epoch
+    names, tx = layers(self.task.params), self.plain_tx(last)
+    small = Smaller(self.task, tx, state, channels, names, every)
+    small.fit(
+      last * every,
+      every,
+      lambda step, found: evaluated((step - first) // every, found),
+    )
+    times = small.milliseconds((last - 1) * every)
+    params = [run.params for _, _, run in small.runs]
+    return small.test(), params, times['smaller'] / times['dense']
 
   def masks(self, cell: Cell, params: chex.ArrayTree) -> chex.ArrayTree:
     """Masks of the ticket of each seed, or of as many random channels."""
+    return jax.vmap(masks_from)(params, self.channels(cell, params))
+
+  def channels(self, cell: Cell, params: chex.ArrayTree) -> chex.ArrayTree:
+    """Channels of the ticket of each seed, or as many random ones."""
 
     def draw(params, key):
       assert cell.sparsity is not None
       channels = channels_of(cell.sparsity, params)
-      if cell.arm:
-        channels = lth.masks.shuffle(key, channels)
-      return masks_from(params, channels)
+      return lth.masks.shuffle(key, channels) if cell.arm else channels
 
     return jax.jit(jax.vmap(draw))(params, self.noise_keys)
 

@@ -84,7 +84,9 @@ def build(
 
     h = layer('stem', _patches(x, size))
     for name in names[1:]:
-      h = layer(name, _neighbors(h, network.kernel)) + state['skip'] * h
+      below, h = h, layer(name, _neighbors(h, network.kernel))
+      if h.shape == below.shape:  # Layers that lost channels have no shortcut.
+        h += state['skip'] * below
     h = h.mean((1, 2))
     return h @ params['output']['kernel'] + params['output']['bias'], state
 

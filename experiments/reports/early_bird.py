@@ -46,6 +46,7 @@ def rows(result: Result) -> list[dict[str, Any]]:
     forward=result['forward'],
     cost=result['cost'],
     settled=['/'.join(map(str, epochs)) for epochs in rule] or '',
+    **{name: result[name] for name in TIMES if name in result},
   )
 
 
@@ -57,6 +58,12 @@ HEADS = [
   'forward',
   'training',
 ]
+TIMES = ('step_time', 'training_time')
+TIMED = (
+  ' Times: a training step of the network without these channels, and all'
+  ' training up to the end, as shares of the wall-clock time that the dense'
+  ' network takes, one seed at a time, measured in turns.'
+)
 CAPTION = (
   'Mean ± standard deviation over the seeds, at the end of training. Costs are'
   ' multiply-adds of a forward pass, and of all training up to the end, as'
@@ -93,33 +100,42 @@ def by_rule(dense: Result, line: list[Result]) -> Result | None:
   ]
   if None in chosen:
     return None
-  return {
+  found = {
     name: [t[name][seed] for seed, t in enumerate(chosen) if t]
     for name in ('test_accuracy', 'forward', 'cost')
   }
+  for name in times(line):
+    found[name] = [t[name] for t in chosen if t]
+  return found
 
 
 def cells(
-  first: str, draw: str, result: Result, which: str = 'ticket'
+  first: str, draw: str, result: Result, which: str, names: tuple[str, ...]
 ) -> list[str]:
-  shares = [f'{100 * np.mean(result[x]):.1f} %' for x in ('forward', 'cost')]
+  shares = [f'{100 * np.mean(result.get(x, 1)):.1f} %' for x in names]
   return [first, which, draw, grid.spread(result), *shares]
+
+
+def times(results: list[Result]) -> tuple[str, ...]:
+  """Which times were measured: both, or none."""
+  return TIMES if any(TIMES[0] in x for x in results) else ()
 
 
 def lines(results: list[Result]) -> list[list[str]]:
   dense, drawn = split(results)
-  found = [cells('none', '', dense, 'dense')]
+  names = ('forward', 'cost', *times(results))
+  found = [cells('none', '', dense, 'dense', names)]
   for sparsity, line in drawn.items():
     first = f'{100 * sparsity:g} %'
-    found += [cells(first, str(t['draw']), t) for t in line]
+    found += [cells(first, str(t['draw']), t, 'ticket', names) for t in line]
     epochs = dense['settled'][f'{sparsity:g}']
     when = ', '.join('–' if e is None else str(e) for e in epochs)
     ruled, rule = by_rule(dense, line), f'rule: {when}'
-    none = [first, 'ticket', rule, *3 * ['–']]
-    found.append(cells(first, rule, ruled) if ruled else none)
+    none = [first, 'ticket', rule, *(1 + len(names)) * ['–']]
+    found.append(cells(first, rule, ruled, 'ticket', names) if ruled else none)
     for arm in ARM_COLORS:
       found += [
-        cells(first, str(x['draw']), x, ARMS[arm])
+        cells(first, str(x['draw']), x, ARMS[arm], names)
         for x in of_arm(results, sparsity, arm)
       ]
   return found
@@ -127,7 +143,10 @@ def lines(results: list[Result]) -> list[list[str]]:
 
 def page(run: Run) -> list[str | Table]:
   picture = '![Distances of masks, and accuracy over the draw](early_bird.png)'
-  return [Table(HEADS, lines(run.results), CAPTION, left=0), picture]
+  timed = times(run.results)
+  heads = [*HEADS, *(x.replace('_', ', ') for x in timed)]
+  caption = CAPTION + (TIMED if timed else '')
+  return [Table(heads, lines(run.results), caption, left=0), picture]
 
 
 def draw(run: Run) -> dict[str, Figure]:

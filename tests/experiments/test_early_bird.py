@@ -157,3 +157,63 @@ def test_digits(main, tmp_path):
   whole, found = (np.mean(x['test_accuracy']) for x in (dense, ruled))
   assert found >= whole - 0.03
   assert max(ruled['cost']) < 0.6
+
+
+@pytest.mark.slow
+def test_tickets_train_on_without_their_channels(main, unbroken, tmp_path):
+  """They are smaller, learn what masked ones do, and their steps are timed."""
+  tiny = TINY['early_bird']
+  tiny = [x for x in tiny if x not in ('--arms', 'random', 'slim')]
+  code, _, errors = main(*tiny, '--smaller', '--output', str(tmp_path))
+  assert code == 0, errors
+  (folder,) = tmp_path.iterdir()
+  masked = [x for x in results(unbroken.folder)[1:] if not x['arm']]
+  smaller = [
+    checkpoints.read_metadata(folder / cell.name)
+    for cell in early_bird.cells(parse(*tiny))[1:]
+  ]
+  for one, other in zip(masked, smaller, strict=True):
+    assert one['forward'] == other['forward']
+    np.testing.assert_allclose(other['test_loss'], one['test_loss'], rtol=2e-2)
+    before, after = {1: (0.5, 0.5), 2: (1, 1)}[one['draw']]
+    spent = before + after * other['step_time']
+    assert other['training_time'] == pytest.approx(spent)
+  page = (folder / 'results.md').read_text()
+  assert 'step, time | training, time' in page
+  assert 'as shares of the wall-clock time' in page.replace('\n', ' ')
+
+
+def test_channels_are_removed_from_slots_and_statistics():
+  from methods.smaller import without
+
+  experiment = early_bird.Experiment(parse(*TINY['early_bird']))
+  state = jax.eval_shape(experiment.trainer.init, experiment.keys)
+  numbers = np.random.default_rng(0)
+
+  def drawn(x):
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+      return np.zeros(x.shape)
+    if x.dtype == bool:
+      return np.ones(x.shape[1:], bool)
+    return numbers.uniform(0.5, 1, x.shape[1:]).astype(x.dtype)
+
+  state = jax.tree.map(drawn, state._replace(best=None, step=state.diverged))
+  channels = early_bird.channels_of(0.5, state.params)
+  small = without(state, channels, early_bird.layers(state.params))
+  slots = small.opt_state
+  kept = {
+    n: int(x['scale'].sum()) for n, x in channels.items() if n != 'output'
+  }
+  assert sum(kept.values()) == 64
+  for name, count in kept.items():
+    assert small.params[name]['kernel'].shape[1] == count
+    assert small.model_state[name]['var'].shape == (count,)
+  shapes = [x.shape for x in jax.tree.leaves(small.params)]
+  moments = [x.shape for x in jax.tree.leaves(slots) if x.ndim]
+  assert moments == shapes
+  scales = np.asarray(channels['stem']['scale'])
+  for whole, cut in [
+    (state.params['stem']['scale'], small.params['stem']['scale']),
+    (state.model_state['stem']['mean'], small.model_state['stem']['mean']),
+  ]:
+    np.testing.assert_array_equal(cut, whole[scales])
