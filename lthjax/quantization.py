@@ -149,7 +149,7 @@ def quantize(
     >>> lth.quantization.dequantize(small)['kernel'][0].tolist()
     [1.0, 0.0, 0.0]
   """
-  return _map(_checked(rule), params, where, masks, axes)
+  return _map(_checked(rule), rule, params, where, masks, axes)
 
 
 def straight_through(
@@ -199,7 +199,7 @@ def straight_through(
     rounded = _value(rule(jax.lax.stop_gradient(kernel), mask, axes))
     return _pass(kernel, rounded.astype(kernel.dtype))
 
-  return _map(round_, params, where, masks, axes)
+  return _map(round_, rule, params, where, masks, axes)
 
 
 @jax.custom_jvp
@@ -238,6 +238,12 @@ def _round(
   """Rounds to codes up to ``largest``, with steps shared along some axes."""
   weights = kernel.astype(jnp.float32)
   if mask is not None:
+    _checks.check_masks({'mask': mask}, 'mask')
+    if mask.shape != kernel.shape:
+      raise ValueError(
+        f'`mask` has the shape {mask.shape}, but must have that of the kernel,'
+        f' {kernel.shape}.'
+      )
     weights = jnp.where(mask, weights, 0.0)
   shape, parts = list(kernel.shape), weights
   if group is not None:
@@ -277,10 +283,11 @@ def _checked(rule: Rule) -> Callable[..., Quantized]:
   return visit
 
 
-def _map(visit, params, where, masks, axes) -> Any:
+def _map(visit, rule, params, where, masks, axes) -> Any:
   """Maps ``visit(name, kernel, mask, axes)`` over the chosen leaves."""
   leaves, structure = trees.flatten(params)
   _checks.check_arrays(leaves, 'params')
+  _checks.function('rule', rule, 'rule(kernel, mask, axes)')
   chosen = masks_lib.full(params, where)
   its = axes_lib.resolve(axes, chosen)
   alive: Mapping[str, Any] = {}

@@ -133,6 +133,13 @@ def test_gradients_pass_and_types_stay():
     ),
     (lambda: quantization.int8(jnp.ones((6, 2), int)), 'type int32, but must'),
     (lambda: quantization.int4(jnp.ones((6, 2)), group=0), '`group` was 0'),
+    (lambda: quantization.int8(KERNEL[0], MASK[0, :3]), '`mask` has the shape'),
+    (
+      lambda: quantization.int4(KERNEL[0], KERNEL[0]),
+      '`mask` must be a tree of',
+    ),
+    (lambda: quantization.quantize({'kernel': KERNEL}, 'int8'), "'int8', but"),
+    (lambda: quantization.straight_through({'w': KERNEL}, 8), '`rule` was 8'),
     (
       lambda: quantization.quantize({'fc': {'kernel': jnp.ones((2, 2)) / 0}}),
       'fc/kernel has weights that are NaN or infinite',

@@ -22,10 +22,15 @@ from lthjax.program._typed_axes import watch
 
 
 def check(token_mask: Any, args: Sequence[Any]) -> None:
-  """Raises unless a token mask fits the first argument."""
+  """Raises unless there are tokens, and a token mask fits them."""
+  leaves = jax.tree.leaves(args)
+  if leaves and all(0 in getattr(x, 'shape', ()) for x in leaves):
+    raise ValueError(
+      f'The first argument has the shape {jnp.shape(leaves[0])}, so there are'
+      ' no tokens to look at. Give calibration data.'
+    )
   if token_mask is None:
     return
-  leaves = jax.tree.leaves(args)
   shape = jnp.shape(leaves[0]) if leaves else ()
   dtype = getattr(token_mask, 'dtype', None)
   if dtype is None or not jnp.issubdtype(dtype, jnp.bool_):

@@ -70,6 +70,11 @@ def generate(
   tokens = tokens.astype(jnp.int32)  # Small types do not hold all new tokens.
   if mask is None:
     mask = jnp.ones(tokens.shape, bool)
+  if not tokens.shape[1]:
+    raise ValueError(
+      f'`generate` was given tokens of shape {tokens.shape}, but continues'
+      ' sequences of at least one.'
+    )
   if not trees.is_traced(mask) and not bool(mask.any(-1).all()):
     raise ValueError(
       '`token_mask` leaves a sequence without tokens. Give each at least one.'

@@ -251,6 +251,8 @@ def test_bad_input(apply, options, text):
 
 
 def test_what_is_not_finite_is_named():
+  with pytest.raises(ValueError, match=r'shape \(0, 4\), so there are no tok'):
+    lth.calibrate(plain, PLAIN, rows(0, 0, 4))
   x = rows(0, 5, 4)
   x[0, 0] = np.nan
   with pytest.raises(ValueError, match='those of w are not finite'):

@@ -105,6 +105,8 @@ def test_small_integers_hold_all_new_tokens(llama):
   assert found.dtype == np.int32
   assert found.shape == (1, 2)
   assert models.generate(model, params, TOKENS[:0], 2).shape == (0, 2)
+  with pytest.raises(ValueError, match=r'shape \(1, 0\), but continues'):
+    models.generate(model, params, TOKENS[:, :0], 2)
 
 
 def test_drawn_text_follows_the_key(llama):
