@@ -48,8 +48,7 @@ struct Lookup {
 
 struct Loops {
   void (*transpose)(const float*, long, long, long, float*, long, long);
-  void (*rows)(const Tiles&, const float*, const float*, long, long, long,
-               float*);
+  void (*row)(const Tiles&, const float*, const float*, long, long, float*);
   void (*forward[3])(const Tiles&, const float*, const float*, long, long,
                      float*, float*, long);
   void (*input_gradient[3])(const Tiles&, const float*, long, float*);
@@ -429,14 +428,13 @@ ffi::Error ForwardImpl(ffi::ThreadPool pool, F32 x, F32 values, U16 indices,
   }
 #endif
   const double operations = 1.0 * w.starts[w.chunks * w.rows] * batch * w.block;
-  if (batch <= 4) {
-    const float* rows = PadRows(x.typed_data(), batch, in, w.chunks * CHUNK);
-    if (!rows) return OutOfMemory();
+  if (batch == 1) {  // From two rows on, tiles are faster.
+    const float* row = PadRows(x.typed_data(), 1, in, w.chunks * CHUNK);
+    if (!row) return OutOfMemory();
     const long groups = std::max(1L, std::min(out / 16, 4 * pool.num_threads()));
     Parallel(pool, groups, operations, [&](long g) {
-      Chosen(w.block).rows(w, rows, bias, w.rows * g / groups * w.block,
-                           w.rows * (g + 1) / groups * w.block, batch,
-                           y->typed_data());
+      Chosen(w.block).row(w, row, bias, w.rows * g / groups * w.block,
+                          w.rows * (g + 1) / groups * w.block, y->typed_data());
     });
     return ffi::Error::Success();
   }
