@@ -11,6 +11,7 @@ import numpy as np
 
 from lthjax import _checks, _table, structure, trees
 from lthjax import masks as masks_lib
+from lthjax._errors import refuse
 from lthjax.deploy import _units
 from lthjax.structure._compact import blame, difference
 from lthjax.structure._groups import choose
@@ -130,6 +131,7 @@ def compact(
   small, small_masks = state.cut(keeps)
   masked = masks_lib.apply(masks, params)
   expected = jax.jit(apply)(masked, *example)
+  _check_finite(expected)
   run = jax.jit(rebuilt or apply)
 
   def fault_of(small):
@@ -147,6 +149,21 @@ def compact(
       ' `whole=`.'
     )
   return small, small_masks
+
+
+def _check_finite(outputs: Any) -> None:
+  """Raises where outputs cannot be compared."""
+  refuse(
+    [
+      name or 'the output'
+      for name, x in trees.by_name(outputs).items()
+      if x is not None
+      and jnp.issubdtype(x.dtype, jnp.inexact)
+      and not jnp.isfinite(x).all()
+    ],
+    '`compact` compares what both networks compute, but with these params and'
+    ' this example not all numbers are finite in: {}. Pass others.',
+  )
 
 
 def compaction(
@@ -232,6 +249,10 @@ class _State:
     if trees.is_traced(*jax.tree.leaves((params, masks, example))):
       raise ValueError(
         '`compact` compares numbers and shapes: call it outside of `jax.jit`.'
+      )
+    if any(map(trees.is_abstract, jax.tree.leaves((params, masks, example)))):
+      raise TypeError(
+        '`compact` compares numbers: pass arrays, not `jax.ShapeDtypeStruct`.'
       )
     masked = masks_lib.apply(masks, params)
     groups = structure.groups(apply, masked, *example)

@@ -62,8 +62,9 @@ def condense(
       blocks are used, which do without.
     blocks: whether four neurons in a row share their inputs, as
       ``lthjax.patterns.Block((1, 4))`` makes masks, which multiplies about
-      twice as fast. By default each kernel whose mask allows it is packed so,
-      unless ``int8``, ``capacity`` or ``lookup=True`` is given.
+      twice as fast from batches of 8 on. By default each kernel whose mask
+      allows it is packed so, unless ``int8``, ``capacity`` or ``lookup=True``
+      is given.
     int8: whether to round values to 8 bits, with one scale per output. For
       inference only.
     capacity: number of entries to leave room for, so that masks with fewer

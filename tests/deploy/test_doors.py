@@ -284,3 +284,23 @@ def test_exports_that_do_not_fit():
   for bad in (data[:-5], data[:40], b'', data[:99] + b'?' + data[100:]):
     with pytest.raises(ValueError, match='bytes are not an export of'):
       deploy.load_export(bad)
+
+
+@pytest.mark.parametrize(
+  ('change', 'example', 'text'),
+  [
+    (np.nan, np.ones((2, 4), np.float32), 'not all numbers are finite in: the'),
+    (1, jax.ShapeDtypeStruct((2, 4), np.float32), 'compares numbers: pass arr'),
+  ],
+  ids=['nan', 'shapes'],
+)
+def test_what_cannot_be_compared(change, example, text):
+  params = {'w1': np.ones((4, 3), np.float32), 'w2': np.eye(3, 2, dtype='f')}
+  params['w1'][0, 0] *= change
+  masks = {'w1': np.ones((4, 3), bool), 'w2': params['w2'] > 0}
+
+  def apply(params, x):
+    return jnp.maximum(x @ params['w1'], 0) @ params['w2']
+
+  with pytest.raises((TypeError, ValueError), match=text):
+    deploy.compact(apply, params, masks, example)
