@@ -337,9 +337,9 @@ def optimizer(inner: Any) -> None:
     )
 
 
-def function(name: str, x: Any, call: str) -> Any:
+def function(name: str, x: Any, call: str, *, classes: bool = True) -> Any:
   """Returns a function that is called as ``call``, for the error."""
-  if not callable(x):
+  if not callable(x) or (isinstance(x, type) and not classes):
     raise wrong_type(name, x, f'be a function `{call}`')
   return x
 

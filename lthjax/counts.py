@@ -27,6 +27,7 @@ ROUNDINGS = tuple(_OFFSETS)
 
 # With larger ones, the products of `share_of` would not fit a traced int32.
 _MAX_DENOMINATOR = 2**22
+_NUMBERS = 'A schedule must return one number per step, but it returned {}.'
 # Calls of a distribution over layers, in a schedule of sparsities.
 _MAX_CALLS = 1024
 _INT32 = 2**31
@@ -235,13 +236,15 @@ def at_steps(
   # In float32, shares of large layers would be off by whole weights.
   with jax.ensure_compile_time_eval(), jax.enable_x64(True):
     try:
-      schedule(index[0])
+      first = schedule(index[0])
     except Exception as error:
       raise ValueError(
         f'A schedule failed at step {index[0]}, with {type(error).__name__}:'
         f' {error}. Pass a function of the step alone, such as'
         ' `optax.linear_schedule(0.0, 0.9, 1000)`.'
       ) from error
+    if not hasattr(first, 'dtype') and not isinstance(first, int | float):
+      raise TypeError(_NUMBERS.format(_checks.describe(first)))
     evaluate = jax.vmap(lambda step: jnp.asarray(schedule(step)))
     if index.size > 1000:  # Fewer compile faster one operation at a time.
       evaluate = jax.jit(evaluate)
@@ -250,10 +253,7 @@ def at_steps(
     except jax.errors.JAXTypeError:  # a schedule that branches in Python
       values = np.asarray([np.asarray(schedule(int(s))) for s in index])
   if values.ndim != 1 or not np.issubdtype(values.dtype, np.number):
-    raise TypeError(
-      'A schedule must return one number per step, but it returned'
-      f' {_checks.describe(values[0])}.'
-    )
+    raise TypeError(_NUMBERS.format(_checks.describe(values[0])))
   return np.round(_shortest(values), 9)
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from lthjax import trees
+from lthjax._errors import refuse
 from lthjax._state import SparsifyState
 
 
@@ -164,6 +165,16 @@ def forward_params(opt_state: optax.OptState, params: Any) -> Any:
     masks: Any = dict.fromkeys(named)
     masks |= trees.by_name(node.topology_state.masks)
     trees.check_like(masks, named, 'params')
+    refuse(
+      [
+        name
+        for name, p in named.items()
+        if masks[name] is not None and trees.is_abstract(p)
+      ],
+      '`params` must be a tree of arrays, but {} is abstract. For shapes alone,'
+      ' call `jax.eval_shape(lthjax.forward_params, opt_state, params)`.',
+      TypeError,
+    )
     named = {
       name: p if masks[name] is None else _mask(masks[name], p)
       for name, p in named.items()

@@ -199,6 +199,8 @@ def test_no_steps():
 def test_a_schedule_returns_numbers():
   with pytest.raises(TypeError, match='must return one number per step'):
     counts.at_steps(lambda step: jnp.ones(2), range(3))
+  with pytest.raises(TypeError, match='but it returned a NoneType'):
+    counts.at_steps(lambda step: None, range(3))
 
 
 def test_tables_repeat_layer_counts():

@@ -336,6 +336,7 @@ def test_bad_arguments(options, message):
     ({'params': None}, '`params` must be a tree of arrays, but it was None.'),
     ({'params': {'w': 3}}, 'must be a tree of arrays, but w is an int.'),
     ({'score_fn': {}}, '`score_fn` was {}, but must be a function `score_fn('),
+    ({'score_fn': int}, "`score_fn` was <class 'int'>, but must be a function"),
   ],
 )
 def test_arguments_of_the_wrong_type(options, message):

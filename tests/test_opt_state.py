@@ -258,6 +258,15 @@ def test_swapped_arguments_are_refused():
       method(optax.sgd(0.1), pattern='2:4')
 
 
+def test_shapes_have_nothing_to_mask():
+  state = lth.static(optax.sgd(0.1), LARGEST).init(PARAMS)
+  shapes = jax.eval_shape(lambda: PARAMS)
+  for f in (lth.forward_params, lth.strip):
+    with pytest.raises(TypeError, match='arrays, but fc/kernel, out/kernel is'):
+      f(state, shapes)
+    jax.eval_shape(f, state, shapes)
+
+
 def test_masks_have_to_fit_the_params():
   state = METHODS['straight_through'](optax.sgd(0.1)).init(PARAMS)
   for params, fault in (

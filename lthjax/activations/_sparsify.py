@@ -53,7 +53,7 @@ def sparsify(
     (TEAL), arXiv:2408.14690, definition 1.
   """
   _check(apply, rules)
-  from_token = _checks.at_least('from_token', from_token, 0)
+  from_token = _token(from_token)
 
   def run(params: chex.ArrayTree, *args: Any) -> Any:
     return _run(apply, rules, from_token, params, args)[0]
@@ -90,7 +90,7 @@ def unread(
     {'w': Array(0.5, dtype=float32)}
   """
   _check(apply, rules)
-  from_token = _checks.at_least('from_token', from_token, 0)
+  from_token = _token(from_token)
   _, notes, sites = _run(apply, rules, from_token, params, args)
   return {
     str(use.name): notes[path]
@@ -151,3 +151,8 @@ def _check(apply: Any, rules: Any) -> None:
   for name, rule in rules.items():
     if not callable(rule):
       _checks.array(f'rules[{name!r}]', rule)
+
+
+def _token(x: Any) -> int:
+  """The number of a token, if an int32 can count as far."""
+  return _checks.between('from_token', x, 0, 2**31 - 1, 'tokens are int32')

@@ -83,7 +83,9 @@ def prune_iteratively(
     conserving synaptic flow, arXiv:2006.05467, algorithm 1. De Jorge et al.,
     Progressive Skeletonization, arXiv:2006.09081, algorithm 1.
   """
-  _checks.function('score_fn', score_fn, 'score_fn(params) -> scores')
+  _checks.function(
+    'score_fn', score_fn, 'score_fn(params) -> scores', classes=False
+  )
   sparsity = _checks.share('sparsity', sparsity)
   steps = _checks.at_least('steps', steps, 1)
   if steps > _MAX_STEPS:

@@ -22,7 +22,7 @@ def check_functions(init, loss, tx, batch, evaluate) -> None:
   if evaluate is not None:
     parts['evaluate'] = evaluate
   for name, part in parts.items():
-    _checks.function(name, part, _CALLS[name])
+    _checks.function(name, part, _CALLS[name], classes=False)
   if not callable(tx) and not hasattr(tx, 'init'):
     wanted = 'be an optax optimizer, or a function `tx(key)` that makes one'
     raise _checks.wrong_type('tx', tx, wanted)
