@@ -187,6 +187,8 @@ and start it again: it goes on where it was, with the same bits.
 --help-verbose says more, and explains each option.
 """
 GLUE = '\0'  # A space at which no line breaks.
+# Options of programs that run in several processes at once.
+TOGETHER = {'--distributed', '--coordinator', '--processes', '--process'}
 VERBOSE = {'-H', '--help-verbose'}
 HELP = {'-h', '--help', *VERBOSE}
 Config = TypeVar('Config', bound=RunConfig)
@@ -238,6 +240,20 @@ def shown(value: Any) -> str:
   return 'none' if value is None else shlex.quote(str(value))
 
 
+def check_alone(arguments: Sequence[str], kind: Any) -> None:
+  """Refuses several processes where one has the whole grid to itself."""
+  given = TOGETHER & {x.partition('=')[0] for x in arguments}
+  if given and 'distributed' not in {x.name for x in dataclasses.fields(kind)}:
+    raise ValueError(
+      f'{min(given)} was given, but this experiment is a grid of trainings of'
+      ' small networks, with all seeds side by side in one process: several'
+      ' processes would have nothing to tell each other. Start a command for'
+      ' each seed instead, with `--seeds 1 --first-seed N`, as'
+      ' experiments/launch/slurm_seeds.sh does. One training on many hosts is'
+      ' experiments/imagenet.py or experiments/launch/train.py.'
+    )
+
+
 def parse(
   arguments: Sequence[str], presets: Mapping[str, Config], doc: str | None
 ) -> Config:
@@ -254,6 +270,7 @@ def parse(
     print(f'{doc}{RESUME}')  # Tyro would break lines elsewhere.
   usage = tyro.conf.arg(help='Sets the defaults of all other options.')
   kind: Any = type(presets[name])
+  check_alone(arguments, kind)
   choices: Any = Annotated[Literal[tuple(presets)], usage]
   options = dataclasses.make_dataclass(
     'Options',

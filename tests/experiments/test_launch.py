@@ -70,6 +70,14 @@ def test_pages_name_files_and_options_that_exist():
       assert f'\n  {name.replace("-", "_")}: ' in source, name
 
 
+@pytest.mark.parametrize('option', ['--distributed', '--coordinator=a:1'])
+def test_a_grid_is_not_for_several_processes(option, call):
+  code, _, errors = call('lottery_ticket', option)
+  assert code == 1
+  assert errors.startswith(f'error: {option.partition("=")[0]} was given, but')
+  assert '`--seeds 1 --first-seed N`' in errors
+
+
 def start(output, *options, devices=1):
   return subprocess.Popen(
     [sys.executable, LAUNCH / 'train.py', *TINY, *options, '--output', output],
