@@ -31,17 +31,16 @@ class Budget(NamedTuple):
 
 
 class _Bisection(NamedTuple):
-  """Asks for the largest t in [low, high] with ``excess(t) >= 0``.
+  """Asks for a loop of ``halve(bounds)`` until all pairs of bounds meet.
 
-  The excess falls with t; the search ends early where it is zero.
+  The bounds are rows of one array, low and high in turn.
   """
 
-  excess: Callable[[jax.Array], jax.Array]
-  low: jax.Array
-  high: jax.Array
+  bounds: jax.Array
+  halve: Callable[[jax.Array], jax.Array]
 
 
-Search = Generator[_Bisection, jax.Array, Any]
+Search = Generator[_Bisection, Any, Any]
 
 
 def search_all(budgets: list[Budget]) -> list[list[jax.Array]]:
@@ -66,6 +65,9 @@ def _search(budget: Budget) -> Search:
   if axes is not None and [images[0].shape[a] <= _FEW for a in axes] == [True]:
     return [_largest_of_few(now(images[0]), count, *axes)]
   number = functools.partial(_excess, count=count, axes=axes)
+  meshes = any(may_be_sharded(like(x)) for x in images)
+  if meshes and not isinstance(count, tuple):
+    return (yield from _kth_entry([now(x) for x in images], number, axes))
   threshold = yield from _kth_largest(images, number)
   # Invalid entries are the lowest integer.
   threshold = jnp.maximum(threshold, jnp.iinfo(threshold.dtype).min + 1)
@@ -101,7 +103,7 @@ def _kth_largest(
     images = [apart(lambda x: x, image) for image in images]
     zero = jnp.zeros_like(excess(x >= 0 for x in images))  # sharded as slices
     return (
-      yield _Bisection(
+      yield from _largest(
         lambda t: excess(x >= t for x in images),
         jnp.full_like(zero, info.min, info.dtype),
         jnp.full_like(zero, info.max, info.dtype),
@@ -127,6 +129,51 @@ def _kth_largest(
   return upper | ((low.astype(info.dtype) - digit.min) & ((1 << half) - 1))
 
 
+def _kth_entry(
+  images: list[jax.Array],
+  excess: Callable[[Iterable[jax.Array]], jax.Array],
+  axes: tuple[int, ...] | None,
+) -> Search:
+  """Selects with one loop, for the threshold and then for the end of its ties.
+
+  On a mesh, where a loop is as many rounds of messages and takes long to
+  compile. Each pass reads all bits, and nothing but the images is stored.
+  """
+  info = jnp.iinfo(images[0].dtype)
+  places, size = _places(images, axes, restart=False)
+  zero = jnp.zeros_like(excess(x >= 0 for x in images))  # sharded as slices
+
+  def kept(threshold, end):
+    threshold, end = threshold.astype(info.dtype), end.astype(jnp.int32)
+    return [
+      (x > threshold) | ((x == threshold) & _below(place, end))
+      for x, place in zip(images, places, strict=True)
+    ]
+
+  def halve(bounds):
+    low, high, first, last = bounds
+    known = low == high  # the threshold, of which ties are left
+    threshold = _middle(low, high)
+    end = jnp.where(known, _middle(first, last), size)
+    found = excess(kept(threshold, end))
+    values = _narrow(found, threshold, low, high)
+    ties = _narrow(-found, end, first, last)
+    # Without ties to break, all of them stay.
+    start = jnp.where(found == 0, size, first)
+    return jnp.where(
+      known,
+      jnp.stack([low, high, *ties]),
+      jnp.stack([*values, start, last]),
+    )
+
+  # Invalid entries are the lowest integer. One array is one operation.
+  bounds = [info.min + 1, info.max, 0, size]
+  wide = jnp.promote_types(info.dtype, jnp.int32)
+  bounds = jnp.stack([jnp.full_like(zero, x, wide) for x in bounds])
+  bounds = yield _Bisection(bounds, halve)
+  return kept(bounds[0], bounds[2])
+
+
 def _end_ties(
   ranks: list[jax.Array],
   excess: Callable[[Iterable[jax.Array]], jax.Array],
@@ -149,7 +196,7 @@ def _end_ties(
     ]
 
   surplus = excess(r > 0 for r in ranks)
-  end = yield _Bisection(
+  end = yield from _largest(
     lambda t: -excess(kept(t)),
     jnp.where(surplus > 0, 0, size),
     jnp.full_like(surplus, size),
@@ -191,31 +238,51 @@ def _split(place: _Place, end: jax.Array) -> tuple[jax.Array, jax.Array]:
   return jax.lax.div(index, columns), jax.lax.rem(index, columns)
 
 
-def _bisect(bisections: list[_Bisection]) -> list[jax.Array]:
+def _largest(
+  excess: Callable[[jax.Array], jax.Array], low: jax.Array, high: jax.Array
+) -> Search:
+  """Finds the largest t in [low, high] with ``excess(t) >= 0``.
+
+  The excess falls with t; the search ends early where it is zero.
+  """
+
+  def halve(bounds):
+    low, high = bounds
+    middle = _middle(low, high)
+    return jnp.stack(_narrow(excess(middle), middle, low, high))
+
+  low, _ = yield _Bisection(jnp.stack([low, high]), halve)
+  return low
+
+
+def _middle(low: jax.Array, high: jax.Array) -> jax.Array:
+  """The average rounded up, in a form that cannot overflow."""
+  return (low & high) + ((low ^ high) >> 1) + ((low ^ high) & 1)
+
+
+def _narrow(
+  found: jax.Array, middle: jax.Array, low: jax.Array, high: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """The half of the bounds that an excess at the middle leaves."""
+  return (
+    jnp.where(found >= 0, middle, low),
+    jnp.where(found > 0, high, jnp.where(found == 0, middle, middle - 1)),
+  )
+
+
+def _bisect(bisections: list[_Bisection]) -> list[Any]:
   """Runs bisections side by side in one loop."""
   if not bisections:
     return []
 
   def halve(bounds):
-    halves = []
-    for (excess, *_), (low, high) in zip(bisections, bounds, strict=True):
-      # The average rounded up, in a form that cannot overflow.
-      middle = (low & high) + ((low ^ high) >> 1) + ((low ^ high) & 1)
-      found = excess(middle)
-      halves.append(
-        (
-          jnp.where(found >= 0, middle, low),
-          jnp.where(found > 0, high, jnp.where(found == 0, middle, middle - 1)),
-        )
-      )
-    return halves
+    return [x.halve(own) for x, own in zip(bisections, bounds, strict=True)]
 
   def unsettled(bounds):
-    open_ = [jnp.any(low < high) for low, high in bounds]
+    open_ = [jnp.any(own[::2] < own[1::2]) for own in bounds]
     return functools.reduce(jnp.logical_or, open_)
 
-  bounds = [(low, high) for _, low, high in bisections]
-  return [low for low, _ in jax.lax.while_loop(unsettled, halve, bounds)]
+  return jax.lax.while_loop(unsettled, halve, [x.bounds for x in bisections])
 
 
 def words(count: Any, size: int) -> Any:
@@ -240,46 +307,6 @@ def subtract(count: Any, n: jax.Array) -> Any:
   low = count[1] - (n & ((1 << _WORD) - 1))
   high, low = high + (low >> _WORD), low & ((1 << _WORD) - 1)
   return jnp.maximum(high, 0), jnp.where(high < 0, 0, low)
-
-
-def order_images(
-  scores: list[jax.Array], eligible: list[jax.Array] | None
-) -> list[jax.Array]:
-  """Signed integers in the order of the floats; invalid entries come last."""
-  dtypes = {x.dtype for x in scores}
-  if len(dtypes) > 1 or jnp.finfo(scores[0].dtype).bits < 8:
-    # Weak types count as well: ones in bfloat16 are below a float32 of 1.001.
-    dtype = functools.reduce(jnp.promote_types, map(_at_least_16_bits, dtypes))
-  else:
-    (dtype,) = dtypes
-  images = []
-  for i, x in enumerate(scores):
-    valid = ~jnp.isnan(x)
-    if eligible is not None:
-      valid &= eligible[i]
-    images.append(_order_image(x.astype(dtype), valid))
-  return images
-
-
-def _at_least_16_bits(dtype: Any) -> Any:
-  """A type that holds all numbers of this one and can be promoted."""
-  if dtype == jnp.float8_e8m0fnu:
-    return jnp.float32
-  return dtype if jnp.finfo(dtype).bits >= 16 else jnp.bfloat16
-
-
-def _order_image(x: jax.Array, valid: jax.Array) -> jax.Array:
-  bits = jnp.finfo(x.dtype).bits
-  if x.dtype == jnp.float8_e8m0fnu:  # powers of two, without a sign
-    image = jax.lax.bitcast_convert_type(x, jnp.uint8).astype(jnp.int16)
-    return jnp.where(valid, image, jnp.iinfo(jnp.int16).min)
-  dtype = jnp.dtype(f'int{bits}')
-  low, high = jnp.iinfo(dtype).min, jnp.iinfo(dtype).max
-  image = jax.lax.bitcast_convert_type(x, dtype)
-  # -0.0 maps to 0 and ties with 0.0. Do not test for zero here: LLVM makes that
-  # a test on floats, for which denormals are zero too.
-  image = jnp.where(image < 0, -(image & high), image)
-  return jnp.where(valid, image, low)  # -inf maps above the lowest integer
 
 
 def _largest_of_few(x: jax.Array, count: jax.Array, axis: int) -> jax.Array:

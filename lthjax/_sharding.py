@@ -31,6 +31,14 @@ def may_be_sharded(x: jax.Array) -> bool:
   )
 
 
+def is_explicit(x: jax.Array) -> bool:
+  """Whether the type of an array on a mesh says where all of it lies."""
+  mesh = jax.typeof(x).sharding.mesh
+  return not mesh.empty and all(
+    kind == AxisType.Explicit for kind in mesh.axis_types
+  )
+
+
 def devices(x: jax.Array) -> int:
   """Over how many devices the type of an array spreads it."""
   sharding = in_type(x)

@@ -17,13 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lthjax import _checks, _sharding, trees
-from lthjax._bisection import (
-  Budget,
-  order_images,
-  search_all,
-  words,
-)
+from lthjax._bisection import Budget, search_all, words
 from lthjax._errors import refuse
+from lthjax._images import order_images
 from lthjax._late import Late, like, now
 
 Axis = int | tuple[int, ...] | None

@@ -32,30 +32,54 @@ class Batches(NamedTuple):
     names: ``{name: [name]}``; a leaf by itself is not stacked.
     axes: ``{name: Axes}`` of the stacks.
     sizes: ``{name: int}``, their numbers of weights on one device.
+    one_by_one: names of what is not stacked, but moves leaf by leaf in a loop.
+    turn: which leaf of a loop moves now.
   """
 
   names: dict[str, list[str]]
   axes: dict[str, Axes]
   sizes: dict[str, int]
+  one_by_one: frozenset[str] = frozenset()
+  turn: Any = None
 
-  def join(self, table: Table) -> dict[str, Any]:
-    """Stacks arrays in the shapes of the leaves."""
-    return {
-      first: jnp.stack([table[n] for n in names])
-      if len(names) > 1
-      else table[first]
-      for first, names in self.names.items()
-    }
+  def join(
+    self, table: Table, then: Callable[[str, Any], Any] = lambda name, x: x
+  ) -> dict[str, Any]:
+    """Stacks arrays in the shapes of the leaves, those that are late now.
+
+    ``then(name, stack)`` is what becomes of them, where they are computed.
+    """
+    found = {}
+    for first, names in self.names.items():
+      each = [functools.partial(now, table[name]) for name in names]
+      if len(names) == 1:
+        x = table[first]
+        late = isinstance(x, Late) and x.true is not None
+        found[first] = then(first, x if late else now(x))
+      elif first in self.one_by_one:
+        calls = [lambda x=x, first=first: then(first, x()) for x in each]
+        found[first] = jax.lax.switch(self.turn, calls)
+      else:
+        found[first] = then(first, jnp.stack([x() for x in each]))
+    return found
 
   def join_numbers(self, table: Table) -> dict[str, Any]:
     """Stacks numbers that broadcast to the leaves."""
-    found = dict(self.join(table))
+    found = {}
     for first, names in self.names.items():
-      if len(names) > 1:
-        rank = len(self.axes[first].layer) + len(self.axes[first].stack)
-        number = found[first]
-        ones = (1,) * (rank - number.ndim)
-        found[first] = number.reshape(len(names), *ones, *number.shape[1:])
+      each = [table[name] for name in names]
+      if len(names) == 1:
+        found[first] = each[0]
+        continue
+      number = jnp.stack(each)
+      if first in self.one_by_one:
+        found[first] = jax.lax.dynamic_index_in_dim(
+          number, self.turn, keepdims=False
+        )
+        continue
+      rank = len(self.axes[first].layer) + len(self.axes[first].stack)
+      ones = (1,) * (rank - number.ndim)
+      found[first] = number.reshape(len(names), *ones, *number.shape[1:])
     return found
 
   def entries(self, tables: Table, entry: Any) -> dict[str, Any]:
@@ -71,7 +95,8 @@ class Batches(NamedTuple):
     a time, whatever the order in which XLA runs what may run in any order.
 
     Args:
-      move: ``move(part, *tables) -> {name: masks}`` of the stacks of a part.
+      move: ``move(part, *tables) -> {name: masks}`` of the stacks of a part,
+        which joins the tables.
       true: what XLA does not know to be true. Behind such a branch it computes
         nothing early, nor each slice of a stack by itself.
       *tables: ``{name: array}`` of the leaves, those of the masks first.
@@ -87,19 +112,53 @@ class Batches(NamedTuple):
     for part in parts:
       leaves = [name for names in part.names.values() for name in names]
       own = [{name: table[name] for name in leaves} for table in tables]
+      call = functools.partial(_call, move, part, own)
+      if part.one_by_one:
+        call = functools.partial(part._move_each, move, own)
       if branches:
-        stacks = jax.lax.cond(
+        # The next part has to wait for what comes out of this one.
+        stacks, true = jax.lax.cond(
           true,
-          functools.partial(_call, move, part, own, true),
-          functools.partial(_zeros, part, own[0]),
+          lambda true, call=call: (call(true), true),
+          lambda true, part=part, own=own: (part._zeros(own[0]), ~true),
+          true,
         )
-        # The next part has to wait for this one.
-        true |= functools.reduce(jnp.logical_or, map(jnp.any, stacks.values()))
       else:
-        stacks = _call(move, part, own, true)
-      for first, names in part.names.items():
-        for i, name in enumerate(names):
-          found[name] = stacks[first][i] if len(names) > 1 else stacks[first]
+        stacks = call(true)
+      found |= part._split(stacks)
+    return found
+
+  def _move_each(self, move: Move, tables: Sequence[Table], true: Any) -> Any:
+    """Moves the masks of one leaf after the other, by one program."""
+    del true
+    first, *others = tables
+
+    def one(turn, masks):
+      (new,) = move(self._replace(turn=turn), masks, *others).values()
+      return {
+        name: jnp.where(turn == i, new, mask)
+        for i, (name, mask) in enumerate(masks.items())
+      }
+
+    return jax.lax.fori_loop(0, len(first), one, dict(first))
+
+  def _zeros(self, masks: Table) -> dict[str, Any]:
+    """What a branch that is never taken returns."""
+    like = masks if self.one_by_one else self.join(masks)
+    return jax.tree.map(jnp.zeros_like, dict(like))
+
+  def _split(self, stacks: Table) -> dict[str, Any]:
+    """The masks of the leaves of what has moved."""
+    if self.one_by_one:
+      return dict(stacks)
+    found = {}
+    for first, names in self.names.items():
+      for i, name in enumerate(names):
+        found[name] = (
+          jax.lax.index_in_dim(stacks[first], i, keepdims=False)
+          if len(names) > 1
+          else stacks[first]
+        )
     return found
 
   def _parts(self) -> list['Batches']:
@@ -107,16 +166,18 @@ class Batches(NamedTuple):
     groups: list[list[str]] = []
     room = 0
     for first, size in self.sizes.items():
-      if not groups or size > room:
+      alone = first in self.one_by_one
+      if not groups or size > room or alone:
         groups.append([])
         room = _SIZE
       groups[-1].append(first)
-      room -= size
+      room = 0 if alone else room - size
     return [
       Batches(
         {first: self.names[first] for first in group},
         {first: self.axes[first] for first in group},
         {first: self.sizes[first] for first in group},
+        self.one_by_one & {*group},
       )
       for group in groups
     ]
@@ -129,7 +190,10 @@ def make(
   axes: Mapping[str, Axes],
   alike: Mapping[str, Hashable] | None = None,
 ) -> Batches:
-  """Chooses which leaves to stack: none on a mesh, or outside of a trace.
+  """Chooses which leaves to stack, in a trace.
+
+  On a mesh, only those whose types say that they lie on the same devices. Those
+  that are too large for a stack move one after another there, by one program.
 
   Args:
     pattern: which shapes may survive; those of others may not know of stacks.
@@ -141,33 +205,43 @@ def make(
   tables = list(tables)
   names: dict[str, list[str]] = {}
   open_: dict[Any, str] = {}
+  large = set()
   for name, mask in masks.items():
     each = [like(table[name]) for table in tables]
-    kind = mask.shape, axes[name], [x.dtype for x in each]
+    places = [jax.typeof(x).sharding for x in (mask, *each)]
+    kind = mask.shape, axes[name], [x.dtype for x in each], places
     kind = str((kind, (alike or {}).get(name)))
+    size = mask.size // _sharding.devices(mask)
     stacks = (
       isinstance(pattern, Unstructured | NM)
       and trees.is_traced(mask, *each)
-      and not any(map(may_be_sharded, (mask, *each)))
+      and (_sharding.is_explicit(mask) or not may_be_sharded(mask))
     )
     first = open_.get(kind)
+    alone = _sharding.is_explicit(mask) and 2 * size > _SIZE
     if not stacks:
       names[name] = [name]
-    elif first is None or (len(names[first]) + 1) * mask.size > _SIZE:
+    elif first is None or not (
+      alone or (len(names[first]) + 1) * size <= _SIZE
+    ):
       names[name] = [name]
       open_[kind] = name
     else:
       names[first].append(name)
+      large |= {first} if alone else set()
   return Batches(
     names,
     {
-      first: _stacked(axes[first]) if len(own) > 1 else axes[first]
+      first: _stacked(axes[first])
+      if len(own) > 1 and first not in large
+      else axes[first]
       for first, own in names.items()
     },
     {
       first: len(own) * masks[first].size // _sharding.devices(masks[first])
       for first, own in names.items()
     },
+    frozenset(large),
   )
 
 
@@ -181,18 +255,13 @@ def _call(
     large = name in single and x.size >= _LARGE and trees.is_traced(true)
     scores = jnp.issubdtype(x.dtype, jnp.inexact)
     if not (large and scores) or may_be_sharded(like(x)):
-      return now(x)
+      return x  # It is joined where it is needed.
     if isinstance(x, Late) and x.cheap:
       return Late(x.like, x.make, cheap=True, true=true, dtype=x.dtype)
     x = now(x)
     return Late(x, lambda: x, true=true)
 
   return move(part, *({n: ready(n, x) for n, x in t.items()} for t in tables))
-
-
-def _zeros(part: Batches, masks: Table) -> dict[str, Any]:
-  """What a branch that is never taken returns."""
-  return jax.tree.map(jnp.zeros_like, part.join(masks))
 
 
 def _stacked(axes: Axes) -> Axes:

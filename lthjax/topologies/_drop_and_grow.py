@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from lthjax import _branches, _checks, trees
+from lthjax._late import like, now
+from lthjax._sharding import may_be_sharded
 from lthjax._sparsify import Topology
 from lthjax.axes import Axes
 from lthjax.counts import tables
@@ -127,14 +129,14 @@ def drop_and_grow(
     ratio = state.drop_ratios[times.entry(step)]  # once for all parts
 
     def move(part, *tables):
-      masks, weights, scores = map(part.join, tables)
+      masks = part.join(tables[0])
       total = stay = _select.count(masks, part.axes)
       if wanted.size:
         total = part.entries(state.counts, times.entry(step))
         stay = {n: jnp.minimum(stay[n], total[n]) for n in stay}
       drop = _moves.drop_counts(ratio, stay)
       left = {n: stay[n] - drop[n] for n in stay}
-      return _moved(pattern, masks, weights, scores, left, total, part.axes)
+      return _moved(pattern, part, tables, masks, left, total)
 
     batches = _batches.make(pattern, masks, [weights, scores], its)
     new = batches.in_turn(move, step > 0, masks, weights, scores)
@@ -162,15 +164,68 @@ def _faults(
 
 def _moved(
   pattern: Pattern,
+  part: _batches.Batches,
+  tables: tuple[Any, ...],
   masks: Table,
-  weights: Table,
-  scores: Table,
   left: Table,
   total: Table,
-  its: Mapping[str, Axes],
 ) -> Table:
   """Moves masks as in algorithm 1 of the RigL paper."""
+  alive, weights, scores = tables
+  if _are_alike(pattern, alive, weights, scores):
+    return _moved_in_a_loop(part, masks, weights, scores, left, total)
+  magnitudes = _select.magnitudes(part.join(weights))
   # Keep the largest weights ...
-  keep = _select.drop(pattern, _select.magnitudes(weights), masks, left, its)
+  keep = _select.drop(pattern, magnitudes, masks, left, part.axes)
   # ... and grow among all others, those just dropped included.
-  return _select.fill(pattern, _select.magnitudes(scores), keep, total, its)
+  magnitudes = _select.magnitudes(part.join(scores))
+  return _select.fill(pattern, magnitudes, keep, total, part.axes)
+
+
+def _are_alike(
+  pattern: Pattern,
+  masks: Table,
+  weights: Mapping[str, Any],
+  scores: Mapping[str, Any],
+) -> bool:
+  """Whether one program may select among weights and then among scores."""
+  if not (isinstance(pattern, Unstructured) and masks):
+    return False
+  for name, mask in masks.items():
+    each = [table[name] for table in (weights, scores)]
+    places = {jax.typeof(like(x)).sharding for x in (mask, *each)}
+    # What is late may have another type than what it is like.
+    types = {jax.eval_shape(functools.partial(now, x)).dtype for x in each}
+    if len(places) > 1 or len(types) > 1 or not may_be_sharded(mask):
+      return False
+  return trees.is_traced(*masks.values())
+
+
+def _moved_in_a_loop(
+  part: _batches.Batches,
+  masks: Table,
+  weights: Mapping[str, Any],
+  scores: Mapping[str, Any],
+  left: Table,
+  total: Table,
+) -> Table:
+  """The same for many devices: one program drops, and then it grows."""
+
+  def images(table, eligible):
+    # In a branch, so that only one of the tables is ever in memory.
+    def image(name, x):
+      return _select.images_of({name: x}, eligible)[name]
+
+    return lambda: part.join(table, image)
+
+  def select(turn, keep):
+    others = {n: ~k for n, k in keep.items()}
+    cases = [images(weights, masks), images(scores, others)]
+    # Exactly as many are kept as shall be, as NaN is the lowest magnitude.
+    count = {n: left[n] + turn * (total[n] - 2 * left[n]) for n in keep}
+    found = _select.search(
+      jax.lax.switch(turn, cases), count, _select.layers(part.axes)
+    )
+    return {n: k | found[n] for n, k in keep.items()}
+
+  return jax.lax.fori_loop(0, 2, select, jax.tree.map(jnp.zeros_like, masks))

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from lthjax import trees
+from lthjax._bisection import Budget, search_all, words
+from lthjax._images import order_images
 from lthjax._late import Late, now
 from lthjax._sums import count_true
-from lthjax.axes import Axes
+from lthjax.axes import Axes, size
 from lthjax.patterns import NM, Pattern, Unstructured
 from lthjax.selection import keep_each
 
@@ -67,6 +69,24 @@ def largest(
     axes=[along[n] for n in names],
   )
   return dict(zip(names, found, strict=True))
+
+
+def images_of(scores: Table, eligible: Table) -> dict[str, jax.Array]:
+  """Integers in the order of the magnitudes of scores, for `search`."""
+  values = magnitudes(scores)
+  return {n: order_images([x], [eligible[n]])[0] for n, x in values.items()}
+
+
+def search(
+  images: Table, counts: Mapping[str, Any], along: Mapping[str, Shape]
+) -> dict[str, jax.Array]:
+  """Selects as `largest` does, by images of the scores."""
+  budgets = [
+    Budget([x], words(counts[n], size(x.shape, along[n])), along[n])
+    for n, x in images.items()
+  ]
+  found = zip(images, search_all(budgets), strict=True)
+  return {name: keep for name, (keep,) in found}
 
 
 def layers(axes: Mapping[str, Axes]) -> dict[str, Shape]:

@@ -7,6 +7,8 @@ import numpy as np
 import optax
 import pytest
 from helpers import eager_step, keys, random_like
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import lthjax as lth
 from lthjax import trees
@@ -130,3 +132,72 @@ def test_programs_hardly_grow_with_the_number_of_leaves(method):
 
   # A plain step takes five lines for each.
   assert lines(8) - lines(4) < 4 * 64
+
+
+def moved(method, shapes, places=None):
+  """Masks after each of two compiled steps, and the loops of a step."""
+  tx = METHODS[method](optax.sgd(0.1))
+  put = (lambda x: x) if places is None else lambda x: jax.device_put(x, places)
+  params = put(random_like(shapes, 0))
+  state, found = tx.init(params), []
+  step = jax.jit(functools.partial(eager_step, tx))
+  for i in range(2):
+    params, state = step(params, state, put(random_like(shapes, i + 1)))
+    found.append(lth.get_masks(state))
+  text = step.lower(params, state, params).as_text()
+  return found, text.count('stablehlo.while')
+
+
+def check_mesh(rows, columns, *methods):
+  """Stacked, in a loop, or each by itself, as without a mesh."""
+  shapes = {f'{x}/kernel': (8, 16) for x in 'abc'}
+  shapes |= {'d/kernel': (16, 8), 'e/kernel': (2, 8, 16)}
+  mesh = jax.make_mesh((rows, columns), ('x', 'y'), (AxisType.Explicit,) * 2)
+  places = {name: NamedSharding(mesh, P('x', 'y')) for name in shapes}
+  places['c/kernel'] = NamedSharding(mesh, P('y', 'x'))
+  places['e/kernel'] = NamedSharding(mesh, P(None, 'x', 'y'))
+  before, loops = _batches._SIZE, {}
+  for method in methods:
+    wanted, _ = moved(method, shapes)
+    for size in (2**21, 1):
+      _batches._SIZE = size
+      with jax.set_mesh(mesh):
+        found, loops[method, size] = moved(method, shapes, places)
+      for masks, same in zip(found, wanted, strict=True):
+        for name, mask in masks.items():
+          np.testing.assert_array_equal(mask, same[name], f'{method} {size}')
+          assert mask.sharding.is_equivalent_to(places[name], mask.ndim)
+    _batches._SIZE = before
+  return loops
+
+
+def test_leaves_of_one_sharding_move_by_one_program():
+  loops = check_mesh(1, 1, 'rigl')
+  # Of a and b together, and in turn; c, d and e are alone.
+  assert loops == {('rigl', 2**21): 2, ('rigl', 1): 9}
+
+
+@pytest.mark.slow
+def test_leaves_of_one_sharding_on_four_devices(run_python):
+  methods = ['rigl_rising', 'set', 'srigl', 'gradual', 'top_kast']
+  check = f'check_mesh(2, 2, *{methods})'
+  source = f'from tests.topologies.test_batches import *; print({check})'
+  assert 'top_kast' in run_python(source, devices=4)
+
+
+def test_programs_hardly_grow_on_a_mesh():
+  tx = METHODS['rigl'](optax.sgd(0.1, momentum=0.9))
+  mesh = jax.make_mesh((1,), ('x',), (AxisType.Explicit,))
+
+  def lines(number):
+    place = NamedSharding(mesh, P('x'))
+    params = {
+      f'{i}/kernel': jax.ShapeDtypeStruct((2048, 2048), 'f4', sharding=place)
+      for i in range(number)
+    }
+    state = jax.eval_shape(tx.init, params)
+    program = jax.jit(tx.update).lower(params, state, params)
+    return program.as_text().count('\n')
+
+  with jax.set_mesh(mesh):  # A leaf by itself takes 600.
+    assert lines(8) - lines(4) < 4 * 160
