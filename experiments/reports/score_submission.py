@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from common import figures, grid
 from common.command import Run
 from common.tables import Table
+from reports.pruning_at_init import COLORS
 from verdicts import statistics
 
 HEAD = 'Pruning at initialization against ERK-random'
@@ -17,7 +18,7 @@ CHECKS = {
   'reinit': 'new weights',
   'inverted': 'inverted',
 }
-COLORS = ('#1b6ca8', '#c8553d', '#2a9d8f', '#e9a03b', '#9b5de5', '#7f4f24')
+OTHERS = ('#9b5de5', '#7f4f24', '#5aa9e6', '#8a8a8a')
 MARKERS = 'osDv^P'
 RANKS = (
   'Points of test accuracy, on average over the ratios of compression: above'
@@ -195,7 +196,7 @@ def lines(ax: Axes, run: Run, found: Accuracies, check: str) -> None:
       mean,
       [mean - low, high - mean],
       fmt=f'{MARKERS[i % 6]}-',
-      color=COLORS[i % 6],
+      color=COLORS.get(name.replace('erk_random', 'erk'), OTHERS[i % 4]),
       label=name,
       elinewidth=0.8,
       **figures.LINE,
