@@ -321,21 +321,27 @@ struct Lanes {
         which(batch <= 8 ? 0 : batch <= 16 ? 1 : 2) {}
 };
 
+// The columns of tile t from `first` on, at most CHUNK of them; see ToTiles.
+void ToTile(const Lanes& shape, long t, long first, const float* from,
+            long batch, long columns, long padded, float* to) {
+  const long n = std::min(CHUNK, columns - first);
+  float* tile = to + t * padded * shape.lanes;
+  Chosen().transpose(from + t * shape.lanes * columns + first, columns,
+                     std::min(shape.lanes, batch - t * shape.lanes), n,
+                     tile + first * shape.lanes, shape.lanes, shape.lanes);
+  if (first + n == columns) {  // Indices may reach the end of the chunk.
+    std::memset(tile + columns * shape.lanes, 0,
+                (padded - columns) * shape.lanes * sizeof(float));
+  }
+}
+
 // to[tile][column][lane] = from[row][column], columns padded to `padded`.
 void ToTiles(ffi::ThreadPool& pool, const Lanes& shape, const float* from,
              long batch, long columns, long padded, float* to) {
   const long pieces = Ceil(columns, CHUNK);
   Parallel(pool, shape.tiles * pieces, 1.0 * batch * columns, [&](long i) {
-    const long t = i / pieces, first = i % pieces * CHUNK;
-    const long n = std::min(CHUNK, columns - first);
-    float* tile = to + t * padded * shape.lanes;
-    Chosen().transpose(from + t * shape.lanes * columns + first, columns,
-                       std::min(shape.lanes, batch - t * shape.lanes), n,
-                       tile + first * shape.lanes, shape.lanes, shape.lanes);
-    if (first + n == columns) {  // Indices may reach the end of the chunk.
-      std::memset(tile + columns * shape.lanes, 0,
-                  (padded - columns) * shape.lanes * sizeof(float));
-    }
+    ToTile(shape, i / pieces, i % pieces * CHUNK, from, batch, columns, padded,
+           to);
   });
 }
 
@@ -439,13 +445,19 @@ ffi::Error ForwardImpl(ffi::ThreadPool pool, F32 x, F32 values, U16 indices,
     return ffi::Error::Success();
   }
   const Lanes shape(batch);
-  const long padded = w.chunks * CHUNK, groups = Groups(pool, shape.tiles, out);
+  // With a tile for each thread, threads keep to tiles that they made.
+  const bool own = shape.tiles >= static_cast<long>(pool.num_threads());
+  const long padded = w.chunks * CHUNK;
+  const long groups = own ? 1 : Groups(pool, shape.tiles, out);
   const size_t inputs = shape.tiles * padded * shape.lanes;
   float* xt = Scratch(inputs + shape.tiles * out * shape.lanes);
   if (!xt) return OutOfMemory();
-  ToTiles(pool, shape, x.typed_data(), batch, in, padded, xt);
+  if (!own) ToTiles(pool, shape, x.typed_data(), batch, in, padded, xt);
   Parallel(pool, shape.tiles * groups, operations / 8, [&](long i) {
     const long t = i / groups, g = i % groups;
+    for (long c = 0; own && c < in; c += CHUNK) {
+      ToTile(shape, t, c, x.typed_data(), batch, in, padded, xt);
+    }
     const long first = w.rows * g / groups * w.block;
     const long last = w.rows * (g + 1) / groups * w.block;
     Chosen(w.block).forward[shape.which](
