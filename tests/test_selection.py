@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 import lthjax as lth
 from lthjax import _bisection
+from lthjax._late import Late
 from lthjax._sums import count_true
 from lthjax.selection import keep_each
 
@@ -538,6 +539,26 @@ def test_many_arrays_by_slices():
       for j in range(4):
         expected = oracle([leaves[i][j]], counts[i].ravel()[j])[0]
         np.testing.assert_array_equal(keep[i][j], expected)
+
+
+@pytest.mark.parametrize('dtype', DTYPES[:2])
+def test_late_scores_give_the_same_bits(dtype):
+  leaves = [awkward(seed, (4, 3, 5), dtype) for seed in (43, 44)]
+  alive = [np.random.default_rng(i).random((4, 3, 5)) < 0.8 for i in (45, 46)]
+  counts = [np.arange(4).reshape(4, 1, 1) * 5, 17]
+  axes = [(1, 2), None]
+
+  @jax.jit
+  def select(leaves, alive, true):
+    late = [Late(x, lambda x=x: x, true=true) for x in leaves]
+    others = [Late(m, lambda m=m: ~m) for m in alive]
+    return keep_each(late, counts, others, axes=axes)
+
+  found = select(leaves, [~m for m in alive], True)
+  for args in zip(found, leaves, counts, alive, axes, strict=True):
+    keep, x, count, mask, axis = args
+    expected = lth.keep_largest(x, count, mask, axis=axis)
+    np.testing.assert_array_equal(keep, expected)
 
 
 def test_program_of_many_arrays_stays_small():

@@ -14,7 +14,7 @@ it to move masks; with new buffers, those of the results serve as well. Takes
 three minutes on two CPU cores. The goals for all methods but SNFS and Top-KAST,
 which do more work at every step: at most 1.1 times the plain optimizer on a
 step that leaves the masks; for RigL, at most 6 times on a step that moves them,
-and temporaries of at most the size of the params.
+and temporaries of at most the size of the masks, beside those of the optimizer.
 """
 
 from collections.abc import Callable

@@ -22,7 +22,7 @@ Table = Mapping[str, Any]
 Move = Callable[..., dict[str, Any]]
 
 _SIZE = 2**21  # Stacks of about as many weights stay in the cache.
-_LARGE = 2**16  # The scores of leaves of this size are not kept in memory.
+_LARGE = 2**20  # The scores of leaves of this size are not kept in memory.
 
 
 class Batches(NamedTuple):
