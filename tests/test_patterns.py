@@ -562,3 +562,17 @@ def test_groups_lie_on_one_device(pattern, spec, message):
     return
   with pytest.raises(ValueError, match=re.escape(message)):
     pattern.fit(None, leaves)
+
+
+@pytest.mark.parametrize(
+  'pattern',
+  [lth.patterns.Block((4, 1)), lth.patterns.Rows(), lth.patterns.Columns()],
+)
+def test_more_weights_than_an_int32_counts(pattern):
+  def prune(scores):
+    masks = {'w': jnp.ones_like(scores, bool)}
+    return lth.prune({'w': scores}, masks, pattern=pattern, sparsity=0.25)
+
+  shape = (2**16, 2**16)
+  found = jax.eval_shape(prune, jax.ShapeDtypeStruct(shape, np.float32))
+  assert found['w'].shape == shape

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lthjax import _sharding, counts
 from lthjax import axes as axes_lib
@@ -240,5 +241,9 @@ def _spread(x: jax.Array, tile: Shape, like: jax.Array) -> jax.Array:
 def _tiles_of(count: Any, tile: Shape) -> Any:
   """Rounds a number of weights to whole tiles."""
   size = max(math.prod(tile), 1)
+  # Known counts stay on the host, where none is too large.
+  lib: Any = jnp if isinstance(count, jax.Array) else np
+  whole, rest = count // size, count % size
+  tiles = whole + (rest >= size - size // 2)
   # A budget of a few weights would otherwise empty a layer of large tiles.
-  return jnp.maximum((count + size // 2) // size, jnp.minimum(count, 1))
+  return lib.maximum(tiles, lib.minimum(count, 1))
