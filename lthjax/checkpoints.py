@@ -90,8 +90,10 @@ def save(
         # What cannot be read was not written.
         _read_header(written)
         ocp.metadata(os.fspath(written))
-        os.rename(written, path)
+        files.rename_folder(written, path)
       _wait_for_all(f'renamed {path}')
+  except FileExistsError:
+    raise
   except Exception as error:  # Orbax has a ValueError for a full disk.
     reason = str(error).partition('\n')[0].rstrip('.:')
     raise OSError(

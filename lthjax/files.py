@@ -63,6 +63,19 @@ def create_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     os.link(_write(folder / path.name, data), path)
 
 
+def rename_folder(folder: Path, path: Path) -> None:
+  """Moves a folder to where there is none, or raises `FileExistsError`."""
+  try:
+    os.rename(folder, path)
+  except OSError as error:
+    if not path.exists():
+      raise
+    raise FileExistsError(
+      f'{path} exists already: another process was faster. Choose another path,'
+      ' or remove it first.'
+    ) from error
+
+
 def _write(path: Path, data: bytes) -> Path:
   with open(path, 'wb') as file:
     file.write(data)

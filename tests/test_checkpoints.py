@@ -433,6 +433,20 @@ def test_foreign(kind, tmp_path):
   assert contents(tmp_path) == before
 
 
+def test_of_two_processes_the_slower_one_is_told(tmp_path, monkeypatch):
+  path, digests = tmp_path / 'state', checkpoints.digests
+
+  def slow(folder):
+    path.mkdir(exist_ok=True)
+    (path / 'other').touch()  # from another process, meanwhile
+    return digests(folder)
+
+  monkeypatch.setattr(checkpoints, 'digests', slow)
+  with pytest.raises(FileExistsError, match='another process was faster'):
+    checkpoints.save(path, {'w': jnp.ones(2)})
+  assert [x.name for x in tmp_path.rglob('*')] == ['state', 'other']
+
+
 def truncate(path, content):
   path.write_bytes(content[: len(content) // 2])
 

@@ -163,7 +163,7 @@ def export(
       _write_sparse(written / 'ticket.safetensors', trained)
     digests = checkpoints.digests(written)
     (written / checkpoints.DIGESTS).write_text(digests, encoding='utf-8')
-    os.rename(written, target)
+    files.rename_folder(written, target)
   return target
 
 

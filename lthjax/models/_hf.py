@@ -212,7 +212,7 @@ def save_hf(
     files.write_bytes(built / _SINGLE, content)
     if folder.exists():
       folder.rmdir()
-    os.rename(built, folder)
+    files.rename_folder(built, folder)
 
 
 def _check_names(config: Config, shapes: dict[str, Any]) -> None:
