@@ -35,7 +35,7 @@ RULES = {
   'ria': lth.rules.ria(0.5),
   'obs': lth.rules.obs(0.5),
   'sparse_gpt': lth.rules.sparse_gpt(0.5, block=4),  # does not divide 10
-  'int4': lth.rules.sparse_gpt(0.5, block=7, bits=4, group=3),
+  'int4': lth.rules.sparse_gpt(0.5, block=8, bits=4, group=3),
   'admm': lth.rules.admm(0.5),
   'alps': lth.rules.alps(0.5),
   'refit': lth.rules.refit(lth.rules.wanda(0.5)),
