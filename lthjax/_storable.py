@@ -67,7 +67,7 @@ def _fault(leaf: Any) -> str:
   if isinstance(leaf, bool | int | float | complex):
     return '' if _fits(leaf) else f'is {leaf!r}, which 32 bits cannot hold'
   dtype = getattr(leaf, 'dtype', None)
-  if dtype is None:
+  if dtype is None or trees.is_abstract(leaf):
     raise TypeError(
       f'A checkpoint holds arrays, but a leaf is a {type(leaf).__name__}. Put'
       ' other values into `metadata`.'

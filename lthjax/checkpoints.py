@@ -75,7 +75,7 @@ def save(
   parts = {_STATE: tree, **_as_part(data)}
   header = {
     'leaves': _describe(tree),
-    'metadata': _storable.plain(metadata or {}),
+    'metadata': _storable.plain({} if metadata is None else metadata) or {},
   }
   token = _agree_on(secrets.token_hex(8))
   try:
@@ -132,8 +132,18 @@ def load(
     {'w': Array([1., 1.], dtype=float32)}
   """
   path, part = files.local_path(path), _as_part(data)
+  table = trees.prunable(like)
+  refuse(
+    [
+      f'{name or "it"} is {_checks.describe(x)}'
+      for name, x in table.items()
+      if not hasattr(x, 'dtype')
+      and not isinstance(x, bool | int | float | complex)
+    ],
+    '`like` must be a tree of arrays or `jax.ShapeDtypeStruct`, but {}.',
+    TypeError,
+  )
   if jax.process_count() > 1:
-    table = trees.prunable(like)
     refuse(
       [n for n, x in table.items() if getattr(x, 'sharding', None) is None],
       'With several processes, all leaves of `like` need a sharding, but {} has'

@@ -2,6 +2,7 @@
 
 import collections
 import os
+import re
 import signal
 import traceback
 import warnings
@@ -264,6 +265,11 @@ def test_every_argument_of_every_function(part, tmp_path, monkeypatch):
   finally:
     signal.signal(signal.SIGALRM, before)
   print(counts)
+  strict = re.compile(
+    r'\.(prune|prune_iteratively|imp|trainer|rigl|srigl|top_kast)\('
+    r'|^prune by|^lthjax\.(masks|checkpoints)\.'
+  )
+  assert not (first := list(filter(strict.search, raw))), '\n'.join(first)
   assert hangs == []
   assert not wrong, '\n'.join(wrong)
   # Every error of ours says what to do; a few come from below.

@@ -592,6 +592,10 @@ def test_keys_are_keys(key, vmapped):
   [
     ({'init': {}}, '`init` was {}, but must be a function `init(key) -> (par'),
     ({'init': int}, "`init` was <class 'int'>, but must be a function `init("),
+    (
+      {'tx': lambda key: None},
+      '`tx(key)` returned a NoneType, but must return',
+    ),
     ({'loss': None}, '`loss` was None, but must be a function `loss(params,'),
     ({'batch': 60}, '`batch` was 60, but must be a function `batch(data, key,'),
     ({'evaluate': 'x'}, "`evaluate` was 'x', but must be a function `evaluat"),

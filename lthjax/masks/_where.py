@@ -160,7 +160,7 @@ def _chosen_by_globs(
   # A name that happens to contain `*` or `[` is still a name.
   exact = {glob for glob in globs if glob in arrays}
   others = [glob for glob in globs if glob not in exact]
-  _checks.function('rule', rule, '(name, leaf) -> bool')
+  _checks.function('rule', rule, '(name, leaf) -> bool', classes=False)
   allowed = {name for name, x in layers if rule(name, x)}
   matched = set(trees.first_match(others, arrays, 'where', 'leaf'))
   found = allowed | exact

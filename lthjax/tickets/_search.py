@@ -279,10 +279,16 @@ class Search(NamedTuple):
       ('evaluate', '(state)', [] if self.evaluate is None else [self.evaluate]),
     ):
       for function in functions:
-        _checks.function(name, function, name + call)
+        _checks.function(name, function, name + call, classes=False)
     _checks.bool_masks(self.masks)
     trees.check_like(self.masks, self.params(self.state), 'params')
     check_vmapped(self.state, self.vmapped)
+    runs = {n: m.shape[:1] for n, m in trees.prunable(self.masks).items()}
+    if self.vmapped and len(set(runs.values())) > 1:
+      raise ValueError(
+        '`vmapped` was True, but the first axes of the masks, which count runs,'
+        f' differ: {", ".join(f"{n} {list(s)}" for n, s in runs.items())}.'
+      )
     # On scores of one, a bad budget raises now, not after hours of training.
     ones = jax.tree.map(lambda m: jnp.ones_like(m, float), self.masks)
     with warnings.catch_warnings():

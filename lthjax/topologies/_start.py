@@ -175,9 +175,9 @@ def is_function(masks: Any) -> bool:
 def check(inner: Any, masks: Any) -> None:
   """Raises if the optimizer or the masks are something else, or swapped."""
   _checks.optimizer(inner)
-  if is_function(masks):
+  if is_function(masks) and not isinstance(masks, type):
     return
-  if isinstance(masks, int | float | str):
+  if isinstance(masks, int | float | str | type):
     wanted = (
       'be a tree of masks or a function of params, such as'
       ' `lthjax.random_masks(jax.random.key(0), sparsity=0.9)`'

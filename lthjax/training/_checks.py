@@ -23,9 +23,20 @@ def check_functions(init, loss, tx, batch, evaluate) -> None:
     parts['evaluate'] = evaluate
   for name, part in parts.items():
     _checks.function(name, part, _CALLS[name], classes=False)
-  if not callable(tx) and not hasattr(tx, 'init'):
+  if isinstance(tx, type) or not (callable(tx) or hasattr(tx, 'init')):
     wanted = 'be an optax optimizer, or a function `tx(key)` that makes one'
     raise _checks.wrong_type('tx', tx, wanted)
+
+
+def update_of(tx: Any) -> Any:
+  """Returns how an optimizer updates; of one made from a key, with any key."""
+  made = tx(jax.random.key(0)) if callable(tx) else tx
+  if not hasattr(made, 'update'):
+    raise TypeError(
+      f'`tx(key)` returned {_checks.describe(made)}, but must return an optax'
+      ' optimizer.'
+    )
+  return made.update
 
 
 def check_keys(key: Any, vmapped: bool) -> None:

@@ -22,6 +22,7 @@ from lthjax.training._checks import (
   check_functions,
   check_keys,
   first_and_last_step,
+  update_of,
 )
 from lthjax.training._state import (
   Best,
@@ -126,7 +127,7 @@ def trainer(
     _checks.flag(name, x)
   check_functions(init, loss, tx, batch, evaluate)
   # Updates read masks and keys from the state, so that any key will do here.
-  update = (tx(jax.random.key(0)) if callable(tx) else tx).update
+  update = update_of(tx)
   start = functools.partial(_start, init, tx)
   step = functools.partial(_step, loss, batch, update)
   measure = functools.partial(_measure, evaluate)
