@@ -151,11 +151,11 @@ def moved(method, shapes, places=None):
 def check_mesh(rows, columns, *methods):
   """Stacked, in a loop, or each by itself, as without a mesh."""
   shapes = {f'{x}/kernel': (8, 16) for x in 'abc'}
-  shapes |= {'d/kernel': (16, 8), 'e/kernel': (2, 8, 16)}
+  shapes |= {'d/kernel': (16, 8), 'layers/kernel': (2, 8, 16)}
   mesh = jax.make_mesh((rows, columns), ('x', 'y'), (AxisType.Explicit,) * 2)
   places = {name: NamedSharding(mesh, P('x', 'y')) for name in shapes}
   places['c/kernel'] = NamedSharding(mesh, P('y', 'x'))
-  places['e/kernel'] = NamedSharding(mesh, P(None, 'x', 'y'))
+  places['layers/kernel'] = NamedSharding(mesh, P(None, 'x', 'y'))
   before, loops = _batches._SIZE, {}
   for method in methods:
     wanted, _ = moved(method, shapes)
@@ -173,7 +173,7 @@ def check_mesh(rows, columns, *methods):
 
 def test_leaves_of_one_sharding_move_by_one_program():
   loops = check_mesh(1, 1, 'rigl')
-  # Of a and b together, and in turn; c, d and e are alone.
+  # Of a and b together, and in turn; the others are alone.
   assert loops == {('rigl', 2**21): 2, ('rigl', 1): 9}
 
 
