@@ -30,7 +30,7 @@ def check_functions(init, loss, tx, batch, evaluate) -> None:
 
 def update_of(tx: Any) -> Any:
   """Returns how an optimizer updates; of one made from a key, with any key."""
-  made = tx(jax.random.key(0)) if callable(tx) else tx
+  made: Any = tx(jax.random.key(0)) if callable(tx) else tx
   if not hasattr(made, 'update'):
     raise TypeError(
       f'`tx(key)` returned {_checks.describe(made)}, but must return an optax'
