@@ -33,11 +33,25 @@ def shorter(block):
   return block.replace('until=300', 'until=40')
 
 
-def test_readme(run_python):
-  blocks = [MASKS, SPARSE, shorter(TICKET)]
+def test_readme_and_guide(run_python, tmp_path):
+  """In one process: to start one takes as long as a page."""
+  readme = [MASKS, SPARSE, shorter(TICKET)]
   if _compile.supported() is None:
-    blocks.append(FASTER)
-  table, moving, ticket, *faster = outputs_of(blocks, run_python)
+    readme.append(FASTER)
+  count = '\nprint(lth.masks.count(lth.get_masks(optimizer.opt_state)))'
+  guide = [
+    NNX_MODEL + NNX + count,
+    AT_INIT,
+    shorter(SEVERAL),
+    REPORT.replace('runs/', f'{tmp_path}/'),
+    ADAPT.replace('task.safetensors', f'{tmp_path}/task.safetensors'),
+  ]
+  printed = outputs_of([*readme, *guide], run_python)
+  check_readme(*printed[: len(readme)])
+  check_guide(tmp_path, *printed[len(readme) :])
+
+
+def check_readme(table, moving, ticket, *faster):
   assert table[-1].split() == ['total', '32', '8', '25.00', '%']
 
   count, loss = moving[-1].split()
@@ -53,18 +67,7 @@ def test_readme(run_python):
     assert lines[-1].startswith('one call: ')
 
 
-def test_guide(run_python, tmp_path):
-  count = '\nprint(lth.masks.count(lth.get_masks(optimizer.opt_state)))'
-  nnx, at_init, several, report, adapt = outputs_of(
-    [
-      NNX_MODEL + NNX + count,
-      AT_INIT,
-      shorter(SEVERAL),
-      REPORT.replace('runs/', f'{tmp_path}/'),
-      ADAPT.replace('task.safetensors', f'{tmp_path}/task.safetensors'),
-    ],
-    run_python,
-  )
+def check_guide(folder, nnx, at_init, several, report, adapt):
   assert nnx == ['64']
 
   (line,) = at_init
@@ -82,7 +85,7 @@ def test_guide(run_python, tmp_path):
   observed, *_, expected = report[-1].split()
   assert int(observed) < 15
   assert float(expected) == pytest.approx(1.92 + 3 + 0.1)
-  page = (tmp_path / 'capacity.html').read_text()
+  page = (folder / 'capacity.html').read_text()
   assert '502 of 50,200 weights alive' in page
 
   assert adapt == ['128 True']
