@@ -12,6 +12,7 @@ from lthjax import _checks, trees
 from lthjax import masks as masks_lib
 from lthjax._errors import refuse
 from lthjax.structure import _from_program, _groups, _units
+from lthjax.structure._groups import check_groups
 
 UnitMasks = Mapping[str, chex.Array]
 
@@ -78,6 +79,7 @@ def compact(
   tolerance = _checks.positive('tolerance', tolerance)
   if groups is None:
     groups = _from_program.groups(apply, params, *probe)
+  check_groups(groups)
   keeps = _units.check_masks(keeps, groups)
   if masks is not None:
     trees.check_like(masks, params, 'params')
