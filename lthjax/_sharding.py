@@ -79,13 +79,20 @@ def merge(x: jax.Array, like: jax.Array) -> jax.Array:
 
 def match(x: jax.Array, like: jax.Array) -> jax.Array:
   """Puts an array where another one is, as far as that is known."""
-  # Explicit shardings are in types, even while JAX traces; others are not.
-  if (sharding := in_type(like)) is not None:
-    return jax.sharding.reshard(x, sharding)
-  place = None if trees.is_traced(x, like) else getattr(like, 'sharding', None)
+  if trees.is_traced(x, like):
+    # Explicit shardings are in types, even while JAX traces; others are not.
+    sharding = in_type(like)
+    return x if sharding is None else jax.sharding.reshard(x, sharding)
+  place = getattr(like, 'sharding', None)
   if place is None or len(place.device_set) == 1:
     return x
   return jax.device_put(x, place)
+
+
+def copy_into(like: chex.ArrayTree, tree: chex.ArrayTree) -> Any:
+  """Copies leaves as `trees.copy_into`, to where those of another are."""
+  copies = trees.copy_into(like, tree)
+  return trees.map_alive(lambda _, x, to: match(x, to), copies, like)
 
 
 def pack_bits(x: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lthjax import trees
+from lthjax import _sharding, trees
 from lthjax._errors import refuse
 from lthjax._state import SparsifyState
 
@@ -82,13 +82,14 @@ def set_masks(
 
   # A copy for each tree of masks: one buffer cannot be donated twice.
   def copy():
-    return trees.copy_into(old, masks)
+    return _sharding.copy_into(old, masks)
 
   def replace(node):
     if not _holds_masks(node):  # A leaf of some other state.
       return node
     if node.freezes:
-      backward = trees.copy_into(node.topology_state.backward, masks)
+      before = node.topology_state.backward
+      backward = _sharding.copy_into(before, masks)
       topology_state = node.topology_state._replace(backward=backward)
       return node._replace(topology_state=topology_state)
     topology_state = node.topology_state._replace(masks=copy())

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lthjax import _checks, _steps, trees
+from lthjax import _checks, _sharding, _steps, trees
 from lthjax._errors import refuse
 from lthjax._sparsify import Topology, sparsify
 from lthjax.topologies import _start
@@ -77,7 +77,7 @@ def frozen(
       'Training cannot start from these `masks`: {}. Choose what may train with'
       ' `lthjax.masks.full(params, where=...)`.',
     )
-    train = _shown(trees.copy_into(_steps.fast(params), first))
+    train = _shown(_sharding.copy_into(_steps.fast(params), first))
     none = jax.tree.map(lambda _: None, train)
     topology = Topology(lambda params: FrozenState(none, train))
     return sparsify(inner, topology).init(_hide(train, params))

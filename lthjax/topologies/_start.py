@@ -7,7 +7,7 @@ from typing import Any
 import chex
 import jax
 
-from lthjax import _checks, trees
+from lthjax import _checks, _sharding, trees
 from lthjax import axes as axes_lib
 from lthjax import masks as masks_lib
 from lthjax._errors import refuse
@@ -147,7 +147,7 @@ def initial_masks(
     'Training cannot start from these `masks`: {}. Correct them, or leave a'
     ' layer dense with None.',
   )
-  return trees.copy_into(params, alive)
+  return _sharding.copy_into(params, alive)
 
 
 def evaluate(masks: Any, params: chex.ArrayTree) -> Any:

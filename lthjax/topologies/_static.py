@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import optax
 
-from lthjax import trees
+from lthjax import _sharding
 from lthjax._sparsify import Topology, sparsify
 from lthjax.topologies import _start
 
@@ -44,7 +44,7 @@ def fixed(masks: _start.Masks) -> Topology:
   # Copied into the state: donating it must not delete the caller's masks.
   def init_fn(params):
     first = _start.evaluate(masks, params)
-    return FixedState(trees.copy_into(params, first))
+    return FixedState(_sharding.copy_into(params, first))
 
   return Topology(init_fn)
 

@@ -77,9 +77,32 @@ def check(*names):
   print('done')
 
 
+def check_given():
+  """Prints which masks that are given are not placed like the weights."""
+  weights, masks = np.ones((8, 4), np.float32), np.arange(32).reshape(8, 4) > 9
+  for kind in (AxisType.Explicit, AxisType.Auto):
+    mesh = jax.make_mesh((8,), ('x',), (kind,))
+    place = NamedSharding(mesh, P('x'))
+    params = {'w': jax.device_put(weights, place), 'b': np.ones(3)}
+    given = {'w': masks, 'b': None}
+    rigl = {'update_every': 2, 'stop_step': 9}
+    for tx in (
+      lth.static(optax.sgd(0.1), given),
+      lth.rigl(optax.sgd(0.1), given, **rigl),
+      lth.frozen(optax.sgd(0.1), given),
+    ):
+      for state in (s := tx.init(params), lth.set_masks(s, given)):
+        found = lth.get_masks(state)['w']
+        np.testing.assert_array_equal(found, masks)
+        if not found.sharding.is_equivalent_to(place, 2):
+          print(kind, found.sharding)
+  print('done')
+
+
 @pytest.mark.slow
 def test_every_method_is_sharded_like_the_weights(run_python):
   names = ['static', 'set', 'rigl', 'snfs', 'srigl', 'ac_dc', 'gradual']
   names += ['top_kast', 'straight_through', 'sr_ste']
   source = f'from tests.topologies.test_placements import *; check(*{names})'
-  assert run_python(source, devices=8).splitlines() == ['done']
+  source += '; check_given()'
+  assert run_python(source, devices=8).splitlines() == ['done', 'done']
