@@ -200,13 +200,11 @@ PROSE = [
   ),
   (
     SMOLLM2,
-    'take it # below the refit of the same draw, #.',
+    'takes the perplexity #, # and # below the refit of the same draw.',
     lambda: [
-      refit - mean(SMOLLM2, 'perplexity', method='reconstruct')
-      if below
-      else refit
-      for refit in [mean(SMOLLM2, 'perplexity', method='refit', seed=0)]
-      for below in (True, False)
+      mean(SMOLLM2, 'perplexity', method='refit', seed=draw)
+      - mean(SMOLLM2, 'perplexity', method='reconstruct', seed=draw)
+      for draw in range(3)
     ],
   ),
   (
