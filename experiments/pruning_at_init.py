@@ -176,7 +176,7 @@ PRESETS = {
   'vgg11': dataclasses.replace(CIFAR, model='vgg_11', steps=60_000),
   'resnet20': CIFAR,
   'collapse_resnet20': COLLAPSE,
-  'collapse_vgg16': dataclasses.replace(COLLAPSE, model='vgg_16', seeds=8),
+  'collapse_vgg16': dataclasses.replace(COLLAPSE, model='vgg_16'),
 }
 
 
