@@ -165,7 +165,7 @@ def verdicts(
 
 def seeds_needed(deviation: float, margin: float, power: float = 0.8) -> int:
   """Paired seeds that see a difference of ``margin`` with this power."""
-  if not deviation or not margin:
+  if deviation < margin / 100 or not margin:  # Two see it; roots diverge.
     return 2
   n = TTestPower().solve_power(margin / deviation, alpha=LEVEL, power=power)
   return max(2, int(np.ceil(np.max(n))))

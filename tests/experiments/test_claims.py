@@ -163,6 +163,7 @@ def test_power_of_known_cases():
   assert statistics.seeds_needed(1.0, 0.5) == 34
   assert statistics.seeds_needed(1.0, 1.0) == 10
   assert statistics.seeds_needed(0.0, 1.0) == 2
+  assert statistics.seeds_needed(1e-16, 0.5) == 2
 
 
 # Data.
