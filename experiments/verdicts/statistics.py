@@ -165,8 +165,10 @@ def verdicts(
 
 def seeds_needed(deviation: float, margin: float, power: float = 0.8) -> int:
   """Paired seeds that see a difference of ``margin`` with this power."""
-  if deviation < margin / 100 or not margin:  # Two see it; roots diverge.
+  if not margin or deviation < margin / 11:
     return 2
+  if deviation < margin / 5:  # The solver finds no root from here on.
+    return 3
   n = TTestPower().solve_power(margin / deviation, alpha=LEVEL, power=power)
   return max(2, int(np.ceil(np.max(n))))
 

@@ -163,7 +163,8 @@ def test_power_of_known_cases():
   assert statistics.seeds_needed(1.0, 0.5) == 34
   assert statistics.seeds_needed(1.0, 1.0) == 10
   assert statistics.seeds_needed(0.0, 1.0) == 2
-  assert statistics.seeds_needed(1e-16, 0.5) == 2
+  for deviation, seeds in ((1e-16, 2), (0.04, 2), (0.06, 3), (0.11, 3)):
+    assert statistics.seeds_needed(deviation, 0.5) == seeds
 
 
 # Data.
