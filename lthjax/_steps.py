@@ -78,7 +78,7 @@ def _move(
 
   def move(carry):
     topology_state, trained, true = carry
-    # Both trees are equal before a move. Of one that only shrinks, a part is
+    # Both trees are equal by now. Of one that only shrinks, a part is
     # written once nothing reads it.
     old = trained
     if trained is None:
@@ -112,9 +112,10 @@ def _move(
 
   true, trained = state.step > 0, state.trained
   if trained is not None:
-    # What came alive at the last step trains from now on.
+    # What came alive at the last step trains from now on. A move begins with
+    # equal trees as well, whatever step the state was set to.
     before: Any = state.step - 1
-    began = step.topology.moves(before)
+    began = step.topology.moves(before) | moving
     carry = state.topology_state.masks, trained
     trained = _branches.choose(began, lambda carry: carry[1], begin, carry)
   carry = state.topology_state, trained, true
