@@ -43,8 +43,10 @@ _VECTORS_LEAF = one_of("""
   logvar
 """)
 _MAKES_VECTORS = _LAYER | one_of('mlp ffn mixer mixing to')
-# Adapters and caches, wherever a name speaks of them.
-_BESIDE = one_of('lora cache cached')
+# Adapters, wherever a name speaks of them; and arrays that are cached, but not
+# layers that use a cache.
+_ADAPTER = one_of('lora')
+_CACHES = (['cache'], ['kv', 'cache'], ['kvcache'])
 _NORM = re.compile('.*norms?|normalization|ln|bn|gn|rms')
 _EMBEDDING = re.compile('(?!un).*emb(s|ed(s|der|dings?)?)?')
 _BIAS = re.compile('b([a-z]|ih|hh|kv)?')  # `b1`, `bq`, `bz`
@@ -81,7 +83,9 @@ def is_kernel(name: str) -> bool | None:
   English: a ``patch_embed/proj`` is a projection and a ``pos_embed`` is not.
   """
   leaf, *layers = parts(name)
-  if any(not _BESIDE.isdisjoint(part) for part in (leaf, *layers)):
+  if any(not _ADAPTER.isdisjoint(part) for part in (leaf, *layers)):
+    return False
+  if 'cached' in leaf or any(part in _CACHES for part in (leaf, *layers)):
     return False
   if _is_bias(leaf):
     return False

@@ -14,7 +14,8 @@ from theories.intervals import half_width
 
 HEADS = ('method', 'critical compression', 'decades', 'emptied first')
 CAPTION = (
-  'Critical compression: the largest at which every layer still has a weight;'
+  'Critical compression: the largest at which every layer still has a weight,'
+  ' and a score that is not zero where methods go through many steps;'
   ' geometric mean over the seeds, with the lowest and the highest. Decades:'
   ' its logarithm to base 10, with the 95 % interval of the mean. Methods that'
   ' score once are pruned at once, and exact; others go through many steps, and'

@@ -61,8 +61,8 @@ def condense(
       added where the processor has AVX-512, unless ``capacity`` is given or
       blocks are used, which do without.
     blocks: whether four neurons in a row share their inputs, as
-      ``lthjax.patterns.Block((1, 4))`` makes masks, which multiplies about
-      twice as fast from batches of 8 on. By default each kernel whose mask
+      ``lthjax.patterns.Block((1, 4))`` makes masks, which multiplies 1.5
+      to 2 times as fast from batches of 8 on. By default each kernel whose mask
       allows it is packed so, unless ``int8``, ``capacity`` or ``lookup=True``
       is given.
     int8: whether to round values to 8 bits, with one scale per output. For

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
+import jax.export
 import jax.numpy as jnp
 from flax import nnx
 
@@ -353,7 +354,8 @@ def _decoder(name: str, config: LlamaConfig) -> Decoder:
     return run(params, tokens, token_mask, False, bias)
 
   def init_cache(params, batch, places):
-    batch = _checks.at_least('batch', batch, 0)
+    if not jax.export.is_symbolic_dim(batch):
+      batch = _checks.at_least('batch', batch, 0)
     places = _checks.at_least('places', places, 1)
     attention = params['blocks']['attention']
     key, value = attention['key']['kernel'], attention['value']['kernel']

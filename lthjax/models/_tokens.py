@@ -119,10 +119,11 @@ def _check_open(name: str, bias: Any, token_mask: Any) -> None:
 def check_room(tokens: jax.Array, cache: Any) -> None:
   """Raises if a cache has no room for more tokens; a traced one may not."""
   batch, places = cache.valid.shape
-  if len(tokens) != batch:
+  if tokens.shape[0] != batch:  # `len` takes no symbolic shapes.
     raise ValueError(
-      f'The cache is one for {batch} sequences, but tokens of {len(tokens)}'
-      ' were given. Make another with `init_cache(params, batch, places)`.'
+      f'The cache is one for {batch} sequences, but tokens of'
+      f' {tokens.shape[0]} were given. Make another with `init_cache(params,'
+      ' batch, places)`.'
     )
   known = trees.concrete({'used': cache.used})
   used = 0 if known is None else int(known['used'])

@@ -1,6 +1,6 @@
 """Checks of the arguments of a search and of the states that come back."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import chex
@@ -39,8 +39,8 @@ def watch(
     leaves = jax.tree.leaves((start, params(start)))
     # Objects that JAX does not look into may hold arrays as well.
     opaque = [x for x in leaves if not _is_array(x) and hasattr(x, '__dict__')]
-    leaves += jax.tree.leaves(list(map(vars, opaque)))
-    return list(filter(_is_array, leaves))
+    inside = (x for one in opaque for x in _arrays_in(vars(one)))
+    return [*filter(_is_array, leaves), *inside]
 
   # JAX arrays are values, but NumPy arrays can be written to: keep a copy.
   before = [x.copy() if isinstance(x, np.ndarray) else x for x in arrays()]
@@ -63,6 +63,15 @@ def watch(
   return check
 
 
+def _arrays_in(x: Any) -> list[Any]:
+  """Arrays in containers; keys of mappings may be of several types there."""
+  if isinstance(x, Mapping):
+    x = list(x.values())
+  if isinstance(x, list | tuple):
+    return [array for one in x for array in _arrays_in(one)]
+  return list(filter(_is_array, jax.tree.leaves(x)))
+
+
 def _is_array(x: Any) -> bool:
   return isinstance(x, jax.Array | np.ndarray)
 
@@ -76,7 +85,9 @@ def _same(a: Any, b: Any) -> bool:
   if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
     a, b = jax.random.key_data(a), jax.random.key_data(b)
   nan = jnp.issubdtype(a.dtype, jnp.inexact)
-  return bool(jnp.array_equal(a, b, equal_nan=nan))
+  # NumPy compares strings and doubles as well.
+  equal = np.array_equal if isinstance(a, np.ndarray) else jnp.array_equal
+  return bool(equal(a, b, equal_nan=nan))
 
 
 def check_trained(

@@ -5,6 +5,7 @@ import pathlib
 import re
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import language_models
 import numpy as np
@@ -73,6 +74,17 @@ def test_decoding_step_by_step_is_one_pass(llama):
     model.decode(params, tokens[:1, :1], cache)
   with pytest.raises(ValueError, match='`places` was 0'):
     model.init_cache(params, 2, 0)
+  (batch,) = jax.export.symbolic_shape('b')
+
+  def first(params, tokens):
+    return model.decode(params, tokens, model.init_cache(params, batch, 8))[0]
+
+  symbolic = jax.ShapeDtypeStruct((batch, 5), tokens.dtype)
+  exported = jax.export.export(jax.jit(first))(params, symbolic)
+  close(
+    exported.call(params, tokens[:, :5]),
+    jax.jit(model.apply)(params, tokens[:, :5]),
+  )
   # Nothing can be raised under a trace: past the end there are no numbers.
   for _ in range(2):
     assert np.isfinite(logits).all()

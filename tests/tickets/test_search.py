@@ -754,6 +754,25 @@ def test_objects_that_change_inside_are_refused():
     next(tickets.imp(train, run, {'w': np.ones(5, bool)}, levels=2))
 
 
+def test_objects_may_hold_what_is_no_tree():
+  run = Box(np.arange(1.0, 6.0, dtype=np.float32))
+  run.names = np.array(['a', 'b'])
+  run.meta = {1: np.ones(2), 'a': [np.zeros(2)]}
+
+  def train(run, masks):
+    return Box(lth.masks.apply(masks, run.params)['w'])
+
+  found = tickets.imp(train, run, {'w': np.ones(5, bool)}, levels=2)
+  assert next(found).density == 1
+
+  def rename(run, masks):
+    run.meta['a'][0] += 1
+    return train(run, masks)
+
+  with pytest.raises(ValueError, match='`train` changed the state it was'):
+    next(tickets.imp(rename, run, {'w': np.ones(5, bool)}, levels=2))
+
+
 def test_a_module_that_is_cloned_is_a_value():
   model = Linear()
   found = list(
