@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from verdicts import statistics
 from verdicts.claim import Claim
@@ -14,6 +15,7 @@ from verdicts.statistics import Verdict
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / 'docs' / 'claims.md'
 FIGURE = 'claims.png'
+FEW = 30  # Claims that fit below each other; more take two columns.
 TICKS = (-100, -10, -1, 0, 1, 10, 100)
 # Colors that people with color blindness can tell apart, and shapes as well.
 STYLES = {
@@ -73,38 +75,46 @@ def draw(claims: list[Claim], found: Mapping[str, Verdict]):
   """One line per claim with data: effect over margin, and its interval."""
   from common import figures
 
-  shown = [claim for claim in claims if found[claim.name].estimate][::-1]
-  fig, axes = figures.panels(size=(9.2, 1.3 + 0.34 * len(shown)))
+  shown = [claim for claim in claims if found[claim.name].estimate]
+  across = 1 if len(shown) <= FEW else 2
+  down = -(-len(shown) // across)
+  size = (9.2 * across, 1.3 + 0.34 * down)
+  fig, axes = figures.panels(1, across, size, sharex=True)
+  for column, ax in enumerate(axes[0]):
+    some = shown[column * down : (column + 1) * down]
+    for place, claim in enumerate(some):
+      _line(ax, place, claim, found[claim.name])
+    ax.set_xscale('symlog', linthresh=2)
+    ax.set_xticks(TICKS, [f'{tick:g}' for tick in TICKS])
+    for edge in (-1, 0, 1):
+      ax.axvline(edge, color='0.75', lw=0.8, ls='-' if edge else ':', zorder=0)
+    ax.set_yticks(
+      range(len(some)),
+      [f'{_short(claim.claim)}  {claim.name}' for claim in some],
+      fontsize=7.5,
+    )
+    ax.set_ylim(down - 0.3, -0.7)  # The first is on top.
+    ax.set_xlabel('effect / smallest effect that matters')
+    figures.decorate(ax)
   ax = axes[0, 0]
-  for place, claim in enumerate(shown):
-    verdict, unit = found[claim.name], claim.margin
-    estimate = verdict.estimate
-    assert estimate is not None
-    color, marker = STYLES[verdict.word]
-    ends = [estimate.low / unit, estimate.high / unit]
-    ax.plot(ends, [place, place], color=color, lw=2)
-    middle = estimate.effect / unit
-    ax.plot(middle, place, marker, color=color, ms=6)
-    if claim.paper is not None:
-      ax.plot(claim.paper / unit, place, '|', color='k', ms=11, mew=1.6)
-  ax.set_xscale('symlog', linthresh=2)
-  ax.set_xticks(TICKS, [f'{tick:g}' for tick in TICKS])
-  for edge in (-1, 0, 1):
-    ax.axvline(edge, color='0.75', lw=0.8, ls='-' if edge else ':', zorder=0)
-  ax.set_yticks(
-    range(len(shown)),
-    [f'{_short(claim.claim)}  {claim.name}' for claim in shown],
-    fontsize=7.5,
-  )
-  ax.set_ylim(-0.7, len(shown) - 0.3)
-  ax.set_xlabel('effect / smallest effect that matters')
   for word, (color, marker) in STYLES.items():
     ax.plot([], [], marker, color=color, label=word)
   ax.plot([], [], '|', color='k', ms=11, mew=1.6, label="the paper's value")
-  figures.title(ax, 'Claims and their 95 % intervals, paired by seed')
-  figures.decorate(ax)
+  figures.title_all(fig, 'Claims and their 95 % intervals, paired by seed')
   figures.legend(fig, axes, ncols=5)
   return fig
+
+
+def _line(ax: Any, place: int, claim: Claim, verdict: Verdict) -> None:
+  """Draws the interval of one claim, and the value of its paper."""
+  estimate, unit = verdict.estimate, claim.margin
+  assert estimate is not None
+  color, marker = STYLES[verdict.word]
+  ends = [estimate.low / unit, estimate.high / unit]
+  ax.plot(ends, [place, place], color=color, lw=2)
+  ax.plot(estimate.effect / unit, place, marker, color=color, ms=6)
+  if claim.paper is not None:
+    ax.plot(claim.paper / unit, place, '|', color='k', ms=11, mew=1.6)
 
 
 def quoted(paths: Iterable[Path], found: Mapping[str, Verdict]) -> None:
