@@ -19,6 +19,7 @@ class Late:
     make: computes it.
     cheap: whether it may be computed several times.
     true: what XLA does not know to be true.
+    dtype: type of what is computed; that of ``like`` if it is not given.
   """
 
   def __init__(
@@ -58,12 +59,9 @@ def now(x: Any) -> Any:
 
 def alike(x: Any, array: jax.Array) -> Any:
   """Returns an array, for `apart` if another one is late."""
-  return Late(array, lambda: array, true=x.true) if _is_late(x) else array
-
-
-def _is_late(x: Any) -> bool:
-  """Returns whether an array is late."""
-  return isinstance(x, Late)
+  return (
+    Late(array, lambda: array, true=x.true) if isinstance(x, Late) else array
+  )
 
 
 def apart(f: Callable[[jax.Array], jax.Array], x: Any) -> jax.Array:

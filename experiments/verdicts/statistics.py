@@ -165,9 +165,10 @@ def verdicts(
 
 def seeds_needed(deviation: float, margin: float, power: float = 0.8) -> int:
   """Paired seeds that see a difference of ``margin`` with this power."""
+  # The solver finds no root where two or three seeds see the margin.
   if not margin or deviation < margin / 11:
     return 2
-  if deviation < margin / 5:  # The solver finds no root from here on.
+  if deviation < margin / 5:
     return 3
   n = TTestPower().solve_power(margin / deviation, alpha=LEVEL, power=power)
   return max(2, int(np.ceil(np.max(n))))

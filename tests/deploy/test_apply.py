@@ -2,7 +2,6 @@
 
 import os
 import re
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -12,19 +11,10 @@ import pytest
 
 import lthjax as lth
 from lthjax import deploy, models
-from lthjax.deploy import _compile
+
+pytestmark = pytest.mark.usefixtures('compiled')
 
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def compiled():
-  """Builds the kernels once; without them the fallback is tested."""
-  if _compile.supported() is None and os.environ.get('LTHJAX_KERNELS') != '0':
-    deploy.build_kernels()
-  with warnings.catch_warnings():
-    warnings.filterwarnings('ignore', '.*without compiled kernels')
-    yield
 
 
 def normal(*shape):

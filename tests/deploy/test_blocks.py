@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +10,11 @@ import pytest
 
 import lthjax as lth
 from lthjax import deploy
-from lthjax.deploy import _compile, _layouts
+from lthjax.deploy import _layouts
+
+pytestmark = pytest.mark.usefixtures('compiled')
 
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def compiled():
-  """Builds the kernels once; without them the fallback is tested."""
-  if _compile.supported() is None:
-    deploy.build_kernels()
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore', UserWarning)
-    yield
 
 
 def sparse_of(kernel, mask, **options):

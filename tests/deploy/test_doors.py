@@ -1,7 +1,6 @@
 """What users pass to deployment by mistake, and what they may pass."""
 
 import os
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -9,23 +8,15 @@ import numpy as np
 import pytest
 
 from lthjax import deploy
-from lthjax.deploy import _compile, _layouts
+from lthjax.deploy import _layouts
+
+pytestmark = pytest.mark.usefixtures('compiled')
 
 RNG = np.random.default_rng(0)
 KERNEL = RNG.normal(size=(40, 8)).astype(np.float32)
 MASK = RNG.random((40, 8)) < 0.3
 DENSE = KERNEL * MASK
 PARAMS, MASKS = {'w': KERNEL}, {'w': MASK}
-
-
-@pytest.fixture(scope='module', autouse=True)
-def compiled():
-  """Builds the kernels once; without them the fallback is tested."""
-  if _compile.supported() is None and os.environ.get('LTHJAX_KERNELS') != '0':
-    deploy.build_kernels()
-  with warnings.catch_warnings():
-    warnings.filterwarnings('ignore', '.*without compiled kernels')
-    yield
 
 
 def sparse(kernel=KERNEL, mask=MASK, **options):
