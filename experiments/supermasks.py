@@ -48,11 +48,13 @@ from methods.supermask import (
   METHODS,
   WEIGHTS,
   MethodName,
+  gain,
   hidden,
   large,
 )
 from reports import supermasks as report
 
+EXAMPLES = 100  # that Jacobians are averaged over
 EVERY_METHOD: tuple[MethodName, ...] = ('dense', *METHODS)
 
 
@@ -204,8 +206,11 @@ class Experiment(command.Experiment):
     state = trainer.fit(start, task.dataset, until=cell.steps, report=evaluated)
     if cell.method == 'dense':
       (found, *more), networks = self.read(cell, start.params, state)
+      before = start.params, start.model_state
     else:
       (found, *more), networks = self.choose(cell, state)
+      before = self.chosen(cell, start, start.model_state.key)
+    found['gain_before'] = self.gain(cell, *before)
     return {**found, **diverged(state), 'found': more}, networks
 
   def read(
@@ -227,10 +232,7 @@ class Experiment(command.Experiment):
   def choose(self, cell: Cell, state: Any) -> tuple[list[grid.Result], Any]:
     """Tests the weights that a cell has chosen."""
     method, frozen = METHODS[cell.method], state.model_state
-    run, masks_of = (
-      jax.vmap(functools.partial(f, kept=cell.kept))
-      for f in (method.run, method.masks)
-    )
+    masks_of = jax.vmap(functools.partial(method.masks, kept=cell.kept))
     # Without a key, Bernoulli masks are those of the likely weights.
     keys = {cell.method: frozen.key}
     if cell.method == 'bernoulli':
@@ -239,19 +241,36 @@ class Experiment(command.Experiment):
     for name, key in keys.items():
       masks[name] = masks_of(state.params, key)
       kept = cell.kept or lth.masks.density(masks[name])
-      params = run(frozen.weights, state.params, key)
-      found.append(self.test(cell, name, kept, params, frozen.model_state))
+      found.append(self.test(cell, name, kept, *self.chosen(cell, state, key)))
     return found, {
       'trained': state.params,
       'weights': frozen.weights,
       'masks': masks[cell.method],
     }
 
+  def chosen(self, cell: Cell, state: Any, key: Any) -> tuple[Any, Any]:
+    """Params and model state of the networks that a cell has chosen."""
+    run = functools.partial(METHODS[cell.method].run, kept=cell.kept)
+    frozen = state.model_state
+    params = jax.vmap(run)(frozen.weights, state.params, key)
+    return params, frozen.model_state
+
+  def gain(self, cell: Cell, params: Any, model_state: Any) -> list[float]:
+    """How much larger signals become in each network; see `gain`."""
+    task = self.dense[cell.width]
+    test, mean, std = (
+      getattr(task.dataset, name) for name in ('test', 'mean', 'std')
+    )
+    images = data.normalize(test.images[:EXAMPLES], mean, std)
+    of_seed = functools.partial(gain, task.model, images=images)
+    return jax.jit(jax.vmap(of_seed))(params, model_state).tolist()
+
   def test(
     self, cell: Cell, method: str, kept: float, params: Any, model_state: Any
   ) -> grid.Result:
     accuracy = self.dense[cell.width].test_accuracy(params, model_state)
     found = {'method': method, 'kept': kept, 'width': cell.width}
+    found['gain'] = self.gain(cell, params, model_state)
     return {**found, 'test_accuracy': accuracy}
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
+import jax.numpy as jnp
 
 import lthjax as lth
 from lthjax import supermasks
@@ -61,6 +62,23 @@ def hidden(network: Model, method: Method, kept: float | None) -> Model:
     return outputs, Frozen(weights, model_state, key)
 
   return Model(init, apply)
+
+
+def gain(
+  network: Model, params: chex.ArrayTree, model_state: Any, images: jax.Array
+) -> jax.Array:
+  """Mean squared singular value of the Jacobian of outputs by inputs.
+
+  At 1, signals keep their size on the way through a network, on average.
+  """
+
+  def outputs(image):
+    return network.apply(params, model_state, image[None])[0][0]
+
+  jacobians = jax.lax.map(jax.jacrev(outputs), images, batch_size=20)
+  jacobians = jacobians.reshape(*jacobians.shape[:2], -1)
+  values = min(jacobians.shape[1:])  # As many singular values as that.
+  return jnp.sum(jacobians**2, axis=(1, 2)).mean() / values
 
 
 def _edge_popup(label: str, color: str, weights: Any) -> Method:

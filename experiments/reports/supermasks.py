@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from common import figures, grid
+from common import figures, grid, tables
 from common.command import Run
 from common.tables import Table
 from methods.supermask import CRITERIA, METHODS, WEIGHTS
@@ -38,8 +38,10 @@ CAPTION = (
   ' drawn, or keep the weights whose probability is at least one half. "Kept"'
   ' is the share of the weights; for large weights, it is the share in the'
   ' layers below the output, which keeps 0.9 per round where the others keep'
-  ' 0.8.'
+  ' 0.8. "Gain" is the mean squared singular value of the Jacobian of outputs'
+  ' by inputs, before and after training.'
 )
+COLUMNS = ('method', 'kept', 'width', 'gain_before', 'gain')
 
 
 def flat(results: list[grid.Result]) -> list[grid.Result]:
@@ -51,27 +53,31 @@ def rows(result: grid.Result) -> list[dict[str, Any]]:
   return [
     row
     for one in flat([result])  # Only what was trained has a curve.
-    for row in grid.by_seed(
-      one, **{name: one[name] for name in ('method', 'kept', 'width')}
-    )
+    for row in grid.by_seed(one, **{name: one.get(name) for name in COLUMNS})
   ]
 
 
 def page(run: Run) -> list[str | Table]:
   several = len(widths(run.results)) > 1
   heads = ['method', 'width', 'kept, %', 'test accuracy, %']
+  heads += ['gain before', 'gain after']
   lines = [
     [
       LABELS[one['method']],
       f'{one["width"]:g}',
       f'{100 * one["kept"]:.3g}',
       grid.spread(one),
+      tables.spread(one['gain_before']) if 'gain_before' in one else '',
+      tables.spread(one['gain']),
     ]
     for one in flat(run.results)
   ]
   if not several:
     heads, *lines = ([row[0], *row[2:]] for row in [heads, *lines])
-  pictures = ['![Test accuracy over the weights kept](accuracy.png)']
+  pictures = [
+    '![Test accuracy over the weights kept](accuracy.png)',
+    '![How much larger signals become, before and after](gain.png)',
+  ]
   if several:
     pictures.append('![Test accuracy over the width](widths.png)')
   return [Table(heads, lines, CAPTION), *pictures]
@@ -89,7 +95,34 @@ def draw(run: Run) -> dict[str, Figure]:
   width = 1.0 if 1 in several else several[-1]
   title = run.title if several == [1] else f'{run.title}, width {width:g}'
   shown = [result for result in run.results if result['width'] == width]
-  return {**found, 'accuracy': over_kept(shown, title)}
+  return {
+    **found,
+    'accuracy': over_kept(shown, title),
+    'gain': gains(shown, title),
+  }
+
+
+def gains(results: list[grid.Result], title: str) -> Figure:
+  """Draws the gain of each network, before (open) and after training."""
+  fig, axes = figures.panels(size=(6.4, 4.2))
+  ax = axes[0, 0]
+  for name in dict.fromkeys(result['method'] for result in results):
+    line = [result for result in results if result['method'] == name]
+    line.sort(key=lambda result: result['kept'])
+    x = [100 * result['kept'] for result in line]
+    for column, more in (('gain_before', {'mfc': 'white'}), ('gain', {})):
+      label = LABELS[name] if column == 'gain' else ''
+      y = [result[column] for result in line]
+      style = {'color': COLORS[name], 'label': label, **more}
+      figures.bars(ax, x, np.array(y), **style)
+  ax.axhline(1, lw=0.8, ls=':', color='#999999')
+  ax.set_yscale('log')
+  ax.set_xlabel('weights kept (%)')
+  ax.set_ylabel('mean squared singular value')
+  figures.title(ax, f'{title}\nopen: before training {figures.BARS}')
+  figures.decorate(ax)
+  ax.legend(frameon=False, fontsize=8.5)
+  return fig
 
 
 def over_width(results: list[grid.Result], title: str) -> Figure:

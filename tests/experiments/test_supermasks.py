@@ -69,6 +69,9 @@ def test_there_is_a_row_per_network(unbroken):
   ]
   accuracy = {row['method']: float(row['test_accuracy']) for row in rows}
   assert accuracy['edge_popup_constant'] > 0.7
+  trained = [row for row in rows if row['method'] in METHODS]
+  assert all(float(row['gain_before']) > 0 for row in trained)
+  assert all(float(row['gain']) > 0 for row in rows)
   assert all(0 < x <= 1 for x in accuracy.values())
 
 
@@ -115,6 +118,26 @@ def test_masks_drawn_and_likely(unbroken, experiment):
   assert abs(drawn['kept'] - 0.75) < 5 * math.sqrt(0.75 * 0.25 / 100_400)
   whole = experiment.dense[1].test_accuracy(weights, {})
   assert likely['test_accuracy'] == pytest.approx(whole)
+
+
+def test_gain_is_the_mean_squared_singular_value():
+  rng = np.random.default_rng(0)
+  first, second = rng.normal(size=(6, 7)), rng.normal(size=(7, 3))
+  images = rng.normal(size=(5, 2, 3))
+  network = Model(
+    lambda key: ((), {}),
+    lambda params, state, x, *, train=False: (
+      jax.nn.relu(x.reshape(-1, 6) @ params[0]) @ params[1],
+      state,
+    ),
+  )
+  params = jnp.asarray(first), jnp.asarray(second)
+  found = supermask_methods.gain(network, params, {}, jnp.asarray(images))
+  jacobians = [
+    (first * (image.reshape(6) @ first > 0)) @ second for image in images
+  ]
+  values = [np.linalg.svd(j, compute_uv=False) for j in jacobians]
+  assert found == pytest.approx(np.mean(np.square(values)), rel=1e-5)
 
 
 def test_a_new_draw_every_step():
@@ -169,20 +192,23 @@ def test_widths(tmp_path):
       **cell._asdict(),
       'kept': cell.kept or 1.0,
       'test_accuracy': [0.9, 0.8],
+      'gain_before': [1.0, 2.0],
+      'gain': [3.0, 3.0],
       'found': [],
     }
     for cell in found
   ]
   run = Run(tmp_path, config, 'title', results)
-  assert {*supermask_report.draw(run)} == {'accuracy', 'widths'}
+  assert {*supermask_report.draw(run)} == {'accuracy', 'gain', 'widths'}
   plt.close('all')
   table, *pictures = supermask_report.page(run)
-  assert ['dense, trained', '0.5', '100', '85.00 ± 7.07'] in table.rows
+  gains = ['1.50 ± 0.71', '3.00 ± 0.00']
+  assert ['dense, trained', '0.5', '100', '85.00 ± 7.07', *gains] in table.rows
   assert '![Test accuracy over the width](widths.png)' in pictures
   alone = [result for result in results if result['width'] == 1]
-  table, _ = supermask_report.page(run._replace(results=alone))
-  assert table.heads == ['method', 'kept, %', 'test accuracy, %']
-  assert table.rows[0] == ['dense, trained', '100', '85.00 ± 7.07']
+  table, *_ = supermask_report.page(run._replace(results=alone))
+  assert table.heads[:3] == ['method', 'kept, %', 'test accuracy, %']
+  assert table.rows[0] == ['dense, trained', '100', '85.00 ± 7.07', *gains]
 
 
 @pytest.mark.optimized
