@@ -145,11 +145,10 @@ def terminal(run: Run) -> list[str | Table]:
 def draw(run: Run) -> dict[str, Figure]:
   found = summarize(run.results)
   draw_in = {'barriers': barriers, 'paths': paths}
-  title = f'{run.title}\n{run.config.budget}'
-  return {name: draw(found, title) for name, draw in draw_in.items()}
+  return {name: draw(found, run) for name, draw in draw_in.items()}
 
 
-def barriers(found: list[Summary], title: str) -> Figure:
+def barriers(found: list[Summary], run: Run) -> Figure:
   """Draws over the step of the start: the barrier, and the gain in accuracy."""
   fig, ((top,), (bottom,)) = figures.panels(2, 1, (7.2, 6.2), sharex=True)
   steps = sorted({x.rewind_step for x in found})
@@ -175,12 +174,12 @@ def barriers(found: list[Summary], title: str) -> Figure:
   bottom.set_ylabel('test accuracy minus dense (points)')
   bottom.set_xticks(range(len(steps)), [f'{k:,}' for k in steps])
   bottom.set_xlabel('step that copies start from, and tickets are rewound to')
-  figures.title(top, f'{title} {figures.BARS}')
+  figures.title(top, f'{run.title} {figures.BARS}\n{run.config.budget}')
   figures.legend(fig, top, ncols=4)
   return fig
 
 
-def paths(found: list[Summary], title: str) -> Figure:
+def paths(found: list[Summary], run: Run) -> Figure:
   """Draws how the error rises between two copies: a column per start."""
   steps = sorted({x.rewind_step for x in found})
   size = (1.2 + 2.3 * len(steps), 5)
@@ -196,7 +195,7 @@ def paths(found: list[Summary], title: str) -> Figure:
   for ax in axes[-1]:
     ax.set_xlabel('from copy to copy', fontsize=9)
     ax.set_xticks([0, 0.5, 1], ['0', '½', '1'])
-  figures.title_all(fig, f'{title} {figures.RANGE}')
+  figures.title_all(fig, f'{run.title} {figures.RANGE}\n{run.config.budget}')
   figures.legend(fig, axes[0, 0], ncols=2 if len(steps) < 3 else 4)
   return fig
 
