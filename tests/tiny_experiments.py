@@ -78,6 +78,8 @@ TINY = {
     ' --methods magnitude wanda --train-steps 4',
   }.items()
 }
+# Those that take longer than others do even so: what needs their run is slow.
+LONG = ('bert_tickets', 'early_bird', 'lota', 'zero_cost_ranking')
 
 
 def timeless(path):

@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 import pytest
-from tiny_experiments import TINY
+from tiny_experiments import LONG, TINY
 
 from common import command
 
@@ -28,6 +28,18 @@ class Finished:
   def rows(self, name='results.csv'):
     with (self.folder / name).open(newline='') as file:
       return list(csv.DictReader(file))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+  """Marks what needs a tiny run that takes long as `slow`."""
+  for item in items:
+    if 'run_once' in getattr(item, 'fixturenames', ()):
+      _, _, name = item.module.__name__.rpartition('.test_')
+      if hasattr(item, 'callspec'):  # One test for all experiments.
+        name = item.callspec.params.get('name', name)
+      if name in LONG:
+        item.add_marker('slow')
 
 
 @pytest.fixture(scope='session')
