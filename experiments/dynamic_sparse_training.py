@@ -19,6 +19,9 @@ Structured Sparsity, arXiv:2305.02299, table 1 (SRigL).
                 Half an hour on 2 CPU cores. At 98 %, RigL is at least 1.2
                 points above static and not below SET; at 90 %, SRigL is within
                 half a point of RigL.
+  equal_flops   LeNet-300-100 on MNIST, 9 methods that train for as many FLOPs
+                as the dense network, up to 15 times its steps, each at the best
+                of three learning rates, 10 seeds. An hour on 2 CPU cores.
   mnist_longer  dense, static, SET and RigL at 98 %, for a quarter of the steps
                 to five times as many. A quarter of an hour on 2 CPU cores. With
                 the most steps, RigL is within 1.1 points of dense, and with
@@ -34,24 +37,39 @@ Structured Sparsity, arXiv:2305.02299, table 1 (SRigL).
 import common.stopping  # noqa: F401
 
 import dataclasses
-from typing import Any, ClassVar, Literal, NamedTuple
+import functools
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import lthjax as lth
 from common import checks, command, grid, seeds
 from common.classification import Classification, decay_kernels, image_shape
-from common.config import TrainConfig
+from common.config import NONE, TrainConfig
 from lthjax import accounting, trees
-from lthjax.training import TrainState
+from lthjax.training import TrainState, with_masks
+from methods import equal_cost
 from methods.alive_only import AliveOnly
-from methods.sparse import HELD, METHODS, Cost, MethodName, Plan
+from methods.sparse import (
+  HELD,
+  METHODS,
+  USUAL,
+  Cost,
+  MethodName,
+  Plan,
+  n_of_group,
+  sparsities_on_the_way,
+  trainings,
+)
 from reports import dynamic_sparse_training as report
 
 DENSITIES = {'uniform': lth.densities.uniform, 'erk': lth.densities.erk}
-EVERY_METHOD: tuple[MethodName, ...] = tuple(METHODS)
+NM: tuple[MethodName, ...] = ('rigl_nm', 'sr_ste_nm')
+# What these compute is not in the state alone: a program for each sparsity.
+OWN_PROGRAM: tuple[MethodName, ...] = ('small_dense', *NM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +82,7 @@ class Config(TrainConfig):
   learning_rate: float = 0.1
   """Step size of SGD with Nesterov momentum 0.9; falls to 0 by a cosine."""
   eval_every: int = 500
-  methods: tuple[MethodName, ...] = EVERY_METHOD
+  methods: tuple[MethodName, ...] = USUAL
   """Methods to compare; costs are shares of those of dense."""
   sparsities: tuple[float, ...] = (0.9, 0.95, 0.98)
   """Dead shares of the prunable weights, in (0, 1)."""
@@ -81,12 +99,22 @@ class Config(TrainConfig):
   """Share of the alive weights that a move replaces; falls by a cosine."""
   sparse_kernels: bool = False
   """Whether static, SET, RigL and SRigL train alive weights only, on a CPU."""
+  equal_flops: bool = False
+  """Whether each method trains for as many FLOPs as the dense network."""
+  longest: float = 15.0
+  """At equal FLOPs, the largest multiple of the dense network's steps."""
+  rates: Annotated[tuple[float, ...], NONE] = ()
+  """Learning rates to choose from by validation, for each network."""
+  trial_seeds: int = 2
+  """Seeds of their own that each of the rates is tried with."""
 
   PREFIX: ClassVar[str] = 'sparse'
 
   def __post_init__(self):
     super().__post_init__()
-    checks.at_least(self, update_every=1)
+    checks.at_least(self, update_every=1, longest=1, trial_seeds=1)
+    checks.each_once(self, 'rates', none=True)
+    checks.above_zero(self, 'rates')
     checks.each_once(self, 'methods', 'sparsities', 'lengths')
     checks.between_0_and_1(self, 'sparsities', because=': dense is a method')
     if wrong := [x for x in self.lengths if round(x * self.steps) < 1]:
@@ -98,10 +126,48 @@ class Config(TrainConfig):
       raise ValueError(
         f'stop_share was {self.stop_share}, but must be in (0, 1].'
       )
+    for name in self.methods:
+      if name in NM and not any(map(n_of_group, self.sparsities)):
+        raise ValueError(
+          f'methods had {name}, which keeps 1, 2 or 3 of 4 weights, but'
+          f' sparsities were {" ".join(map(str, self.sparsities))}. Give 0.75,'
+          ' 0.5 or 0.25 as well.'
+        )
+    if self.equal_flops and (self.model != 'lenet_300_100'):
+      raise ValueError(
+        f'model was {self.model}, but equal_flops needs a network whose FLOPs'
+        ' are its weights. Take lenet_300_100.'
+      )
+    if self.equal_flops and self.sparse_kernels:
+      raise ValueError(
+        'sparse_kernels do not go with equal_flops, which notes at every step'
+        ' which weights were ever alive. Leave out one of them.'
+      )
 
 
 PRESETS = {
   'mnist': Config(validation=1_000),
+  'equal_flops': Config(
+    validation=1_000,
+    seeds=10,
+    steps=400,
+    eval_every=200,
+    update_every=50,
+    sparsities=(0.5, 0.75, 0.98),
+    methods=(
+      'dense',
+      'static',
+      'rigl',
+      'gradual',
+      'sr_ste',
+      'small_dense',
+      'imp',
+      'rigl_nm',
+      'sr_ste_nm',
+    ),
+    rates=(0.05, 0.1, 0.2),
+    equal_flops=True,
+  ),
   'mnist_longer': Config(
     validation=1_000,
     methods=('dense', 'static', 'set', 'rigl'),
@@ -146,15 +212,65 @@ class Cell(NamedTuple):
     return f'{label}  {100 * self.sparsity:g} % sparse  {self.steps:,} steps'
 
 
-def cells(config: Config) -> list[Cell]:
-  """All trainings, with the dense network first."""
+class Trial(NamedTuple):
+  """Trainings of a cell with each of the rates, to choose one."""
+
+  cell: Cell
+
+  @property
+  def name(self) -> str:
+    return self.cell.name.replace('networks/', 'trials/')
+
+  @property
+  def label(self) -> str:
+    return f'{self.cell.label}  rates'
+
+  @property
+  def steps(self) -> int:
+    return self.cell.steps
+
+
+def plan_of(
+  config: Config, method: MethodName, sparsity: float, steps: int
+) -> Plan:
+  """What a method is told if it trains for so many steps."""
+  each = steps // trainings(method, sparsity)
+  return Plan(
+    sparsity=sparsity,
+    densities=DENSITIES[config.densities],
+    steps=each,
+    stop_step=round(config.stop_share * each),
+    update_every=config.update_every,
+    drop_fraction=config.drop_fraction,
+    weight_decay=config.weight_decay,
+  )
+
+
+def steps_of(
+  config: Config, method: MethodName, sparsity: float, length: float
+) -> int:
+  """How long a method trains, all of its trainings together."""
+  times, steps = trainings(method, sparsity), round(length * config.steps)
+  if not config.equal_flops:
+    return times * steps
+  plan = functools.partial(plan_of, config, method, sparsity)
+  steps = equal_cost.steps_of_equal_cost(method, plan, steps, config.longest)
+  return max(1, steps // times) * times
+
+
+def cells(config: Config) -> list[Any]:
+  """All trainings, with the dense network first; before each, its trial."""
   methods = sorted(config.methods, key=lambda name: name != 'dense')
-  return [
-    Cell(method, sparsity, round(length * config.steps))
+  found = [
+    Cell(method, sparsity, steps_of(config, method, sparsity, length))
     for length in config.lengths
     for method in methods
     for sparsity in ((0.0,) if method == 'dense' else config.sparsities)
+    if method not in NM or n_of_group(sparsity)
   ]
+  if not config.rates:
+    return found
+  return [x for cell in found for x in (Trial(cell), cell)]
 
 
 class Experiment(command.Experiment):
@@ -166,25 +282,28 @@ class Experiment(command.Experiment):
     self.task = Classification.of(config)
     self.masks = lth.masks.full(self.task.params)
     self.keys = seeds.seed_keys(config)
-    self._trainers: dict[tuple[str, int], lth.Trainer] = {}
+    self._trainers: dict[Any, lth.Trainer] = {}
+    self._tasks: dict[float, Classification] = {}
     for cell in cells(config):
-      jax.eval_shape(self.trainer(cell).init, self.keys)
+      if isinstance(cell, Cell):
+        jax.eval_shape(self.trainer(cell).init, self.keys)
     if config.sparse_kernels:  # Raises now if it cannot be.
       AliveOnly(
         self.task, config, seeds.repeat(self.masks, 1), optax.identity()
       )
 
   def plan(self, cell: Cell) -> Plan:
-    config = self.config
-    return Plan(
-      sparsity=cell.sparsity,
-      densities=DENSITIES[config.densities],
-      steps=cell.steps,
-      stop_step=round(config.stop_share * cell.steps),
-      update_every=config.update_every,
-      drop_fraction=config.drop_fraction,
-      weight_decay=config.weight_decay,
-    )
+    return plan_of(self.config, *cell)
+
+  def task_of(self, cell: Cell) -> Classification:
+    """The network of a cell, and its data."""
+    if cell.method != 'small_dense':
+      return self.task
+    if cell.sparsity not in self._tasks:
+      self._tasks[cell.sparsity] = equal_cost.small_dense(
+        self.task, self.config.model, cell.sparsity
+      )
+    return self._tasks[cell.sparsity]
 
   def trainer(self, cell: Cell) -> lth.Trainer:
     """The training loop of a cell; every seed draws its own masks."""
@@ -193,33 +312,98 @@ class Experiment(command.Experiment):
       METHODS[cell.method],
       self.inner(cell),
     )
-    return self.task.trainer(
-      lambda key: method.make(inner, plan, key), every=self.config.eval_every
-    )
+
+    def optimizer(key):
+      tx = method.make(inner, plan, key)
+      return equal_cost.exploring(tx) if self.config.equal_flops else tx
+
+    return self.task_of(cell).trainer(optimizer, every=self.config.eval_every)
 
   def inner(self, cell: Cell) -> optax.GradientTransformation:
     """The optimizer of a cell, without masks."""
     config = self.config
-    schedule = optax.cosine_decay_schedule(config.learning_rate, cell.steps)
+    rate = 1.0 if config.rates else config.learning_rate
+    schedule = optax.cosine_decay_schedule(rate, self.plan(cell).steps)
     inner = optax.sgd(schedule, momentum=0.9, nesterov=True)
+    if config.rates:  # In the state, so that all of them share a program.
+      inner = optax.chain(inner, equal_cost.rated())
     if METHODS[cell.method].decays:
       return inner
     return decay_kernels(config.weight_decay, self.masks, inner)
 
-  def train(self, cell: Cell, store: grid.Store, evaluated) -> Any:
-    trainer = self.trainer(cell)
-    # What a step does depends on the state, which has the budget: sparsities
-    # share a program.
-    shared = self._trainers.setdefault((cell.method, cell.steps), trainer)
-    state = self.fit(cell, shared, trainer.init(self.keys), evaluated)
+  def train(self, cell: Any, store: grid.Store, evaluated) -> Any:
+    if isinstance(cell, Trial):
+      return self.try_rates(cell.cell, evaluated), np.int32(0)
+    config, found = self.config, {}
+    if config.rates:
+      found['learning_rate'] = best_rate(store.read(Trial(cell).name))
+      rates = jnp.full(config.seeds, found['learning_rate'])
+      state = self.run(cell, self.keys, evaluated, rates)
+    else:
+      state = self.run(cell, self.keys, evaluated)
+    task = self.task_of(cell)
+    if config.equal_flops:
+      found['explored'] = equal_cost.shares_explored(
+        state.opt_state, self.task.params
+      )
     masks = lth.get_masks(state.opt_state)
     params = lth.forward_params(state.opt_state, state.params)
     networks = {'params': params, 'masks': masks}
     return {
       **cell._asdict(),
-      **self.task.test(state, params),
+      **task.test(state, params),
       **self.cost(cell, masks),
+      **found,
     }, {**networks, 'model_state': state.model_state}
+
+  def try_rates(self, cell: Cell, evaluated: Any) -> grid.Result:
+    """Trains a cell with each rate and some seeds, side by side."""
+    rates, count = self.config.rates, self.config.trial_seeds
+    first = self.config.first_seed + self.config.seeds
+    keys = jax.vmap(jax.random.key)(first + jnp.arange(count))
+    repeated = jnp.repeat(jnp.asarray(rates, jnp.float32), count)
+    self.run(cell, jnp.concatenate([keys] * len(rates)), evaluated, repeated)
+    # A rate that diverges is not chosen, and no reason to warn.
+    return {'trial': cell._asdict(), 'rates': list(rates), 'diverged': []}
+
+  def run(
+    self, cell: Cell, keys: Any, evaluated: Any, rates: Any = None
+  ) -> TrainState:
+    """Trains networks from the beginning, one per key, and evaluates them."""
+    trainer = self.trainer(cell)
+    start = trainer.init(keys)
+    # What a step does depends on the state, which has the budget: sparsities
+    # share a program.
+    own = cell.sparsity if cell.method in OWN_PROGRAM else None
+    program = cell.method, self.plan(cell).steps, len(keys), own
+    trainer = self._trainers.setdefault(program, trainer)
+    if rates is not None:
+      start = start._replace(
+        opt_state=optax.tree.set(start.opt_state, rate=rates)
+      )
+    train = self.iterate if cell.method == 'imp' else self.fit
+    state = train(cell, trainer, start, evaluated)
+    if cell.method == 'imp' or cell.steps % self.config.eval_every:
+      evaluated(cell.steps, self.task_of(cell).validate(state))
+    return state
+
+  def iterate(
+    self, cell: Cell, trainer: lth.Trainer, start: TrainState, evaluated: Any
+  ) -> TrainState:
+    """Trains, prunes by magnitude and rewinds to the beginning, repeatedly."""
+    plan, state = self.plan(cell), start
+    masks = lth.get_masks(start.opt_state)
+    for level, sparsity in enumerate(sparsities_on_the_way(cell.sparsity)):
+      if level:
+        evaluated(level * plan.steps, self.task.validate(state))
+        prune = functools.partial(
+          lth.prune, sparsity=sparsity, densities=plan.densities
+        )
+        masks = jax.vmap(prune)(lth.scores.magnitude(state.params), masks)
+      state = trainer.fit(
+        with_masks(start, masks), self.task.dataset, until=plan.steps
+      )
+    return state
 
   def fit(
     self, cell: Cell, trainer: lth.Trainer, start: TrainState, evaluated: Any
@@ -243,23 +427,28 @@ class Experiment(command.Experiment):
   def finish(self, store: grid.Store, results: list[grid.Result]) -> None:
     self.task.check_compiled(len(self._trainers))
 
-  def forward_cost(self, masks: Any) -> accounting.MultiplyAdds:
+  def forward_cost(
+    self, task: Classification, masks: Any
+  ) -> accounting.MultiplyAdds:
     """Multiply-adds of a forward pass on one image, for one seed."""
-    task, image = self.task, jnp.zeros((1, *image_shape(self.task.dataset)))
+    image = jnp.zeros((1, *image_shape(task.dataset)))
     return accounting.multiply_adds(
       task.model.apply, task.params, task.model_state, image, masks=masks
     )
 
   def cost(self, cell: Cell, masks: Any) -> dict[str, float]:
     """What inference and training cost, as shares of the dense network's."""
-    costs = [self.forward_cost(of_seed) for of_seed in seeds.unstack(masks)]
-    first, plan = costs[0], self.plan(cell)
+    task, plan = self.task_of(cell), self.plan(cell)
+    costs = [self.forward_cost(task, one) for one in seeds.unstack(masks)]
+    whole = costs[0]
+    if task is not self.task:
+      whole = self.forward_cost(self.task, self.masks)
     named = trees.by_name(self.masks)
     shapes = {name: m.shape for name, m in named.items() if m is not None}
     forward = Cost(
-      dense=first.total_dense,
+      dense=whole.total_dense,
       sparse=sum(cost.total for cost in costs) / len(costs),
-      at=lambda sparsity: first.at(plan.densities(shapes, sparsity)),
+      at=lambda sparsity: whole.at(plan.densities(shapes, sparsity)),
     )
     training = METHODS[cell.method].cost(forward, plan) * cell.steps
     dense = accounting.step_cost.dense(forward.dense) * self.config.steps
@@ -267,6 +456,13 @@ class Experiment(command.Experiment):
       'inference_cost': forward.sparse / forward.dense,
       'training_cost': training / dense,
     }
+
+
+def best_rate(trial: grid.Result) -> float:
+  """The rate with the best accuracy on validation data, on average."""
+  accuracy = np.array(trial['curve'][-1]['accuracy'])
+  means = accuracy.reshape(len(trial['rates']), -1).mean(1)
+  return trial['rates'][int(means.argmax())]
 
 
 if __name__ == '__main__':

@@ -28,8 +28,10 @@ def at_least(config: Any, **least: int) -> None:
 def above_zero(config: Any, *names: str) -> None:
   """Refuses options that are not positive."""
   for name in names:
-    if (value := getattr(config, name)) <= 0:
-      raise ValueError(f'{name} was {value}, but must be above 0.')
+    values = getattr(config, name)
+    had = 'had' if isinstance(values, tuple) else 'was'
+    if wrong := [x for x in listed(values) if x <= 0]:
+      raise ValueError(f'{name} {had} {wrong[0]}, but must be above 0.')
 
 
 def between_0_and_1(config: Any, *names: str, because: str = '') -> None:

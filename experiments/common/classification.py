@@ -51,6 +51,7 @@ class Classification:
     self.compilations = 0  # of training steps
     self._batch_size, self._augment = batch_size, augment
     self._test = jax.jit(jax.vmap(self._ends, in_axes=(0, 0, None)))
+    self._valid = jax.jit(jax.vmap(self._validate, in_axes=(0, 0, None)))
 
   @classmethod
   def of(cls, config: Any, **how: Any) -> 'Classification':
@@ -100,6 +101,11 @@ class Classification:
     """Accuracy of each seed on the test set."""
     ends = self._test(params, model_state, self.dataset)
     return ends['test_accuracy'].tolist()
+
+  def validate(self, state: TrainState) -> dict[str, jax.Array]:
+    """Loss and accuracy of each seed on the validation set."""
+    params = lth.forward_params(state.opt_state, state.params)
+    return self._valid(params, state.model_state, self.dataset)
 
   def test(self, state: TrainState, params: Any = None) -> dict[str, Any]:
     """Tests the seeds, and says which of them have diverged."""

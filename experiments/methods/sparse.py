@@ -3,6 +3,7 @@
 A method makes an optimizer for a `Plan`, and knows what a training step costs.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -24,7 +25,12 @@ MethodName = Literal[
   'sr_ste',
   'ac_dc',
   'gradual',
+  'small_dense',
+  'imp',
+  'rigl_nm',
+  'sr_ste_nm',
 ]
+GROUP = 4  # weights in a group of N:M sparsity
 
 
 # Methods that hold dead weights at zero and keep no statistics of them, so that
@@ -37,7 +43,7 @@ class Plan(NamedTuple):
 
   sparsity: float  # dead share of all prunable weights at the end
   densities: Densities  # how the budget spreads over layers
-  steps: int
+  steps: int  # of each training, if there are several
   stop_step: int  # the last step at which masks may move
   update_every: int  # steps from one move to the next
   drop_fraction: float  # share of the alive weights that a move replaces
@@ -131,6 +137,37 @@ def _top_kast(inner, plan, key):
   )
 
 
+def n_of_group(sparsity: float) -> int | None:
+  """How many weights of a group live under N:M, if that is a whole number."""
+  n = round(GROUP * (1 - sparsity))
+  fits = 0 < n < GROUP and math.isclose(n / GROUP, 1 - sparsity)
+  return n if fits else None
+
+
+def _pattern(plan: Plan) -> lth.patterns.NM:
+  n = n_of_group(plan.sparsity)
+  assert n is not None
+  return lth.patterns.NM(n, GROUP)
+
+
+def sparsities_on_the_way(sparsity: float) -> list[float]:
+  """The sparsities that IMP trains at, each of about half the weights."""
+  levels = max(1, round(math.log(1 - sparsity, 0.5)))
+  densities = [(1 - sparsity) ** (i / levels) for i in range(levels)]
+  return [*(1 - density for density in densities), sparsity]
+
+
+def trainings(name: MethodName, sparsity: float) -> int:
+  """How often a method trains from the beginning."""
+  return len(sparsities_on_the_way(sparsity)) if name == 'imp' else 1
+
+
+def _imp_cost(forward: Cost, plan: Plan) -> float:
+  """The mean over all levels."""
+  way = sparsities_on_the_way(plan.sparsity)
+  return sum(step_cost.static(forward.at(x)) for x in way) / len(way)
+
+
 def _static_cost(forward: Cost, plan: Plan) -> float:
   return step_cost.static(forward.sparse)
 
@@ -218,4 +255,45 @@ METHODS: dict[MethodName, Method] = {
     lambda inner, plan, key: lth.gradual(inner, **plan.budget, **plan.moves),
     gradual_cost,
   ),
+  'small_dense': Method(
+    'small dense',
+    '#8d99ae',
+    lambda inner, plan, key: lth.static(inner, lth.masks.full),
+    _static_cost,
+  ),
+  'imp': Method(
+    'IMP',
+    '#d62828',
+    # Masks are put into the state level by level.
+    lambda inner, plan, key: lth.static(inner, lth.masks.full),
+    _imp_cost,
+  ),
+  'rigl_nm': Method(
+    f'RigL, N:{GROUP}',
+    '#4ea8de',
+    lambda inner, plan, key: lth.rigl(
+      inner, lth.random_masks(key), pattern=_pattern(plan), **plan.dynamic
+    ),
+    _rigl_cost,
+  ),
+  'sr_ste_nm': Method(
+    f'SR-STE, N:{GROUP}',
+    '#f4a261',
+    lambda inner, plan, key: lth.sr_ste(inner, pattern=_pattern(plan)),
+    _through_cost,
+  ),
 }
+# Those that the presets compare unless they say otherwise.
+USUAL: tuple[MethodName, ...] = (
+  'dense',
+  'static',
+  'set',
+  'snfs',
+  'rigl',
+  'srigl',
+  'top_kast',
+  'straight_through',
+  'sr_ste',
+  'ac_dc',
+  'gradual',
+)

@@ -24,15 +24,35 @@ CAPTION = (
   'Mean ± standard deviation over the seeds, at the end of training. FLOPs are'
   ' shares of those of the dense network.'
 )
+TRIED = (
+  ' The learning rate is the one of {rates} with the best mean accuracy on'
+  ' validation data, with {seeds} seeds that are not in the table.'
+)
+EXPLORED = (
+  ' Ever alive: weights that were alive at any step, as a share of those of the'
+  ' dense network.'
+)
+# Columns of some tables only.
+MORE = {'learning_rate': 'learning rate', 'explored': 'ever alive'}
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
 def rows(result: grid.Result) -> list[dict[str, Any]]:
-  names = ('method', 'sparsity', 'inference_cost', 'training_cost')
-  return grid.by_seed(result, **{name: result[name] for name in names})
+  if 'trial' in result:
+    return []
+  names = ('method', 'sparsity', 'inference_cost', 'training_cost', *MORE)
+  found = {name: result[name] for name in names if name in result}
+  return grid.by_seed(result, **found)
+
+
+def networks(run: Run) -> list[grid.Result]:
+  """The results without trials."""
+  return [result for result in run.results if 'trial' not in result]
 
 
 def page(run: Run) -> list[str | Table]:
+  results = networks(run)
+  more = {k: head for k, head in MORE.items() if k in results[0]}
   lines = [
     [
       METHODS[result['method']].label,
@@ -41,21 +61,37 @@ def page(run: Run) -> list[str | Table]:
       grid.spread(result),
       f'{result["inference_cost"]:.3f}',
       f'{result["training_cost"]:.3f}',
+      *(shown(result[name]) for name in more),
     ]
-    for result in run.results
+    for result in results
   ]
+  caption = CAPTION
+  if run.config.rates:
+    rates = tables.listed([f'{x:g}' for x in run.config.rates])
+    caption += TRIED.format(rates=rates, seeds=run.config.trial_seeds)
+  if 'explored' in more:
+    caption += EXPLORED
   picture = '![Test accuracy over FLOPs](accuracy.png)'
-  return [Table(HEADS, lines, CAPTION), picture]
+  return [Table([*HEADS, *more.values()], lines, caption), picture]
+
+
+def shown(value: float | list[float]) -> str:
+  """A learning rate, or the mean of a share over seeds."""
+  if isinstance(value, list):
+    return f'{100 * np.mean(value):.1f} %'
+  return f'{value:g}'
 
 
 def draw(run: Run) -> dict[str, Figure]:
   """Accuracy over the cost of inference and of training."""
   fig, axes = figures.panels(1, 2, (9.6, 4.2), sharey=True)
   inference, training = axes[0]
-  longest = max(result['steps'] for result in run.results)
-  most = [result for result in run.results if result['steps'] == longest]
+  most = results = networks(run)
+  if not run.config.equal_flops:
+    longest = max(result['steps'] for result in results)
+    most = [result for result in results if result['steps'] == longest]
   lines(inference, most, 'inference_cost')
-  lines(training, run.results, 'training_cost')
+  lines(training, results, 'training_cost')
   inference.set_xlabel('inference FLOPs, share of dense')
   training.set_xlabel('training FLOPs, share of dense')
   inference.set_ylabel('test accuracy (%)')
