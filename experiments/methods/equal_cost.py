@@ -126,7 +126,7 @@ class Rated(NamedTuple):
 
 
 def rated() -> optax.GradientTransformation:
-  """Multiplies updates with a rate in the state: one per run, in one program."""
+  """Multiplies updates by a rate in the state, so that runs share a program."""
 
   def update(updates, state, params=None):
     del params

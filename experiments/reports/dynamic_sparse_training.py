@@ -67,7 +67,7 @@ def page(run: Run) -> list[str | Table]:
   ]
   caption = CAPTION
   if run.config.rates:
-    rates = tables.listed([f'{x:g}' for x in run.config.rates])
+    rates = ', '.join(f'{x:g}' for x in run.config.rates)
     caption += TRIED.format(rates=rates, seeds=run.config.trial_seeds)
   if 'explored' in more:
     caption += EXPLORED
