@@ -18,6 +18,10 @@ from lthjax.counts import layer_counts
 from methods import sparse as sparse_methods
 
 METHODS = ['dense', 'rigl', 'sr_ste']
+EQUAL = (
+  '--preset equal_flops --dataset digits --validation 180 --seeds 2'
+  ' --eval-every 10 --update-every 10 --batch-size 60'
+)
 # LeNet-300-100 on 8x8 images.
 SHAPES = {
   'fc1/kernel': (64, 300),
@@ -192,3 +196,47 @@ def test_masks_move_while_alive_weights_train_alone(method):
 
   jax.tree.map(compare, one.params, other.params)
   jax.tree.map(compare, one.opt_state, other.opt_state)
+
+
+@pytest.mark.slow
+def test_equal_flops(main, tmp_path):
+  """Trials choose rates, IMP meets its budget, N:M keeps its pattern."""
+  methods = ('dense', 'rigl', 'imp', 'small_dense', 'rigl_nm', 'sr_ste_nm')
+  arguments = f'--methods {" ".join(methods)} --sparsities 0.75 --steps 20'
+  rates = '--rates 1e-6 0.1'
+  output = ('--output', str(tmp_path))
+  code, out, errors = main(
+    *EQUAL.split(), *arguments.split(), *rates.split(), *output
+  )
+  assert code == 0, errors
+  assert 'learning rate' in out
+  (folder,) = tmp_path.iterdir()
+  with (folder / 'results.csv').open(newline='') as file:
+    rows = list(csv.DictReader(file))
+  assert [row['method'] for row in rows] == [x for x in methods for _ in '01']
+  assert {row['learning_rate'] for row in rows} == {'0.1'}
+  explored = {row['method']: float(row['explored']) for row in rows}
+  assert explored['dense'] == explored['imp'] == 1
+  assert 0.25 <= explored['rigl_nm'] < 1
+  options = parse(*EQUAL.split(), *arguments.split(), *rates.split())
+  experiment = dynamic_sparse_training.Experiment(options)
+  for name in ('imp', 'rigl_nm'):
+    cell = next(
+      cell
+      for cell in dynamic_sparse_training.cells(options)
+      if 'trial' not in cell.name and f'/{name}-' in cell.name
+    )
+    trainer = experiment.trainer(cell)
+    state = jax.eval_shape(trainer.init, experiment.keys)
+    like = {
+      'params': state.params,
+      'masks': lth.get_masks(state.opt_state),
+      'model_state': state.model_state,
+    }
+    masks = checkpoints.load(folder / cell.name, like)['masks']
+    for seed in range(2):
+      one = jax.tree.map(lambda x, seed=seed: x[seed], masks)
+      assert lth.masks.count(one) == DENSE // 4
+      if name == 'rigl_nm':
+        groups = np.asarray(one['fc2']['kernel']).reshape(75, 4, 100)
+        assert (groups.sum(1) == 1).all()
