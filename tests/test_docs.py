@@ -47,6 +47,7 @@ def gallery(names):
     sys.path.pop(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('pages', GROUPS.values(), ids=GROUPS)
 def test_blocks_print_what_they_say(pages, run_python):
   every = [(page, block) for page in pages for block in PAGES[page]]

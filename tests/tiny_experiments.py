@@ -78,8 +78,15 @@ TINY = {
     ' --methods magnitude wanda --train-steps 4',
   }.items()
 }
-# Those that take longer than others do even so: what needs their run is slow.
-LONG = ('bert_tickets', 'early_bird', 'lota', 'zero_cost_ranking')
+# What needs the run of one of these is slow. The others are one of each kind.
+LONG = TINY.keys() - {
+  'dynamic_sparse_training',
+  'linear_mode_connectivity',
+  'lottery_ticket',
+  'post_training_pruning',
+  'pruning_at_init',
+  'supermasks',
+}
 
 
 def timeless(path):
