@@ -1,9 +1,9 @@
 """Copies what a finished run shows to experiments/results, under one name.
 
-  python experiments/common/collect.py runs/init-mnist-1a2b3c4d init_mnist
+  python experiments/common/collect.py runs/init-digits-1a2b3c4d init_digits
 
-The page becomes init_mnist.md, its numbers init_mnist.csv, the first figure
-init_mnist.png, and others init_mnist_NAME.png. What was written by hand below a
+The page becomes init_digits.md, its numbers init_digits.csv, the first figure
+init_digits.png, and others init_digits_NAME.png. What was written by hand below a
 marker in an earlier page is kept; check that it is still true.
 """
 
