@@ -245,6 +245,11 @@ def make(
   )
 
 
+def is_large(x: Any) -> bool:
+  """Whether the scores of a leaf take too much memory to be kept."""
+  return x.size >= _LARGE
+
+
 def _call(
   move: Move, part: Batches, tables: Sequence[Table], true: Any
 ) -> dict[str, Any]:
@@ -252,7 +257,7 @@ def _call(
   single = {names[0] for names in part.names.values() if len(names) == 1}
 
   def ready(name, x):
-    large = name in single and x.size >= _LARGE and trees.is_traced(true)
+    large = name in single and is_large(x) and trees.is_traced(true)
     scores = jnp.issubdtype(x.dtype, jnp.inexact)
     if not (large and scores) or may_be_sharded(like(x)):
       return x  # It is joined where it is needed.

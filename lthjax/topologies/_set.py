@@ -7,13 +7,13 @@ import chex
 import jax.numpy as jnp
 import optax
 
-from lthjax import _checks, _sharding
+from lthjax import _chance, _checks, _sharding
 from lthjax._late import Late
 from lthjax._sparsify import sparsify
 from lthjax.axes import Axes
 from lthjax.densities import Densities
 from lthjax.patterns import Pattern, Unstructured
-from lthjax.topologies import _moves, _start
+from lthjax.topologies import _batches, _moves, _start
 from lthjax.topologies._drop_and_grow import drop_and_grow
 
 
@@ -79,10 +79,15 @@ def sparse_evolution(
   def grow_scores(key, grads, step):
     # Algorithm 1, "add randomly new weights in the same amount".
     def draw(name, g):
-      return _sharding.uniform(_moves.layer_key(key, step, name), g)
+      # The same bits in less memory, or as a smaller program.
+      large = _batches.is_large(g)
+      uniform = _chance.uniform if large else _sharding.uniform
+      return uniform(_moves.layer_key(key, step, name), g)
 
     return {
-      name: Late(g, functools.partial(draw, name, g))
+      name: Late(
+        g, functools.partial(draw, name, g), cheap=True, dtype=jnp.float32
+      )
       for name, g in grads.items()
     }
 

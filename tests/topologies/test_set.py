@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import lthjax as lth
+from lthjax.topologies import _batches
 
 
 def make(applies_gradient=True, seed=3):
@@ -74,3 +75,60 @@ def test_chance_is_of_the_key_and_the_step_alone():
   assert runs[0] == runs[1]
   assert not set(runs[0]) & set(runs[2])
   assert len(set(runs[0])) == 3
+
+
+def moves_by_key(shape, keys):
+  """The old mask, what a move keeps of it, and the masks by key after it."""
+  tx = make()
+  weights = jax.random.normal(jax.random.key(0), shape)
+  params = {'w': weights}
+  state = tx.init(params)
+  old = np.asarray(lth.get_masks(state)['w'])
+
+  @jax.jit
+  def moved(key):
+    topology_state = state.topology_state._replace(grow_state=key)
+    own = state._replace(topology_state=topology_state)
+    _, own = tx.update({'w': jnp.zeros(shape)}, own, params)
+    return lth.get_masks(own)['w']
+
+  magnitudes = np.where(old, np.abs(weights), -1).ravel()
+  keep = np.zeros(old.size, bool)
+  keep[np.argsort(-magnitudes)[: old.sum() - old.sum() // 2]] = True
+  masks = np.stack([np.asarray(moved(key)) for key in keys])
+  return old, keep.reshape(shape), masks
+
+
+@pytest.mark.parametrize('large', [False, True])
+def test_growth_is_the_largest_of_the_chances(large, monkeypatch):
+  if large:  # Numbers are drawn again whenever they are read.
+    monkeypatch.setattr(_batches, '_LARGE', 1)
+  keys, shape = jax.random.split(jax.random.key(5), 4), (48, 40)
+  old, keep, masks = moves_by_key(shape, keys)
+  for key, mask in zip(keys, masks, strict=True):
+    key = jax.random.fold_in(jax.random.fold_in(key, 1), zlib.crc32(b'w'))
+    scores = np.asarray(jax.random.uniform(key, shape))
+    order = np.argsort(-np.where(keep, -1, scores).ravel(), kind='stable')
+    expected = keep.copy()
+    expected.ravel()[order[: old.sum() - keep.sum()]] = True
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_growth_is_uniform_over_all_others():
+  runs = 1000
+  keys = jax.random.split(jax.random.key(6), runs)
+  old, keep, masks = moves_by_key((4, 8), keys)
+  assert (masks.sum((1, 2)) == old.sum()).all()
+  assert masks[:, keep].all()
+  grown, places = int(old.sum() - keep.sum()), int((~keep).sum())
+  found = masks[:, ~keep].astype(int)
+  # Each place, and each pair of them, as often as without replacement.
+  together = found.T @ found
+  one, two = grown / places, grown * (grown - 1) / (places * (places - 1))
+  for counts, p in [
+    (np.diag(together), one),
+    (together[np.triu_indices(places, 1)], two),
+  ]:
+    spread = np.sqrt(runs * p * (1 - p))
+    assert np.abs(counts - runs * p).max() < 4.5 * spread
+    assert np.std(counts) > spread / 2  # Not the same places in turn.
