@@ -1,4 +1,4 @@
-"""Random numbers that XLA makes where they are read, and never stores."""
+"""Random numbers that XLA can make where they are read, and need not store."""
 
 import math
 
@@ -17,8 +17,8 @@ def uniform(key: chex.PRNGKey, like: jax.Array) -> jax.Array:
 
   On a CPU, JAX runs Threefry as a loop over arrays, which takes four times the
   memory of the numbers. Written as operations on single entries, it fuses with
-  whatever reads the numbers, so that drawing them again is cheaper than keeping
-  them.
+  elementwise work that reads the numbers, which may then be drawn once more
+  instead of kept.
   """
   single = trees.is_traced(like) and not _sharding.may_be_sharded(like)
   if single and _is_threefry(key) and like.size < 2**32:

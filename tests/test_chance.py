@@ -1,4 +1,4 @@
-"""Random numbers that are never stored are those of JAX."""
+"""Random numbers that need not be stored are those of JAX."""
 
 import jax
 import jax.numpy as jnp

@@ -551,7 +551,7 @@ def temporaries(method, inner, dtype):
     ('rigl', 'adam', 'float32', 1 / 4),
     ('gradual', 'momentum', 'bfloat16', 1 / 2),
     ('set', 'momentum', 'float32', 1 / 4),
-    pytest.param('set', 'adam', 'bfloat16', 1 / 2, marks=pytest.mark.slow),
+    pytest.param('set', 'momentum', 'bfloat16', 1 / 2, marks=pytest.mark.slow),
     pytest.param('rigl', 'momentum', 'bfloat16', 1 / 2, marks=pytest.mark.slow),
     pytest.param('gradual', 'adam', 'float32', 1 / 4, marks=pytest.mark.slow),
     pytest.param('srigl', 'adam', 'float32', 1 / 2, marks=pytest.mark.slow),

@@ -8,6 +8,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import lthjax as lth
+from lthjax.topologies import _batches
 
 PLACES = [
   P('x', 'y'),
@@ -97,6 +98,41 @@ def check_given():
         if not found.sharding.is_equivalent_to(place, 2):
           print(kind, found.sharding)
   print('done')
+
+
+def check_large():
+  """Prints where SET moves a large leaf otherwise than on one device."""
+  _batches._LARGE = 1
+  key, found = jax.random.key(0), {}
+  w = np.random.default_rng(0).normal(size=(16, 32)).astype(np.float32)
+  drawn = lth.random_masks(key, sparsity=0.75)
+  moves = {'key': key, 'update_every': 1, 'stop_step': 9}
+  tx = lth.sparse_evolution(optax.sgd(0.1), drawn, **moves)
+  for kind in (AxisType.Explicit, AxisType.Auto):
+    for number in (1, 2, 4, 8):
+      devices = jax.devices()[:number]
+      mesh = jax.make_mesh((number,), ('x',), (kind,), devices=devices)
+      with jax.set_mesh(mesh):
+        params = {'w': jax.device_put(w, NamedSharding(mesh, P('x')))}
+        state = tx.init(params)
+        for _ in range(2):
+          _, state = jax.jit(tx.update)(params, state, params)
+        found[kind, number] = np.asarray(lth.get_masks(state)['w'])
+  params = {'w': jax.numpy.asarray(w)}
+  state = first = tx.init(params)
+  for _ in range(2):
+    _, state = jax.jit(tx.update)(params, state, params)
+  expected = np.asarray(lth.get_masks(state)['w'])
+  assert not np.array_equal(expected, lth.get_masks(first)['w'])
+  for place, mask in found.items():
+    if not np.array_equal(mask, expected):
+      print(*place, 'differs')
+  print('done')
+
+
+def test_set_moves_large_leaves_alike_on_many_devices(run_python):
+  source = 'from tests.topologies.test_placements import *; check_large()'
+  assert run_python(source, devices=8).splitlines() == ['done']
 
 
 @pytest.mark.slow
