@@ -344,7 +344,7 @@ def _sum_words(
   keep = axes is not None
   axes = tuple(range(test.ndim)) if axes is None else axes
   lead = _lead([test.shape[a] for a in axes])
-  low = jnp.sum(test, axes[lead:], jnp.int32, keepdims=True)
+  low = count_true(test, axes[lead:])
   high = jnp.zeros_like(low)
   for axis in axes[:lead]:
     high = jnp.sum(high + (low >> _WORD), axis, jnp.int32, keepdims=True)
