@@ -566,6 +566,7 @@ for i in itertools.count(done):
 """
 
 
+@pytest.mark.slow
 def test_kill_in_mid_save(tmp_path):
   for seconds in [0.31, 0.17]:
     with subprocess.Popen(

@@ -426,7 +426,9 @@ def test_leaves_that_are_no_arrays_are_named():
     optax.chain(optax.rmsprop(0.01), optax.clip_by_global_norm(0.01)),
   ],
 )
-@pytest.mark.parametrize('method', ['rigl', 'top_kast'])
+@pytest.mark.parametrize(
+  'method', ['rigl', pytest.param('top_kast', marks=pytest.mark.slow)]
+)
 def test_norms_of_updates_leave_out_what_does_not_train(method, inner):
   """A divisor of a dead weight is zero only once updates have been computed."""
   masks = lth.random_masks(KEY, sparsity=0.5)
@@ -490,7 +492,11 @@ PAIR = 'straight_through', 'momentum'
 @pytest.mark.parametrize(
   ('method', 'inner'),
   [
-    (method, inner)
+    pytest.param(
+      method,
+      inner,
+      marks=[] if inner in ('adamw', 'sgd') else pytest.mark.slow,
+    )
     for method in MOVING
     for inner in INNERS
     if inner == 'adamw' or method == 'rigl' or (method, inner) == PAIR

@@ -109,6 +109,7 @@ def test_synflow_at_ratio_100_empties_no_layer():
   assert min(alive(once)) < min(kept)
 
 
+@pytest.mark.slow
 def test_at_ratio_10000_the_others_lose_a_layer():
   # Narrow at the end, so that its weights are the large ones.
   params = lenet()

@@ -150,7 +150,9 @@ def test_alive_zeros_and_spare_room():
 
 
 @pytest.mark.parametrize('shape', [(784, 300), (100, 10), (513, 17), (1000, 1)])
-@pytest.mark.parametrize('density', [1.0, 0.1, 0.0])
+@pytest.mark.parametrize(
+  'density', [pytest.param(1.0, marks=pytest.mark.slow), 0.1, 0.0]
+)
 def test_against_double_precision(shape, density):
   kernel, sparse = drawn(shape, density)
   matrix = kernel.astype(np.float64)
@@ -320,6 +322,7 @@ def test_dense_kernels_are_not_sparse():
     deploy.linear(jnp.ones((2, 3)), jnp.ones((3, 4)))  # pyright: ignore
 
 
+@pytest.mark.slow
 def test_without_kernels_the_result_is_the_same(run_python):
   """Another process, in which compiled kernels are switched off."""
   source = """

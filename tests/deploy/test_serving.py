@@ -32,6 +32,7 @@ def call(source, folder, requests=''):
   return done.stdout
 
 
+@pytest.mark.slow
 def test_a_fresh_process_answers_requests(tmp_path):
   if reason := _compile.supported():
     pytest.skip(reason)

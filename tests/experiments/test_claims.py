@@ -338,6 +338,7 @@ def test_page_and_figure(site, capsys):
   assert 'C01   margin 0.5, deviation 2.160:' in printed
 
 
+@pytest.mark.slow
 def test_a_verdict_that_flips_is_an_error(site):
   script.main(['page'])
   write_data(site / 'results', -EFFECTS)
