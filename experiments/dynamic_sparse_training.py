@@ -38,7 +38,7 @@ import common.stopping  # noqa: F401
 
 import dataclasses
 import functools
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -56,18 +56,17 @@ from methods.alive_only import AliveOnly
 from methods.sparse import (
   HELD,
   METHODS,
+  NM,
   USUAL,
   Cost,
   MethodName,
   Plan,
   n_of_group,
   sparsities_on_the_way,
-  trainings,
 )
+from methods.sparse_cells import Cell, Trial, cells, plan_of
 from reports import dynamic_sparse_training as report
 
-DENSITIES = {'uniform': lth.densities.uniform, 'erk': lth.densities.erk}
-NM: tuple[MethodName, ...] = ('rigl_nm', 'sr_ste_nm')
 # What these compute is not in the state alone: a program for each sparsity.
 OWN_PROGRAM: tuple[MethodName, ...] = ('small_dense', *NM)
 
@@ -133,7 +132,7 @@ class Config(TrainConfig):
           f' sparsities were {" ".join(map(str, self.sparsities))}. Give 0.75,'
           ' 0.5 or 0.25 as well.'
         )
-    if self.equal_flops and (self.model != 'lenet_300_100'):
+    if self.equal_flops and self.model != 'lenet_300_100':
       raise ValueError(
         f'model was {self.model}, but equal_flops needs a network whose FLOPs'
         ' are its weights. Take lenet_300_100.'
@@ -195,82 +194,6 @@ PRESETS = {
     eval_every=2_000,
   ),
 }
-
-
-class Cell(NamedTuple):
-  method: MethodName
-  sparsity: float
-  steps: int
-
-  @property
-  def name(self) -> str:
-    return f'networks/{self.method}-{self.sparsity:g}-{self.steps}'
-
-  @property
-  def label(self) -> str:
-    label = METHODS[self.method].label
-    return f'{label}  {100 * self.sparsity:g} % sparse  {self.steps:,} steps'
-
-
-class Trial(NamedTuple):
-  """Trainings of a cell with each of the rates, to choose one."""
-
-  cell: Cell
-
-  @property
-  def name(self) -> str:
-    return self.cell.name.replace('networks/', 'trials/')
-
-  @property
-  def label(self) -> str:
-    return f'{self.cell.label}  rates'
-
-  @property
-  def steps(self) -> int:
-    return self.cell.steps
-
-
-def plan_of(
-  config: Config, method: MethodName, sparsity: float, steps: int
-) -> Plan:
-  """What a method is told if it trains for so many steps."""
-  each = steps // trainings(method, sparsity)
-  return Plan(
-    sparsity=sparsity,
-    densities=DENSITIES[config.densities],
-    steps=each,
-    stop_step=round(config.stop_share * each),
-    update_every=config.update_every,
-    drop_fraction=config.drop_fraction,
-    weight_decay=config.weight_decay,
-  )
-
-
-def steps_of(
-  config: Config, method: MethodName, sparsity: float, length: float
-) -> int:
-  """How long a method trains, all of its trainings together."""
-  times, steps = trainings(method, sparsity), round(length * config.steps)
-  if not config.equal_flops:
-    return times * steps
-  plan = functools.partial(plan_of, config, method, sparsity)
-  steps = equal_cost.steps_of_equal_cost(method, plan, steps, config.longest)
-  return max(1, steps // times) * times
-
-
-def cells(config: Config) -> list[Any]:
-  """All trainings, with the dense network first; before each, its trial."""
-  methods = sorted(config.methods, key=lambda name: name != 'dense')
-  found = [
-    Cell(method, sparsity, steps_of(config, method, sparsity, length))
-    for length in config.lengths
-    for method in methods
-    for sparsity in ((0.0,) if method == 'dense' else config.sparsities)
-    if method not in NM or n_of_group(sparsity)
-  ]
-  if not config.rates:
-    return found
-  return [x for cell in found for x in (Trial(cell), cell)]
 
 
 class Experiment(command.Experiment):

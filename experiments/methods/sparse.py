@@ -31,6 +31,7 @@ MethodName = Literal[
   'sr_ste_nm',
 ]
 GROUP = 4  # weights in a group of N:M sparsity
+NM: tuple[MethodName, ...] = ('rigl_nm', 'sr_ste_nm')
 
 
 # Methods that hold dead weights at zero and keep no statistics of them, so that
