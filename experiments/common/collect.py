@@ -3,8 +3,8 @@
   python experiments/common/collect.py runs/init-digits-1a2b3c4d init_digits
 
 The page becomes init_digits.md, its numbers init_digits.csv, the first figure
-init_digits.png, and others init_digits_NAME.png. What was written by hand below a
-marker in an earlier page is kept; check that it is still true.
+init_digits.png, and others init_digits_NAME.png. What was written by hand below
+a marker in an earlier page is kept; check that it is still true.
 """
 
 import csv

@@ -7,6 +7,7 @@ several networks side by side.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -41,6 +42,17 @@ def space(*choices: Sequence[Any]) -> list[Network]:
   """All combinations, each with and without norm and skip."""
   both = (False, True)
   return [Network(*x) for x in itertools.product(*choices, both, both)]
+
+
+def fitted(
+  network: Network, size: int, input_shape: tuple[int, int, int], classes: int
+) -> Network:
+  """The same choices with the width that brings about ``size`` weights."""
+  pixels = network.patch**2 * input_shape[-1]
+  # depth * (kernel * width)**2 + (pixels + classes) * width = size
+  a, b = network.depth * network.kernel**2, pixels + classes
+  width = (math.sqrt(b**2 + 4 * a * size) - b) / (2 * a)
+  return network._replace(width=max(1, round(width)))
 
 
 def build(

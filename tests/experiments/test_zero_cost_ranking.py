@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from typing import NamedTuple
 
 import jax
@@ -147,3 +148,18 @@ def test_trained_in_a_given_order():
   order = [Choice(1, 1), Choice(0, 3), Choice(2, 0), Choice(2, 3)]
   found = proxy_search.in_order(SPACE, order, 3)
   assert found == pytest.approx([0.41, 0.41, 0.3])
+
+
+def test_networks_of_one_size():
+  """Each choice gets the width that brings it closest to the number."""
+  arguments = '--preset equal_size --dataset digits --patches 1 2'.split()
+  found = zero_cost_ranking.space(parse(*arguments))
+  assert len(set(found)) == 64
+  for network in found:
+    sizes = []
+    for width in (network.width - 1, network.width, network.width + 1):
+      model = small_networks.build(network._replace(width=width), (8, 8, 1), 10)
+      params, _ = jax.eval_shape(model.init, jax.random.key(0))
+      kernels = [layer['kernel'].shape for layer in params.values()]
+      sizes.append(abs(sum(math.prod(shape) for shape in kernels) - 4_000))
+    assert min(sizes) == sizes[1] < 400
