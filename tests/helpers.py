@@ -2,12 +2,13 @@
 
 import hashlib
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import optax
+import pytest
 
 
 def bits(tree: Any) -> Any:
@@ -49,6 +50,14 @@ def random_masks(
     shapes,
     is_leaf=lambda x: isinstance(x, tuple),
   )
+
+
+def slow_but(cases: Iterable[Any], fast: Collection[Any]) -> list[Any]:
+  """Parameters of a test, all marked as `slow` but some."""
+  return [
+    pytest.param(case, marks=[] if case in fast else pytest.mark.slow)
+    for case in cases
+  ]
 
 
 def eager_step(

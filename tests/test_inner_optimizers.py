@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
-from helpers import bits, random_like
+from helpers import bits, random_like, slow_but
 
 import lthjax as lth
 from lthjax.topologies import _batches
@@ -66,6 +66,7 @@ OPTIMIZERS = {
   'distance': optax.contrib.dog(),  # with a Python bool in its state
   'betting': optax.contrib.cocob(),  # with a copy of the first params
 }
+FAST = ('accumulating', 'plateau', 'lookahead', 'opaque_sam', 'injected')
 
 
 @functools.cache
@@ -131,7 +132,7 @@ def moving(inner, every, masks=MASKS, applies_gradient=False):
   return lth.sparsify(inner, topology)
 
 
-@pytest.mark.parametrize('name', OPTIMIZERS)
+@pytest.mark.parametrize('name', slow_but(OPTIMIZERS, FAST))
 def test_where_masks_move_instead_the_optimizer_stands_still(name):
   inner = OPTIMIZERS[name]
   tx = moving(inner, 3)
@@ -145,7 +146,7 @@ def test_where_masks_move_instead_the_optimizer_stands_still(name):
   assert bits(after.inner_state) == bits(before.inner_state)
 
 
-@pytest.mark.parametrize('name', OPTIMIZERS)
+@pytest.mark.parametrize('name', slow_but(OPTIMIZERS, FAST))
 def test_where_masks_move_as_well_the_optimizer_sees_every_step(name):
   inner = OPTIMIZERS[name]
   tx = moving(inner, 3, applies_gradient=True)

@@ -13,7 +13,7 @@ import pytest
 from flax import linen, nnx
 from flax.core import freeze
 from flax.training.train_state import TrainState
-from helpers import eager_step
+from helpers import eager_step, slow_but
 
 import lthjax as lth
 from lthjax import trees
@@ -85,7 +85,15 @@ SLOTS = {
   'schedule': 1,
 }
 
-every_optimizer = pytest.mark.parametrize('name', OPTIMIZERS)
+DIVERSE = (
+  'momentum',
+  'adafactor_momentum',
+  'muon',
+  'injected',
+  'accumulating',
+  'partition',
+)
+every_optimizer = pytest.mark.parametrize('name', slow_but(OPTIMIZERS, DIVERSE))
 
 
 def random_like(seed, dtype=np.float32):
@@ -308,16 +316,6 @@ def eager_inner(inner):
 
 
 # Each keeps other things in its state.
-DIVERSE = (
-  'momentum',
-  'adafactor_momentum',
-  'muon',
-  'injected',
-  'accumulating',
-  'partition',
-)
-
-
 @pytest.mark.parametrize('name', DIVERSE)
 def test_dead_weights_land_on_zero_in_half_precision(name):
   tx = lth.static(OPTIMIZERS[name], MASKS)
@@ -466,16 +464,7 @@ def test_init_and_set_masks_can_be_compiled():
   )
 
 
-diverse_optimizers = pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(name, marks=[] if name in DIVERSE else pytest.mark.slow)
-    for name in OPTIMIZERS
-  ],
-)
-
-
-@diverse_optimizers
+@every_optimizer
 def test_every_optimizer_trains_while_masks_move(name):
   tx = lth.rigl(
     OPTIMIZERS[name],
@@ -530,7 +519,7 @@ def test_all_weights_forward_change_no_bit(name):
       assert same_bits(ours[j][1].inner_state, plain_state)
 
 
-@diverse_optimizers
+@every_optimizer
 def test_every_optimizer_trains_a_part_of_dense_weights(name):
   tx, traces = DENSE_METHODS['top_kast'](OPTIMIZERS[name]), []
 

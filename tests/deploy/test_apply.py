@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import slow_but
 
 import lthjax as lth
 from lthjax import deploy, models
@@ -95,9 +96,10 @@ MODELS = {
   ),
   'kernel first': (kernel_first, {'kernel': (40, 6)}, (5, 40)),
 }
+FAST = ('dense', 'attention', 'nested', 'kernel first')
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', slow_but(MODELS, FAST))
 def test_any_model_by_its_program(name):
   apply, shapes, inputs = MODELS[name]
   params = jax.tree.map(
