@@ -99,8 +99,9 @@ def rank(
     _checks.having(name, candidate, 'init apply', 'a `lthjax.models.Model`')
     args = [(*candidate.init(k), batch, proxy_key) for k, proxy_key in draws]
     lowered = _lower(name, candidate, proxy, train, args[0])
-    # The text has shapes and constants too: equal text, equal program.
-    program = lowered.in_tree, lowered.as_text()
+    # The text has constants, and shapes of what is read.
+    shapes = tuple(str(x) for x in jax.tree.leaves(lowered.in_avals))
+    program = lowered.in_tree, shapes, lowered.as_text()
     if program not in programs:
       programs[program] = lowered.compile()
     found = [float(programs[program](*arrays)) for arrays in args]

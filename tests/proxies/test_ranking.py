@@ -68,6 +68,22 @@ def test_constants_tell_candidates_apart(compiled):
   assert len(compiled) == 4
 
 
+def test_programs_that_read_nothing():
+  """Two shapes with as many params, of which the program reads none."""
+  shapes = {'a': (4, 6), 'b': (3, 8)}
+  candidates = {
+    name: models.Model(
+      lambda key, shape=shape: ({'w': jnp.ones(shape)}, {}),
+      lambda params, state, x, *, train=False: (x.sum() + params['w'], state),
+    )
+    for name, shape in shapes.items()
+  }
+  found = lth.rank(
+    candidates, lth.proxies.num_params, BATCH, jax.random.key(0)
+  ).scores
+  assert found == {'a': 24, 'b': 24}
+
+
 def test_initial_values_share_a_program(compiled):
   candidates = {'one': mlp(5), 'two': mlp(5, gain=2.0)}
   scores = lth.rank(candidates, proxies.synflow, BATCH, KEY).scores
