@@ -556,8 +556,10 @@ def temporaries(method, inner, dtype):
   ('method', 'inner', 'dtype', 'most'),
   [
     ('rigl', 'adam', 'float32', 1 / 4),
-    ('gradual', 'momentum', 'bfloat16', 1 / 2),
     ('set', 'momentum', 'float32', 1 / 4),
+    pytest.param(
+      'gradual', 'momentum', 'bfloat16', 1 / 2, marks=pytest.mark.slow
+    ),
     pytest.param('set', 'momentum', 'bfloat16', 1 / 2, marks=pytest.mark.slow),
     pytest.param('rigl', 'momentum', 'bfloat16', 1 / 2, marks=pytest.mark.slow),
     pytest.param('gradual', 'adam', 'float32', 1 / 4, marks=pytest.mark.slow),

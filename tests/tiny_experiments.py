@@ -79,14 +79,7 @@ TINY = {
   }.items()
 }
 # What needs the run of one of these is slow. The others are one of each kind.
-LONG = TINY.keys() - {
-  'dynamic_sparse_training',
-  'linear_mode_connectivity',
-  'lottery_ticket',
-  'post_training_pruning',
-  'pruning_at_init',
-  'supermasks',
-}
+LONG = TINY.keys() - {'lottery_ticket', 'post_training_pruning'}
 
 
 def timeless(path):

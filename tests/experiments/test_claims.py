@@ -392,6 +392,7 @@ def test_claims_are_frozen_data():
   assert {x.name for x in dataclasses.fields(Claim)} >= {'margin', 'seeds'}
 
 
+@pytest.mark.slow
 @pytest.fixture
 def fake_run(site, monkeypatch):
   """Lets `run` find data of the seeds that it asks for; returns commands."""

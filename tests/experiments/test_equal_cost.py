@@ -70,6 +70,7 @@ def test_sparsities_of_iterative_pruning():
   assert way(0.98)[-1] == 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('arguments', 'error'),
   [

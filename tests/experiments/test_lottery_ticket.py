@@ -312,6 +312,7 @@ def test_late_rewinding(run):
     assert bits(ticket.start) == bits(rewound.params) != bits(initial.params)
 
 
+@pytest.mark.slow
 def test_learning_rate_rewinding_and_resuming(run):
   change = {'rewind': 'learning_rate', 'rewind_step': 20, 'controls': ()}
   folder, tickets, _ = run(**change)

@@ -253,6 +253,7 @@ def test_the_command_names_its_parts(run):
     assert f'\n  {part} ' in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('options', 'code', 'text'),
   [

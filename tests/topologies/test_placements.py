@@ -130,6 +130,7 @@ def check_large():
   print('done')
 
 
+@pytest.mark.slow
 def test_set_moves_large_leaves_alike_on_many_devices(run_python):
   source = 'from tests.topologies.test_placements import *; check_large()'
   assert run_python(source, devices=8).splitlines() == ['done']
