@@ -392,7 +392,6 @@ def test_claims_are_frozen_data():
   assert {x.name for x in dataclasses.fields(Claim)} >= {'margin', 'seeds'}
 
 
-@pytest.mark.slow
 @pytest.fixture
 def fake_run(site, monkeypatch):
   """Lets `run` find data of the seeds that it asks for; returns commands."""
@@ -421,6 +420,7 @@ def fake_run(site, monkeypatch):
   return commands
 
 
+@pytest.mark.slow
 def test_a_tier_adds_seeds_and_replaces_nothing(site, fake_run, capsys):
   table = site / 'results' / 'p.csv'
   before = table.read_text()
