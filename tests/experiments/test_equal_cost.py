@@ -70,7 +70,6 @@ def test_sparsities_of_iterative_pruning():
   assert way(0.98)[-1] == 0.98
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
   ('arguments', 'error'),
   [
@@ -89,6 +88,7 @@ def test_bad_options(arguments, error, capsys):
   assert error in ' '.join(said.split())
 
 
+@pytest.mark.slow
 def test_small_dense_networks_have_as_many_weights():
   task = dynamic_sparse_training.Experiment(
     parse(*DIGITS.split(), '--methods', 'dense')

@@ -253,7 +253,6 @@ def test_the_command_names_its_parts(run):
     assert f'\n  {part} ' in printed
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
   ('options', 'code', 'text'),
   [
@@ -275,6 +274,7 @@ def test_bad_options(run, tmp_path, options, code, text):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_tickets_of_one_size_from_several_widths(run, tmp_path, monkeypatch):
   monkeypatch.setattr(theory, 'NETWORKS', (0.1, 0.2))
   options = '--seeds 2 --steps 100 --parts widths --weights 400 --pruned 0.6'
