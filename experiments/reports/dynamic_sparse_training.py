@@ -34,6 +34,7 @@ EXPLORED = (
 )
 # Columns of some tables only.
 MORE = {'learning_rate': 'learning rate', 'explored': 'ever alive'}
+DEEP = 5  # points below the median that are shown
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
@@ -90,22 +91,29 @@ def draw(run: Run) -> dict[str, Figure]:
   if not run.config.equal_flops:
     longest = max(result['steps'] for result in results)
     most = [result for result in results if result['steps'] == longest]
-  lines(inference, most, 'inference_cost')
-  lines(training, results, 'training_cost')
+  lines(inference, most, 'inference_cost', joined=True)
+  one_length = len({result['steps'] for result in results}) == 1
+  lines(training, results, 'training_cost', joined=one_length)
   inference.set_xlabel('inference FLOPs, share of dense')
   training.set_xlabel('training FLOPs, share of dense')
   inference.set_ylabel('test accuracy (%)')
-  figures.title(inference, f'{run.title} {figures.BARS}\n{run.config.budget}')
+  means = [100 * np.mean(result['test_accuracy']) for result in results]
+  lowest, what = np.median(means) - DEEP, figures.BARS
+  if min(means) < lowest:  # Nothing else would be seen.
+    inference.set_ylim(bottom=lowest, top=max(means) + 0.1 * DEEP)
+    what = what.replace(')', f'; from {lowest:.0f} % on)')
+  figures.title(inference, f'{run.title} {what}\n{run.config.budget}')
   figures.legend(fig, training, 'right center')
   return {'accuracy': fig}
 
 
-def lines(ax: Axes, results: list[grid.Result], cost: str) -> None:
+def lines(
+  ax: Axes, results: list[grid.Result], cost: str, *, joined: bool
+) -> None:
   """Draws a line per method: over sparsities, or over lengths of training."""
-  one_length = len({result['steps'] for result in results}) == 1
   found: dict[Any, list[grid.Result]] = {}
   for result in results:
-    fixed = None if one_length else result['sparsity']
+    fixed = None if joined else result['sparsity']
     found.setdefault((result['method'], fixed), []).append(result)
   drawn = set()
   for (name, _), line in found.items():
