@@ -92,9 +92,10 @@ class Exploring(NamedTuple):
 
 
 def exploring(
-  inner: optax.GradientTransformationExtraArgs,
+  inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
   """Notes which weights an optimizer with masks has ever kept alive."""
+  inner = optax.with_extra_args_support(inner)
 
   def init(params):
     state = inner.init(params)
@@ -128,8 +129,12 @@ class Rated(NamedTuple):
 def rated() -> optax.GradientTransformation:
   """Multiplies updates by a rate in the state, so that runs share a program."""
 
+  def init(params):
+    del params
+    return Rated(jnp.float32(1))
+
   def update(updates, state, params=None):
     del params
     return jax.tree.map(lambda x: x * state.rate, updates), state
 
-  return optax.GradientTransformation(lambda _: Rated(jnp.float32(1)), update)
+  return optax.GradientTransformation(init, update)
