@@ -285,16 +285,6 @@ METHODS: dict[MethodName, Method] = {
   ),
 }
 # Those that the presets compare unless they say otherwise.
-USUAL: tuple[MethodName, ...] = (
-  'dense',
-  'static',
-  'set',
-  'snfs',
-  'rigl',
-  'srigl',
-  'top_kast',
-  'straight_through',
-  'sr_ste',
-  'ac_dc',
-  'gradual',
+USUAL: tuple[MethodName, ...] = tuple(
+  name for name in METHODS if name not in ('small_dense', 'imp', *NM)
 )
