@@ -52,10 +52,18 @@ def random_masks(
   )
 
 
-def slow_but(cases: Iterable[Any], fast: Collection[Any]) -> list[Any]:
-  """Parameters of a test, all marked as `slow` but some."""
+def slow_but(
+  cases: Iterable[Any], fast: Collection[Any], several: bool = False
+) -> list[Any]:
+  """Parameters of a test, all marked as `slow` but some.
+
+  With several parameters, a case is a tuple, known by its first element.
+  """
   return [
-    pytest.param(case, marks=[] if case in fast else pytest.mark.slow)
+    pytest.param(
+      *(case if several else (case,)),
+      marks=[] if (case[0] if several else case) in fast else pytest.mark.slow,
+    )
     for case in cases
   ]
 

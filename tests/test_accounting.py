@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import slow_but
 
 import lthjax as lth
 from lthjax import accounting, densities, deploy, models, trees
@@ -54,13 +55,17 @@ def resnet_50():
 
 @pytest.mark.parametrize(
   ('name', 'number'),
-  [
-    ('lenet_300_100', 266_200),
-    ('resnet_20', 40_813_184),
-    ('resnet_50', 4_089_184_256),
-    ('vgg_16', 313_201_664),
-    ('wide_resnet_22_2', 157_730_048),
-  ],
+  slow_but(
+    {
+      'lenet_300_100': 266_200,
+      'resnet_20': 40_813_184,
+      'resnet_50': 4_089_184_256,
+      'vgg_16': 313_201_664,
+      'wide_resnet_22_2': 157_730_048,
+    }.items(),
+    ['lenet_300_100', 'resnet_20'],
+    several=True,
+  ),
 )
 def test_networks(name, number):
   size = {'lenet_300_100': (28, 28, 1), 'resnet_50': (224, 224, 3)}
@@ -97,6 +102,7 @@ RESNET_50 = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('sparsity', 'erk', 'erk_first', 'uniform_first', 'dense_layers'), RESNET_50
 )
@@ -307,6 +313,7 @@ def test_methods_in_order_of_their_cost():
   assert step_cost.top_kast(1.0, 1.0) == step_cost.snfs(1.0, 1.0) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('sparsity', 'erk', 'uniform'), [(0.8, 0.42, 0.23), (0.9, 0.24, 0.13)]
 )
@@ -436,6 +443,7 @@ def test_bitmask_is_what_packing_takes():
     assert sizes[name] == packed[name].nbytes + 4 * alive
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('sparsity', 'spread', 'megabytes'),
   [

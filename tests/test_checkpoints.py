@@ -213,6 +213,7 @@ def batches():
   return iter(data.batch(3).to_iter_dataset())
 
 
+@pytest.mark.slow
 def test_the_place_in_the_data_is_a_part(tmp_path):
   """What comes after is what would have come, to the bit."""
   data, path = batches(), tmp_path / 'state'
@@ -236,6 +237,7 @@ def test_the_place_in_the_data_is_a_part(tmp_path):
     checkpoints.load(path, {'w': jnp.zeros(2)}, data=again)
 
 
+@pytest.mark.slow
 def test_no_place_in_the_data(tmp_path):
   like, data = {'w': jnp.ones(2)}, batches()
   next(data)
@@ -305,6 +307,7 @@ def test_several_processes_must_say_where_arrays_go(saved, monkeypatch):
     checkpoints.load(saved, like)
 
 
+@pytest.mark.slow
 def test_load_places_arrays_as_asked(run_python):
   printed = run_python(
     """
@@ -517,6 +520,7 @@ def test_sha256sum_checks_it_too(saved):
 # Full disks and killed processes.
 
 
+@pytest.mark.slow
 def test_full_disk(run_python):
   printed = run_python("""
 import os, pathlib, resource, signal, tempfile

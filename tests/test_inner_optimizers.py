@@ -1,6 +1,7 @@
 """What a step that moves masks means for the optimizer inside."""
 
 import functools
+import itertools
 import re
 from typing import Any, NamedTuple
 
@@ -378,7 +379,11 @@ WRAPPED = {
 @pytest.mark.parametrize(
   ('method', 'name'),
   [
-    *((m, n) for m in ('static', 'gradual') for n in ('monitor', 'snapshot')),
+    *slow_but(
+      itertools.product(['static', 'gradual'], ['monitor', 'snapshot']),
+      [],
+      several=True,
+    ),
     *(('rigl', name) for name in WRAPPED),
   ],
 )
@@ -496,7 +501,9 @@ PAIR = 'straight_through', 'momentum'
     pytest.param(
       method,
       inner,
-      marks=[] if inner in ('adamw', 'sgd') else pytest.mark.slow,
+      marks=[]
+      if inner == 'adamw' and method in ('rigl', 'srigl')
+      else pytest.mark.slow,
     )
     for method in MOVING
     for inner in INNERS
@@ -551,22 +558,19 @@ def temporaries(method, inner, dtype):
   return memory.temp_size_in_bytes / size
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 @pytest.mark.parametrize(
   ('method', 'inner', 'dtype', 'most'),
   [
     ('rigl', 'adam', 'float32', 1 / 4),
     ('set', 'momentum', 'float32', 1 / 4),
-    pytest.param(
-      'gradual', 'momentum', 'bfloat16', 1 / 2, marks=pytest.mark.slow
-    ),
-    pytest.param('set', 'momentum', 'bfloat16', 1 / 2, marks=pytest.mark.slow),
-    pytest.param('rigl', 'momentum', 'bfloat16', 1 / 2, marks=pytest.mark.slow),
-    pytest.param('gradual', 'adam', 'float32', 1 / 4, marks=pytest.mark.slow),
-    pytest.param('srigl', 'adam', 'float32', 1 / 2, marks=pytest.mark.slow),
-    pytest.param(
-      'top_kast', 'momentum', 'bfloat16', 1 / 2, marks=pytest.mark.slow
-    ),
+    ('gradual', 'momentum', 'bfloat16', 1 / 2),
+    ('set', 'momentum', 'bfloat16', 1 / 2),
+    ('rigl', 'momentum', 'bfloat16', 1 / 2),
+    ('gradual', 'adam', 'float32', 1 / 4),
+    ('srigl', 'adam', 'float32', 1 / 2),
+    ('top_kast', 'momentum', 'bfloat16', 1 / 2),
   ],
 )
 def test_a_move_needs_little_memory(method, inner, dtype, most, monkeypatch):

@@ -464,7 +464,7 @@ def test_init_and_set_masks_can_be_compiled():
   )
 
 
-@every_optimizer
+@pytest.mark.parametrize('name', slow_but(OPTIMIZERS, DIVERSE[:3]))
 def test_every_optimizer_trains_while_masks_move(name):
   tx = lth.rigl(
     OPTIMIZERS[name],
@@ -519,7 +519,7 @@ def test_all_weights_forward_change_no_bit(name):
       assert same_bits(ours[j][1].inner_state, plain_state)
 
 
-@every_optimizer
+@pytest.mark.parametrize('name', slow_but(OPTIMIZERS, DIVERSE[:3]))
 def test_every_optimizer_trains_a_part_of_dense_weights(name):
   tx, traces = DENSE_METHODS['top_kast'](OPTIMIZERS[name]), []
 

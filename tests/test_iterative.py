@@ -89,6 +89,7 @@ def numpy_synflow(params, sparsity, steps):
   return masks
 
 
+@pytest.mark.slow
 def test_synflow_at_ratio_100_empties_no_layer():
   params = lenet()
   masks = lth.prune_iteratively(synflow, params, sparsity=0.99, steps=30)
@@ -282,6 +283,7 @@ def test_empty_arrays():
     np.testing.assert_array_equal(masks['c'], np.eye(4))
 
 
+@pytest.mark.slow
 def test_counts_above_int32(monkeypatch):
   params = network()
   prune = functools.partial(

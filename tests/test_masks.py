@@ -838,6 +838,7 @@ print('done')
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [1, pytest.param(7, marks=pytest.mark.slow)])
 def test_everything_is_sharded_like_its_input(run_python, number):
   source = SHARDED.replace('NUMBER', str(number))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import slow_but
 
 import lthjax as lth
 from lthjax import opt_state as opt_state_lib
@@ -47,6 +48,7 @@ PLACES = {
     lambda rate: make(optax.sgd(rate))
   )(rate=0.1),
 }
+FAST = ('accumulating',)
 
 
 def as_bytes(tree):
@@ -147,7 +149,7 @@ def test_both_forms_of_straight_through_train_alike():
   chex.assert_trees_all_equal(*ends)
 
 
-@pytest.mark.parametrize('place', PLACES)
+@pytest.mark.parametrize('place', slow_but(PLACES, FAST))
 @pytest.mark.parametrize('method', [*METHODS, 'rigl'])
 def test_stripped_states_go_on_with_the_optimizer_inside(method, place):
   methods = METHODS | {
@@ -280,7 +282,7 @@ def test_masks_have_to_fit_the_params():
       lth.forward_params(state, params)
 
 
-@pytest.mark.parametrize('place', PLACES)
+@pytest.mark.parametrize('place', slow_but(PLACES, FAST))
 @pytest.mark.parametrize('method', METHODS)
 def test_replicates_share_their_steps_and_nothing_else(method, place):
   tx = PLACES[place](METHODS[method])

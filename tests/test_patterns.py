@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from helpers import slow_but
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -349,7 +350,12 @@ SAME = ('q_proj/kernel', 'experts/w1', 'w', '')
 
 
 @pytest.mark.parametrize(
-  ('name', 'shape', 'axis'), [x for x in KERNELS if x[0] not in SAME]
+  ('name', 'shape', 'axis'),
+  slow_but(
+    [x for x in KERNELS if x[0] not in SAME],
+    ['fc/kernel', 'conv/kernel', 'blocks/attention/query/kernel'],
+    several=True,
+  ),
 )
 @pytest.mark.parametrize('pattern', TILES, ids=str)
 def test_tiles_against_loops(pattern, name, shape, axis):
@@ -439,7 +445,8 @@ def test_blocks_have_two_sizes(shape):
     patterns.Block(shape).fit(None, {'w': (8, 8)})
 
 
-@pytest.mark.parametrize('empty', [(0, 4), (4, 0), (0, 0)])
+@pytest.mark.slow
+@pytest.mark.parametrize('empty', slow_but([(0, 4), (4, 0), (0, 0)], [(4, 0)]))
 def test_empty_leaves(empty):
   shapes = {'lora_b': empty, 'fc': (8, 4)}
   scores = {n: np.ones(s, np.float32) for n, s in shapes.items()}
@@ -467,7 +474,7 @@ def test_patterns_are_values():
   }
 
 
-@pytest.mark.parametrize('pattern', TILES, ids=str)
+@pytest.mark.parametrize('pattern', slow_but(TILES, TILES[:1]), ids=str)
 def test_training_in_tiles(pattern):
   params = {'w': jnp.asarray(ties(0, (8, 6))), 'layers/w': jnp.ones((2, 8, 6))}
   masks = lth.random_masks(jax.random.key(0), sparsity=0.5, pattern=pattern)

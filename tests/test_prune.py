@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import slow_but
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -64,20 +65,27 @@ def flat(n):
 
 @pytest.mark.parametrize(
   ('rounding', 'expected'),
-  [
-    (
-      'nearest',
-      {1: [188160, 24000, 900], 7: [49325, 6291, 478], 15: [8275, 1056, 206]},
-    ),
-    (
-      'floor',
-      {1: [188160, 24000, 900], 7: [49327, 6292, 480], 15: [8277, 1058, 209]},
-    ),
-    (
-      'ceil',
-      {1: [188160, 24000, 900], 7: [49324, 6291, 477], 15: [8273, 1054, 203]},
-    ),
-  ],
+  slow_but(
+    {
+      'nearest': {
+        1: [188160, 24000, 900],
+        7: [49325, 6291, 478],
+        15: [8275, 1056, 206],
+      },
+      'floor': {
+        1: [188160, 24000, 900],
+        7: [49327, 6292, 480],
+        15: [8277, 1058, 209],
+      },
+      'ceil': {
+        1: [188160, 24000, 900],
+        7: [49324, 6291, 477],
+        15: [8273, 1054, 203],
+      },
+    }.items(),
+    ['nearest'],
+    several=True,
+  ),
 )
 def test_ladder_of_lenet(rounding, expected):
   scores, masks = network(LENET)
@@ -128,7 +136,7 @@ def test_global_ladder_of_lenet():
     (1, 0.3, 'nearest', 0),
     (100_000, 0.99999, 'nearest', 99_999),
     (100_000, 0.00001, 'nearest', 1),
-    (10**6, 0.123456, 'ceil', 123_456),
+    pytest.param(10**6, 0.123456, 'ceil', 123_456, marks=pytest.mark.slow),
   ],
 )
 def test_decimals_mean_what_they_say(weights, share, rounding, removed):
@@ -415,6 +423,7 @@ def test_empty_arrays():
   assert counts(lth.prune(nothing, masks, sparsity=0.5)) == [0]
 
 
+@pytest.mark.slow
 def test_global_budgets_above_int32(monkeypatch):
   scores, masks = network(SMALL)
   options = [
@@ -457,7 +466,9 @@ def test_trees_are_flattened_once(monkeypatch):
 # ---- The same under transformations.
 
 
-@pytest.mark.parametrize('options', OPTIONS, ids='-'.join)
+@pytest.mark.parametrize(
+  'options', slow_but(OPTIONS, OPTIONS[1::3]), ids='-'.join
+)
 def test_jit_and_vmap_give_the_same_masks(options):
   prune = functools.partial(lth.prune, **options)
   rng = np.random.default_rng(2)

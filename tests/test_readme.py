@@ -33,11 +33,15 @@ def shorter(block):
   return block.replace('until=300', 'until=40')
 
 
-def test_readme_and_guide(run_python, tmp_path):
-  """In one process: to start one takes as long as a page."""
-  readme = [MASKS, SPARSE, shorter(TICKET)]
+def test_readme(run_python):
+  blocks = [MASKS, SPARSE, shorter(TICKET)]
   if _compile.supported() is None:
-    readme.append(FASTER)
+    blocks.append(FASTER)
+  check_readme(*outputs_of(blocks, run_python))
+
+
+@pytest.mark.slow
+def test_guide(run_python, tmp_path):
   count = '\nprint(lth.masks.count(lth.get_masks(optimizer.opt_state)))'
   guide = [
     NNX_MODEL + NNX + count,
@@ -46,9 +50,7 @@ def test_readme_and_guide(run_python, tmp_path):
     REPORT.replace('runs/', f'{tmp_path}/'),
     ADAPT.replace('task.safetensors', f'{tmp_path}/task.safetensors'),
   ]
-  printed = outputs_of([*readme, *guide], run_python)
-  check_readme(*printed[: len(readme)])
-  check_guide(tmp_path, *printed[len(readme) :])
+  check_guide(tmp_path, *outputs_of(guide, run_python))
 
 
 def check_readme(table, moving, ticket, *faster):

@@ -42,6 +42,7 @@ def test_versions_without_a_package_or_a_device(monkeypatch):
   assert found['devices'] == 'none: no backend'
 
 
+@pytest.mark.slow
 def test_command_prints_the_version():
   done = subprocess.run(
     [sys.executable, '-m', 'lthjax', '--version'],

@@ -65,6 +65,7 @@ def rows(page, table=0):
   return [row.locator('th, td').all_inner_texts() for row in found]
 
 
+@pytest.mark.slow
 def test_what_is_seen(visit):
   page = visit()
   assert page.title() == page.inner_text('h1') == 'Fish & <b>chips</b>'
@@ -93,6 +94,7 @@ def test_what_is_seen(visit):
   assert by_layer.is_visible()
 
 
+@pytest.mark.slow
 def test_sorting(visit):
   page = visit()
 
@@ -112,6 +114,7 @@ def test_sorting(visit):
   assert page.locator('tfoot th').inner_text() == 'total'
 
 
+@pytest.mark.slow
 def test_sorting_by_keyboard(visit):
   page = visit()
   for _ in range(5):  # The table that scrolls, then its headers.
@@ -121,6 +124,7 @@ def test_sorting_by_keyboard(visit):
   assert rows(page)[0][0] == NAMES[1]
 
 
+@pytest.mark.slow
 def test_picture(visit):
   page = visit()
   picture = page.get_by_role('img', name='Map of the inputs')
@@ -156,6 +160,7 @@ def brightness(page, name, selector):
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
+@pytest.mark.slow
 def test_light_and_dark(visit):
   light, dark = (visit(color_scheme=scheme) for scheme in ('light', 'dark'))
   for selector in ('h1', 'caption', 'figcaption', 'tbody th'):
@@ -165,6 +170,7 @@ def test_light_and_dark(visit):
   assert brightness(dark, 'backgroundColor', 'body') < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('width', [320, 400, 1200])
 def test_no_page_scrolls_sideways(visit, width):
   page = visit(viewport={'width': width, 'height': 700})
@@ -186,6 +192,7 @@ def test_no_page_scrolls_sideways(visit, width):
     assert name['height'] < 120
 
 
+@pytest.mark.slow
 def test_page_may_fetch_nothing(browser, url):
   page = browser.new_page()
   page.goto(url)

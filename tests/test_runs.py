@@ -186,6 +186,7 @@ def test_deeply_nested_configuration(tmp_path):
     runs.open_run(tmp_path, 'x', Config())
 
 
+@pytest.mark.slow
 def test_two_processes_open_one_run(tmp_path):
   """Both find it, whoever was first."""
   source = """

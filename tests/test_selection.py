@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import slow_but
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -598,7 +599,7 @@ def test_several_axes_against_sort(axis):
     'float4_e2m1fn',
   ],
 )
-@pytest.mark.parametrize('other', [None, 'float32'])
+@pytest.mark.parametrize('other', slow_but([None, 'float32'], ['float32']))
 def test_small_floats(dtype, other):
   dtype = jnp.dtype(dtype)
   bits = np.arange(2 ** jnp.finfo(dtype).bits, dtype=np.uint8)

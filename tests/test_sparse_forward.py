@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import slow_but
 
 import lthjax as lth
 
@@ -114,7 +115,9 @@ def test_eager_scanned_and_vmapped_choose_alike(method):
 
 
 @pytest.mark.parametrize('compile_it', [False, True])
-@pytest.mark.parametrize('grads_dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+  'grads_dtype', slow_but([jnp.float32, jnp.bfloat16], [jnp.bfloat16])
+)
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_what_does_not_train_keeps_its_bits(dtype, grads_dtype, compile_it):
   tx = lth.top_kast(optax.adamw(0.1), sparsity=0.75, backward_sparsity=0.5)

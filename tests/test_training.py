@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import keys, random_like
+from helpers import keys, random_like, slow_but
 
 import lthjax as lth
 from lthjax import training
@@ -133,7 +133,9 @@ def run(state, i):
 
 
 @pytest.mark.parametrize('vmapped', [False, True])
-@pytest.mark.parametrize('stops', [[1], [4], [8], [3, 4, 5, 9], [0, 10]])
+@pytest.mark.parametrize(
+  'stops', slow_but([[1], [4], [8], [3, 4, 5, 9], [0, 10]], [[3, 4, 5, 9]])
+)
 def test_split_runs_are_unbroken_ones(stops, vmapped):
   state = start(vmapped)
   for until in stops:
@@ -726,7 +728,7 @@ def sparse_run(method, vmapped=False):
 
 
 @pytest.mark.parametrize('vmapped', [False, True])
-@pytest.mark.parametrize('method', SPARSE)
+@pytest.mark.parametrize('method', slow_but(SPARSE, ['rigl']))
 def test_the_network_is_sparse_from_the_first_step_on(method, vmapped):
   keys = KEYS if vmapped else KEYS[0]
   first = sparse_trainer(SPARSE[method], vmapped).init(keys)
@@ -749,7 +751,7 @@ def test_the_network_is_sparse_from_the_first_step_on(method, vmapped):
   assert np.isfinite(state.best.loss).all()
 
 
-@pytest.mark.parametrize('method', SPARSE)
+@pytest.mark.parametrize('method', slow_but(SPARSE, ['rigl']))
 def test_replicates_with_moving_masks_are_single_runs(method):
   side_by_side, _ = sparse_run(method, True)
   for i, key in enumerate(KEYS):
@@ -765,7 +767,9 @@ def test_replicates_with_moving_masks_are_single_runs(method):
     )
 
 
-@pytest.mark.parametrize('wrapped', [None, 'chain', 'injected'])
+@pytest.mark.parametrize(
+  'wrapped', slow_but([None, 'chain', 'injected'], ['chain'])
+)
 def test_replicates_do_not_pay_for_moves_at_every_step(wrapped):
   tx = {
     None: rigl,

@@ -78,8 +78,8 @@ TINY = {
     ' --methods magnitude wanda --train-steps 4',
   }.items()
 }
-# What needs the run of one of these is slow. The others are one of each kind.
-LONG = TINY.keys() - {'lottery_ticket', 'post_training_pruning'}
+# What needs the run of one of these is slow.
+LONG = TINY.keys() - {'post_training_pruning'}
 
 
 def timeless(path):

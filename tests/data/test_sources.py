@@ -163,6 +163,7 @@ def test_the_cache_follows_xdg(folders, monkeypatch):
   assert len(list((folders / 'xdg' / 'lthjax').iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_loading_is_silent_and_imports_late(folders):
   """In a process of its own, since some lines are logged once a process."""
   _prepare(folders, {'train': _images(20), 'test': _images(5)})

@@ -96,7 +96,7 @@ MODELS = {
   ),
   'kernel first': (kernel_first, {'kernel': (40, 6)}, (5, 40)),
 }
-FAST = ('dense', 'attention', 'nested', 'kernel first')
+FAST = ('dense', 'nested')
 
 
 @pytest.mark.parametrize('name', slow_but(MODELS, FAST))
@@ -120,6 +120,7 @@ def test_any_model_by_its_program(name):
   jax.tree.map(np.testing.assert_array_equal, exact, masked)
 
 
+@pytest.mark.slow
 def test_lenet_trains_on_alive_weights_only():
   """As masked training of the dense network does, to rounding."""
   model = models.lenet_300_100(input_shape=(8, 8, 1))
@@ -171,6 +172,7 @@ def test_lenet_trains_on_alive_weights_only():
   )
 
 
+@pytest.mark.slow
 def test_regather_rewinds():
   params = {'a': {'kernel': normal(20, 6)}, 'b': {'kernel': normal(6, 6)}}
   masks, _ = drawn(params)
@@ -332,6 +334,7 @@ def test_damaged_files(tmp_path):
     deploy.load(tmp_path / 'nothing')
 
 
+@pytest.mark.slow
 def test_an_export_runs_in_a_fresh_process(tmp_path, run_python):
   params = {'kernel': normal(40, 6), 'bias': normal(6)}
   masks, masked = drawn(params)

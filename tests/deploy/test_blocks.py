@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import slow_but
 
 import lthjax as lth
 from lthjax import deploy
@@ -73,7 +74,11 @@ def test_by_hand(batch):
 
 @pytest.mark.parametrize(
   ('shape', 'density'),
-  [((784, 300), 0.1), ((100, 12), 1.0), ((513, 20), 0.4), ((70, 8), 0.0)],
+  slow_but(
+    [((784, 300), 0.1), ((100, 12), 1.0), ((513, 20), 0.4), ((70, 8), 0.0)],
+    [(100, 12), (513, 20)],
+    several=True,
+  ),
 )
 def test_against_double_precision(shape, density):
   kernel, mask = drawn(shape, density)
@@ -105,6 +110,7 @@ def test_dead_blocks_read_nothing():
     np.testing.assert_array_equal(y[:, 4:], x[:, 69:].repeat(4, 1))
 
 
+@pytest.mark.slow
 def test_masks_of_blocks_are_found():
   """Not where an option asks for single weights, nor in other masks."""
   params = {

@@ -289,6 +289,7 @@ def resnet():
   return logits, variables, images
 
 
+@pytest.mark.slow
 def test_streams_shrink_only_where_all_writers_agree(resnet):
   logits, variables, images = resnet
   full = jax.tree.map(lambda x: np.ones(x.shape, bool), variables)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import slow_but
 
 from lthjax import deploy
 from lthjax.deploy import _layouts
@@ -76,7 +77,9 @@ def test_maps_in_maps():
   near(found, np.stack([x[0] @ DENSE, 2 * x[0] @ DENSE]))
 
 
-@pytest.mark.parametrize('shape', [(0, 5), (5, 0), (1, 1), (1, 4)])
+@pytest.mark.parametrize(
+  'shape', slow_but([(0, 5), (5, 0), (1, 1), (1, 4)], [(0, 5)])
+)
 def test_axes_of_length_zero_and_one(shape):
   for alive in (True, False):
     kernel = sparse(np.ones(shape, np.float32), np.full(shape, alive))

@@ -69,6 +69,7 @@ def look(network, masks):
   return float(loss), grads
 
 
+@pytest.mark.slow
 def test_everything_is_the_whole_decoder(network):
   params, _, prompts = network
   masks = circuits.everything(SIZES, params)

@@ -323,6 +323,7 @@ def site(tmp_path, monkeypatch):
   return tmp_path
 
 
+@pytest.mark.slow
 def test_page_and_figure(site, capsys):
   script.main(['page'])
   text = (site / 'docs' / 'claims.md').read_text()
@@ -440,6 +441,7 @@ def test_a_tier_adds_seeds_and_replaces_nothing(site, fake_run, capsys):
   assert collect.next_seed('p', site / 'results') == 6
 
 
+@pytest.mark.slow
 def test_a_tier_without_data_collects_them(site, fake_run):
   (site / 'results' / 'p.csv').unlink()
   script.main(['run', '--tier', 'cpu'])
@@ -447,6 +449,7 @@ def test_a_tier_without_data_collects_them(site, fake_run):
   assert collect.next_seed('p', site / 'results') == 6
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_stops_no_other(site, fake_run, monkeypatch):
   monkeypatch.setattr(
     script.subprocess,
@@ -460,6 +463,7 @@ def test_a_command_that_fails_stops_no_other(site, fake_run, monkeypatch):
   assert not fake_run
 
 
+@pytest.mark.slow
 def test_a_verdict_that_flips_in_a_run_is_an_error(site, fake_run):
   write_data(site / 'results', -EFFECTS)
   with pytest.raises(SystemExit, match="flipped: C01 from 'fails' to 'holds'"):

@@ -165,6 +165,7 @@ def test_cells_of_nulls(nulls):
   assert [len(x.dataset.train.labels) > 60 for x in nulls.parts] == [True] * 3
 
 
+@pytest.mark.slow
 def test_nulls_have_as_many_weights_as_the_core(nulls):
   rng = np.random.default_rng(0)
   full = jax.tree.map(np.asarray, nulls.all_masks)
@@ -215,6 +216,7 @@ def test_nulls_have_as_many_weights_as_the_core(nulls):
   assert nulls.shared(cell._replace(part=2), masks, load) is None
 
 
+@pytest.mark.slow
 def test_aligned_tickets_of_permuted_networks_are_the_same(nulls):
   rng = np.random.default_rng(1)
   start = nulls.start

@@ -124,6 +124,7 @@ def test_networks_are_kept_with_exact_budgets(unbroken, experiment):
       assert not any(named[name].any() for name in SHAPES), method
 
 
+@pytest.mark.slow
 def test_seeds_start_from_masks_of_their_own(experiment):
   state = experiment.trainer(Cell('rigl', 0.9, 40)).init(experiment.keys)
   a, b = (one_of(lth.get_masks(state.opt_state), seed) for seed in (0, 1))

@@ -64,6 +64,7 @@ def test_costs(unbroken):
   assert slim['forward'] == random['forward']
 
 
+@pytest.mark.slow
 def test_arms_have_as_many_channels_in_each_layer():
   experiment = early_bird.Experiment(parse(*TINY['early_bird']))
   rng = np.random.default_rng(0)

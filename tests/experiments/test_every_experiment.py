@@ -501,8 +501,19 @@ for _name, _bad in BAD_VALUES.items():
     )
 
 
-def pairs(table):
-  return [(name, *case) for name, cases in table.items() for case in cases]
+def pairs(table, fast):
+  """Name and case; of each experiment but one, only the first are fast."""
+  return [
+    pytest.param(
+      name,
+      *case,
+      marks=[]
+      if name == 'lottery_ticket' or case in cases[:fast]
+      else pytest.mark.slow,
+    )
+    for name, cases in table.items()
+    for case in cases
+  ]
 
 
 @pytest.fixture(params=TINY)
@@ -593,7 +604,9 @@ def test_the_first_preset_is_the_default(name):
 
 
 @pytest.mark.usefixtures('no_training')
-@pytest.mark.parametrize(('name', 'options', 'text'), pairs(BAD_COMMAND_LINES))
+@pytest.mark.parametrize(
+  ('name', 'options', 'text'), pairs(BAD_COMMAND_LINES, fast=2)
+)
 def test_bad_command_line(name, options, text, call, tmp_path):
   output = ['--output', str(tmp_path)]
   code, printed, errors = call(name, *TINY[name], *output, *options.split())
@@ -604,7 +617,7 @@ def test_bad_command_line(name, options, text, call, tmp_path):
 
 
 @pytest.mark.usefixtures('no_training')
-@pytest.mark.parametrize(('name', 'options', 'text'), pairs(BAD_VALUES))
+@pytest.mark.parametrize(('name', 'options', 'text'), pairs(BAD_VALUES, fast=1))
 def test_bad_values(name, options, text, call, tmp_path):
   output = ['--output', str(tmp_path)]
   code, _, errors = call(name, *TINY[name], *output, *options.split())
@@ -631,6 +644,7 @@ def test_the_table_of_claims_has_every_command_and_result():
   assert set(re.findall(r'\]\((\w+\.md)\)', index)) == pages - {'README.md'}
 
 
+@pytest.mark.slow
 def test_results_are_collected_under_one_name(run_once, tmp_path):
   run = run_once('linear_mode_connectivity').folder
   by_hand = f'old\n\n{collect.MARKER}\n\nA conclusion.\n'

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from helpers import slow_but
 from tiny_experiments import TINY, timeless
 
 from common import command, figures, grid, progress, provenance, tables
@@ -179,7 +180,9 @@ def test_a_run_whose_folder_is_gone_stops(store, removed):
   assert not store.folder.exists()
 
 
-@pytest.mark.parametrize('loss', [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+  'loss', slow_but([math.nan, math.inf, -math.inf], [math.inf])
+)
 def test_what_has_diverged_is_marked_and_named(store, loss):
   def diverges(cell, store, evaluated):
     bad = loss if cell.number == 1 else 0.5
@@ -311,7 +314,7 @@ def test_intervals_in_figures_by_hand():
 # Ctrl-C.
 
 
-@pytest.mark.parametrize('name', TINY)
+@pytest.mark.parametrize('name', slow_but(TINY, ['lottery_ticket', 'lota']))
 def test_an_interrupt_is_one_line_even_during_imports(name, tmp_path):
   """`jax` stands for whatever is imported when the signal comes."""
   (tmp_path / 'jax.py').write_text(

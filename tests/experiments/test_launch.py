@@ -255,6 +255,7 @@ def test_a_coordinator_that_nobody_reaches(tmp_path):
   assert 'error: The processes did not find each other' in done.stderr
 
 
+@pytest.mark.slow
 def test_meshes_that_do_not_fit(tmp_path):
   errors = end(start(str(tmp_path), '--fsdp', '3'), 1)
   assert 'error: --fsdp was 3, but must divide the 1 devices' in errors

@@ -80,6 +80,7 @@ def test_edges_come_back_from_bits():
   assert (bias > -np.inf).sum() <= 2 * (64 + 9 + 16 + 1)
 
 
+@pytest.mark.slow
 def test_a_sentence_does_not_notice_the_others_of_its_row(lab):
   """Loss of packed rows is that of sentences in rows of their own."""
   split = lab.part(lab.corpus.dev)
@@ -113,6 +114,7 @@ def test_toy_sentences_have_heads():
 # Masks.
 
 
+@pytest.mark.slow
 def test_edges_of_a_run_do_not_depend_on_how_many_there_are(lab):
   arm = arms.Arm('random', 'random')
   first, three, again = (
@@ -427,6 +429,7 @@ def test_a_missing_lexicon_is_named_before_anything_is_trained(
 # Taggers.
 
 
+@pytest.mark.slow
 def test_tags_of_a_toy_are_learned():
   sentences = corpus.toy(160)
   params = tagging.train(sentences[:128], bidirectional=False, epochs=4)

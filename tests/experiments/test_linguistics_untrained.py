@@ -34,6 +34,7 @@ def test_shares_of_a_hand_made_sentence():
   assert (found.arcs, found.density) == (1 / 2, pytest.approx(2 / 3))
 
 
+@pytest.mark.slow
 def test_chance_is_the_mean_over_permutations():
   tags = 'DET ADJ NOUN VERB ADP NUM'
   heads = [3, 3, 4, 0, 6, 4]
@@ -48,6 +49,7 @@ def test_chance_is_the_mean_over_permutations():
   assert np.mean(shares) == pytest.approx(found.chance, abs=0.02)
 
 
+@pytest.mark.slow
 def test_languages(text_data_dir, monkeypatch):
   monkeypatch.setenv('LTHJAX_TEXT_DIR', str(text_data_dir))
   found = {row.name: row for row in untrained.languages()}

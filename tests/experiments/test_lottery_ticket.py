@@ -14,7 +14,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from helpers import bits
+from helpers import bits, slow_but
 from tiny_experiments import TINY, timeless
 
 import lottery_ticket
@@ -262,7 +262,9 @@ def test_a_run_killed_three_times_ends_with_the_same_bits(
   check_same(folder, unbroken)
 
 
-@pytest.mark.parametrize('damage', ['delete', 'cut', 'foreign'])
+@pytest.mark.parametrize(
+  'damage', slow_but(['delete', 'cut', 'foreign'], ['cut'])
+)
 @pytest.mark.usefixtures('no_training')
 def test_a_report_that_is_lost_is_made_again(damage, copied, main):
   path = copied / 'report.html'
@@ -302,6 +304,7 @@ def run(tmp_path, monkeypatch):
   return run
 
 
+@pytest.mark.slow
 def test_late_rewinding(run):
   folder, tickets, experiment = run(rewind_step=20, controls=('shuffled',))
   for result in results(folder):
@@ -325,6 +328,7 @@ def test_learning_rate_rewinding_and_resuming(run):
   assert timeless(folder / 'results.csv') == numbers
 
 
+@pytest.mark.slow
 def test_frozen_weights_beside_a_ticket(run):
   folder, _, experiment = run(levels=2, controls=('frozen',))
   assert set(mean_accuracy(folder)) == {

@@ -245,6 +245,7 @@ def test_a_layer_without_any_score_counts_as_empty():
   assert found == (pytest.approx(8 / 6), 'b/kernel', [2, 0, 0])
 
 
+@pytest.mark.slow
 def test_synflow_never_empties_a_layer_and_erk_neither():
   small = parse(
     *('--dataset', 'digits', '--measure', 'collapse', '--seeds', '2'),

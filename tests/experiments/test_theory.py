@@ -225,6 +225,7 @@ def run(call, tmp_path):
   return run
 
 
+@pytest.mark.slow
 def test_the_command(run, tmp_path):
   small = '--seeds', '2', '--size', '0.02', '--parts', 'draws', 'subsets'
   code, printed, errors = run(*small)

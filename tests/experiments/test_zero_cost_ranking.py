@@ -150,6 +150,7 @@ def test_trained_in_a_given_order():
   assert found == pytest.approx([0.41, 0.41, 0.3])
 
 
+@pytest.mark.slow
 def test_networks_of_one_size():
   """Each choice gets the width that brings it close to the number."""
   arguments = [

@@ -79,6 +79,7 @@ def test_padding_changes_no_edge_between_words():
   assert linguistic.tag_ids([WORDS], length=10).shape == (1, 10)
 
 
+@pytest.mark.slow
 def test_pieces_have_the_tags_of_their_words():
   tags = linguistic.tag_ids([WORDS, ['X']])
   words = [[BOS, 1, 2, 2, 2, 3], [BOS, 1, 1, PAD, PAD, PAD]]

@@ -117,6 +117,7 @@ def test_sources_of_tags():
     linguistic.type_tags(words, 'run')
 
 
+@pytest.mark.slow
 def test_the_english_treebank(text_data_dir):
   folder = text_data_dir / 'ud_english_ewt'
   train, dev = (

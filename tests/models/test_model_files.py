@@ -14,11 +14,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from helpers import slow_but
 
 import lthjax as lth
 from lthjax import models, trees
 
 CASES = language_models.cases()
+FAST = ('llama', 'bert')
 TEXT = (
   'Four score and seven years ago our fathers brought forth, upon this'
   ' continent, a new nation, conceived in Liberty, and dedicated to the'
@@ -245,7 +247,7 @@ def test_gguf_files_with_faults(tmp_path, kind):
     models.load_gguf(path)
 
 
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('name', slow_but(CASES, FAST))
 def test_folders_come_back(tmp_path, name):
   params = language_models.random_params(CASES[name])
   models.save_hf(tmp_path / 'model', CASES[name], params)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import slow_but
 
 from lthjax import models
 from lthjax.models import _resnet
@@ -29,6 +30,7 @@ SIZES = {
   'vgg_16': (14_710_464, [5_120], 14_715_584),
   'wide_resnet_22_2': (1_075_632, [1_280], 1_076_912),
 }
+FAST = ('lenet_300_100', 'conv_2', 'resnet_20')
 # Layers in the order of the computation.
 LAYERS = {
   'lenet_300_100': ['fc1', 'fc2', 'output'],
@@ -99,7 +101,7 @@ def build(name, *args, **kwargs):
   return model, *map(flat, jax.eval_shape(model.init, KEY))
 
 
-@pytest.mark.parametrize('name', SIZES)
+@pytest.mark.parametrize('name', slow_but(SIZES, FAST))
 def test_weight_counts(name):
   _, params, _ = build(name)
   kernels = [params[f'{layer}/kernel'] for layer in LAYERS[name]]
@@ -130,7 +132,12 @@ BOTTLENECKS = [
     ('conv_4', 1.5, [96, 96, 192, 192, 384, 384, 10]),
     ('conv_6', 0.02, [1, 1, 3, 3, 5, 5, 5, 5, 10]),
     ('conv_8', 0.5, [32, 32, 64, 64, 128, 128, 256, 256, 128, 128, 10]),
-    ('resnet_50', 1 / 64, [1, *BOTTLENECKS, 4, 8, 16, 32, 1000]),
+    pytest.param(
+      'resnet_50',
+      1 / 64,
+      [1, *BOTTLENECKS, 4, 8, 16, 32, 1000],
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_width(name, width, outputs):
@@ -158,7 +165,7 @@ def test_a_width_that_leaves_nothing_is_refused(width):
     models.lenet_300_100(width=width)
 
 
-@pytest.mark.parametrize('name', SIZES)
+@pytest.mark.parametrize('name', slow_but(SIZES, FAST))
 def test_paths(name):
   _, params, model_state = build(name)
   layers = LAYERS[name]
@@ -177,7 +184,7 @@ def test_paths(name):
   assert set(model_state) == stats
 
 
-@pytest.mark.parametrize('name', SIZES)
+@pytest.mark.parametrize('name', slow_but(SIZES, FAST))
 def test_other_images_and_classes(name):
   model, params, _ = build(name, input_shape=(48, 33, 5), classes=7)
   assert params['output/kernel'].shape[-1] == 7
@@ -189,12 +196,16 @@ def test_other_images_and_classes(name):
 
 @pytest.mark.parametrize(
   ('name', 'shape', 'gain', 'truncated'),
-  [
-    ('lenet_300_100', (8, 8, 1), 'glorot', True),
-    ('conv_4', (8, 8, 3), 'glorot', True),
-    ('resnet_20', (8, 8, 3), 'kaiming', False),
-    ('wide_resnet_22_2', (8, 8, 3), 'kaiming', False),
-  ],
+  slow_but(
+    [
+      ('lenet_300_100', (8, 8, 1), 'glorot', True),
+      ('conv_4', (8, 8, 3), 'glorot', True),
+      ('resnet_20', (8, 8, 3), 'kaiming', False),
+      ('wide_resnet_22_2', (8, 8, 3), 'kaiming', False),
+    ],
+    FAST,
+    several=True,
+  ),
 )
 def test_initial_weights(name, shape, gain, truncated):
   model = getattr(models, name)(input_shape=shape)
@@ -355,7 +366,10 @@ def arbitrary(model, seed=0):
   return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(model.init, KEY))
 
 
-@pytest.mark.parametrize(('network', 'shape', 'oracle'), ORACLES)
+@pytest.mark.parametrize(
+  ('network', 'shape', 'oracle'),
+  slow_but(ORACLES, [models.lenet_300_100, models.resnet_20], several=True),
+)
 def test_evaluation_is_the_formula(network, shape, oracle):
   model = network(input_shape=shape)
   params, model_state = arbitrary(model)
@@ -367,6 +381,7 @@ def test_evaluation_is_the_formula(network, shape, oracle):
   np.testing.assert_allclose(logits, expected, atol=1e-4 * abs(expected).max())
 
 
+@pytest.mark.slow
 def test_training_records_the_batch_statistics():
   model = models.resnet_20(input_shape=(8, 8, 3))
   params, model_state = arbitrary(model)

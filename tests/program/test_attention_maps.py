@@ -132,6 +132,7 @@ def test_maps_of_language_models(name):
   assert (maps[:, 0][..., later] == 0).all() == (name != 'bert')
 
 
+@pytest.mark.slow
 def test_maps_of_other_libraries():
   """Flax's attention and that of JAX, in one program, in their order."""
   module = nnx.MultiHeadAttention(

@@ -340,6 +340,7 @@ def test_functions_of_the_blocks_on_one_device():
   exec(SHARDED.replace('DATA, MODEL', '1, 1'), {})
 
 
+@pytest.mark.slow
 def test_functions_of_the_blocks_on_eight_devices(run_python):
   run_python(SHARDED.replace('DATA, MODEL', '2, 4'), devices=8)
 

@@ -143,6 +143,7 @@ def check_sharded():
   print('done')
 
 
+@pytest.mark.slow
 def test_sharded(run_python):
   source = 'from tests.scores.test_scores import *; check_sharded()'
   assert run_python(source, devices=4).split() == ['done']

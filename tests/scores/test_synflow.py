@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import slow_but
 
 import lthjax as lth
 from lthjax import models, scores, trees
@@ -48,7 +49,11 @@ def numpy_flow(layers, shortcut):
 
 @pytest.mark.parametrize(
   ('net', 'scale'),
-  [(plain, 1.0), (plain, 1e-5), (scanned, 1e5), (residual, 1.0)],
+  slow_but(
+    [(plain, 1.0), (plain, 1e-5), (scanned, 1e5), (residual, 1.0)],
+    [scanned],
+    several=True,
+  ),
 )
 def test_forty_layers(net, scale):
   params = draw(DEPTH, WIDTH, WIDTH) * np.float32(scale)
@@ -141,6 +146,7 @@ def test_resnet_20():
     assert float(found[name].sum() / flow) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_wider_range_changes_no_value():
   """Every rule against the program as it is, in a range that needs none."""
 
@@ -231,7 +237,7 @@ def test_infinities_belong_to_no_scale(size, lowest):
   assert int(exponent) == 4 * np.log2(size) + 4
 
 
-@pytest.mark.parametrize('scale', [1e4, 1e-4])
+@pytest.mark.parametrize('scale', slow_but([1e4, 1e-4], [1e4]))
 @pytest.mark.parametrize(
   'tail',
   [lambda x: x * jax.nn.softmax(x), lambda x: jnp.max(x, initial=-jnp.inf)],

@@ -52,6 +52,7 @@ def test_groups_by_hand(params, x):
     compact(apply, params, {'units': KEEP}, x, groups=wrong)
 
 
+@pytest.mark.slow
 def test_a_network_with_running_statistics():
   """Blocks and streams of ResNet-20 at once, most channels of each."""
   model = models.resnet_20((8, 8, 3))

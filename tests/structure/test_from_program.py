@@ -14,18 +14,31 @@ from group_programs import (
   decoder,
   unrolled,
 )
-from helpers import random_like
+from helpers import random_like, slow_but
 
 import lthjax as lth
 from lthjax import models
 
 
-@pytest.fixture(params=PROGRAMS.values(), ids=PROGRAMS)
+@pytest.fixture(params=PROGRAMS)
 def program(request):
-  apply, shapes, x, groups = request.param
+  apply, shapes, x, groups = PROGRAMS[request.param]
   if isinstance(x, tuple):
     x = random_like({'x': x}, 1)['x']
   return apply, random_like(shapes, 0, scale=0.5), x, groups
+
+
+FAST = (
+  'decoder',
+  'fused, grouped heads',
+  'running statistics, flattened',
+  'depthwise convolution',
+  'experts, gather',
+  'while and cond',
+)
+one_of_each_kind = pytest.mark.parametrize(
+  'program', slow_but(PROGRAMS, FAST), indirect=True
+)
 
 
 def rows(text):
@@ -63,6 +76,7 @@ def test_the_groups(program):
     assert all(len(m.places) == group.size for m in group.members)
 
 
+@one_of_each_kind
 def test_units_are_removed_as_if_zeroed(program):
   apply, params, x, expected = program
   marks = dict(rows(expected))
@@ -99,6 +113,7 @@ def shuffles(groups):
   }
 
 
+@one_of_each_kind
 def test_units_are_permuted_freely(program):
   apply, params, x, _ = program
   groups = lth.structure.groups(apply, params, x)
@@ -120,9 +135,13 @@ def resnet_20():
   )
 
 
+def small_decoder():
+  return decoder, random_like(DECODER, 0), TOKENS
+
+
 @pytest.mark.parametrize(
   'make',
-  [resnet_20, lambda: (decoder, random_like(DECODER, 0), TOKENS)],
+  slow_but([resnet_20, small_decoder], [small_decoder]),
   ids=['resnet_20', 'decoder'],
 )
 def test_alignment_undoes_permutations(make):
@@ -248,16 +267,20 @@ IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
 
 
 @pytest.mark.parametrize(
-  ('model', 'free', 'streams'),
-  [
-    (models.resnet_20(), 12, 3),
-    (models.wide_resnet_22_2(), 13, 3),
-    (models.resnet_50(), 37, 4),
-  ],
-  ids=['resnet_20', 'wide_resnet_22_2', 'resnet_50'],
+  ('make', 'free', 'streams'),
+  slow_but(
+    [
+      (models.resnet_20, 12, 3),
+      (models.wide_resnet_22_2, 13, 3),
+      (models.resnet_50, 37, 4),
+    ],
+    [models.resnet_20],
+    several=True,
+  ),
 )
-def test_residual_networks(model, free, streams):
+def test_residual_networks(make, free, streams):
   """Within the blocks, and the streams, running statistics included."""
+  model = make()
   variables = jax.eval_shape(model.init, jax.random.key(0))
   groups = lth.structure.groups(
     lambda v, x: model.apply(*v, x)[0],

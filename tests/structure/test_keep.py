@@ -187,6 +187,7 @@ def test_masks_are_cut_with_the_params():
   np.testing.assert_array_equal(small['out'], params['out'][1::2])
 
 
+@pytest.mark.slow
 def test_units_are_trained_away_before_they_are_cut():
   """Masks of units through `static`: dead units stay zero, then go."""
   params = random_like({'in': (4, 8), 'out': (8, 3)}, 0)

@@ -418,6 +418,7 @@ print('same')
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_controls_lie_where_the_params_do(run_python, number):
   source = SHARDED.replace('NUMBER', str(number))

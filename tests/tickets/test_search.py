@@ -106,6 +106,7 @@ LENET = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:Pruning left no weight')
 def test_the_ladder_of_lenet():
   # The counts of removed weights are rounded to the nearest integer.
@@ -375,6 +376,7 @@ def test_replicates_prune_on_their_own():
         assert ticket.density == expected.density
 
 
+@pytest.mark.slow
 def test_replicates_with_the_trainer():
   state = trainer(True).init(KEYS)
   masks = jax.tree.map(lambda m: jnp.stack([m] * 2), DENSE)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from helpers import eager_step, keys, random_like
+from helpers import eager_step, keys, random_like, slow_but
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -66,16 +66,10 @@ METHODS = {
   ),
   'sr_ste': lambda tx: lth.sr_ste(tx, pattern=NM),
 }
-FAST = ('rigl', 'rigl_rising', 'srigl', 'top_kast', 'gradual_nm')
+FAST = ('rigl', 'srigl')
 
 
-@pytest.mark.parametrize(
-  'method',
-  [
-    pytest.param(name, marks=[] if name in FAST else pytest.mark.slow)
-    for name in METHODS
-  ],
-)
+@pytest.mark.parametrize('method', slow_but(METHODS, FAST))
 def test_stacked_leaves_move_as_single_ones(method, monkeypatch):
   stacked = []
   make = _batches.make
@@ -117,7 +111,9 @@ def test_stacked_leaves_move_as_single_ones(method, monkeypatch):
   )
 
 
-@pytest.mark.parametrize('method', ['rigl', 'gradual', 'top_kast', 'srigl'])
+@pytest.mark.parametrize(
+  'method', slow_but(['rigl', 'gradual', 'top_kast', 'srigl'], ['rigl'])
+)
 def test_programs_hardly_grow_with_the_number_of_leaves(method):
   tx = METHODS[method](optax.sgd(0.1, momentum=0.9))
 
@@ -171,6 +167,7 @@ def check_mesh(rows, columns, *methods):
   return loops
 
 
+@pytest.mark.slow
 def test_leaves_of_one_sharding_move_by_one_program():
   loops = check_mesh(1, 1, 'rigl')
   # Of a and b together, and in turn; the others are alone.

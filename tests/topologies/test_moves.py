@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import eager_step
+from helpers import eager_step, slow_but
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -128,7 +128,7 @@ def check_counts(method, step, dtype):
     params = lth.masks.apply(lth.get_masks(state), random_like(i, 1.0, dtype))
 
 
-@every_method
+@pytest.mark.parametrize('method', slow_but(METHODS, ['rigl', 'srigl']))
 def test_counts_are_constant_whatever_the_gradients(method):
   check_counts(method, compiled_once(method)[1], jnp.float32)
 
@@ -275,7 +275,9 @@ def test_masks_move_then_and_only_then(method):
     assert moved == expected
 
 
-@pytest.mark.parametrize('method', ['set', 'rigl', 'srigl_ablating'])
+@pytest.mark.parametrize(
+  'method', slow_but(['set', 'rigl', 'srigl_ablating'], ['set'])
+)
 def test_same_masks_eager_jitted_scanned_and_vmapped(method):
   tx, step = compiled_once(method)
   grads = [random_like(i) for i in range(1, 4)]

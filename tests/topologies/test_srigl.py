@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import slow_but
 
 import lthjax as lth
 from lthjax import trees
@@ -130,7 +131,9 @@ def oracle(mask, w, g, drop, budget, min_salient):
   return new
 
 
-@pytest.mark.parametrize('min_salient', [None, 0.29, 0.3, 0.95, 1, 7, 1000])
+@pytest.mark.parametrize(
+  'min_salient', slow_but([None, 0.29, 0.3, 0.95, 1, 7, 1000], [None, 0.3, 7])
+)
 def test_moves_against_an_oracle_with_ties(min_salient):
   rng = np.random.default_rng(0)
   ablated = 0
@@ -246,6 +249,7 @@ def test_budgets_follow_a_schedule():
         assert (active == int(size * share) // active.size).all(), step
 
 
+@pytest.mark.slow
 def test_neurons_of_attention_and_of_other_layouts():
   rng = np.random.default_rng(0)
   # The last neuron is ablated.
@@ -391,6 +395,7 @@ def test_each_layer_of_a_stack_moves_on_its_own():
   assert (drawn.sum(1) == 3).all()
 
 
+@pytest.mark.slow
 def test_empty_leaves():
   params = {'a': jnp.ones((8, 4)), 'v': jnp.ones((0, 4)), 'w': jnp.ones((4, 0))}
   for min_salient in (None, 0.3, 1):
