@@ -253,7 +253,7 @@ def unless_small(inner):
   ('inner', 'per_weight'),
   [
     (optax.contrib.galore(0.1), []),
-    (optax.contrib.galore(0.1, rank=8), []),
+    pytest.param(optax.contrib.galore(0.1, rank=8), [], marks=pytest.mark.slow),
     (preconditioned(), ['momentum']),
     (optax.adafactor(0.1), ['v']),
     (
@@ -379,12 +379,15 @@ WRAPPED = {
 @pytest.mark.parametrize(
   ('method', 'name'),
   [
+    ('rigl', 'monitor'),
     *slow_but(
-      itertools.product(['static', 'gradual'], ['monitor', 'snapshot']),
+      [
+        *(('rigl', name) for name in WRAPPED if name != 'monitor'),
+        *itertools.product(['static', 'gradual'], ['monitor', 'snapshot']),
+      ],
       [],
       several=True,
     ),
-    *(('rigl', name) for name in WRAPPED),
   ],
 )
 def test_what_only_measures_or_wraps_changes_nothing(method, name):

@@ -214,6 +214,7 @@ for i in range(100):
   assert len(names(tmp_path)) == 100
 
 
+@pytest.mark.slow
 def test_only_one_process_trains(tmp_path):
   source = f"""
 import sys

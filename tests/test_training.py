@@ -346,6 +346,7 @@ def test_best_is_where_the_loss_is_lowest(losses, step, low):
   assert state.params['w'] == 9
 
 
+@pytest.mark.slow
 def test_each_replicate_has_its_own_best():
   train, n = counter(True), len(BEST)
   state = train.init(jax.random.split(KEYS[0], n))

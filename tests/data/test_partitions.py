@@ -34,7 +34,11 @@ def by_remainder(split):
 @pytest.mark.parametrize(
   ('by', 'parts'),
   [
-    *[(by, n) for by in ('example', 'class', 'cluster') for n in (2, 3)],
+    *[
+      pytest.param(by, n, marks=pytest.mark.slow if n == 2 else [])
+      for by in ('example', 'class', 'cluster')
+      for n in (2, 3)
+    ],
     (odd_and_even, 2),
     (by_remainder, 3),
   ],

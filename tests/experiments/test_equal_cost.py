@@ -33,6 +33,7 @@ def lengths(*arguments):
   }
 
 
+@pytest.mark.slow
 def test_lengths_by_hand():
   found = lengths('--steps', '400', '--update-every', '50')
   assert found['dense', 0.0] == 400
@@ -104,6 +105,7 @@ def test_small_dense_networks_have_as_many_weights():
     equal_cost.small_dense(task, 'lenet_300_100', 0.9999)
 
 
+@pytest.mark.slow
 def test_what_was_ever_alive():
   """Of RigL the union of its masks; of others what they keep."""
   params = {'w': jax.random.normal(jax.random.key(0), (8, 8))}

@@ -67,6 +67,7 @@ def test_texts_are_read_where_they_are(tmp_path, monkeypatch):
   assert texts.folder() == tmp_path / 'text'
 
 
+@pytest.mark.slow
 def test_measures_are_those_of_the_package(task):
   params = task.model.init(jax.random.key(0))
   tokens = task.sequences()

@@ -161,6 +161,7 @@ def test_groups_are_halves_of_the_richest_sentences(lab):
   assert min(share[a].min(), share[b].min()) >= share[rest].max()
 
 
+@pytest.mark.slow
 def test_guided_kernels_prefer_compatible_tags(lab):
   """Where nothing has turned yet, logits of pairs are about their entry."""
   network = lab.network
@@ -238,6 +239,7 @@ def test_few_levels_have_no_tickets_of_a_tenth():
   assert arms.eighth((0.05,)) == 0.05
 
 
+@pytest.mark.slow
 def test_a_level_keeps_the_largest_of_what_was_left(lab):
   params = seeds.stack([lab.network.init(jax.random.key(i)) for i in range(2)])
   masks = seeds.repeat(lab.network.full, 2)

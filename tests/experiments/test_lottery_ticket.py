@@ -532,6 +532,7 @@ def test_alive_weights_alone_train_to_the_same_tickets(run):
   assert bits(again[3].trained) == bits(tickets[3].trained)
 
 
+@pytest.mark.slow
 def test_convolutions_do_not_train_on_alive_weights_alone(main, tmp_path):
   options = ['--model', 'conv_2', '--sparse-from', '0.5']
   code, _, errors = main(*options, '--output', str(tmp_path))

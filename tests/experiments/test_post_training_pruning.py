@@ -55,6 +55,7 @@ def test_rows_are_of_each_draw(unbroken):
   assert all(1 < float(row['perplexity']) < 2 * vocabulary for row in rows)
 
 
+@pytest.mark.slow
 def test_the_sparsity_of_a_program_is_that_of_the_rule(experiment, params):
   found, masks = prune(experiment, params, 'wanda', Target(0.75))
   tokens = experiment.task.draw(0)

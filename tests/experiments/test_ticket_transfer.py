@@ -61,6 +61,7 @@ def test_there_is_a_row_per_network(unbroken):
     assert 0.2 < float(row['test_accuracy']) <= 1
 
 
+@pytest.mark.slow
 def test_where_tickets_start(untrained):
   """With the weights of the source, or those drawn for the target."""
   source, target = NAMES

@@ -89,6 +89,7 @@ def test_replicates_choose_on_their_own(params):
   np.testing.assert_array_equal(found, [alone, alone[::-1]])
 
 
+@pytest.mark.slow
 def test_it_is_the_network_without_the_channels(params):
   """Same outputs, and as many multiply-adds, as one built smaller."""
   channels = structure.channel_masks(params, 0.5)

@@ -66,7 +66,7 @@ METHODS = {
   ),
   'sr_ste': lambda tx: lth.sr_ste(tx, pattern=NM),
 }
-FAST = ('rigl', 'srigl')
+FAST = ('rigl',)
 
 
 @pytest.mark.parametrize('method', slow_but(METHODS, FAST))
