@@ -119,6 +119,10 @@ def run_python() -> Callable[..., str]:
 
   def run(source: str, *options: str, devices: int | None = None) -> str:
     environment = dict(os.environ)
+    # As in this process, where pytest has it from its configuration.
+    given = environment.get('PYTHONPATH')
+    path = [str(ROOT / 'tests'), *([given] if given else [])]
+    environment['PYTHONPATH'] = os.pathsep.join(path)
     if devices:
       environment['JAX_PLATFORMS'] = 'cpu'
       environment['XLA_FLAGS'] = (

@@ -189,7 +189,7 @@ def test_dead_weights_stay_zero_whatever_the_masks(name):
   assert all(jax.tree.leaves(moved))
 
 
-@every_optimizer
+@pytest.mark.parametrize('name', slow_but(OPTIMIZERS, DIVERSE[:2]))
 def test_no_masks_change_no_bit(name):
   inner, tx = OPTIMIZERS[name], lth.static(OPTIMIZERS[name], DENSE)
   _, fused = compiled_step(name)

@@ -178,8 +178,7 @@ def test_leaves_of_one_sharding_move_by_one_program():
 def test_leaves_of_one_sharding_on_four_devices(run_python):
   methods = ['rigl_rising', 'set', 'srigl', 'gradual', 'top_kast']
   check = f'check_mesh(2, 2, *{methods})'
-  source = 'import sys; sys.path.insert(0, "tests");'
-  source += f'from tests.topologies.test_batches import *; print({check})'
+  source = f'from tests.topologies.test_batches import *; print({check})'
   assert 'top_kast' in run_python(source, devices=4)
 
 

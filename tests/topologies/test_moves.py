@@ -601,8 +601,5 @@ def check_sharded():
 
 @pytest.mark.slow
 def test_same_masks_on_any_number_of_devices(run_python):
-  source = (
-    'import sys; sys.path.insert(0, "tests");'
-    'from tests.topologies.test_moves import *; check_sharded()'
-  )
+  source = 'from tests.topologies.test_moves import *; check_sharded()'
   assert run_python(source, devices=8).split() == ['done']
