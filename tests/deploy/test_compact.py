@@ -108,6 +108,7 @@ def check_random_network(seed):
   return sum(x.size for x in small.values())
 
 
+@pytest.mark.slow
 def test_random_networks():
   sizes = [check_random_network(seed) for seed in range(8)]
   assert min(sizes) < 20

@@ -83,6 +83,7 @@ def test_everything_is_the_whole_decoder(network):
   assert circuits.count(masks['edges']) == size - 2 * 6
 
 
+@pytest.mark.slow
 def test_a_node_that_is_gone_has_its_mean(network):
   """An unrelated way: biases in place of what neurons would add."""
   params, means, prompts = network

@@ -52,6 +52,7 @@ def test_lengths_by_hand():
   assert {x for name, x in found if name == 'rigl_nm'} == {0.5, 0.75}
 
 
+@pytest.mark.slow
 def test_lengths_cost_what_dense_training_costs():
   """But for whole numbers of steps, and of moves."""
   often = '--steps', '400', '--update-every', '50'

@@ -227,6 +227,7 @@ def test_folders_that_cannot_be_read_back_are_refused(name, opened, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_all_others_work(opened, tmp_path):
   store = opened(tmp_path.joinpath('a b', 'ä', '%d', 'a:b', '{x}', "'", '-'))
   run(store)

@@ -262,6 +262,7 @@ def test_a_level_keeps_the_largest_of_what_was_left(lab):
       assert layer[alive[0, 0]].min() >= layer[~alive[0, 0]].max()
 
 
+@pytest.mark.slow
 def test_pages_have_every_level_of_a_large_preset():
   """With numbers that are made up, in the place of trainings."""
   preset = linguistic_masks.PRESETS['wikitext2']
@@ -323,6 +324,7 @@ def test_correlations_by_chance():
   assert numbers.reached_by_chance(0.5, [0.1, -0.5, 0.4]) == 2 / 4
 
 
+@pytest.mark.slow
 def test_luck_has_masks_of_permuted_tags(lab, monkeypatch):
   """Of the networks of luck, in units of 1e-7."""
   monkeypatch.setattr(lab, 'config', dataclasses.replace(SMALL, luck=4))

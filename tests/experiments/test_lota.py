@@ -51,6 +51,7 @@ def flat(masks):
   return np.concatenate([np.ravel(blocks[x]['kernel']) for x in 'ab'])
 
 
+@pytest.mark.slow
 def test_calibration_keeps_what_moved_farthest_and_then_the_rest():
   first, start, tuned = chosen('lota_90')
   moved = np.abs(flat(tuned) - flat(start))
@@ -78,6 +79,7 @@ def test_controls_train_as_many(name):
     assert flat(masks)[np.argsort(-values)[:4]].all()
 
 
+@pytest.mark.slow
 def test_disjoint_changes_arrive_to_the_bit():
   base, one, two = (random_tree(i)['model'] for i in range(3))
   first = jax.tree.map(lambda x: x > 0.5, one)

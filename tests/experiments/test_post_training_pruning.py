@@ -67,6 +67,7 @@ def test_the_sparsity_of_a_program_is_that_of_the_rule(experiment, params):
   jax.tree.map(np.testing.assert_array_equal, found, expected.params)
 
 
+@pytest.mark.slow
 def test_owl_keeps_the_total(experiment, params):
   method = METHODS['wanda_owl']
   found = one_shot.sparsities(

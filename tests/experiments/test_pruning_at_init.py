@@ -102,6 +102,7 @@ def test_compute_counts_scores_and_earlier_rounds(unbroken):
     assert float(found[arm]['compute']) == pytest.approx(extra + own[arm])
 
 
+@pytest.mark.slow
 def test_random_masks_with_chosen_layer_sizes(experiment):
   key = jax.random.key(3)
   sizes = {'fc1/kernel': 19_200, 'fc2/kernel': 30_000, 'output/kernel': 1_000}
@@ -195,6 +196,7 @@ def test_a_layer_is_emptied_once_its_best_weight_goes():
   assert found == (6 / 4, 'b/kernel', [1, 1, 0])
 
 
+@pytest.mark.slow
 def test_at_once_is_what_prune_does():
   rng = np.random.default_rng(0)
   scores = {

@@ -172,6 +172,7 @@ def test_rates_of_the_paper():
   }
 
 
+@pytest.mark.slow
 def test_widths(tmp_path):
   """Every method runs at every width, and both figures show it."""
   config = parse(*TINY['supermasks'], '--widths', '1', '0.5')

@@ -141,6 +141,7 @@ def test_alignment_undoes_a_permutation_of_lenet():
   assert barrier.tobytes() == bytes(4)
 
 
+@pytest.mark.slow
 def test_images_are_flattened_with_channels_last():
   model = models.conv_2(input_shape=(4, 4, 2))
   shapes, _ = jax.eval_shape(model.init, jax.random.key(0))

@@ -75,6 +75,7 @@ def test_training_converges_to_them():
   chex.assert_trees_all_close(state['norm'], wanted['norm'], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_error_that_recomputes_them_has_a_barrier():
   (a, state), (b, _) = INIT(jax.random.key(0)), INIT(jax.random.key(1))
   labels = jnp.arange(80) % 2

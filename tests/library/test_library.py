@@ -190,6 +190,7 @@ def test_long_chains_are_not_read_in_full(library):
   assert stored == [300, *[10] * 8, 300, 10, 10]
 
 
+@pytest.mark.slow
 def test_a_hundred_tickets_take_an_eighth_of_dense_copies(library):
   shapes = {'fc': {'kernel': (200, 200), 'bias': (200,)}}
   start = random_like(shapes, 0)

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import slow_but
 
 import lthjax as lth
 from lthjax import models, structure
@@ -135,18 +134,15 @@ def test_channels_that_are_none(params, change, text):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('where', 'name', 'kernels'),
-  slow_but(
-    [
-      (lth.masks.scales, 'vgg_11', 8 + 1),
-      (lth.masks.scales, 'resnet_20', 1 + 2 * 9 + 2),
-      ('blocks/*/norm1/scale', 'resnet_20', 2 * 9),
-      ('blocks/*/norm2/scale', 'wide_resnet_22_2', 2 * 9),
-    ],
-    ['blocks/*/norm1/scale'],
-    several=True,
-  ),
+  [
+    (lth.masks.scales, 'vgg_11', 8 + 1),
+    (lth.masks.scales, 'resnet_20', 1 + 2 * 9 + 2),
+    ('blocks/*/norm1/scale', 'resnet_20', 2 * 9),
+    ('blocks/*/norm2/scale', 'wide_resnet_22_2', 2 * 9),
+  ],
 )
 def test_all_weights_of_a_channel_go(where, name, kernels):
   """The network is the same as without scales and biases alone."""
@@ -243,6 +239,7 @@ def test_l1_is_the_gradient_of_the_penalty(params):
   )
 
 
+@pytest.mark.slow
 def test_removed_channels_stay_at_zero_under_the_penalty(params):
   masks = structure.mask_channels(
     params,

@@ -106,6 +106,7 @@ def test_resuming_goes_on():
     chex.assert_trees_all_equal(list(find(resume=done)), expected)
 
 
+@pytest.mark.slow
 def test_replicates_prune_on_their_own():
   keys = jax.random.split(jax.random.key(0), 3)
   params, one, other = ({'w': jax.random.normal(k, (2, 30))} for k in keys)

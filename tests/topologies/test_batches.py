@@ -182,6 +182,7 @@ def test_leaves_of_one_sharding_on_four_devices(run_python):
   assert 'top_kast' in run_python(source, devices=4)
 
 
+@pytest.mark.slow
 def test_programs_hardly_grow_on_a_mesh():
   tx = METHODS['rigl'](optax.sgd(0.1, momentum=0.9))
   mesh = jax.make_mesh((1,), ('x',), (AxisType.Explicit,))
