@@ -33,7 +33,7 @@ class Budget(NamedTuple):
 class _Bisection(NamedTuple):
   """Asks for a loop of ``halve(bounds)`` until all pairs of bounds meet.
 
-  The bounds are rows of one array, low and high in turn.
+  The bounds are two rows of one array, low and high.
   """
 
   bounds: jax.Array
@@ -64,12 +64,13 @@ def _search(budget: Budget) -> Search:
   images, count, axes = budget
   if axes is not None and [images[0].shape[a] <= _FEW for a in axes] == [True]:
     return [_largest_of_few(now(images[0]), count, *axes)]
-  number = functools.partial(_excess, count=count, axes=axes)
-  meshes = any(may_be_sharded(like(x)) for x in images)
-  if meshes and not isinstance(count, tuple):
-    return (yield from _kth_entry([now(x) for x in images], number, axes))
-  threshold = yield from _kth_largest(images, number)
-  # Invalid entries are the lowest integer.
+  excess = functools.partial(_excess, count=count, axes=axes)
+  if any(may_be_sharded(like(x)) for x in images):
+    info = jnp.iinfo(images[0].dtype)
+    images = [now(x) for x in images]
+    # Invalid entries are the lowest integer.
+    return (yield from _kth_entry(images, excess, axes, info.min + 1, info.max))
+  threshold = yield from _kth_largest(images, excess)
   threshold = jnp.maximum(threshold, jnp.iinfo(threshold.dtype).min + 1)
 
   # 2 is above the threshold, 1 on it, 0 below.
@@ -77,16 +78,10 @@ def _search(budget: Budget) -> Search:
     return (x >= threshold).astype(jnp.int8) + (x > threshold)
 
   ranks = [apart(rank, x) for x in images]
-  if not isinstance(count, tuple):
-    ranks = yield from _end_ties(ranks, number, axes)
-  else:  # A flat index would not fit an int32.
-    blocks = [tuple(range(_lead(x.shape))) for x in images]
-    inside = [tuple(range(_lead(x.shape), x.ndim)) for x in images]
-    ranks = yield from _end_ties(ranks, number, blocks)
-    ranks = yield from _end_ties(ranks, number, inside, restart=True)
+  ties = excess(r > 0 for r in ranks) > 0
   # XLA would keep the ranks of late images, and compare them where it needs to.
   late = [alike(x, rank) for x, rank in zip(images, ranks, strict=True)]
-  return [apart(lambda rank: rank > 1, x) for x in late]
+  return (yield from _kth_entry(late, excess, axes, 1, 1, ties))
 
 
 def _kth_largest(
@@ -95,13 +90,12 @@ def _kth_largest(
   """Finds the largest t with at least ``count`` entries >= t.
 
   Bisects the upper half of the bits, then the lower half among the entries that
-  tie in the upper: half the memory is read in half of the passes. On a mesh,
-  all bits at once: three arrays and a loop less, where they count.
+  tie in the upper: half the memory is read in half of the passes.
   """
   info = jnp.iinfo(images[0].dtype)
-  if info.bits <= 16 or any(may_be_sharded(like(x)) for x in images):
+  if info.bits <= 16:
     images = [apart(lambda x: x, image) for image in images]
-    zero = jnp.zeros_like(excess(x >= 0 for x in images))  # sharded as slices
+    zero = jnp.zeros_like(excess(x >= 0 for x in images))
     return (
       yield from _largest(
         lambda t: excess(x >= t for x in images),
@@ -130,112 +124,66 @@ def _kth_largest(
 
 
 def _kth_entry(
-  images: list[jax.Array],
+  images: list[Any],
   excess: Callable[[Iterable[jax.Array]], jax.Array],
   axes: tuple[int, ...] | None,
+  low: int,
+  high: int,
+  ties: Any = True,
 ) -> Search:
   """Selects with one loop, for the threshold and then for the end of its ties.
 
-  On a mesh, where a loop is as many rounds of messages and takes long to
-  compile. Each pass reads all bits, and nothing but the images is stored.
-  """
-  info = jnp.iinfo(images[0].dtype)
-  places, size = _places(images, axes, restart=False)
-  zero = jnp.zeros_like(excess(x >= 0 for x in images))  # sharded as slices
+  An entry is its image and its position, as digits that are bisected one after
+  another. On a mesh a loop is as many rounds of messages, and takes long to
+  compile: there each pass reads all bits, and nothing but the images is stored.
 
-  def kept(threshold, end):
-    threshold, end = threshold.astype(info.dtype), end.astype(jnp.int32)
-    return [
-      (x > threshold) | ((x == threshold) & _below(place, end))
-      for x, place in zip(images, places, strict=True)
-    ]
+  Args:
+    images: integers.
+    excess: counts entries beyond those wanted.
+    axes: those that share a count.
+    low: the lowest threshold.
+    high: the highest one.
+    ties: whether there are more entries than wanted at the lowest threshold.
+  """
+  places, lowest = _places([x.shape for x in images], axes)
+  zero = jnp.zeros_like(excess(now(x) >= 0 for x in images))  # as the slices
+
+  def tests(entry):
+    return [functools.partial(_reaches, entry, place) for place in places]
 
   def halve(bounds):
-    low, high, first, last = bounds
-    known = low == high  # the threshold, of which ties are left
-    threshold = _middle(low, high)
-    end = jnp.where(known, _middle(first, last), size)
-    found = excess(kept(threshold, end))
-    values = _narrow(found, threshold, low, high)
-    ties = _narrow(-found, end, first, last)
+    low, high = bounds
+    known = jnp.concatenate([zero[None] == 0, (low == high)[:-1]])
+    entry = jnp.where(known, _middle(low, high), low)
+    each = zip(tests(entry), images, strict=True)
+    found = excess(test(now(x)) for test, x in each)
+    above = (found < 0) & (entry > low)  # the digit that is bisected now
+    high = jnp.where(above, entry - 1, high)
     # Without ties to break, all of them stay.
-    start = jnp.where(found == 0, size, first)
-    return jnp.where(
-      known,
-      jnp.stack([low, high, *ties]),
-      jnp.stack([*values, start, last]),
-    )
+    high = jnp.where(found == 0, entry, high)
+    return jnp.stack([jnp.where(found < 0, low, entry), high])
 
-  # Invalid entries are the lowest integer. One array is one operation.
-  bounds = [info.min + 1, info.max, 0, size]
-  wide = jnp.promote_types(info.dtype, jnp.int32)
-  bounds = jnp.stack([jnp.full_like(zero, x, wide) for x in bounds])
-  bounds = yield _Bisection(bounds, halve)
-  return kept(bounds[0], bounds[2])
-
-
-def _end_ties(
-  ranks: list[jax.Array],
-  excess: Callable[[Iterable[jax.Array]], jax.Array],
-  axes: Any,
-  *,
-  restart: bool = False,
-) -> Search:
-  """Raises the rank of the first ties, and lowers that of the last.
-
-  The entry at the index where the count is reached stays a tie.
-  """
-  places, size = _places(ranks, axes, restart)
-
-  def kept(end):
-    # 1 where the index is below `end`, from the indices of rows and columns:
-    # those of single entries would be stored.
-    return [
-      (r + _below(place, end)) > 1
-      for r, place in zip(ranks, places, strict=True)
-    ]
-
-  surplus = excess(r > 0 for r in ranks)
-  end = yield from _largest(
-    lambda t: -excess(kept(t)),
-    jnp.where(surplus > 0, 0, size),
-    jnp.full_like(surplus, size),
+  wide = jnp.promote_types(images[0].dtype, jnp.int32)
+  first, last = (
+    jnp.stack([jnp.full_like(zero, digit, wide) for digit in digits])
+    for digits in ([low, *lowest], [high, *(1 for _ in lowest)])
   )
-  # In sums, as the cases of a `where` would need the same sharding.
-  return [
-    r
-    + ((r == 1) & _below(place, end)).astype(r.dtype)
-    - ((r == 1) & ~_below(place, end) & ~_at(place, end)).astype(r.dtype)
-    for r, place in zip(ranks, places, strict=True)
-  ]
+  bounds = jnp.stack([first, jnp.where(ties, last, first)])
+  entry, _ = yield _Bisection(bounds, halve)
+  each = zip(tests(entry), images, strict=True)
+  return [apart(test, x) for test, x in each]
 
 
-class _Place(NamedTuple):
-  """The index of an entry: of its row, and of its column in it."""
-
-  row: jax.Array
-  column: jax.Array
-  columns: int
-  offset: int
-
-
-def _below(place: _Place, end: jax.Array) -> jax.Array:
-  """Whether indices are below one."""
-  row, column = _split(place, end)
-  return (place.row < row) | ((place.row == row) & (place.column < column))
-
-
-def _at(place: _Place, end: jax.Array) -> jax.Array:
-  """Whether indices are equal to one."""
-  row, column = _split(place, end)
-  return (place.row == row) & (place.column == column)
-
-
-def _split(place: _Place, end: jax.Array) -> tuple[jax.Array, jax.Array]:
-  index = end - place.offset
-  # Rounded towards zero, in few operations: a negative index is below all.
-  columns = jnp.full_like(index, place.columns)
-  return jax.lax.div(index, columns), jax.lax.rem(index, columns)
+def _reaches(
+  entry: jax.Array, place: list[jax.Array], x: jax.Array
+) -> jax.Array:
+  """Whether entries are at least another one, digit by digit."""
+  digits = [x, *place]
+  found = place[-1] >= entry[-1]
+  for digit, own in list(zip(digits, entry, strict=True))[-2::-1]:
+    own = own.astype(digit.dtype)
+    found = (digit > own) | ((digit == own) & found)
+  return found
 
 
 def _largest(
@@ -279,7 +227,7 @@ def _bisect(bisections: list[_Bisection]) -> list[Any]:
     return [x.halve(own) for x, own in zip(bisections, bounds, strict=True)]
 
   def unsettled(bounds):
-    open_ = [jnp.any(own[::2] < own[1::2]) for own in bounds]
+    open_ = [jnp.any(low < high) for low, high in bounds]
     return functools.reduce(jnp.logical_or, open_)
 
   return jax.lax.while_loop(unsettled, halve, [x.bounds for x in bisections])
@@ -311,7 +259,7 @@ def subtract(count: Any, n: jax.Array) -> Any:
 
 def _largest_of_few(x: jax.Array, count: jax.Array, axis: int) -> jax.Array:
   """The same for short slices, by counting how many entries come before."""
-  index = _index(x, (axis,))  # One of each entry would not be sharded.
+  index = _index(x.shape, (axis,))  # One of each entry would not be sharded.
   rank = jnp.zeros_like(x, jnp.int32)
   for j in range(x.shape[axis]):
     if may_be_sharded(x):  # where a slice would be sent to all devices whole
@@ -363,28 +311,34 @@ def _lead(shape: Sequence[int]) -> int:
 
 
 def _places(
-  ranks: list[jax.Array], axes: Any, restart: bool
-) -> tuple[list[_Place], int]:
-  """Row-major positions on the axes, and how many there are.
+  shapes: list[tuple[int, ...]], axes: tuple[int, ...] | None
+) -> tuple[list[list[jax.Array]], list[int]]:
+  """Positions on the axes, the first the largest, and the lowest digits.
 
-  Counted on from array to array, unless they restart.
+  The digits are that of a block of rows, counted on from array to array, of a
+  row in its block and of a column in its row: the indices of single entries
+  would be stored, and would not always fit an int32.
   """
-  each = axes if isinstance(axes, list) else [axes] * len(ranks)
-  places, offset, size = [], 0, 0
-  for x, own in zip(ranks, each, strict=True):
-    own = tuple(range(x.ndim)) if own is None else tuple(own)
-    columns = x.shape[own[-1]] if own else 1
-    row = _index(x, own[:-1])
-    places.append(_Place(row, _index(x, own[-1:]), max(columns, 1), offset))
-    length = math.prod(x.shape[a] for a in own)
-    size = max(size, offset + length)
-    offset = 0 if restart else offset + length
-  return places, size
+  places, sizes, blocks = [], [], 0
+  for shape in shapes:
+    own = tuple(range(len(shape))) if axes is None else axes
+    lead = _lead([shape[a] for a in own[:-1]])
+    parts = own[:lead], own[lead:-1], own[-1:]
+    block, row, column = (-_index(shape, part) for part in parts)
+    places.append([block - blocks, row, column])
+    length, *others = (math.prod(shape[a] for a in part) for part in parts)
+    blocks += length
+    sizes.append([blocks, *others])
+  sizes = [max(size) for size in zip(*sizes, strict=True)]
+  # Of one block, or of blocks of one row, there is nothing to choose.
+  used = [i for i, size in enumerate(sizes) if size > 1 or i == 2]
+  places = [[place[i] for i in used] for place in places]
+  return places, [min(1 - sizes[i], 1) for i in used]
 
 
-def _index(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def _index(shape: Sequence[int], axes: tuple[int, ...]) -> jax.Array:
   """Row-major positions on some axes; all others have size one."""
-  shape = tuple(n if a in axes else 1 for a, n in enumerate(x.shape))
+  shape = tuple(n if a in axes else 1 for a, n in enumerate(shape))
   index, stride = jnp.zeros(shape, jnp.int32), 1
   for axis in reversed(axes):
     index += jax.lax.broadcasted_iota(jnp.int32, shape, axis) * stride

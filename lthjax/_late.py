@@ -25,7 +25,7 @@ class Late:
   def __init__(
     self,
     like: Any,
-    make: Callable[[], jax.Array],
+    make: Callable[[], Any],
     *,
     cheap: bool = False,
     true: Any = None,

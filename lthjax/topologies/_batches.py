@@ -60,7 +60,8 @@ class Batches(NamedTuple):
         calls = [lambda x=x, first=first: then(first, x()) for x in each]
         found[first] = jax.lax.switch(self.turn, calls)
       else:
-        found[first] = then(first, jnp.stack([x() for x in each]))
+        stack = jax.tree.map(lambda *x: jnp.stack(x), *(x() for x in each))
+        found[first] = then(first, stack)
     return found
 
   def join_numbers(self, table: Table) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lthjax import _branches, _checks, trees
-from lthjax._late import like, now
+from lthjax._late import Late, like, now
 from lthjax._sharding import may_be_sharded
 from lthjax._sparsify import Topology
 from lthjax.axes import Axes
@@ -173,7 +173,7 @@ def _moved(
   """Moves masks as in algorithm 1 of the RigL paper."""
   alive, weights, scores = tables
   if _are_alike(pattern, alive, weights, scores):
-    return _moved_in_a_loop(part, masks, weights, scores, left, total)
+    return _moved_in_a_loop(part, masks, tables, left, total)
   magnitudes = _select.magnitudes(part.join(weights))
   # Keep the largest weights ...
   keep = _select.drop(pattern, magnitudes, masks, left, part.axes)
@@ -204,28 +204,30 @@ def _are_alike(
 def _moved_in_a_loop(
   part: _batches.Batches,
   masks: Table,
-  weights: Mapping[str, Any],
-  scores: Mapping[str, Any],
+  tables: tuple[Any, ...],
   left: Table,
   total: Table,
 ) -> Table:
   """The same for many devices: one program drops, and then it grows."""
-
-  def images(table, eligible):
-    # In a branch, so that only one of the tables is ever in memory.
-    def image(name, x):
-      return _select.images_of({name: x}, eligible)[name]
-
-    return lambda: part.join(table, image)
+  alive, weights, scores = tables
 
   def select(turn, keep):
-    others = {n: ~k for n, k in keep.items()}
-    cases = [images(weights, masks), images(scores, others)]
+    # In branches, so that only one of the tables is ever in memory, and of
+    # leaves that take turns neither the masks nor their opposites.
+    def images_of_weights():
+      pairs = {
+        n: Late(m, lambda n=n, m=m: (now(weights[n]), m))
+        for n, m in alive.items()
+      }
+      return part.join(pairs, lambda _, pair: _select.image(*pair))
+
+    def images_of_scores():
+      return part.join(scores, lambda n, x: _select.image(x, ~keep[n]))
+
+    images = jax.lax.switch(turn, [images_of_weights, images_of_scores])
     # Exactly as many are kept as shall be, as NaN is the lowest magnitude.
     count = {n: left[n] + turn * (total[n] - 2 * left[n]) for n in keep}
-    found = _select.search(
-      jax.lax.switch(turn, cases), count, _select.layers(part.axes)
-    )
+    found = _select.search(images, count, _select.layers(part.axes))
     return {n: k | found[n] for n, k in keep.items()}
 
   return jax.lax.fori_loop(0, 2, select, jax.tree.map(jnp.zeros_like, masks))

@@ -37,14 +37,14 @@ def put(masks: chex.ArrayTree, new: Table) -> Any:
 
 def magnitudes(table: Table) -> dict[str, Any]:
   """Absolute values, with NaN lowest, so that counts stay exact."""
-
-  def magnitude(x):
-    return jnp.where(jnp.isnan(x), -1, jnp.abs(x))
-
   return {
-    name: x.map(magnitude) if isinstance(x, Late) else magnitude(x)
+    name: x.map(_magnitude) if isinstance(x, Late) else _magnitude(x)
     for name, x in table.items()
   }
+
+
+def _magnitude(x: jax.Array) -> jax.Array:
+  return jnp.where(jnp.isnan(x), -1, jnp.abs(x))
 
 
 def count(masks: Table, axes: Mapping[str, Axes]) -> dict[str, jax.Array]:
@@ -71,10 +71,9 @@ def largest(
   return dict(zip(names, found, strict=True))
 
 
-def images_of(scores: Table, eligible: Table) -> dict[str, jax.Array]:
+def image(scores: jax.Array, eligible: jax.Array) -> jax.Array:
   """Integers in the order of the magnitudes of scores, for `search`."""
-  values = magnitudes(scores)
-  return {n: order_images([x], [eligible[n]])[0] for n, x in values.items()}
+  return order_images([_magnitude(scores)], [eligible])[0]
 
 
 def search(
