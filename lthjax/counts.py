@@ -56,16 +56,22 @@ def share_of(
     >>> counts.share_of(100, 29, 100, 'floor')
     29
   """
+  given = count, numerator, denominator
   offset = _OFFSETS[rounding](denominator)
-  if not any(isinstance(x, jax.Array) for x in (count, numerator, denominator)):
+  if not any(isinstance(x, jax.Array) for x in given):
     return (count * numerator + offset) // denominator
-  # Long division of the count, byte by byte: all products fit an int32.
+  dtype = jnp.result_type(*given)
+  # Without signs, a division is one operation.
+  count, numerator, denominator, offset = (
+    jnp.asarray(x, jnp.uint32) for x in (*given, offset)
+  )
+  # Long division of the count, byte by byte: all products fit 32 bits.
   quotient, rest = 0, 0
   for shift in (24, 16, 8, 0):
     rest = rest * 256 + (count >> shift & 255) * numerator
     quotient = quotient * 256 + rest // denominator
     rest %= denominator
-  return quotient + (rest + offset) // denominator
+  return (quotient + (rest + offset) // denominator).astype(dtype)
 
 
 def layer_counts(
