@@ -501,6 +501,48 @@ def test_counts_above_int32(monkeypatch):
     np.testing.assert_array_equal(k, oracle([x], 9)[0])
 
 
+def check_ties_above_int32():
+  """Prints where ties of sharded arrays are broken otherwise than by a sort."""
+  _bisection._INT32, _bisection._WORD = 16, 3
+  rng = np.random.default_rng(0)
+  places = {
+    (8, 4, 6): P('x', 'y'),
+    (4, 16): P(None, ('x', 'y')),
+    (24,): P('x'),
+    (2, 0, 8): P('y'),
+    (5, 3): P(),
+    (): P(),
+  }
+  select = jax.jit(lambda *args: lth.keep_largest(*args))
+  slices = jax.jit(lambda *args: lth.keep_largest(*args, axis=(1, 2)))
+  for kind, turn in itertools.product((AxisType.Explicit, AxisType.Auto), '12'):
+    mesh = jax.make_mesh((4, 2), ('x', 'y'), (kind,) * 2)
+    leaves = [rng.integers(-1, 2, shape).astype('f4') for shape in places]
+    alive = [rng.random(shape) < 0.8 for shape in places]
+    with jax.set_mesh(mesh):
+      put = [NamedSharding(mesh, place) for place in places.values()]
+      given = jax.device_put((leaves, alive), (put, put))
+      for count in (0, 1, *rng.integers(0, 260, 8).tolist(), 10**6):
+        found = select(given[0], jnp.int32(count), given[1])
+        wanted = oracle(leaves, count, alive)
+        if not all(map(np.array_equal, found, wanted)):
+          print(kind, turn, count)
+      counts = rng.integers(0, 24, (8, 1, 1))
+      found = slices(given[0][0], counts, given[1][0])
+      for x, own, one, n in zip(
+        found, leaves[0], alive[0], counts.ravel(), strict=True
+      ):
+        if not np.array_equal(x, oracle([own], n, [one])[0]):
+          print(kind, turn, n)
+  print('done')
+
+
+def test_ties_above_int32_on_many_devices(run_python, monkeypatch):
+  monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+  source = 'from tests.test_selection import *; check_ties_above_int32()'
+  assert run_python(source, devices=8).split() == ['done']
+
+
 def test_as_many_scores_as_there_are():
   half = jax.ShapeDtypeStruct((2**15, 2**15), jnp.float32)
   tree = [half, half, half]
