@@ -13,9 +13,16 @@ def count_true(test: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
   keep = axes is not None
   axes = tuple(range(test.ndim)) if axes is None else axes
   shape = tuple(1 if a in axes else n for a, n in enumerate(test.shape))
-  block = _block(test.shape, axes)
   if _sharding.may_be_sharded(test):  # Anything but a scalar would be sent.
     return _count_sharded(test, axes, keep)
+  if rows := _rows(test.shape, axes):
+    first, last = axes[0], axes[-1]
+    test = test.reshape(*shape[:first], *rows, *shape[last + 1 :])
+    part = jnp.sum(test, first + 1, jnp.int8)
+    wide = jnp.int16 if math.prod(rows) < 2**15 else jnp.int32
+    whole = jnp.sum(part, first, wide).astype(jnp.int32)
+    return whole.reshape(shape if keep else ())
+  block = _block(test.shape, axes)
   if not block:
     lead, length = 0, 1
     while (
@@ -49,6 +56,21 @@ def _count_sharded(
   part = jnp.sum(test, axis + 1, jnp.int8)
   whole = jnp.sum(part, (*axes, axis + 1), jnp.int32, keepdims=keep)
   return jnp.squeeze(whole, axis + 1) if keep else whole
+
+
+def _rows(
+  shape: tuple[int, ...], axes: tuple[int, ...]
+) -> tuple[int, int] | None:
+  """Splits neighboring axes, not the last ones, into ``(blocks, entries)``."""
+  if not axes or axes[-1] + 1 == len(shape):
+    return None
+  if axes != tuple(range(axes[0], axes[-1] + 1)):
+    return None
+  size = math.prod(shape[a] for a in axes)
+  # XLA would fuse a sum of at most 32 blocks with those of their entries, and
+  # run down all rows for one column after the other.
+  fits = [n for n in range(2, 17) if size % n == 0 and size // n > 32]
+  return (size // fits[-1], fits[-1]) if fits else None
 
 
 def _block(

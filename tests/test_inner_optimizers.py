@@ -572,7 +572,7 @@ def temporaries(method, inner, dtype):
     ('set', 'momentum', 'bfloat16', 1 / 2),
     ('rigl', 'momentum', 'bfloat16', 1 / 2),
     ('gradual', 'adam', 'float32', 1 / 4),
-    ('srigl', 'adam', 'float32', 1 / 2),
+    ('srigl', 'adam', 'float32', 1 / 8),
     ('top_kast', 'momentum', 'bfloat16', 1 / 2),
   ],
 )

@@ -727,3 +727,24 @@ def test_count_must_broadcast(shape, axis, wanted):
   message = f'the shape {shape}, but must broadcast to {wanted}'
   with pytest.raises(ValueError, match=re.escape(message)):
     lth.keep_largest(jnp.ones((3, 4)), jnp.ones(shape, int), axis=axis)
+
+
+@pytest.mark.parametrize(
+  ('shape', 'axes'),
+  [
+    ((768, 6), (0,)),  # in blocks of 16 rows
+    ((4, 3, 3, 64, 5), (1, 2, 3)),
+    ((2, 120, 3), (1,)),  # of 3
+    ((24, 3), (0,)),  # too few, as is a prime
+    ((101, 3), (0,)),
+    ((2**16, 2), (0,)),  # more than an int16 counts
+    ((34, 2, 34), (0, 2)),  # which are no neighbors
+  ],
+)
+def test_bools_are_counted_along_any_axes(shape, axes):
+  for share in (0.4, 2):  # All of them are true in the end.
+    tests = np.random.default_rng(0).random(shape) < share
+    np.testing.assert_array_equal(
+      jax.jit(functools.partial(count_true, axes=axes))(tests),
+      tests.sum(axes, keepdims=True),
+    )

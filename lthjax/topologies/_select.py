@@ -151,9 +151,13 @@ def grow(
 ) -> dict[str, jax.Array]:
   """Adds the largest scores of weights that are not kept."""
   # What was dropped at this move may grow again: eligible is all but `keep`.
-  others = {
+  grown = largest(scores, missing, others(scores, keep), along)
+  return {n: k | grown[n] for n, k in keep.items()}
+
+
+def others(scores: Table, keep: Table) -> dict[str, Any]:
+  """Returns the weights that are not kept, late where scores are."""
+  return {
     n: Late(k, lambda k=k: ~k) if isinstance(scores[n], Late) else ~k
     for n, k in keep.items()
   }
-  grown = largest(scores, missing, others, along)
-  return {n: k | grown[n] for n, k in keep.items()}

@@ -260,8 +260,13 @@ def move_layers(
   # the K largest gradients.
   some = {n: masks[n] for n in least}
   kept = _select.largest(magnitude, stay, some, layer)
-  grown = _select.largest(growth, drop, {n: ~m for n, m in some.items()}, layer)
-  salient = {n: count_true(kept[n] | grown[n], summed[n]) for n in least}
+  # None of `kept` is dead, but XLA does not know it, and searches one by one.
+  dead = _select.others(growth, {n: m | kept[n] for n, m in some.items()})
+  grown = _select.largest(growth, drop, dead, layer)
+  salient = {
+    n: count_true(kept[n], summed[n]) + count_true(grown[n], summed[n])
+    for n in least
+  }
   # 4. Ablate neurons with too few.
   active = {
     n: jnp.any(jnp.ones_like(mask), summed[n], keepdims=True)
