@@ -330,6 +330,11 @@ def _places(
     blocks += length
     sizes.append([blocks, *others])
   sizes = [max(size) for size in zip(*sizes, strict=True)]
+  if max(sizes) > 2**31:
+    raise ValueError(
+      f'An axis of the scores has {max(sizes):,} entries, but must have at most'
+      ' 2^31: positions are int32. Reshape the array to shorter axes.'
+    )
   # Of one block, or of blocks of one row, there is nothing to choose.
   used = [i for i, size in enumerate(sizes) if size > 1 or i == 2]
   places = [[place[i] for i in used] for place in places]

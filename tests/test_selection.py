@@ -550,6 +550,23 @@ def test_as_many_scores_as_there_are():
   assert [k.shape for k in kept] == [half.shape] * 3
 
 
+@pytest.mark.parametrize(
+  ('shape', 'axis', 'length'),
+  [
+    ((2**31 + 1,), None, '2,147,483,649'),
+    ((3, 2**31 + 8), 1, '2,147,483,656'),
+    ((2**32, 2), None, '4,294,967,296'),
+  ],
+)
+def test_an_axis_is_no_longer_than_positions_count(shape, axis, length):
+  select = functools.partial(lth.keep_largest, count=5, axis=axis)
+  message = f'An axis of the scores has {length} entries, but must have at most'
+  with pytest.raises(ValueError, match=re.escape(message)):
+    jax.eval_shape(select, jax.ShapeDtypeStruct(shape, jnp.float32))
+  longest = jax.ShapeDtypeStruct((2**31,), jnp.float32)
+  assert jax.eval_shape(functools.partial(select, axis=None), longest)
+
+
 def test_many_arrays_in_one_loop():
   leaves = [
     awkward(30, (7, 9), 'float32'),
