@@ -537,6 +537,7 @@ def check_ties_above_int32():
   print('done')
 
 
+@pytest.mark.slow
 def test_ties_above_int32_on_many_devices(run_python, monkeypatch):
   monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
   source = 'from tests.test_selection import *; check_ties_above_int32()'

@@ -15,6 +15,12 @@ three minutes on two CPU cores. The goals for all methods but SNFS and Top-KAST,
 which do more work at every step: at most 1.1 times the plain optimizer on a
 step that leaves the masks; for RigL, at most 6 times on a step that moves them,
 and temporaries of at most the size of the masks, beside those of the optimizer.
+
+A step that leaves the masks is bound by memory. The plain one reads and writes
+24 bytes per weight, in two passes. A mask adds a byte to either: 1.08 times as
+many. With new buffers, JAX hands on the masks of `static`, but those that come
+out of a `cond` are copied. RigL has two, of which the second says what trained:
+30 bytes, 1.25 times as many, if no cache held any of it.
 """
 
 from collections.abc import Callable

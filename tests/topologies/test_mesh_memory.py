@@ -40,6 +40,7 @@ def temporaries(*shapes):
   return memory.temp_size_in_bytes / size
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 def test_a_move_stores_the_integers_and_the_mask_of_one_leaf(run_python):
   source = 'from tests.topologies.test_mesh_memory import *;'
