@@ -134,11 +134,12 @@ def _kth_entry(
   """Selects with one loop, for the threshold and then for the end of its ties.
 
   An entry is its image and its position, as digits that are bisected one after
-  another. On a mesh a loop is as many rounds of messages, and takes long to
-  compile: there each pass reads all bits, and nothing but the images is stored.
+  another. On a mesh, each pass of a loop is a round of messages, and each loop
+  takes long to compile: there all bits are bisected in one, and nothing is
+  stored but the images, and at last what is selected.
 
   Args:
-    images: integers.
+    images: integers, which may be late.
     excess: counts entries beyond those wanted.
     axes: those that share a count.
     low: the lowest threshold.
@@ -146,7 +147,8 @@ def _kth_entry(
     ties: whether there are more entries than wanted at the lowest threshold.
   """
   places, lowest = _places([x.shape for x in images], axes)
-  zero = jnp.zeros_like(excess(now(x) >= 0 for x in images))  # as the slices
+  # Sharded as the slices are.
+  zero = jnp.zeros_like(excess(now(x) >= 0 for x in images))
 
   def tests(entry):
     return [functools.partial(_reaches, entry, place) for place in places]

@@ -16,7 +16,7 @@ class Late:
 
   Attributes:
     like: an array of the same shape and placement.
-    make: computes it.
+    make: computes it, or several arrays like it.
     cheap: whether it may be computed several times.
     true: what XLA does not know to be true.
     dtype: type of what is computed; that of ``like`` if it is not given.

@@ -47,6 +47,8 @@ class Batches(NamedTuple):
   ) -> dict[str, Any]:
     """Stacks arrays in the shapes of the leaves, those that are late now.
 
+    Late pairs of arrays become pairs of stacks.
+
     ``then(name, stack)`` is what becomes of them, where they are computed.
     """
     found = {}

@@ -213,7 +213,7 @@ def _moved_in_a_loop(
 
   def select(turn, keep):
     # In branches, so that only one of the tables is ever in memory, and of
-    # leaves that take turns neither the masks nor their opposites.
+    # leaves that take turns neither the masks nor their complements.
     def images_of_weights():
       pairs = {
         n: Late(m, lambda n=n, m=m: (now(weights[n]), m))
