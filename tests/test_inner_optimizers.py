@@ -430,8 +430,8 @@ def test_leaves_that_are_no_arrays_are_named():
 @pytest.mark.parametrize(
   'inner',
   [
-    optax.adafactor(0.01),
-    optax.lamb(0.01),
+    pytest.param(optax.adafactor(0.01), marks=pytest.mark.slow),
+    pytest.param(optax.lamb(0.01), marks=pytest.mark.slow),
     optax.chain(optax.rmsprop(0.01), optax.clip_by_global_norm(0.01)),
   ],
 )

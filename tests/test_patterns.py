@@ -508,7 +508,9 @@ def test_training_in_tiles(pattern):
 # ---- Stacks
 
 
-@pytest.mark.parametrize('pattern', [patterns.Unstructured(), *TILES], ids=str)
+@pytest.mark.parametrize(
+  'pattern', slow_but([patterns.Unstructured(), *TILES], TILES[2:]), ids=str
+)
 def test_a_stack_is_pruned_layer_by_layer(pattern):
   rng = np.random.default_rng(0)
   layers = [rng.random((8, 6)).astype(np.float32) * s for s in (1, 0.7, 0.3)]

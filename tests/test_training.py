@@ -562,7 +562,7 @@ def test_until_must_be_an_integer(until):
     fit(start(), until)
 
 
-@pytest.mark.parametrize('vmapped', [False, True])
+@pytest.mark.parametrize('vmapped', slow_but([False, True], [True]))
 def test_without_evaluation_nothing_is_measured(vmapped):
   train = lth.trainer(
     init, loss, optax.sgd(0.1), batch, every=3, vmapped=vmapped
@@ -728,7 +728,7 @@ def sparse_run(method, vmapped=False):
   return state, np.asarray(reports)
 
 
-@pytest.mark.parametrize('vmapped', [False, True])
+@pytest.mark.parametrize('vmapped', slow_but([False, True], [True]))
 @pytest.mark.parametrize('method', slow_but(SPARSE, ['rigl']))
 def test_the_network_is_sparse_from_the_first_step_on(method, vmapped):
   keys = KEYS if vmapped else KEYS[0]
@@ -793,6 +793,7 @@ def test_replicates_do_not_pay_for_moves_at_every_step(wrapped):
     assert ' conditional(' in program
 
 
+@pytest.mark.slow
 def test_seeds_may_draw_first_masks_of_their_own():
   train = sparse_trainer(rigl, vmapped=True)
   first = train.init(KEYS)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import slow_but
 
 from lthjax import landscape
 
@@ -59,7 +60,9 @@ def test_interpolate_by_hand():
     assert middle['b'] is None
 
 
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+  'dtype', slow_but([jnp.float32, jnp.bfloat16, jnp.float16], [jnp.bfloat16])
+)
 def test_interpolation_is_exact_at_the_ends_and_where_nothing_changes(dtype):
   a, b = 100 * jax.random.normal(jax.random.key(0), (2, 1000)).astype(dtype)
   a, b = a.at[:100].set(0), b.at[:100].set(0)
@@ -150,7 +153,7 @@ def test_mean_of_the_ends_is_not_the_line_between_them():
   np.testing.assert_allclose(hill.above_line, 1.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize('batch_size', [None, 1, 4])
+@pytest.mark.parametrize('batch_size', slow_but([None, 1, 4], [4]))
 def test_barrier_against_numpy(batch_size):
   a, b = net(0), net(1)
   found = landscape.error_barrier(loss, a, b, points=7, batch_size=batch_size)

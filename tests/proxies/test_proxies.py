@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import slow_but
 
 from lthjax import models, proxies
 
@@ -197,7 +198,7 @@ def test_fisher_sums_positions_and_takes_the_channels_of_a_convolution():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize('name', PROXIES)
+@pytest.mark.parametrize('name', slow_but(PROXIES, ['fisher', 'naswot']))
 def test_order_of_the_batch_does_not_matter(name, net):
   apply, params, (x, labels) = net
   proxy = jax.jit(functools.partial(PROXIES[name], apply))

@@ -66,10 +66,9 @@ METHODS = {
   ),
   'sr_ste': lambda tx: lth.sr_ste(tx, pattern=NM),
 }
-FAST = ('rigl',)
 
 
-@pytest.mark.parametrize('method', slow_but(METHODS, FAST))
+@pytest.mark.parametrize('method', slow_but(METHODS, ['top_kast']))
 def test_stacked_leaves_move_as_single_ones(method, monkeypatch):
   stacked = []
   make = _batches.make

@@ -138,7 +138,7 @@ def test_counts_are_constant_in_short_floats(method):
   check_counts(method, compiled(make(method)), jnp.bfloat16)
 
 
-@every_method
+@pytest.mark.parametrize('method', slow_but(METHODS, ['set', 'snfs']))
 def test_counts_are_constant_whatever_the_weights(method):
   tx, step = compiled_once(method)
   for weight in (np.nan, np.inf):
@@ -150,7 +150,9 @@ def test_counts_are_constant_whatever_the_weights(method):
       assert counts(state) == first
 
 
-@even_wandering
+@pytest.mark.parametrize(
+  'method', slow_but(METHODS | WANDERING, ['rigl', 'srigl_ablating'])
+)
 def test_dropping_nothing_is_the_identity(method):
   _, step = compiled_once(method)
   params, state = start(make(method, drop_fraction=0.0))
