@@ -193,6 +193,7 @@ def test_a_plateau_is_found_in_time():
   assert optax.tree.get(state, 'scale') == 0.0625
 
 
+@pytest.mark.slow
 def test_lookahead_holds_zeros_in_slow_params_too():
   tx = lth.rigl(
     optax.lookahead(optax.adam(0.1), 2, 0.5),

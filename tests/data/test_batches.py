@@ -229,6 +229,7 @@ def test_augmentation_without_padding_only_mirrors():
   assert 10 < same.sum() < 54
 
 
+@pytest.mark.slow
 def test_augmentation_jits_and_maps_over_keys():
   images = jax.random.bits(_KEY, (3, 4, 8, 8, 1), jnp.uint8)
   keys = jax.random.split(_KEY, 3)

@@ -185,6 +185,7 @@ def test_regather_rewinds():
     deploy.regather({**params, 'a': {'kernel': normal(20, 7)}}, sparse)
 
 
+@pytest.mark.slow
 def test_bcsr():
   params = {'kernel': normal(600, 6)}
   masks, masked = drawn(params)

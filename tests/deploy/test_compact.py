@@ -243,6 +243,7 @@ def attention(p, x):
 HEADS = {'q': (6, 4, 5), 'k': (6, 4, 5), 'v': (6, 4, 5), 'o': (4, 5, 6)}
 
 
+@pytest.mark.slow
 def test_heads():
   params = random_like(HEADS, 0)
   masks = {name: np.ones(shape, bool) for name, shape in HEADS.items()}

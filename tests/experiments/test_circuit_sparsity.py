@@ -107,6 +107,7 @@ def test_what_changes_the_loss_least_goes_first():
   assert masks['a'].tolist() == [1, 0, 1, 1]
 
 
+@pytest.mark.slow
 def test_circuits_solve_the_task(network):
   """Edges have both ends, and one less would be too few."""
   params, means, prompts = network

@@ -100,6 +100,7 @@ def numbers(store):
   return [store.load(cell.name, LIKE).tolist() for cell in CELLS]
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_ends_with_the_same_files(store, opened, tmp_path):
   run(store)
   assert numbers(store) == [[1, 1], [2, 2], [4, 4], [8, 8]]

@@ -86,6 +86,7 @@ def run(trainer):
   return run
 
 
+@pytest.mark.slow
 def test_what_was_interrupted_ends_with_the_same_bits(run, tmp_path):
   folder, expected = run(tmp_path / 'unbroken')
   other = tmp_path / 'other'

@@ -85,6 +85,7 @@ def test_where_tickets_start(untrained):
       assert lth.masks.hamming(other, one) > 0.1
 
 
+@pytest.mark.slow
 def test_layers_that_are_not_transferred(untrained, monkeypatch):
   config = parse(*TINY['ticket_transfer'], '--fresh', 'output/*')
   monkeypatch.setattr(untrained, 'config', config)

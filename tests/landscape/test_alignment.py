@@ -119,6 +119,7 @@ def test_each_layer_of_a_stack_is_matched_on_its_own():
     )
 
 
+@pytest.mark.slow
 def test_alignment_undoes_a_permutation_of_lenet():
   model = models.lenet_300_100(input_shape=(6, 6, 1))
   shapes, _ = jax.eval_shape(model.init, jax.random.key(0))

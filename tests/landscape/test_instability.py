@@ -92,6 +92,7 @@ def test_all_pairs_by_hand():
     )
 
 
+@pytest.mark.slow
 def test_copies_are_the_runs_of_their_keys(trainer):
   start = trainer.fit(trainer.init(jax.random.key(0)), DATA, until=5)
   report = landscape.instability(

@@ -24,6 +24,7 @@ def folder(tmp_path):
   return tmp_path / 'tickets' / 'tickets'
 
 
+@pytest.mark.slow
 def test_any_flipped_bit_is_found(library, folder):
   """Also where it changes no value, and no damaged value is ever loaded."""
   parent = add(library, 0)

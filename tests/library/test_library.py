@@ -211,6 +211,7 @@ def test_a_hundred_tickets_take_an_eighth_of_dense_copies(library):
 # Tickets under load.
 
 
+@pytest.mark.slow
 def test_swapping_never_compiles_and_no_request_sees_two(library):
   keys = [add(library, seed) for seed in range(10)]
   traces = []

@@ -149,6 +149,7 @@ def pem(folder, name):
   return paths
 
 
+@pytest.mark.slow
 def test_keys_of_the_package(library, tmp_path):
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')

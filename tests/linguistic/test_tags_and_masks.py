@@ -65,6 +65,7 @@ def test_masks_agree_with_a_loop_and_compile_once():
   assert traced._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_padding_changes_no_edge_between_words():
   short = linguistic.tag_ids([WORDS])
   long = linguistic.tag_ids([WORDS, WORDS * 2])

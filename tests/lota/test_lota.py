@@ -188,6 +188,7 @@ def deltas():
   ]
 
 
+@pytest.mark.slow
 def test_disjoint_deltas_merge_to_the_bit():
   one, two, _ = deltas()
   merged = lota.merge_sum([one, two])

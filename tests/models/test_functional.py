@@ -90,6 +90,7 @@ def test_is_the_module_itself(train):
   )
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_are_the_seeds_alone():
   model = tower()
   keys = jax.random.split(KEY, 3)

@@ -20,6 +20,7 @@ CONFIG = llama_config(tied=True)
 TX = optax.adam(1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'config',
   [CONFIG, pytest.param(moe_config(shared_mlp=20), marks=pytest.mark.slow)],

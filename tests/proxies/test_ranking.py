@@ -46,6 +46,7 @@ def compiled(monkeypatch):
   return count
 
 
+@pytest.mark.slow
 def test_order_and_one_compile_a_shape(compiled):
   candidates = {'a': mlp(5), 'b': mlp(7), 'c': mlp(5), 'd': mlp(7), 'e': mlp(9)}
   ranking = lth.rank(candidates, proxies.num_params, BATCH, KEY)

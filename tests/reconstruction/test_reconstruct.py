@@ -185,6 +185,7 @@ def unstacked(tree):
   return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(3)]
 
 
+@pytest.mark.slow
 def test_blocks_are_pruned_and_trained_one_after_the_other():
   seen = []
   found = prune_blocks(on_block=lambda *each: seen.append(each))

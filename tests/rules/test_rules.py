@@ -213,6 +213,7 @@ def test_sparse_gpt_with_a_multiple_of_the_identity_is_magnitude():
   assert (keep == prune(magnitude, kernel)[0]).all()
 
 
+@pytest.mark.slow
 def test_dead_inputs_and_singular_grams():
   kernel, (_, gram) = kernel_of(0, 3, 8), gram_of(1, 8)
   gram[2] = gram[:, 2] = 0

@@ -129,6 +129,7 @@ class Net(nnx.Module):
     return self.output(self.dropout(x, deterministic=not train))
 
 
+@pytest.mark.slow
 def test_convolutions_and_batch_norm():
   found, flow = check_zoo(
     models.functional(lambda rngs: Net(rngs=rngs)), (4, 4, 2)

@@ -274,6 +274,7 @@ def alive(masks):
   return list(lth.masks.alive_by_name(masks).values())
 
 
+@pytest.mark.slow
 def test_inverted_keeps_the_complement():
   params = network()
   dense, scores = lth.masks.full(params), lth.scores.magnitude(params)

@@ -290,6 +290,7 @@ def assert_same_ticket(a, b):
     assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
+@pytest.mark.slow
 def test_late_rewinding_starts_every_level_at_step_k():
   state, found = run()
   assert int(state.step) == K
@@ -356,6 +357,7 @@ def test_a_whole_run_compiles_once():
   assert len(TRACES) == before
 
 
+@pytest.mark.slow
 def test_replicates_prune_on_their_own():
   keys = jax.random.split(jax.random.key(5), 3)
   params, growth = ({'w': jax.random.normal(k, (3, 40))} for k in keys[:2])

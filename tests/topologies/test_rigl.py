@@ -199,6 +199,7 @@ def test_a_move_under_n_of_m_by_hand():
   np.testing.assert_array_equal(lth.get_masks(state)['w'], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('random_growth', [False, True])
 def test_every_group_keeps_exactly_n(random_growth):
   key = jax.random.key(0)

@@ -96,6 +96,7 @@ def test_gradients_that_are_not_finite_are_no_news():
   np.testing.assert_allclose(seen[2][0, 3:], 0.452, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_total_is_constant_whatever_the_gradients():
   tx = make(optax.sgd(0.1), redistribute=True, update_every=1)
   rng = np.random.default_rng(0)

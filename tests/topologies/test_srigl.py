@@ -230,6 +230,7 @@ def test_fan_in_is_constant_and_the_output_is_protected():
   assert not inactive['output']
 
 
+@pytest.mark.slow
 def test_budgets_follow_a_schedule():
   def schedule(step):
     return jnp.where(step < 6, 0.5, jnp.where(step < 10, 0.9, 0.8))
@@ -366,6 +367,7 @@ def test_more_salient_weights_than_a_neuron_has():
     make(masks=masks, min_salient=5).init(params)
 
 
+@pytest.mark.slow
 def test_each_layer_of_a_stack_moves_on_its_own():
   rng = np.random.default_rng(1)
   masks = [
