@@ -76,6 +76,20 @@ def eager_step(
   return optax.apply_updates(params, updates), state
 
 
+def compile_donated(
+  tx: optax.GradientTransformationExtraArgs, params: Any
+) -> jax.stages.Compiled:
+  """A training step that updates params and state in place, not run."""
+
+  def step(params, state, grads):
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+  state = jax.eval_shape(tx.init, params)
+  step = jax.jit(step, donate_argnums=(0, 1))
+  return step.lower(params, state, params).compile()
+
+
 def largest(
   scores: np.ndarray, count: int, allowed: np.ndarray | None = None
 ) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
-from helpers import bits, random_like, slow_but
+from helpers import bits, compile_donated, random_like, slow_but
 
 import lthjax as lth
 from lthjax.topologies import _batches
@@ -519,14 +519,7 @@ def test_donated_buffers_are_updated_in_place(method, inner, monkeypatch):
     monkeypatch.setattr(_batches, '_LARGE', 2**16)
   tx = MOVING[method](INNERS[inner])
   params = jax.eval_shape(lambda: random_like(KERNELS, 0))
-  state = jax.eval_shape(tx.init, params)
-
-  def step(params, state, grads):
-    updates, state = tx.update(grads, state, params)
-    return optax.apply_updates(params, updates), state
-
-  step = jax.jit(step, donate_argnums=(0, 1))
-  text = step.lower(params, state, params).compile().as_text()
+  text = compile_donated(tx, params).as_text()
   *_, entry = text.partition('ENTRY ')
   assert 'parameter(0)' in entry
   kept = [
@@ -550,14 +543,7 @@ def temporaries(method, inner, dtype):
   """Memory of a step beside its arguments and results, in sizes of params."""
   tx = MOVING[method](inner)
   params = {str(i): jax.ShapeDtypeStruct((256, 512), dtype) for i in range(8)}
-  state = jax.eval_shape(tx.init, params)
-
-  def step(params, state, grads):
-    updates, state = tx.update(grads, state, params)
-    return optax.apply_updates(params, updates), state
-
-  step = jax.jit(step, donate_argnums=(0, 1))
-  memory = step.lower(params, state, params).compile().memory_analysis()
+  memory = compile_donated(tx, params).memory_analysis()
   size = sum(x.size * x.dtype.itemsize for x in params.values())
   return memory.temp_size_in_bytes / size
 

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from helpers import compile_donated
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -28,14 +29,7 @@ def temporaries(*shapes):
       place = NamedSharding(mesh, P(*[None] * (len(shape) - 2), 'x', 'y'))
       leaf = jax.ShapeDtypeStruct(shape, np.float32, sharding=place)
       params[f'{i}/kernel'] = leaf
-    state = jax.eval_shape(tx.init, params)
-
-    def step(params, state, grads):
-      updates, state = tx.update(grads, state, params)
-      return optax.apply_updates(params, updates), state
-
-    step = jax.jit(step, donate_argnums=(0, 1))
-    memory = step.lower(params, state, params).compile().memory_analysis()
+    memory = compile_donated(tx, params).memory_analysis()
   size = sum(x.size * x.dtype.itemsize for x in params.values()) / 8
   return memory.temp_size_in_bytes / size
 
