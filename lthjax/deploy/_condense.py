@@ -58,13 +58,11 @@ def condense(
     axes: ``{name or glob: Axes}`` of kernels; by layout if not given.
     max_density: kernels with a larger alive share stay dense.
     lookup: whether to add the layout for batches of at most 4. By default it is
-      added where the processor has AVX-512, unless ``capacity`` is given or
-      blocks are used, which do without.
+      added where the processor has AVX-512, unless ``capacity`` is given.
     blocks: whether four neurons in a row share their inputs, as
       ``lthjax.patterns.Block((1, 4))`` makes masks, which multiplies 1.5
       to 2 times as fast from batches of 8 on. By default each kernel whose mask
-      allows it is packed so, unless ``int8``, ``capacity`` or ``lookup=True``
-      is given.
+      allows it is packed so, unless ``int8`` or ``capacity`` is given.
     int8: whether to round values to 8 bits, with one scale per output. For
       inference only.
     capacity: number of entries to leave room for, so that masks with fewer
@@ -115,7 +113,7 @@ def condense(
       mask,
       chosen[name],
       capacity=room,
-      lookup=lookup and not blocked,
+      lookup=lookup,
       int8=int8,
       block=_layouts.SHARING if blocked else 1,
     )
@@ -152,11 +150,10 @@ def _resolve(
   room: bool,
 ) -> tuple[bool, bool]:
   """Returns whether to pack the second layout, and whether blocks."""
-  if blocks is True and (int8 or lookup is True):
+  if blocks is True and int8:
     raise ValueError(
-      '`blocks=True` was given with'
-      f' {"`int8=True`" if int8 else "`lookup=True`"}, but blocks hold floats'
-      ' and have no second layout. Leave one of them out.'
+      '`blocks=True` was given with `int8=True`, but blocks hold floats. Leave'
+      ' one of them out.'
     )
   if lookup is True and room:
     raise ValueError(
@@ -164,7 +161,7 @@ def _resolve(
       ' Leave one of them out.'
     )
   if blocks == 'auto':
-    blocks = not (room or int8 or lookup is True)
+    blocks = not (room or int8)
   if lookup == 'auto':
     lookup = not room and _kernels.kernels().isa == 'avx512'
   return lookup, blocks

@@ -23,7 +23,7 @@ TARGETS = (
   'lthjax_sparse_value_gradients',
 )
 _LOCK = threading.Lock()
-_ISAS = {0: 'baseline', 3: 'avx2', 4: 'avx512'}
+_ISAS = {0: 'baseline', 3: 'avx2', 4: 'avx512', 5: 'avx512'}
 
 
 class Kernels(NamedTuple):
@@ -128,8 +128,8 @@ def _find(library: str | None = None) -> Kernels:
   cap = os.environ.get('LTHJAX_ISA', '')
   if cap and not (cap.isascii() and cap.isdigit()):
     raise ValueError(
-      f'LTHJAX_ISA was {cap!r}, but must be 0 (baseline), 3 (AVX2) or 4'
-      ' (AVX-512). Higher ones than the processor has are capped.'
+      f'LTHJAX_ISA was {cap!r}, but must be 0 (baseline), 3 (AVX2), 4 (AVX-512)'
+      ' or 5 (with VBMI). Higher ones than the processor has are capped.'
     )
   reasons = []
   for path in [library] if library else map(str, _candidates()):

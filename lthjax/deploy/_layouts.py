@@ -17,30 +17,40 @@ import jax.numpy as jnp
 import numpy as np
 
 CHUNK = 512  # Inputs per chunk of the tiles.
-BLOCK = 64  # Inputs per block of the lookup layout,
-LANES = 16  # and outputs per tile of it.
-NOTHING = 255  # Position of a lane that has no input left in its block.
+WINDOW = 128  # Inputs that a group of the lookup layout sees,
+STEP = 32  # where windows begin,
+ROWS = 16  # and outputs, or blocks of them, per tile,
+SLOTS = 4  # which have so many slots each in a group.
+TAKEN = 128  # Marks slots that hold an entry.
 SHARING = 4  # Outputs of a block, which share their inputs.
 
 
 @functools.partial(
   jax.tree_util.register_dataclass,
-  data_fields=('counts', 'locs', 'values', 'scale', 'offsets'),
+  data_fields=('windows', 'locs', 'values', 'scale', 'offsets'),
   meta_fields=(),
 )
 @dataclasses.dataclass(frozen=True)
 class Lookup:
-  """The lookup layout: for each block of inputs, the positions of 16 outputs.
+  """The lookup layout: groups of 64 entries that a few instructions look up.
+
+  A tile has 16 rows: outputs, or blocks of them. A group has four slots for
+  each row of its tile, which hold the next entries of the row as long as their
+  inputs lie in the group's window of 128.
 
   Attributes:
-    counts: uint8[tiles * blocks], steps that a block takes in a tile.
-    locs: uint8[steps * 16], position of an input in its block, or 255.
-    values: float32[steps * 16] or int8[steps * 16]; 0 where there is none.
+    windows: uint16[groups], where a window begins, in steps of 32 inputs.
+    locs: uint8[groups * 64], place of an input in its window, plus 128; 0 where
+      a slot is empty. In each group that of slot 16 k + 4 j + m, which belongs
+      to row 4 j + m of the tile, is at 16 j + 4 k + m, as the processor unpacks
+      them.
+    values: float32[groups * block * 64] or int8[groups * 64], by group, output
+      of the block, and slot; 0 where a slot is empty.
     scale: float32[out], what int8 values are multiplied by; empty for float32.
-    offsets: int32[tiles + 1], steps before each tile.
+    offsets: int32[tiles + 1], groups before each tile.
   """
 
-  counts: Any
+  windows: Any
   locs: Any
   values: Any
   scale: Any
@@ -165,7 +175,9 @@ def pack(
   room = max(-(-(capacity or 0) // block) - row.size, 0)
   groups = w.reshape(w.shape[0], rows, block)
   numbers = groups[chunk * CHUNK + place, output].ravel()
-  second = pack_lookup(w, alive, scale) if lookup else None
+  second = None
+  if lookup and w.shape[0] <= STEP << 16:
+    second = pack_lookup(groups, alive[:, ::block], scale)
   if scale is not None:  # Tiles hold the numbers that int8 stands for.
     numbers = numbers * scale[output]
   return Sparse(
@@ -210,30 +222,71 @@ def quantization(w: np.ndarray, alive: np.ndarray) -> np.ndarray:
 def pack_lookup(
   w: np.ndarray, alive: np.ndarray, scale: np.ndarray | None
 ) -> Lookup:
-  """Packs weights ``[in, out]``, divided by the scale if there is one."""
-  inputs, outputs = w.shape
-  blocks, tiles = max(-(-inputs // BLOCK), 1), -(-outputs // LANES)
-  padded = np.zeros((blocks * BLOCK, tiles * LANES), bool)
-  padded[:inputs, :outputs] = alive
-  # Alive weights by tile, block, lane and position.
-  blocked = padded.reshape(blocks, BLOCK, tiles, LANES).transpose(2, 0, 3, 1)
-  counts = blocked.sum(3).max(2, initial=0)
-  before = np.zeros(tiles * blocks + 1, np.int64)
-  np.cumsum(counts.ravel(), out=before[1:])
-  tile, block, lane, loc = np.nonzero(blocked)
-  nth = (blocked.cumsum(3) - 1)[tile, block, lane, loc]
-  at = (before[tile * blocks + block] + nth) * LANES + lane
-  locs = np.full(before[-1] * LANES, NOTHING, np.uint8)
-  locs[at] = loc
+  """Packs weights, divided by the scale if there is one.
+
+  Args:
+    w: [in, rows, block].
+    alive: bool[in, rows].
+    scale: [out], or `None`.
+  """
+  inputs, rows = alive.shape
+  tiles = -(-rows // ROWS)
+  counts = np.pad(alive.sum(0), (0, tiles * ROWS - rows))
+  end = counts.cumsum().reshape(tiles, ROWS)
+  row, place = np.nonzero(alive.T)
+  windows, entries = _groups(place, end - counts.reshape(tiles, ROWS), end)
+  windows = windows.T  # [tiles, groups of the longest tile]
+  present = windows < inputs
+  windows = windows[present]
+  entries = entries.transpose(1, 0, 2, 3)[present].reshape(-1, SLOTS * ROWS)
+  taken = entries >= 0
+  entries = entries[taken]
+  locs = np.zeros(taken.shape, np.uint8)
+  locs[taken] = place[entries] - windows.repeat(taken.sum(1)) + TAKEN
   dtype = np.float32 if scale is None else np.int8
-  values = np.zeros(before[-1] * LANES, dtype)
-  values[at] = w[block * BLOCK + loc, tile * LANES + lane]
+  values = np.zeros((*taken.shape, w.shape[2]), dtype)
+  values[taken] = w[place[entries], row[entries]]
   return Lookup(
-    counts=counts.ravel().astype(np.uint8),
-    locs=locs,
-    values=values,
+    windows=(windows // STEP).astype(np.uint16),
+    locs=locs.reshape(-1, SLOTS, 4, 4).transpose(0, 2, 1, 3).ravel(),
+    values=values.transpose(0, 2, 1).ravel(),
     scale=np.zeros(0, np.float32) if scale is None else scale,
-    offsets=before[:: blocks or 1].astype(np.int32),
+    offsets=np.append(0, present.sum(1).cumsum()).astype(np.int32),
+  )
+
+
+def _groups(
+  place: np.ndarray, start: np.ndarray, end: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Deals the entries of each row to groups, in order, in all tiles at once.
+
+  Args:
+    place: ascending inputs of the entries of a row, row after row.
+    start: [tiles, rows], the first entry of each row.
+    end: [tiles, rows], the entry behind its last one.
+
+  Returns:
+    The first input of each window, [groups, tiles], beyond all where a tile has
+    ended, and entries, [groups, tiles, slots, rows], -1 where a slot is empty.
+  """
+  beyond = np.iinfo(np.int32).max
+  places = np.append(place, beyond).astype(np.int32)
+  windows, entries = [], []
+  at = start
+  while (at < end).any():
+    following = np.where(at < end, places[at], beyond)
+    window = following.min(1, keepdims=True) // STEP * STEP
+    slots = []
+    for _ in range(SLOTS):
+      fits = (at < end) & (places[at] - window < WINDOW)
+      slots.append(np.where(fits, at, -1))
+      at = at + fits
+    windows.append(window[:, 0])
+    entries.append(np.stack(slots, 1))
+  tiles, rows = start.shape
+  return (
+    np.reshape(windows, (-1, tiles)).astype(np.int32),
+    np.reshape(entries, (-1, tiles, SLOTS, rows)).astype(np.int32),
   )
 
 

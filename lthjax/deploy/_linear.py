@@ -19,7 +19,7 @@ from lthjax.deploy import _kernels
 from lthjax.deploy._layouts import Lookup, Sparse, replace, to_matrix
 
 _EMPTY = Lookup(
-  counts=np.zeros(0, np.uint8),
+  windows=np.zeros(0, np.uint16),
   locs=np.zeros(0, np.uint8),
   values=np.zeros(0, np.float32),
   scale=np.zeros(0, np.float32),
@@ -253,7 +253,7 @@ def _forward(outputs: int) -> Any:
         x,
         *_parts(sparse),
         bias,
-        lookup.counts,
+        lookup.windows,
         lookup.locs,
         lookup.values,
         lookup.scale,

@@ -129,9 +129,9 @@ def test_masks_of_blocks_are_found():
   masks = {**masks, 'a': {'kernel': jnp.asarray(alive)}}
   sparse = deploy.condense(params, masks)
   kernel = sparse['a']['kernel']
-  assert (kernel.block, kernel.lookup) == (4, None)
+  assert kernel.block == 4
   assert sparse['b']['kernel'].block == 1
-  options = [{'int8': True}, {'lookup': True}, {'capacity': 200}]
+  options = [{'int8': True}, {'capacity': 200}]
   for option in [*options, {'blocks': False}]:
     other = deploy.condense(params, masks, **option)
     assert other['a']['kernel'].block == 1
@@ -179,10 +179,9 @@ def test_spare_room_for_blocks():
       {'blocks': np.True_, 'int8': True},
       '`blocks=True` was given with `int8=True`',
     ),
-    ({'lookup': True}, '`blocks=True` was given with `lookup=True`'),
     ({'blocks': 'yes'}, '`blocks` was'),
   ],
-  ids=['single', 'int8', 'int8-numpy', 'lookup', 'word'],
+  ids=['single', 'int8', 'int8-numpy', 'word'],
 )
 def test_what_blocks_cannot_be(options, text):
   params = {'w': jnp.ones((6, 8))}
@@ -198,7 +197,7 @@ def digest():
     kernel = numbers.normal(size=(700, 512)).astype(np.float32)
     alive = numbers.random((700, 512 // block)) < 0.2
     mask = np.repeat(alive, block, axis=1)
-    packed = _layouts.pack(kernel, mask, (0,), block=block, lookup=block == 1)
+    packed = _layouts.pack(kernel, mask, (0,), block=block, lookup=True)
     sparse = jax.tree.map(jnp.asarray, packed)
     for batch in (4, 65):
       x = numbers.normal(size=(batch, 700)).astype(np.float32)

@@ -1,5 +1,6 @@
 """Products with sparse kernels: hand vectors, NumPy, and where they run."""
 
+import dataclasses
 import functools
 import os
 import warnings
@@ -92,14 +93,60 @@ def test_lookup_by_hand():
     kernel[at], mask[at] = value, True
   sparse = sparse_of(kernel, mask, lookup=True)
   table = sparse.lookup
-  assert table.counts.tolist() == [2, 1]
-  assert table.offsets.tolist() == [0, 3]
-  wanted = np.full((3, 16), 255)
-  wanted[0, 0], wanted[1, 0], wanted[2, 1] = 0, 63, 0
-  np.testing.assert_array_equal(table.locs.reshape(3, 16), wanted)
+  assert table.offsets.tolist() == [0, 1]
+  assert table.windows.tolist() == [0]
+  locs, values = np.zeros((4, 4, 4)), np.zeros((4, 16))
+  locs[0, 0, 0], locs[0, 1, 0], locs[0, 0, 1] = 128, 128 + 63, 128 + 64
+  values[0, 0], values[1, 0], values[0, 1] = 1, 2, 3
+  np.testing.assert_array_equal(table.locs, locs.ravel())
+  np.testing.assert_array_equal(table.values, values.ravel())
   x = np.zeros(65, np.float32)
   x[[0, 63, 64]] = 1, 10, 100
   assert deploy.linear(jnp.asarray(x), sparse).tolist() == [21, 300]
+
+
+@pytest.mark.parametrize('block', [1, 4])
+@pytest.mark.parametrize('density', slow_but([1.0, 0.4, 0.02, 0.0], [0.4]))
+def test_lookup_holds_each_weight_once(block, density):
+  for shape in ((700, 72), (33, 4), (129, 148)):
+    kernel, sparse = drawn(shape, density, block=block, lookup=True)
+    table, found = sparse.lookup, np.zeros_like(kernel)
+    locs = np.asarray(table.locs).reshape(-1, 4, 4, 4).transpose(0, 2, 1, 3)
+    values = np.asarray(table.values).reshape(-1, block, 4, 16)
+    offsets = np.asarray(table.offsets)
+    assert len(offsets) == -(-shape[1] // (16 * block)) + 1
+    for group, slot, row in np.argwhere(locs.reshape(-1, 4, 16)):
+      loc = locs.reshape(-1, 4, 16)[group, slot, row]
+      place = 32 * int(table.windows[group]) + int(loc) - 128
+      tile = np.searchsorted(offsets, group, side='right') - 1
+      output = (16 * tile + row) * block
+      assert not found[place, output : output + block].any()
+      found[place, output : output + block] = values[group, :, slot, row]
+    np.testing.assert_array_equal(found, kernel)
+
+
+@needs_kernels
+def test_damaged_lookups_read_nothing_else():
+  """Wrong sizes are refused, and windows behind the inputs see zeros."""
+  if deploy.kernels().isa != 'avx512':
+    pytest.skip('The processor has no AVX-512, so lookups are not read.')
+  _, sparse = drawn((300, 8), 0.3, lookup=True)
+  table = jax.tree.map(np.asarray, sparse.lookup)
+  x = jnp.ones((1, 300))
+  for change in (
+    {'offsets': table.offsets[::-1]},
+    {'offsets': table.offsets + 1},
+    {'locs': table.locs[1:]},
+    {'values': table.values[:-64]},
+    {'windows': table.windows[:0]},
+  ):
+    bad = dataclasses.replace(table, **change)
+    with pytest.raises(jax.errors.JaxRuntimeError, match='do not fit'):
+      deploy.linear(x, _layouts.replace(sparse, lookup=bad)).block_until_ready()
+  windows = np.full_like(table.windows, 65535)
+  bad = dataclasses.replace(table, windows=windows)
+  found = deploy.linear(x, _layouts.replace(sparse, lookup=bad))
+  assert found.tolist() == [[0] * 8]
 
 
 @needs_kernels
@@ -126,8 +173,8 @@ def test_int8_by_hand():
   sparse = sparse_of(kernel, mask, lookup=True, int8=True)
   np.testing.assert_array_equal(sparse.lookup.scale, np.float32([0.01, 1]))
   assert sparse.lookup.values.dtype == jnp.int8
-  steps = np.asarray(sparse.lookup.values).reshape(-1, 16)
-  assert steps[:, 0].tolist() == [127, -1]
+  slots = np.asarray(sparse.lookup.values).reshape(4, 16)
+  assert slots[:, 0].tolist() == [127, -1, 0, 0]
   for batch in (1, 6):
     x, shift = jnp.ones((batch, 2)), jnp.array([0.5, -7.25])
     y = deploy.linear(x, sparse, shift)
@@ -173,7 +220,7 @@ def test_against_double_precision(shape, density):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('isa', ['0', '3', '4'])
+@pytest.mark.parametrize('isa', ['0', '3', '4', '5'])
 def test_every_instruction_set(run_python, isa):
   run_python(
     f'import os; os.environ["LTHJAX_ISA"] = "{isa}"\n'
@@ -191,7 +238,11 @@ def grid():
   ]  # fmt: skip
   batches = [1, 2, 3, 4, 5, 8, 9, 16, 17, 31, 32, 33, 60, 100]
   kinds = [(shape, {'lookup': True}) for shape in shapes]
-  kinds += [(shape, {'block': 4}) for shape in shapes if shape[1] % 4 == 0]
+  kinds += [
+    (shape, {'block': 4, 'lookup': True})
+    for shape in shapes
+    if shape[1] % 4 == 0
+  ]
   for shape, kind in kinds:
     for density in (1, 0.5, 0.1, 0.02, 0):
       kernel, sparse = drawn(shape, density, **kind)

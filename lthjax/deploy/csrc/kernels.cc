@@ -1,5 +1,5 @@
 // Sparse matrix products on the CPU, as handlers of XLA's foreign function
-// interface. The loops are in loops.h and rows.h, compiled for several
+// interface. The loops are in loops.h, rows.h and lookup.h, compiled for several
 // instruction sets; the one that the machine has is chosen once.
 
 #include <algorithm>
@@ -25,8 +25,9 @@ namespace {
 
 constexpr long CHUNK = 512;      // Inputs per chunk of the tiles layout.
 constexpr long SHARING = 4;      // Outputs of a block, which share their inputs.
-constexpr long BLOCK = 64;       // Inputs per block of the lookup layout,
-constexpr long LOOKUP_LANES = 16;  // and outputs per tile of it.
+constexpr long WINDOW = 128;      // Inputs that a group of lookups sees,
+constexpr long STEP = 32;         // where windows begin,
+constexpr long LOOKUP_ROWS = 16;  // and outputs, or blocks of them, per tile.
 
 struct Tiles {
   const float* values;
@@ -37,13 +38,19 @@ struct Tiles {
 };
 
 struct Lookup {
-  const uint8_t* counts;
+  const uint16_t* windows;
   const uint8_t* locs;
   const float* values;        // Either these,
   const int8_t* int8_values;  // or these, with a scale per output.
   const float* scale;
   const int32_t* offsets;
-  long in, out, blocks, tiles;
+  long out, block, tiles, padded;  // Inputs are padded to whole windows.
+};
+
+struct Lookups {
+  void (*prepare)(const float*, long, float*);
+  void (*product[4])(const Lookup&, const float*, const float*, long, long,
+                     float*);
 };
 
 struct Loops {
@@ -93,88 +100,24 @@ namespace avx512 {
 #include "rows.h"
 #undef LANES
 
-// What the processor fetches by itself ends with a page of memory, which holds
-// few steps: where blocks are short, steps are asked for this long before.
-constexpr long AHEAD = 64;
-
-// One step for `R` rows of x: looks up 16 of the 64 inputs of a block, which
-// four registers hold, and adds their products to the sums.
-template <int R, bool INT8>
-static inline __attribute__((always_inline)) void LookUp(
-    const Lookup& w, long step, const __m512 (&in)[R][4], __m512 (&acc)[R]) {
-  const __m128i bytes = _mm_loadu_si128(
-      reinterpret_cast<const __m128i*>(w.locs + step * LOOKUP_LANES));
-  const __m512i loc = _mm512_cvtepu8_epi32(bytes);
-  // Bit 5 says which half of the inputs, bit 7 that there is no entry.
-  const __mmask16 high = _mm_movepi8_mask(_mm_slli_epi16(bytes, 2));
-  const __mmask16 alive = _knot_mask16(_mm_movepi8_mask(bytes));
-  __m512 v;
-  if (INT8) {
-    v = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(
-        _mm_loadu_si128(reinterpret_cast<const __m128i*>(
-            w.int8_values + step * LOOKUP_LANES))));
-  } else {
-    v = _mm512_loadu_ps(w.values + step * LOOKUP_LANES);
-  }
-  for (int r = 0; r < R; ++r) {
-    const __m512 got = _mm512_mask_blend_ps(
-        high, _mm512_permutex2var_ps(in[r][0], loc, in[r][1]),
-        _mm512_permutex2var_ps(in[r][2], loc, in[r][3]));
-    // Lanes without an entry keep their sum: no 0 * inf.
-    acc[r] = _mm512_mask3_fmadd_ps(got, v, acc[r], alive);
-  }
-}
-
-// Outputs of tiles first..last for `R` rows of x, each padded to whole blocks.
-template <int R, bool INT8>
-static void LookupTiles(const Lookup& w, const float* x, const float* bias,
-                        long first, long last, float* y) {
-  const long stride = w.blocks * BLOCK;
-  const bool is_short = w.offsets[w.tiles] < 16 * w.tiles * w.blocks;
-  for (long t = first; t < last; ++t) {
-    __m512 even[R], odd[R];  // In turn, to hide latency.
-    for (int r = 0; r < R; ++r) even[r] = odd[r] = _mm512_setzero_ps();
-    long step = w.offsets[t];
-    for (long b = 0; b < w.blocks; ++b) {
-      const long end = step + w.counts[t * w.blocks + b];
-      if (step == end) continue;
-      __m512 in[R][4];
-      for (int r = 0; r < R; ++r) {
-        for (int k = 0; k < 4; ++k) {
-          in[r][k] = _mm512_loadu_ps(x + r * stride + b * BLOCK + k * 16);
-        }
-      }
-      for (; step + 2 <= end; step += 2) {
-        if (is_short) {
-          const long at = (step + AHEAD) * LOOKUP_LANES;
-          __builtin_prefetch(w.locs + at);
-          if (INT8) {
-            __builtin_prefetch(w.int8_values + at);
-          } else {
-            __builtin_prefetch(w.values + at);
-            __builtin_prefetch(w.values + at + LOOKUP_LANES);
-          }
-        }
-        LookUp<R, INT8>(w, step, in, even);
-        LookUp<R, INT8>(w, step + 1, in, odd);
-      }
-      if (step < end) LookUp<R, INT8>(w, step++, in, even);
-    }
-    const long o = t * LOOKUP_LANES, lanes = std::min(LOOKUP_LANES, w.out - o);
-    const __mmask16 store = static_cast<__mmask16>((1u << lanes) - 1);
-    for (int r = 0; r < R; ++r) {
-      __m512 sum = _mm512_add_ps(even[r], odd[r]);
-      if (INT8) {
-        sum = _mm512_mul_ps(sum, _mm512_maskz_loadu_ps(store, w.scale + o));
-      }
-      if (bias) {
-        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(store, bias + o));
-      }
-      _mm512_mask_storeu_ps(y + r * w.out + o, store, sum);
-    }
-  }
-}
+#include "lookup.h"
 }  // namespace avx512
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(                                      \
+    __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq," \
+                          "avx512vbmi"))),                             \
+    apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")
+#endif
+namespace avx512vbmi {
+#define BYTES
+#include "lookup.h"
+#undef BYTES
+}  // namespace avx512vbmi
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -182,7 +125,7 @@ static void LookupTiles(const Lookup& w, const float* x, const float* bias,
 #endif
 #endif  // __x86_64__
 
-// 0: baseline, 3: AVX2, 4: AVX-512; LTHJAX_ISA caps it.
+// 0: baseline, 3: AVX2, 4: AVX-512, 5: with VBMI; LTHJAX_ISA caps it.
 int Isa() {
   static const int isa = [] {
     int found = 0;
@@ -193,7 +136,7 @@ int Isa() {
           __builtin_cpu_supports("avx512bw") &&
           __builtin_cpu_supports("avx512vl") &&
           __builtin_cpu_supports("avx512dq")) {
-        found = 4;
+        found = __builtin_cpu_supports("avx512vbmi") ? 5 : 4;
       }
     }
 #endif
@@ -206,7 +149,7 @@ int Isa() {
 
 const Loops& Chosen(long block = 1) {
 #if defined(__x86_64__)
-  if (Isa() == 4) return block == 1 ? avx512::kLoops : avx512::kBlockLoops;
+  if (Isa() >= 4) return block == 1 ? avx512::kLoops : avx512::kBlockLoops;
   if (Isa() == 3) return block == 1 ? avx2::kLoops : avx2::kBlockLoops;
 #endif
   return block == 1 ? baseline::kLoops : baseline::kBlockLoops;
@@ -278,9 +221,9 @@ long Product(ffi::AnyBuffer::Dimensions dims, size_t from, size_t to) {
 // Counts of entries that say where others lie: monotone, and within size.
 template <typename T>
 bool Monotone(const T* x, long n, long size) {
-  bool right = n > 0 && x[0] == 0 && x[n - 1] <= size;
-  for (long i = 1; i < n; ++i) right &= x[i - 1] <= x[i];
-  return right;
+  T falls = 0;  // Not a bool, so that compilers take many at a time.
+  for (long i = 1; i < n; ++i) falls |= x[i] < x[i - 1];
+  return n > 0 && x[0] == 0 && x[n - 1] <= size && !falls;
 }
 
 ffi::Error Bad(const std::string& what) {
@@ -307,6 +250,34 @@ ffi::Error MakeTiles(const F32& values, const U16& indices, const S32& starts,
   if (!Monotone(tiles->starts, chunks * rows + 1, capacity)) {
     return Bad("`starts` of a sparse kernel must rise from 0 and stay within"
                " its number of entries");
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error MakeLookup(const U16& windows, const U8& locs,
+                      const ffi::AnyBuffer& values, const F32& scale,
+                      const S32& offsets, long in, long out, Lookup* lookup) {
+  const bool int8 = values.element_type() == ffi::S8;
+  const long groups = windows.element_count(), count = offsets.element_count();
+  const long numbers = values.element_count();
+  // Without entries, the number of tiles says whether there are blocks.
+  const bool blocks =
+      out % SHARING == 0 && (groups ? numbers == 64 * groups * SHARING
+                                    : count != Ceil(out, LOOKUP_ROWS) + 1);
+  const long block = blocks ? SHARING : 1;
+  const long tiles = Ceil(out / block, LOOKUP_ROWS);
+  *lookup = {windows.typed_data(),
+             locs.typed_data(),
+             int8 ? nullptr : values.reinterpret_data<float>(),
+             int8 ? values.reinterpret_data<int8_t>() : nullptr,
+             scale.typed_data(),
+             offsets.typed_data(),
+             out, block, tiles, Ceil(in, WINDOW) * WINDOW + WINDOW};
+  if (count != tiles + 1 || !Monotone(lookup->offsets, count, groups) ||
+      static_cast<long>(locs.element_count()) != 64 * groups ||
+      numbers != 64 * groups * block ||
+      (int8 && (blocks || static_cast<long>(scale.element_count()) != out))) {
+    return Bad("a lookup layout whose parts do not fit each other");
   }
   return ffi::Error::Success();
 }
@@ -367,23 +338,40 @@ ffi::Error OutOfMemory() {
 }
 
 #if defined(__x86_64__)
-template <bool INT8>
-void RunLookup(ffi::ThreadPool& pool, const Lookup& w, const float* x,
-               const float* bias, long batch, long steps, float* y) {
-  constexpr auto r1 = avx512::LookupTiles<1, INT8>;
-  constexpr auto r2 = avx512::LookupTiles<2, INT8>;
-  constexpr auto r3 = avx512::LookupTiles<3, INT8>;
-  constexpr auto r4 = avx512::LookupTiles<4, INT8>;
-  const auto run = batch == 1 ? r1 : batch == 2 ? r2 : batch == 3 ? r3 : r4;
+const Lookups& Chosen(const Lookup& w) {
+  if (Isa() == 5) {
+    return w.block != 1    ? avx512vbmi::kBlockLookups
+           : w.int8_values ? avx512vbmi::kInt8Lookups
+                           : avx512vbmi::kLookups;
+  }
+  return w.block != 1    ? avx512::kBlockLookups
+         : w.int8_values ? avx512::kInt8Lookups
+                         : avx512::kLookups;
+}
+
+ffi::Error RunLookup(ffi::ThreadPool& pool, const Lookup& w, const float* x,
+                     const float* bias, long batch, long in, float* y) {
+  const Lookups& run = Chosen(w);
+  float* rows = Scratch((batch + 1) * w.padded);
+  if (!rows) return OutOfMemory();
+  float* row = rows + batch * w.padded;
+  std::memset(row + in, 0, (w.padded - in) * sizeof(float));
+  for (long b = 0; b < batch; ++b) {
+    std::memcpy(row, x + b * in, in * sizeof(float));
+    run.prepare(row, w.padded, rows + b * w.padded);
+  }
   const long groups = std::min<long>(w.tiles, 4 * pool.num_threads());
-  Parallel(pool, groups, 1.0 * steps * LOOKUP_LANES * batch, [&](long g) {
-    run(w, x, bias, w.tiles * g / groups, w.tiles * (g + 1) / groups, y);
+  const double operations = (24.0 + 8 * w.block) * w.offsets[w.tiles] * batch;
+  Parallel(pool, groups, operations, [&](long g) {
+    run.product[batch - 1](w, rows, bias, w.tiles * g / groups,
+                           w.tiles * (g + 1) / groups, y);
   });
+  return ffi::Error::Success();
 }
 #endif
 
 ffi::Error ForwardImpl(ffi::ThreadPool pool, F32 x, F32 values, U16 indices,
-                       S32 starts, F32 bias_or_none, U8 counts, U8 locs,
+                       S32 starts, F32 bias_or_none, U16 windows, U8 locs,
                        ffi::AnyBuffer lookup_values, F32 scale, S32 offsets,
                        ffi::Result<F32> y) {
   const auto dims = x.dimensions();
@@ -395,44 +383,23 @@ ffi::Error ForwardImpl(ffi::ThreadPool pool, F32 x, F32 values, U16 indices,
   if (bias && static_cast<long>(bias_or_none.element_count()) != out) {
     return Bad("a bias that does not fit the kernel");
   }
+#if defined(__x86_64__)
+  // Without VBMI, tiles are as fast from three rows on.
+  if (offsets.element_count() && Isa() >= 4 && batch <= (Isa() == 5 ? 4 : 2)) {
+    Lookup l;
+    if (auto error = MakeLookup(windows, locs, lookup_values, scale, offsets,
+                                in, out, &l);
+        error.failure()) {
+      return error;
+    }
+    return RunLookup(pool, l, x.typed_data(), bias, batch, in, y->typed_data());
+  }
+#endif
   Tiles w;
   if (auto error = MakeTiles(values, indices, starts, in, out, &w);
       error.failure()) {
     return error;
   }
-#if defined(__x86_64__)
-  if (batch <= 4 && offsets.element_count() && Isa() == 4) {
-    const bool int8 = lookup_values.element_type() == ffi::S8;
-    Lookup l = {counts.typed_data(),
-                locs.typed_data(),
-                int8 ? nullptr : lookup_values.reinterpret_data<float>(),
-                int8 ? lookup_values.reinterpret_data<int8_t>() : nullptr,
-                scale.typed_data(),
-                offsets.typed_data(),
-                in,
-                out,
-                std::max(Ceil(in, BLOCK), 1L),
-                Ceil(out, LOOKUP_LANES)};
-    const long steps = locs.element_count() / LOOKUP_LANES;
-    bool right =
-        static_cast<long>(offsets.element_count()) == l.tiles + 1 &&
-        static_cast<long>(counts.element_count()) == l.tiles * l.blocks &&
-        lookup_values.element_count() == locs.element_count() &&
-        (!int8 || static_cast<long>(scale.element_count()) == out) &&
-        Monotone(l.offsets, l.tiles + 1, steps);
-    for (long t = 0; right && t < l.tiles; ++t) {
-      long sum = l.offsets[t];
-      for (long b = 0; b < l.blocks; ++b) sum += l.counts[t * l.blocks + b];
-      right = sum == l.offsets[t + 1];
-    }
-    if (!right) return Bad("a lookup layout whose parts do not fit each other");
-    const float* rows = PadRows(x.typed_data(), batch, in, l.blocks * BLOCK);
-    if (!rows) return OutOfMemory();
-    (int8 ? RunLookup<true> : RunLookup<false>)(pool, l, rows, bias, batch,
-                                                steps, y->typed_data());
-    return ffi::Error::Success();
-  }
-#endif
   const double operations = 1.0 * w.starts[w.chunks * w.rows] * batch * w.block;
   if (batch == 1) {  // From two rows on, tiles are faster.
     const float* row = PadRows(x.typed_data(), 1, in, w.chunks * CHUNK);
@@ -544,7 +511,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(lthjax_sparse_forward, ForwardImpl,
                                   .Arg<U16>()             // indices
                                   .Arg<S32>()             // starts
                                   .Arg<F32>()             // bias
-                                  .Arg<U8>()              // counts
+                                  .Arg<U16>()             // windows
                                   .Arg<U8>()              // locs
                                   .Arg<ffi::AnyBuffer>()  // lookup values
                                   .Arg<F32>()             // scale

@@ -110,28 +110,87 @@ static void TransposeInto(const float* from, long from_stride, long rows,
 }
 
 // Registers that one pass over the entries of a row takes, and entries in
-// flight, to hide latency. B outputs share an entry, which is loaded once for
-// all their sums.
+// flight, to hide latency.
 template <int L, int B>
 struct Pass {
   static constexpr int N = Tile<L>::N;
   static constexpr int P = B == 1 || N < 2 ? N : 2;
-  static constexpr int U = B == 1 ? (N >= 4 ? 2 : 4) : (P == 1 ? 2 : 1);
+  static constexpr int U = B == 1 ? (N == 1 ? 4 : 2) : (P == 1 ? 2 : 1);
 };
 
-// Sums entries first..end of a row over a tile: sums[B][L] += values * x[index].
-template <int L, int B>
+// sums[registers] += the first of U sums of each and the others.
+template <int U, int P, typename Vec>
+static inline void StoreSums(Vec (&acc)[U][P], float* sums) {
+  for (int v = 0; v < P; ++v) {
+    Vec sum = acc[0][v];
+    if constexpr (U >= 2) sum += acc[1][v];
+    if constexpr (U == 4) sum += acc[2][v] + acc[3][v];
+    Store(sums + v * (sizeof(Vec) / sizeof(float)), sum);
+  }
+}
+
+// Entries of a row that are taken together.
+constexpr int TOGETHER = 8;
+
+// One of their values, in all lanes. All are loaded at once where that is
+// possible: loads are what limits the loops.
+template <int W>
+static inline typename Reg<W>::Vec Spread(const float* values, int u) {
+#if LANES < 8
+  return values[u] + typename Reg<W>::Vec{};
+#else
+  const Vec8 all = Load<Vec8>(values);
+#if LANES == 16
+  if constexpr (W == 16) {
+    return _mm512_permutexvar_ps(_mm512_set1_epi32(u),
+                                 _mm512_castps256_ps512(all));
+  } else
+#endif
+    return _mm256_permutevar8x32_ps(all, _mm256_set1_epi32(u));
+#endif
+}
+
+// Sums entries first..end of a row over a tile: sums[L] += value * x[index].
+template <int L>
 static inline void AddRow(const float* values, const uint16_t* indices,
                           long first, long end, const float* xt, float* sums) {
+  using Vec = typename Tile<L>::Vec;
+  constexpr int W = Tile<L>::W, N = Tile<L>::N, U = Pass<L, 1>::U;
+  Vec acc[U][N] = {};
+  for (int v = 0; v < N; ++v) acc[0][v] = Load<Vec>(sums + v * W);
+  long e = first;
+  for (; e + TOGETHER <= end; e += TOGETHER) {
+    uint64_t four[TOGETHER / 4];  // Indices.
+    __builtin_memcpy(four, indices + e, sizeof(four));
+#pragma GCC unroll 8
+    for (int u = 0; u < TOGETHER; ++u) {
+      const float* x = xt + (four[u / 4] >> 16 * (u % 4) & (CHUNK - 1)) * L;
+      const Vec value = Spread<W>(values + e, u);
+#pragma GCC unroll 8
+      for (int v = 0; v < N; ++v) acc[u % U][v] += value * Load<Vec>(x + v * W);
+    }
+  }
+  for (; e < end; ++e) {
+    const float* x = xt + (indices[e] & (CHUNK - 1)) * L;
+    for (int v = 0; v < N; ++v) acc[0][v] += values[e] * Load<Vec>(x + v * W);
+  }
+  StoreSums(acc, sums);
+}
+
+// The same where B outputs share an entry, which is loaded once for all their
+// sums: sums[B][L] += values * x[index].
+template <int L, int B>
+static inline void AddBlocks(const float* values, const uint16_t* indices,
+                             long first, long end, const float* xt,
+                             float* sums) {
   using Vec = typename Tile<L>::Vec;
   constexpr int W = Tile<L>::W, N = Tile<L>::N;
   constexpr int P = Pass<L, B>::P, U = Pass<L, B>::U;
   for (int p = 0; p < N; p += P) {
-    Vec acc[U][B][P];
+    Vec acc[B][U][P] = {};
     for (int k = 0; k < B; ++k) {
       for (int v = 0; v < P; ++v) {
-        acc[0][k][v] = Load<Vec>(sums + k * L + (p + v) * W);
-        for (int u = 1; u < U; ++u) acc[u][k][v] = Vec{};
+        acc[k][0][v] = Load<Vec>(sums + k * L + (p + v) * W);
       }
     }
     long e = first;
@@ -145,7 +204,7 @@ static inline void AddRow(const float* values, const uint16_t* indices,
 #pragma GCC unroll 4
         for (int k = 0; k < B; ++k) {
 #pragma GCC unroll 8
-          for (int v = 0; v < P; ++v) acc[u][k][v] += w[k] * in[v];
+          for (int v = 0; v < P; ++v) acc[k][u][v] += w[k] * in[v];
         }
       }
     }
@@ -153,18 +212,11 @@ static inline void AddRow(const float* values, const uint16_t* indices,
       const float* x = xt + (indices[e] & (CHUNK - 1)) * L + p * W;
       for (int k = 0; k < B; ++k) {
         for (int v = 0; v < P; ++v) {
-          acc[0][k][v] += values[B * e + k] * Load<Vec>(x + v * W);
+          acc[k][0][v] += values[B * e + k] * Load<Vec>(x + v * W);
         }
       }
     }
-    for (int k = 0; k < B; ++k) {
-      for (int v = 0; v < P; ++v) {
-        Vec sum = acc[0][k][v];
-        if constexpr (U >= 2) sum += acc[1][k][v];
-        if constexpr (U == 4) sum += acc[2][k][v] + acc[3][k][v];
-        Store(sums + k * L + (p + v) * W, sum);
-      }
-    }
+    for (int k = 0; k < B; ++k) StoreSums(acc[k], sums + k * L + p * W);
   }
 }
 
@@ -179,8 +231,14 @@ static void ForwardTile(const Tiles& w, const float* xt, const float* bias,
   for (long c = 0; c < w.chunks; ++c) {
     const int32_t* starts = w.starts + c * w.rows;
     for (long o = first; o < last; o += B) {
-      AddRow<L, B>(w.values, w.indices, starts[o / B], starts[o / B + 1],
-                   xt + c * CHUNK * L, sums + (o - first) * L);
+      const long begin = starts[o / B], end = starts[o / B + 1];
+      const float* chunk = xt + c * CHUNK * L;
+      float* to = sums + (o - first) * L;
+      if constexpr (B == 1) {
+        AddRow<L>(w.values, w.indices, begin, end, chunk, to);
+      } else {
+        AddBlocks<L, B>(w.values, w.indices, begin, end, chunk, to);
+      }
     }
   }
   if (bias) {
