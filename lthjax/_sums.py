@@ -33,8 +33,10 @@ def count_true(test: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
     return jnp.sum(part, axes, jnp.int32, keepdims=keep)
   first, lead = axes[0], len(test.shape[: axes[0]])
   test = test.reshape(*test.shape[:first], *block)
-  # A block has at most 32 entries, which XLA sums as they are made.
-  part = jnp.sum(test, lead + 1, jnp.int8)
+  # A block has at most 32 entries, which XLA sums as they are made. It widens
+  # their sums in the same loop, and int32 would make that twice as long.
+  part = jnp.sum(test, lead + 2, jnp.int8)
+  part = jnp.sum(part, lead + 1, jnp.int16)
   whole = jnp.sum(part, (lead, lead + 1), jnp.int32)
   return whole.reshape(shape if keep else ())
 
@@ -76,13 +78,38 @@ def _rows(
 def _block(
   shape: tuple[int, ...], axes: tuple[int, ...]
 ) -> tuple[int, ...] | None:
-  """Splits the last axes into ``(rows, entries of a block, columns)``."""
+  """Splits the last axes into ``(parts, blocks, entries, columns)``."""
   if not axes or axes != tuple(range(len(shape) - len(axes), len(shape))):
     return None
-  size = math.prod(shape[a] for a in axes)
-  entries = max((n for n in range(8, 33) if size % n == 0), default=0)
-  if not size or not entries:
+  size, width = math.prod(shape[a] for a in axes), shape[-1]
+  if not size:
     return None
-  size //= entries
-  columns = max(n for n in range(1, 65) if size % n == 0)
-  return size // columns, entries, columns
+  # Where a test asks for the positions of entries, those of a block within a
+  # row take no division, of which there is none for vectors; and a loop over
+  # more than 16 entries becomes one over vectors of entries, not of columns.
+  within = [
+    (entries, columns)
+    for entries in range(8, 17)
+    for columns in range(8, 33)
+    if width % (entries * columns) == 0
+  ]
+  if within:
+    entries, columns = max(
+      within, key=lambda x: (x[1] % 16 == 0, x[1] % 8 == 0, x[0] * x[1], x)
+    )
+  elif width >= 8 and _divisor(size // width, 8, 16):
+    entries, columns = _divisor(size // width, 8, 16), width
+  else:
+    entries = _divisor(size, 8, 32)
+    if not entries:
+      return None
+    columns = _divisor(size // entries, 1, 64)
+  size //= entries * columns
+  # As many as fit an int16; XLA would fuse sums of at most 32, as above.
+  blocks = _divisor(size, 33, 1023) or 1
+  return size // blocks, blocks, entries, columns
+
+
+def _divisor(size: int, least: int, most: int) -> int:
+  """The largest divisor in a range; 0 if there is none."""
+  return max((n for n in range(least, most + 1) if size % n == 0), default=0)

@@ -757,6 +757,11 @@ def test_count_must_broadcast(shape, axis, wanted):
     ((101, 3), (0,)),
     ((2**16, 2), (0,)),  # more than an int16 counts
     ((34, 2, 34), (0, 2)),  # which are no neighbors
+    ((2, 40, 300), (1, 2)),  # in blocks within a row
+    ((2, 33 * 12, 9), (1, 2)),  # of rows
+    ((3, 64, 3, 3), (1, 2, 3)),  # of neither
+    ((101, 3), (0, 1)),
+    ((1023 * 1024,), (0,)),  # as many as an int16 counts
   ],
 )
 def test_bools_are_counted_along_any_axes(shape, axes):
