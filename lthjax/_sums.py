@@ -81,12 +81,14 @@ def _block(
   """Splits the last axes into ``(parts, blocks, entries, columns)``."""
   if not axes or axes != tuple(range(len(shape) - len(axes), len(shape))):
     return None
-  size, width = math.prod(shape[a] for a in axes), shape[-1]
+  size, width = math.prod(shape[a] for a in axes), 1
+  for a in reversed(axes):  # A row may be of a few axes.
+    width *= shape[a] if width < 8 else 1
   if not size:
     return None
-  # Where a test asks for the positions of entries, those of a block within a
-  # row take no division, of which there is none for vectors; and a loop over
-  # more than 16 entries becomes one over vectors of entries, not of columns.
+  # In blocks within a row, nothing is divided to find where an entry lies,
+  # which takes longer than all else. Loops over more than 16 entries become
+  # loops over vectors of entries, which are slower than over those of columns.
   within = [
     (entries, columns)
     for entries in range(8, 17)
