@@ -112,16 +112,14 @@ static void LookupTiles(const Lookup& w, const float* x, const float* bias,
     for (long g = w.offsets[t]; g < w.offsets[t + 1]; ++g) {
       const __m512i locs = _mm512_loadu_si512(w.locs + 64 * g);
       const long window = std::min(w.windows[g] * STEP, w.padded - WINDOW);
-      __m512 found[R][4];
       for (int r = 0; r < R; ++r) {
-        Find(x + r * w.padded, w.padded, window, locs, found[r]);
-      }
-      for (int k = 0; k < 4; ++k) {
-        for (int b = 0; b < B; ++b) {
-          const __m512 values = Values<INT8>(w, 64 * (B * g + b) + 16 * k);
-          for (int r = 0; r < R; ++r) {
+        __m512 found[4];
+        Find(x + r * w.padded, w.padded, window, locs, found);
+        for (int k = 0; k < 4; ++k) {
+          for (int b = 0; b < B; ++b) {
             __m512& sum = acc[r][b][k % U];
-            sum = _mm512_fmadd_ps(found[r][k], values, sum);
+            sum = _mm512_fmadd_ps(
+                found[k], Values<INT8>(w, 64 * (B * g + b) + 16 * k), sum);
           }
         }
       }

@@ -13,13 +13,13 @@ static void ForwardRow(const Tiles& w, const float* x, const float* bias,
       const long end = w.starts[c * w.out + o + 1];
       const float* r = x + c * CHUNK;
       for (; e + 8 <= end; e += 8) {
-        const uint16_t* i = w.indices + e;
-        const int i0 = i[0] & (CHUNK - 1), i1 = i[1] & (CHUNK - 1);
-        const int i2 = i[2] & (CHUNK - 1), i3 = i[3] & (CHUNK - 1);
-        const int i4 = i[4] & (CHUNK - 1), i5 = i[5] & (CHUNK - 1);
-        const int i6 = i[6] & (CHUNK - 1), i7 = i[7] & (CHUNK - 1);
-        acc += Load<Vec8>(w.values + e) * Vec8{r[i0], r[i1], r[i2], r[i3],
-                                               r[i4], r[i5], r[i6], r[i7]};
+        uint64_t four[2];  // Indices.
+        __builtin_memcpy(four, w.indices + e, sizeof(four));
+        Vec8 in;
+        for (int u = 0; u < 8; ++u) {
+          in[u] = r[four[u / 4] >> 16 * (u % 4) & (CHUNK - 1)];
+        }
+        acc += Load<Vec8>(w.values + e) * in;
       }
       for (; e < end; ++e) rest += w.values[e] * r[w.indices[e] & (CHUNK - 1)];
     }
