@@ -194,13 +194,13 @@ def digest():
   """Prints a hash of products and gradients in both layouts."""
   numbers, found = np.random.default_rng(1), hashlib.sha256()
   for block in (1, 4):
-    kernel = numbers.normal(size=(700, 512)).astype(np.float32)
-    alive = numbers.random((700, 512 // block)) < 0.2
+    kernel = numbers.normal(size=(1400, 512)).astype(np.float32)
+    alive = numbers.random((1400, 512 // block)) < 0.25
     mask = np.repeat(alive, block, axis=1)
     packed = _layouts.pack(kernel, mask, (0,), block=block, lookup=True)
     sparse = jax.tree.map(jnp.asarray, packed)
-    for batch in (4, 65):
-      x = numbers.normal(size=(batch, 700)).astype(np.float32)
+    for batch in (4, 16, 31, 65):
+      x = numbers.normal(size=(batch, 1400)).astype(np.float32)
       dy = numbers.normal(size=(batch, 512)).astype(np.float32)
       shift = numbers.normal(size=512).astype(np.float32)
       y = jax.jit(deploy.linear)(x, sparse, shift)

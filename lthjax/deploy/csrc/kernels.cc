@@ -172,6 +172,9 @@ float* Scratch(size_t floats) {
   return kept.data;
 }
 
+// Whether work is not worth waking other threads: some 100 microseconds.
+bool IsShort(double operations) { return operations < 3e5; }
+
 // Runs task(0..tasks - 1) on XLA's pool. The caller works too, and waits only
 // for tasks that others have begun: it may itself run on a thread of the pool,
 // where waiting for queued work would deadlock. Workers that come late find
@@ -184,7 +187,7 @@ void Parallel(ffi::ThreadPool& pool, long tasks, double operations,
     std::condition_variable all_done;
   };
   const long threads = std::min<long>(pool.num_threads(), tasks);
-  if (threads <= 1 || operations < 3e5) {  // About 30 microseconds.
+  if (threads <= 1 || IsShort(operations)) {
     for (long i = 0; i < tasks; ++i) task(i);
     return;
   }
@@ -284,12 +287,16 @@ ffi::Error MakeLookup(const U16& windows, const U8& locs,
 
 // Tiles of the batch: lanes and which of the loops they take.
 struct Lanes {
-  long lanes, tiles;
+  long batch, lanes, tiles;
   int which;
-  explicit Lanes(long batch)
-      : lanes(batch <= 8 ? 8 : batch <= 16 ? 16 : 32),
-        tiles(Ceil(batch, lanes)),
-        which(batch <= 8 ? 0 : batch <= 16 ? 1 : 2) {}
+  explicit Lanes(long batch) : batch(batch) {
+    Choose(batch <= 8 ? 0 : batch <= 16 ? 1 : 2);
+  }
+  void Choose(int loops) {
+    which = loops;
+    lanes = 8L << loops;
+    tiles = Ceil(batch, lanes);
+  }
 };
 
 // The columns of tile t from `first` on, at most CHUNK of them; see ToTiles.
@@ -361,7 +368,8 @@ ffi::Error RunLookup(ffi::ThreadPool& pool, const Lookup& w, const float* x,
     run.prepare(row, w.padded, rows + b * w.padded);
   }
   const long groups = std::min<long>(w.tiles, 4 * pool.num_threads());
-  const double operations = (24.0 + 8 * w.block) * w.offsets[w.tiles] * batch;
+  const double operations =
+      (5.0 + 3 * w.block + 13 * batch) * w.offsets[w.tiles];
   Parallel(pool, groups, operations, [&](long g) {
     run.product[batch - 1](w, rows, bias, w.tiles * g / groups,
                            w.tiles * (g + 1) / groups, y);
@@ -411,9 +419,16 @@ ffi::Error ForwardImpl(ffi::ThreadPool pool, F32 x, F32 values, U16 indices,
     });
     return ffi::Error::Success();
   }
-  const Lanes shape(batch);
-  // With a tile for each thread, threads keep to tiles that they made.
-  const bool own = shape.tiles >= static_cast<long>(pool.num_threads());
+  Lanes shape(batch);
+  // With a tile for each thread, threads keep to tiles that they made. Narrower
+  // ones serve more threads; with AVX-512 their sums are the same, to the bit.
+  const long threads = pool.num_threads();
+  for (int which = shape.which; which >= 0 && Isa() >= 4; --which) {
+    if (IsShort(operations / 8) || Ceil(batch, 8L << which) < threads) continue;
+    shape.Choose(which);
+    break;
+  }
+  const bool own = shape.tiles >= threads;
   const long padded = w.chunks * CHUNK;
   const long groups = own ? 1 : Groups(pool, shape.tiles, out);
   const size_t inputs = shape.tiles * padded * shape.lanes;

@@ -110,12 +110,14 @@ static void TransposeInto(const float* from, long from_stride, long rows,
 }
 
 // Registers that one pass over the entries of a row takes, and entries in
-// flight, to hide latency.
+// flight, to hide latency. With registers of 16 floats, entries are added in the
+// same order whatever the lanes, so that these may depend on the threads.
 template <int L, int B>
 struct Pass {
   static constexpr int N = Tile<L>::N;
-  static constexpr int P = B == 1 || N < 2 ? N : 2;
-  static constexpr int U = B == 1 ? (N == 1 ? 4 : 2) : (P == 1 ? 2 : 1);
+  static constexpr int P = B == 1 ? N : N == 1 || LANES == 16 ? 1 : 2;
+  static constexpr int U =
+      B == 1 ? (N == 1 || LANES == 16 ? 4 : 2) : (P == 1 ? 2 : 1);
 };
 
 // sums[registers] += the first of U sums of each and the others.
@@ -255,7 +257,7 @@ template <int L, int B>
 static void InputGradient(const Tiles& w, const float* dyt, long c,
                           float* sums) {
   using Vec = typename Tile<L>::Vec;
-  constexpr int W = Tile<L>::W, N = Tile<L>::N, P = Pass<L, B>::P;
+  constexpr int W = Tile<L>::W, N = Tile<L>::N, P = B == 1 || N < 2 ? N : 2;
   // Nothing reads what a damaged index puts behind the inputs.
   const long inputs = w.in - c * CHUNK < CHUNK ? w.in - c * CHUNK : CHUNK;
   for (long i = 0; i < inputs * L; ++i) sums[i] = 0;
