@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lthjax._late import alike, apart, like, now
-from lthjax._sharding import may_be_sharded
+from lthjax._sharding import may_be_sharded, positions
 from lthjax._sums import count_true
 
 _FEW = 16  # Slices up to this long are ranked by comparing all pairs.
@@ -31,13 +31,10 @@ class Budget(NamedTuple):
 
 
 class _Bisection(NamedTuple):
-  """Asks for a loop of ``halve(bounds)`` until all pairs of bounds meet.
+  """Asks for a loop of ``halve(low, high)`` until all pairs of bounds meet."""
 
-  The bounds are two rows of one array, low and high.
-  """
-
-  bounds: jax.Array
-  halve: Callable[[jax.Array], jax.Array]
+  bounds: tuple[jax.Array, jax.Array]
+  halve: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 Search = Generator[_Bisection, Any, Any]
@@ -146,16 +143,17 @@ def _kth_entry(
     high: the highest one.
     ties: whether there are more entries than wanted at the lowest threshold.
   """
-  places, lowest = _places([x.shape for x in images], axes)
+  places, lowest = _places([like(x) for x in images], axes)
   # Sharded as the slices are.
   zero = jnp.zeros_like(excess(now(x) >= 0 for x in images))
 
   def tests(entry):
     return [functools.partial(_reaches, entry, place) for place in places]
 
-  def halve(bounds):
-    low, high = bounds
-    known = jnp.concatenate([zero[None] == 0, (low == high)[:-1]])
+  def halve(low, high):
+    # Each digit once those before it are known, by moving all on by one.
+    by_one = [(1, -1, 0), *((0, 0, 0) for _ in zero.shape)]
+    known = jax.lax.pad(low == high, True, by_one)
     entry = jnp.where(known, _middle(low, high), low)
     each = zip(tests(entry), images, strict=True)
     found = excess(test(now(x)) for test, x in each)
@@ -163,14 +161,14 @@ def _kth_entry(
     high = jnp.where(above, entry - 1, high)
     # Without ties to break, all of them stay.
     high = jnp.where(found == 0, entry, high)
-    return jnp.stack([jnp.where(found < 0, low, entry), high])
+    return jnp.where(found < 0, low, entry), high
 
   wide = jnp.promote_types(images[0].dtype, jnp.int32)
   first, last = (
-    jnp.stack([jnp.full_like(zero, digit, wide) for digit in digits])
+    zero + jnp.array(digits, wide).reshape(-1, *(1 for _ in zero.shape))
     for digits in ([low, *lowest], [high, *(1 for _ in lowest)])
   )
-  bounds = jnp.stack([first, jnp.where(ties, last, first)])
+  bounds = first, jnp.where(ties, last, first)
   entry, _ = yield _Bisection(bounds, halve)
   each = zip(tests(entry), images, strict=True)
   return [apart(test, x) for test, x in each]
@@ -180,12 +178,11 @@ def _reaches(
   entry: jax.Array, place: list[jax.Array], x: jax.Array
 ) -> jax.Array:
   """Whether entries are at least another one, digit by digit."""
-  digits = [x, *place]
-  found = place[-1] >= entry[-1]
-  for digit, own in list(zip(digits, entry, strict=True))[-2::-1]:
-    own = own.astype(digit.dtype)
-    found = (digit > own) | ((digit == own) & found)
-  return found
+  value, last = entry[0].astype(x.dtype), -entry[1:]
+  found = place[-1] <= last[-1]
+  for own, end in list(zip(place, last, strict=True))[-2::-1]:
+    found = (own < end) | ((own == end) & found)
+  return (x > value) | ((x == value) & found)
 
 
 def _largest(
@@ -196,12 +193,11 @@ def _largest(
   The excess falls with t; the search ends early where it is zero.
   """
 
-  def halve(bounds):
-    low, high = bounds
+  def halve(low, high):
     middle = _middle(low, high)
-    return jnp.stack(_narrow(excess(middle), middle, low, high))
+    return _narrow(excess(middle), middle, low, high)
 
-  low, _ = yield _Bisection(jnp.stack([low, high]), halve)
+  low, _ = yield _Bisection((low, high), halve)
   return low
 
 
@@ -226,7 +222,7 @@ def _bisect(bisections: list[_Bisection]) -> list[Any]:
     return []
 
   def halve(bounds):
-    return [x.halve(own) for x, own in zip(bisections, bounds, strict=True)]
+    return [x.halve(*own) for x, own in zip(bisections, bounds, strict=True)]
 
   def unsettled(bounds):
     open_ = [jnp.any(low < high) for low, high in bounds]
@@ -261,7 +257,7 @@ def subtract(count: Any, n: jax.Array) -> Any:
 
 def _largest_of_few(x: jax.Array, count: jax.Array, axis: int) -> jax.Array:
   """The same for short slices, by counting how many entries come before."""
-  index = _index(x.shape, (axis,))  # One of each entry would not be sharded.
+  index = _index(x, (axis,))  # One of each entry would not be sharded.
   rank = jnp.zeros_like(x, jnp.int32)
   for j in range(x.shape[axis]):
     if may_be_sharded(x):  # where a slice would be sent to all devices whole
@@ -313,21 +309,23 @@ def _lead(shape: Sequence[int]) -> int:
 
 
 def _places(
-  shapes: list[tuple[int, ...]], axes: tuple[int, ...] | None
+  arrays: list[jax.Array], axes: tuple[int, ...] | None
 ) -> tuple[list[list[jax.Array]], list[int]]:
-  """Positions on the axes, the first the largest, and the lowest digits.
+  """Positions on the axes, and the lowest digits.
 
   The digits are that of a block of rows, counted on from array to array, of a
   row in its block and of a column in its row: the indices of single entries
-  would be stored, and would not always fit an int32.
+  would be stored, and would not always fit an int32. They are the positions
+  times -1, as the first entry is the largest.
   """
   places, sizes, blocks = [], [], 0
-  for shape in shapes:
-    own = tuple(range(len(shape))) if axes is None else axes
+  for x in arrays:
+    shape = x.shape
+    own = tuple(range(x.ndim)) if axes is None else axes
     lead = _lead([shape[a] for a in own[:-1]])
     parts = own[:lead], own[lead:-1], own[-1:]
-    block, row, column = (-_index(shape, part) for part in parts)
-    places.append([block - blocks, row, column])
+    block, row, column = (_index(x, part) for part in parts)
+    places.append([block + blocks, row, column])
     length, *others = (math.prod(shape[a] for a in part) for part in parts)
     blocks += length
     sizes.append([blocks, *others])
@@ -343,11 +341,10 @@ def _places(
   return places, [min(1 - sizes[i], 1) for i in used]
 
 
-def _index(shape: Sequence[int], axes: tuple[int, ...]) -> jax.Array:
+def _index(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
   """Row-major positions on some axes; all others have size one."""
-  shape = tuple(n if a in axes else 1 for a, n in enumerate(shape))
-  index, stride = jnp.zeros(shape, jnp.int32), 1
+  index, stride = jnp.zeros((1,) * x.ndim, jnp.int32), 1
   for axis in reversed(axes):
-    index += jax.lax.broadcasted_iota(jnp.int32, shape, axis) * stride
-    stride *= shape[axis]
+    index += positions(x, axis) * stride
+    stride *= x.shape[axis]
   return index

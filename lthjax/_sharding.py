@@ -56,6 +56,15 @@ def along(x: Any, axis: int) -> tuple[tuple[str, ...], int]:
   return names, _devices(sharding, names)
 
 
+def positions(like: jax.Array, axis: int) -> jax.Array:
+  """Numbers the entries of an axis; all other axes have size one."""
+  shape = tuple(n if a == axis else 1 for a, n in enumerate(like.shape))
+  if (sharding := in_type(like)) is not None:
+    spec = [part if a == axis else None for a, part in enumerate(sharding.spec)]
+    sharding = _named(sharding, spec)
+  return jax.lax.broadcasted_iota(jnp.int32, shape, axis, out_sharding=sharding)
+
+
 def split(x: jax.Array, axis: int, size: int) -> jax.Array:
   """Splits an axis into groups of a size; no group is on several devices."""
   number = x.shape[axis] // size

@@ -108,7 +108,7 @@ def _move(
 
   def begin(carry):
     masks, _ = carry
-    return _branches.copied(masks, true)
+    return _branches.handed_out(masks)
 
   true, trained = state.step > 0, state.trained
   if trained is not None:
@@ -226,12 +226,11 @@ def _begin_dense(step: Step, state: SparsifyState) -> tuple[Any, Any]:
   if state.trained is None:
     return state, topology_state
   before: Any = state.step - 1
-  true = state.step > 0
   now = topology_state.masks, topology_state.backward
   masks, backward = _branches.choose(
     step.topology.moves(before),
     lambda carry: carry[1],
-    lambda carry: _branches.copied(carry[0], true),
+    lambda carry: _branches.handed_out(carry[0]),
     (now, state.trained),
   )
   state = state._replace(trained=(masks, backward))
@@ -248,7 +247,7 @@ def where(masks: chex.ArrayTree, tree: Any) -> Any:
   """Zeroes dead entries."""
 
   def each(tree):
-    return jax.tree.map(_slots.keep, masks, tree, is_leaf=trees.is_none)
+    return jax.tree.map(_slots.where, masks, tree, is_leaf=trees.is_none)
 
   return halves(each, tree)
 

@@ -98,8 +98,8 @@ class Batches(NamedTuple):
     a time, whatever the order in which XLA runs what may run in any order.
 
     Args:
-      move: ``move(part, *tables) -> {name: masks}`` of the stacks of a part,
-        which joins the tables.
+      move: ``move(part, masks, *tables) -> {name: masks}`` of the stacks of a
+        part, which joins the tables.
       true: what XLA does not know to be true. Behind such a branch it computes
         nothing early, nor each slice of a stack by itself.
       *tables: ``{name: array}`` of the leaves, those of the masks first.
@@ -114,46 +114,60 @@ class Batches(NamedTuple):
     )
     for part in parts:
       leaves = [name for names in part.names.values() for name in names]
-      own = [{name: table[name] for name in leaves} for table in tables]
-      call = functools.partial(_call, move, part, own)
-      if part.one_by_one:
-        call = functools.partial(part._move_each, move, own)
+      masks, *others = ({n: table[n] for n in leaves} for table in tables)
+      call = functools.partial(part._call, move, others)
       if branches:
         # The next part has to wait for what comes out of this one.
-        stacks, true = jax.lax.cond(
+        true, masks = jax.lax.cond(
           true,
-          lambda true, call=call: (call(true), true),
-          lambda true, part=part, own=own: (part._zeros(own[0]), ~true),
+          lambda true, masks, call=call: (true, call(true, masks)),
+          lambda true, masks: (~true, masks),
           true,
+          masks,
         )
       else:
-        stacks = call(true)
-      found |= part._split(stacks)
+        masks = call(true, masks)
+      found |= masks
     return found
 
-  def _move_each(self, move: Move, tables: Sequence[Table], true: Any) -> Any:
+  def _call(
+    self, move: Move, others: Sequence[Table], true: Any, masks: Table
+  ) -> dict[str, Any]:
+    """Moves one part; large leaves by themselves are scored late."""
+    if self.one_by_one:
+      return self._move_each(move, others, masks)
+    single = {names[0] for names in self.names.values() if len(names) == 1}
+
+    def ready(name, x):
+      large = name in single and is_large(x) and trees.is_traced(true)
+      scores = jnp.issubdtype(x.dtype, jnp.inexact)
+      if not (large and scores) or may_be_sharded(like(x)):
+        return x  # It is joined where it is needed.
+      if isinstance(x, Late) and x.cheap:
+        return Late(x.like, x.make, cheap=True, true=true, dtype=x.dtype)
+      x = now(x)
+      return Late(x, lambda: x, true=true)
+
+    tables = ({n: ready(n, x) for n, x in t.items()} for t in others)
+    return self._split(move(self, self.join(masks), *tables))
+
+  def _move_each(
+    self, move: Move, others: Sequence[Table], masks: Table
+  ) -> dict[str, Any]:
     """Moves the masks of one leaf after the other, by one program."""
-    del true
-    first, *others = tables
+    (first,) = self.names
 
-    def one(turn, masks):
-      (new,) = move(self._replace(turn=turn), masks, *others).values()
-      return {
-        name: jnp.where(turn == i, new, mask)
-        for i, (name, mask) in enumerate(masks.items())
-      }
+    def one(turn, queue):
+      mask, *rest = queue
+      part = self._replace(turn=turn)
+      (new,) = move(part, {first: mask}, *others).values()
+      return [*rest, new]
 
-    return jax.lax.fori_loop(0, len(first), one, dict(first))
-
-  def _zeros(self, masks: Table) -> dict[str, Any]:
-    """What a branch that is never taken returns."""
-    like = masks if self.one_by_one else self.join(masks)
-    return jax.tree.map(jnp.zeros_like, dict(like))
+    queue = jax.lax.fori_loop(0, len(masks), one, [*masks.values()])
+    return dict(zip(masks, queue, strict=True))
 
   def _split(self, stacks: Table) -> dict[str, Any]:
     """The masks of the leaves of what has moved."""
-    if self.one_by_one:
-      return dict(stacks)
     found = {}
     for first, names in self.names.items():
       for i, name in enumerate(names):
@@ -251,25 +265,6 @@ def make(
 def is_large(x: Any) -> bool:
   """Whether the scores of a leaf take too much memory to be kept."""
   return x.size >= _LARGE
-
-
-def _call(
-  move: Move, part: Batches, tables: Sequence[Table], true: Any
-) -> dict[str, Any]:
-  """Moves one part; large leaves by themselves are scored late."""
-  single = {names[0] for names in part.names.values() if len(names) == 1}
-
-  def ready(name, x):
-    large = name in single and is_large(x) and trees.is_traced(true)
-    scores = jnp.issubdtype(x.dtype, jnp.inexact)
-    if not (large and scores) or may_be_sharded(like(x)):
-      return x  # It is joined where it is needed.
-    if isinstance(x, Late) and x.cheap:
-      return Late(x.like, x.make, cheap=True, true=true, dtype=x.dtype)
-    x = now(x)
-    return Late(x, lambda: x, true=true)
-
-  return move(part, *({n: ready(n, x) for n, x in t.items()} for t in tables))
 
 
 def _stacked(axes: Axes) -> Axes:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lthjax import _branches, _checks, trees
-from lthjax._late import Late, like, now
+from lthjax._late import like, now
 from lthjax._sharding import may_be_sharded
 from lthjax._sparsify import Topology
 from lthjax.axes import Axes
@@ -128,8 +128,7 @@ def drop_and_grow(
     scores = grow_scores(state.grow_state, grads, step)
     ratio = state.drop_ratios[times.entry(step)]  # once for all parts
 
-    def move(part, *tables):
-      masks = part.join(tables[0])
+    def move(part, masks, *tables):
       total = stay = _select.count(masks, part.axes)
       if wanted.size:
         total = part.entries(state.counts, times.entry(step))
@@ -171,8 +170,8 @@ def _moved(
   total: Table,
 ) -> Table:
   """Moves masks as in algorithm 1 of the RigL paper."""
-  alive, weights, scores = tables
-  if _are_alike(pattern, alive, weights, scores):
+  weights, scores = tables
+  if _are_alike(pattern, masks, weights, scores):
     return _moved_in_a_loop(part, masks, tables, left, total)
   magnitudes = _select.magnitudes(part.join(weights))
   # Keep the largest weights ...
@@ -193,11 +192,13 @@ def _are_alike(
     return False
   for name, mask in masks.items():
     each = [table[name] for table in (weights, scores)]
-    places = {jax.typeof(like(x)).sharding for x in (mask, *each)}
+    places = {jax.typeof(like(x)).sharding for x in each}
     # What is late may have another type than what it is like.
     types = {jax.eval_shape(functools.partial(now, x)).dtype for x in each}
     if len(places) > 1 or len(types) > 1 or not may_be_sharded(mask):
       return False
+    if jnp.finfo(types.pop()).bits < 16:
+      return False  # Of few bits, no integer may be above all numbers.
   return trees.is_traced(*masks.values())
 
 
@@ -209,25 +210,23 @@ def _moved_in_a_loop(
   total: Table,
 ) -> Table:
   """The same for many devices: one program drops, and then it grows."""
-  alive, weights, scores = tables
+  weights, scores = tables
 
-  def select(turn, keep):
-    # In branches, so that only one of the tables is ever in memory, and of
-    # leaves that take turns neither the masks nor their complements.
+  def select(turn):
+    drops, _, keep = turn
+
+    # In branches, so that only one of the tables is ever in memory.
     def images_of_weights():
-      pairs = {
-        n: Late(m, lambda n=n, m=m: (now(weights[n]), m))
-        for n, m in alive.items()
-      }
-      return part.join(pairs, lambda _, pair: _select.image(*pair))
+      return part.join(weights, lambda n, x: _select.image(x, keep[n]))
 
     def images_of_scores():
-      return part.join(scores, lambda n, x: _select.image(x, ~keep[n]))
+      return part.join(scores, lambda n, x: _select.image_after(keep[n], x))
 
-    images = jax.lax.switch(turn, [images_of_weights, images_of_scores])
-    # Exactly as many are kept as shall be, as NaN is the lowest magnitude.
-    count = {n: left[n] + turn * (total[n] - 2 * left[n]) for n in keep}
-    found = _select.search(images, count, _select.layers(part.axes))
-    return {n: k | found[n] for n, k in keep.items()}
+    images = jax.lax.cond(drops, images_of_weights, images_of_scores)
+    count = {n: jnp.where(drops, left[n], total[n]) for n in keep}
+    keep = _select.search(images, count, _select.layers(part.axes))
+    return False, drops, keep
 
-  return jax.lax.fori_loop(0, 2, select, jax.tree.map(jnp.zeros_like, masks))
+  # Flags that move on: XLA would compile each operation on a counter.
+  turns = True, True, masks
+  return jax.lax.while_loop(lambda turn: turn[1], select, turns)[-1]

@@ -125,7 +125,7 @@ def gradual(
       return _select.select(
         pattern,
         _select.magnitudes(part.join(weights)),
-        part.join(masks),
+        masks,
         # Those of groups are the same in all leaves.
         {n: counts[n] for n in part.names}
         if isinstance(pattern, NM)

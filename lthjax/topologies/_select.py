@@ -76,6 +76,12 @@ def image(scores: jax.Array, eligible: jax.Array) -> jax.Array:
   return order_images([_magnitude(scores)], [eligible])[0]
 
 
+def image_after(keep: jax.Array, scores: jax.Array) -> jax.Array:
+  """The same for all weights, of which those that are kept come first."""
+  (images,) = order_images([_magnitude(scores)], None)
+  return jnp.where(keep, jnp.iinfo(images.dtype).max, images)
+
+
 def search(
   images: Table, counts: Mapping[str, Any], along: Mapping[str, Shape]
 ) -> dict[str, jax.Array]:

@@ -179,10 +179,11 @@ def _move(
   times: _moves.Times,
   least: Callable[[Iterable[str]], dict[str, float]],
   part: Any,
+  masks: dict[str, jax.Array],
   *tables: Any,
 ) -> dict[str, jax.Array]:
   """Moves the masks of one part of the layers."""
-  masks, weights, grads = map(part.join, tables)
+  weights, grads = map(part.join, tables)
   budgets = part.entries(state.budgets, times.entry(step))
   alive = _select.count(masks, part.axes)
   stay = {n: jnp.minimum(alive[n], budgets[n]) for n in masks}
