@@ -24,12 +24,12 @@ _FEW = 1024  # Arrays of so many entries are not worth saving.
 _FEW_STEPS = 64  # An array of so few operations may be computed again.
 # Operations whose entries depend on the same entries of what they are given.
 _SINGLE = (
-  'abs', 'add', 'add_any', 'and', 'cbrt', 'ceil', 'clamp',
-  'convert_element_type', 'copy', 'div', 'eq', 'erf', 'exp', 'exp2', 'expm1',
-  'floor', 'ge', 'gt', 'integer_pow', 'is_finite', 'le', 'log', 'log1p',
-  'logistic', 'lt', 'max', 'min', 'mul', 'ne', 'neg', 'nextafter', 'not', 'or',
-  'pow', 'reduce_precision', 'rem', 'reshape', 'round', 'rsqrt', 'select_n',
-  'sign', 'sqrt', 'square', 'stop_gradient', 'sub', 'tanh', 'xor',
+  'abs', 'add', 'add_any', 'and', 'bitcast_convert_type', 'cbrt', 'ceil',
+  'clamp', 'convert_element_type', 'copy', 'div', 'eq', 'erf', 'exp', 'exp2',
+  'expm1', 'floor', 'ge', 'gt', 'integer_pow', 'is_finite', 'le', 'log',
+  'log1p', 'logistic', 'lt', 'max', 'min', 'mul', 'ne', 'neg', 'nextafter',
+  'not', 'or', 'pow', 'reduce_precision', 'rem', 'reshape', 'round', 'rsqrt',
+  'select_n', 'sign', 'sqrt', 'square', 'stop_gradient', 'sub', 'tanh', 'xor',
 )  # fmt: skip
 _CHEAP = {*_SINGLE, *_interpreter.CALLS, 'broadcast_in_dim'}
 

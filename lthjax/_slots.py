@@ -47,7 +47,7 @@ class Slots:
     """Zeroes the slots of the weights whose mask is false."""
     leaves, treedef = jax.tree.flatten(inner_state)
     each = self.masks(inner_state, masks, params)
-    leaves = [where(m, x) for m, x in zip(each, leaves, strict=True)]
+    leaves = [keep(m, x) for m, x in zip(each, leaves, strict=True)]
     return jax.tree.unflatten(treedef, leaves)
 
   def _start(self, inner_state: Any, params: Any) -> Any:
@@ -207,6 +207,29 @@ def where(mask: Any, x: Any) -> Any:
   return (
     x if mask is None or x is None else jnp.where(mask, x, jnp.zeros_like(x))
   )
+
+
+def keep(mask: Any, x: Any) -> Any:
+  """Does the same to what an update is given, to bfloat16 by its bits.
+
+  XLA:CPU selects among bfloat16 in float32, and stores what it converts. What
+  an update returns is for `where`: as bits, XLA would compute it once more for
+  whatever reads it.
+  """
+  if mask is None or getattr(x, 'dtype', None) != jnp.bfloat16:
+    return where(mask, x)
+  return _keep_bits(mask, x)
+
+
+@jax.custom_jvp
+def _keep_bits(mask: jax.Array, x: jax.Array) -> jax.Array:
+  bits = jax.lax.bitcast_convert_type(x, jnp.uint16)
+  return jax.lax.bitcast_convert_type(where(mask, bits), jnp.bfloat16)
+
+
+@_keep_bits.defjvp
+def _keep_bits_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, Any]:
+  return _keep_bits(*primals), where(primals[0], tangents[1])
 
 
 def _same_shape(slot: Any, x: Any) -> bool:

@@ -247,7 +247,7 @@ def where(masks: chex.ArrayTree, tree: Any) -> Any:
   """Zeroes dead entries."""
 
   def each(tree):
-    return jax.tree.map(_slots.where, masks, tree, is_leaf=trees.is_none)
+    return jax.tree.map(_slots.keep, masks, tree, is_leaf=trees.is_none)
 
   return halves(each, tree)
 

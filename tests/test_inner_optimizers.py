@@ -554,6 +554,8 @@ def temporaries(method, inner, dtype):
   ('method', 'inner', 'dtype', 'most'),
   [
     ('rigl', 'adam', 'float32', 1 / 4),
+    ('static', 'adam', 'bfloat16', 1 / 64),
+    ('rigl', 'adam', 'bfloat16', 1 / 2),
     ('set', 'momentum', 'float32', 1 / 4),
     ('gradual', 'momentum', 'bfloat16', 1 / 2),
     ('set', 'momentum', 'bfloat16', 1 / 2),

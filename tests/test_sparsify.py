@@ -147,6 +147,29 @@ def test_what_the_optimizer_says_of_dead_weights_never_matters(bad):
   assert is_positive_zero(params['w'][0, 1])
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize(
+  'make',
+  [
+    lambda inner: lth.static(inner, FIRST),
+    lambda inner: lth.rigl(inner, FIRST, update_every=9, stop_step=9),
+  ],
+  ids=['static', 'rigl'],
+)
+def test_updates_have_derivatives_where_weights_are_alive(make, dtype):
+  params = jax.tree.map(lambda x: x.astype(dtype), W)
+  tx = make(optax.sgd(0.5, 0.5))
+  state = tx.init(params)
+
+  def last(grads):
+    _, after = tx.update(grads, state, params)
+    return jnp.sum(tx.update(grads, after, params)[0]['w'])
+
+  found = jax.jit(jax.grad(last))(params)['w']
+  # 0.5 * (1 + 0.5)
+  np.testing.assert_array_equal(found, [[-0.75, 0.0]])
+
+
 def test_only_alive_gradients_count_for_clipping():
   masks = {'w': jnp.array([[True, True, False]])}
   params = {'w': jnp.zeros((1, 3))}

@@ -20,8 +20,8 @@ not displaced its weights from the caches. The shortest counts. With one core,
 CPU time is measured instead of wall-clock time. Ten minutes on two CPU cores in
 all.
 
-Expected with AVX-512 on one core at 90 %: 5 times at batch 1, 5.5 at 8, 5.3 at
-64, 4 at 256; training 3.3 times at 10 % and 5.5 times at 3.6 % alive.
+Expected with AVX-512 on one core at 90 %: 5 times at batch 1, 4 at 8, 6 at 64
+and at 256; training 3.2 times at 10 % and 4.6 times at 3.6 % alive.
 """
 
 import argparse
