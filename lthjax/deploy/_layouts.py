@@ -214,9 +214,14 @@ def _entries(alive: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def quantization(w: np.ndarray, alive: np.ndarray) -> np.ndarray:
-  """Scales of outputs: the largest alive weight is 127; 1 where none is."""
+  """Scales of outputs: the largest alive weight is 127; 1 where all are zero.
+
+  So are those that are so small that a 127th of them is no float32.
+  """
   largest = np.max(np.where(alive, np.abs(w), 0), axis=0, initial=0)
-  return np.where(largest > 0, largest / np.float32(127), 1).astype(np.float32)
+  with np.errstate(under='ignore'):
+    scale = largest / np.float32(127)
+  return np.where(scale > 0, scale, 1).astype(np.float32)
 
 
 def pack_lookup(

@@ -139,9 +139,12 @@ def test_damaged_lookups_read_nothing_else():
     {'locs': table.locs[1:]},
     {'values': table.values[:-64]},
     {'windows': table.windows[:0]},
+    {'values': table.values.astype(jnp.bfloat16)},
+    {'values': table.values.view(np.int32)},
   ):
     bad = dataclasses.replace(table, **change)
-    with pytest.raises(jax.errors.JaxRuntimeError, match='do not fit'):
+    wanted = 'do not fit|neither float32 nor int8'
+    with pytest.raises(jax.errors.JaxRuntimeError, match=wanted):
       deploy.linear(x, _layouts.replace(sparse, lookup=bad)).block_until_ready()
   windows = np.full_like(table.windows, 65535)
   bad = dataclasses.replace(table, windows=windows)
@@ -182,6 +185,18 @@ def test_int8_by_hand():
     assert y[:, 1].tolist() == [-7.25] * batch
   with pytest.raises(TypeError, match='for inference only'):
     jax.grad(lambda x: deploy.linear(x, sparse).sum())(jnp.ones(2))
+
+
+def test_int8_of_the_smallest_floats_is_zero():
+  """A 127th of such a weight is zero, and would make NaN of the others."""
+  kernel = np.full((4, 2), 1e-45, np.float32)
+  kernel[:, 1] = 127
+  mask = np.ones(kernel.shape, bool)
+  sparse = sparse_of(kernel, mask, lookup=True, int8=True)
+  assert sparse.lookup.scale.tolist() == [1, 1]
+  for batch in (1, 6):
+    y = deploy.linear(jnp.ones((batch, 4)), sparse)
+    assert y.tolist() == [[0, 508]] * batch
 
 
 def test_alive_zeros_and_spare_room():

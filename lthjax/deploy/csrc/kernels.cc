@@ -261,6 +261,9 @@ ffi::Error MakeLookup(const U16& windows, const U8& locs,
                       const ffi::AnyBuffer& values, const F32& scale,
                       const S32& offsets, long in, long out, Lookup* lookup) {
   const bool int8 = values.element_type() == ffi::S8;
+  if (!int8 && values.element_type() != ffi::F32) {
+    return Bad("values of a lookup layout that are neither float32 nor int8");
+  }
   const long groups = windows.element_count(), count = offsets.element_count();
   const long numbers = values.element_count();
   // Without entries, the number of tiles says whether there are blocks.
@@ -412,7 +415,8 @@ ffi::Error ForwardImpl(ffi::ThreadPool pool, F32 x, F32 values, U16 indices,
   if (batch == 1) {  // From two rows on, tiles are faster.
     const float* row = PadRows(x.typed_data(), 1, in, w.chunks * CHUNK);
     if (!row) return OutOfMemory();
-    const long groups = std::max(1L, std::min(out / 16, 4 * pool.num_threads()));
+    const long wanted = 4 * pool.num_threads();
+    const long groups = std::max(1L, std::min(out / 16, wanted));
     Parallel(pool, groups, operations, [&](long g) {
       Chosen(w.block).row(w, row, bias, w.rows * g / groups * w.block,
                           w.rows * (g + 1) / groups * w.block, y->typed_data());

@@ -130,7 +130,7 @@ static void LookupTiles(const Lookup& w, const float* x, const float* bias,
       alignas(64) float sums[B][LOOKUP_ROWS];
       for (int b = 0; b < B; ++b) {
         __m512 sum = acc[r][b][0];
-        if (U == 4) {
+        if constexpr (U == 4) {
           sum = _mm512_add_ps(_mm512_add_ps(sum, acc[r][b][1]),
                               _mm512_add_ps(acc[r][b][2], acc[r][b][3]));
         }
