@@ -180,7 +180,7 @@ MAKERS = {
 }
 # What has the shape of a leaf, but is not made for it.
 SMALL = {
-  'lthjax/_bisection.py': ['shape'],  # with all axes but some of size one
+  'lthjax/_sharding.py': ['shape'],  # sharded along the only axis that is long
   'lthjax/pruning/_kernels.py': ['u.shape'],  # a constant of one matmul
   'lthjax/scores/_synflow.py': ['shape'],  # the input of a network
 }
