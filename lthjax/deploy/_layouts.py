@@ -288,10 +288,10 @@ def _groups(
       at = at + fits
     windows.append(window[:, 0])
     entries.append(np.stack(slots, 1))
-  tiles, rows = start.shape
+  groups, (tiles, rows) = len(windows), start.shape
   return (
-    np.reshape(windows, (-1, tiles)).astype(np.int32),
-    np.reshape(entries, (-1, tiles, SLOTS, rows)).astype(np.int32),
+    np.reshape(windows, (groups, tiles)).astype(np.int32),
+    np.reshape(entries, (groups, tiles, SLOTS, rows)).astype(np.int32),
   )
 
 
