@@ -59,6 +59,7 @@ def condense(
     max_density: kernels with a larger alive share stay dense.
     lookup: whether to add the layout for batches of at most 4. By default it is
       added where the processor has AVX-512, unless ``capacity`` is given.
+      Kernels of more than 2^21 inputs do without.
     blocks: whether four neurons in a row share their inputs, as
       ``lthjax.patterns.Block((1, 4))`` makes masks, which mostly multiplies 1.4
       to 1.9 times as fast. By default each kernel whose mask allows it is

@@ -332,14 +332,10 @@ long Groups(ffi::ThreadPool& pool, long tiles, long out) {
   return std::max(1L, std::min(wanted, out / 64));
 }
 
-// Rows of x, padded with zeros to `stride`.
-float* PadRows(const float* x, long batch, long in, long stride) {
-  float* rows = Scratch(batch * stride);
-  for (long b = 0; rows && b < batch; ++b) {
-    std::memcpy(rows + b * stride, x + b * in, in * sizeof(float));
-    std::memset(rows + b * stride + in, 0, (stride - in) * sizeof(float));
-  }
-  return rows;
+// A row of x, padded with zeros to `padded`.
+void PadRow(const float* x, long in, long padded, float* row) {
+  std::memcpy(row, x, in * sizeof(float));
+  std::memset(row + in, 0, (padded - in) * sizeof(float));
 }
 
 ffi::Error OutOfMemory() {
@@ -365,9 +361,8 @@ ffi::Error RunLookup(ffi::ThreadPool& pool, const Lookup& w, const float* x,
   float* rows = Scratch((batch + 1) * w.padded);
   if (!rows) return OutOfMemory();
   float* row = rows + batch * w.padded;
-  std::memset(row + in, 0, (w.padded - in) * sizeof(float));
   for (long b = 0; b < batch; ++b) {
-    std::memcpy(row, x + b * in, in * sizeof(float));
+    PadRow(x + b * in, in, w.padded, row);
     run.prepare(row, w.padded, rows + b * w.padded);
   }
   const long groups = std::min<long>(w.tiles, 4 * pool.num_threads());
@@ -413,8 +408,9 @@ ffi::Error ForwardImpl(ffi::ThreadPool pool, F32 x, F32 values, U16 indices,
   }
   const double operations = 1.0 * w.starts[w.chunks * w.rows] * batch * w.block;
   if (batch == 1) {  // From two rows on, tiles are faster.
-    const float* row = PadRows(x.typed_data(), 1, in, w.chunks * CHUNK);
+    float* row = Scratch(w.chunks * CHUNK);
     if (!row) return OutOfMemory();
+    PadRow(x.typed_data(), in, w.chunks * CHUNK, row);
     const long wanted = 4 * pool.num_threads();
     const long groups = std::max(1L, std::min(out / 16, wanted));
     Parallel(pool, groups, operations, [&](long g) {

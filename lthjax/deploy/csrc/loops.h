@@ -109,17 +109,6 @@ static void TransposeInto(const float* from, long from_stride, long rows,
   }
 }
 
-// Registers that one pass over the entries of a row takes, and entries in
-// flight, to hide latency. With registers of 16 floats, entries are added in the
-// same order whatever the lanes, so that these may depend on the threads.
-template <int L, int B>
-struct Pass {
-  static constexpr int N = Tile<L>::N;
-  static constexpr int P = B == 1 ? N : N == 1 || LANES == 16 ? 1 : 2;
-  static constexpr int U =
-      B == 1 ? (N == 1 || LANES == 16 ? 4 : 2) : (P == 1 ? 2 : 1);
-};
-
 // sums[registers] += the first of U sums of each and the others.
 template <int U, int P, typename Vec>
 static inline void StoreSums(Vec (&acc)[U][P], float* sums) {
@@ -153,11 +142,14 @@ static inline typename Reg<W>::Vec Spread(const float* values, int u) {
 }
 
 // Sums entries first..end of a row over a tile: sums[L] += value * x[index].
+// With registers of 16 floats, entries are added in the same order whatever the
+// lanes, here and below, so that these may depend on the threads.
 template <int L>
 static inline void AddRow(const float* values, const uint16_t* indices,
                           long first, long end, const float* xt, float* sums) {
   using Vec = typename Tile<L>::Vec;
-  constexpr int W = Tile<L>::W, N = Tile<L>::N, U = Pass<L, 1>::U;
+  constexpr int W = Tile<L>::W, N = Tile<L>::N;
+  constexpr int U = N == 1 || LANES == 16 ? 4 : 2;  // In turn, to hide latency.
   Vec acc[U][N] = {};
   for (int v = 0; v < N; ++v) acc[0][v] = Load<Vec>(sums + v * W);
   long e = first;
@@ -187,7 +179,8 @@ static inline void AddBlocks(const float* values, const uint16_t* indices,
                              float* sums) {
   using Vec = typename Tile<L>::Vec;
   constexpr int W = Tile<L>::W, N = Tile<L>::N;
-  constexpr int P = Pass<L, B>::P, U = Pass<L, B>::U;
+  constexpr int P = N == 1 || LANES == 16 ? 1 : 2;  // Registers in a pass.
+  constexpr int U = P == 1 ? 2 : 1;
   for (int p = 0; p < N; p += P) {
     Vec acc[B][U][P] = {};
     for (int k = 0; k < B; ++k) {
